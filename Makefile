@@ -1,0 +1,61 @@
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+PATH_TO ?=
+
+BIN := $(VENV)/bin
+CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
+LINKS := flowstate/drivers flowstate/testcases
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check wheel bench-quick bench soak clean FORCE
+# Two targets would install into the same environment at once.
+.NOTPARALLEL:
+
+help: ## print this list
+	@echo "make TARGET [PYTHON=python3.12] [ARGS='arguments for pytest or the benchmarks']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## run the example job (PATH_TO=... for an input of your own)
+	@$(BIN)/python -m examples.ingest $(if $(PATH_TO),"$(PATH_TO)")
+
+test: $(VENV)/.test ## run the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: ## run the test suite on every Python from 3.11 to 3.13 found here
+	@MAKE="$(MAKE)" .ci/test-all "$(PYTHON)"
+
+check: $(VENV)/.dev ## lint, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(CODE)
+
+wheel: $(VENV)/.dev ## build the wheel and test what it installs
+	@.ci/wheel $(BIN)/python
+
+bench-quick: $(VENV)/.test ## run the benchmarks for a minute
+	@$(BIN)/python -m benchmarks quick $(ARGS)
+
+bench: $(VENV)/.test ## run all the benchmarks
+	@$(BIN)/python -m benchmarks full $(ARGS)
+
+soak: $(VENV)/.test ## run the endurance test
+	@$(BIN)/python -m benchmarks soak $(ARGS)
+
+clean: ## remove everything that make has made
+	@rm -rf .venv .venvs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -f $(LINKS)
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra: the environment holds it as pyproject.toml asked for it.
+$(VENV)/.%: pyproject.toml $(VENV)/python-used | $(LINKS)
+	@echo "installing .[$*] into $(VENV)"
+	@$(BIN)/python -m pip install -qq --editable ".[$*]"
+	@touch $@
+
+# Rewritten only when the interpreter has changed, so the stamps stay good otherwise.
+$(VENV)/python-used: FORCE
+	@.ci/venv "$(PYTHON)" $(VENV)
+
+$(LINKS):
+	@ln -sfn ../$(@F) $@
