@@ -1,0 +1,145 @@
+"""The one source of time: a real clock, and one for tests that jumps when everybody sleeps."""
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+__all__ = ["Clock", "FakeClock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """What flowstate asks of time."""
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so many seconds."""
+
+    def working(self) -> AbstractContextManager[None]:
+        """Hold while work goes on that the event loop does not see, as in a thread."""
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    _nothing: AbstractContextManager[None] = nullcontext()
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so many seconds."""
+        await asyncio.sleep(seconds)
+
+    def working(self) -> AbstractContextManager[None]:
+        """Do nothing: real time goes on by itself."""
+        return self._nothing
+
+
+class FakeClock:
+    """A clock that stands still while anything runs, and jumps when everybody sleeps.
+
+    When the event loop has nothing left to run and no thread of flowstate works, it jumps to the
+    earliest time that somebody sleeps for: a delay of three days takes no time. It does not see
+    other waiting, such as a socket or ``asyncio.sleep``; use ``autojump=False`` and
+    :meth:`advance` for tests that have it. Meant for one event loop. The idea is that of trio's
+    ``MockClock``.
+    """
+
+    def __init__(
+        self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC), *, autojump: bool = True
+    ) -> None:
+        self._start = start
+        self._elapsed = 0.0
+        self._autojump = autojump
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+        self._working = 0
+        self._lock = threading.Lock()
+        self._armed = False
+
+    def now(self) -> datetime:
+        """Return the fake time of day, in UTC."""
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        """Return the fake seconds since the clock was made."""
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock has been advanced so far, or jumps there."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), woken))
+        self._arm()
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        """Move time on and wake who slept for it."""
+        self._move_to(self._elapsed + seconds)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep the clock from jumping."""
+        with self._lock:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+            self._arm()
+
+    def _move_to(self, elapsed: float) -> None:
+        self._elapsed = max(elapsed, self._elapsed)
+        while self._sleepers and self._sleepers[0][0] <= self._elapsed:
+            woken = heapq.heappop(self._sleepers)[2]
+            if not woken.done():
+                woken.set_result(None)
+
+    def _arm(self) -> None:
+        """Look for idleness from the next turn of the loop on."""
+        self._forget_cancelled()
+        if self._autojump and self._sleepers and not self._armed:
+            self._armed = True
+            self._sleepers[0][2].get_loop().call_soon(self._look, 0)
+
+    def _forget_cancelled(self) -> None:
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+
+    def _look(self, idle_turns: int) -> None:
+        """Jump after two turns in a row in which the loop had nothing else to run.
+
+        The turn between lets the loop collect what sockets and threads have ready.
+        """
+        self._armed = False
+        self._forget_cancelled()
+        if not self._sleepers or self._working:
+            return
+        loop = self._sleepers[0][2].get_loop()
+        # Only the loop knows whether something else is ready, and it has no public way to say.
+        busy = bool(getattr(loop, "_ready", ()))
+        if busy or idle_turns < 2:
+            self._armed = True
+            loop.call_soon(self._look, 0 if busy else idle_turns + 1)
+            return
+        self._move_to(self._sleepers[0][0])
+        self._arm()

@@ -1,0 +1,273 @@
+"""Commands: frozen descriptions of what to do. An engine does them.
+
+Because a command is data, it can be logged, compared, planned and checked before it is done.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from flowstate.context import StateContext
+from flowstate.data import Data
+from flowstate.driver import DelayedState
+from flowstate.frozen import EMPTY
+from flowstate.state import State, Status
+
+__all__ = [
+    "Check",
+    "Command",
+    "Commit",
+    "Delay",
+    "DelayedPage",
+    "End",
+    "Execute",
+    "GetData",
+    "GetDelayedStates",
+    "GetState",
+    "GetStates",
+    "Labels",
+    "Noop",
+    "Page",
+    "Pause",
+    "Resume",
+    "Stack",
+    "StoreData",
+    "Transit",
+    "Unstack",
+]
+
+R = TypeVar("R")
+Labels = Mapping[str, str] | Sequence[Mapping[str, str]]
+
+
+class Command(Generic[R]):
+    """The base of all commands; ``R`` is what ``engine.do`` returns for it."""
+
+    __slots__ = ()
+
+
+class Transit(Struct, Command[None], frozen=True, gc=False):
+    """Move a state to flow ``to`` and make it active, also when it was paused or ended."""
+
+    ctx: StateContext
+    to: str
+    annotations: Mapping[str, str] = EMPTY
+
+
+class Pause(Struct, Command[None], frozen=True):
+    """Set a state aside where it is: nothing executes it until it is resumed or transited."""
+
+    ctx: StateContext
+    annotations: Mapping[str, str] = EMPTY
+
+
+class Resume(Struct, Command[None], frozen=True):
+    """Make a paused state active again, in the flow that it was in."""
+
+    ctx: StateContext
+    annotations: Mapping[str, str] = EMPTY
+
+
+class End(Struct, Command[None], frozen=True):
+    """Finish a state where it is."""
+
+    ctx: StateContext
+    annotations: Mapping[str, str] = EMPTY
+
+
+class Delay(Struct, Command[None], frozen=True):
+    """Move a state to flow ``to`` later, if nobody has moved it by then.
+
+    Durable by itself outside a ``Commit``; within one it also commits the state. It belongs to
+    the revision that the state has then: a state that moves on drops its delays.
+
+    Attributes:
+        ctx: the state.
+        to: the flow id.
+        after: how long from now, by the store's clock. Either this or ``until``.
+        until: when, with a time zone. A time in the past is due at once.
+        commit: with ``False`` the state is executed in ``to`` without being committed first.
+        annotations: of the transition that the delay makes when it fires.
+    """
+
+    ctx: StateContext
+    to: str
+    after: timedelta | None = None
+    until: datetime | None = None
+    commit: bool = True
+    annotations: Mapping[str, str] = EMPTY
+
+
+class Noop(Struct, Command[None], frozen=True):
+    """Do nothing: a flow returns it to stop executing its state and leave it as it is."""
+
+
+class Execute(Struct, Command[None], frozen=True):
+    """Execute a copy of the context in the background; a flow that returns it goes on with it."""
+
+    ctx: StateContext
+
+
+class Check(Struct, Command[None], frozen=True):
+    """Within a ``Commit``: refuse it unless the stored revision is still the one in ``ctx``."""
+
+    ctx: StateContext
+
+
+class Stack(Struct, Command[None], frozen=True):
+    """Put the whole of ``stacked`` into an annotation of ``carrier``."""
+
+    carrier: StateContext
+    stacked: StateContext
+    name: str
+
+
+class Unstack(Struct, Command[None], frozen=True):
+    """Take a stacked context out of ``carrier`` and make ``into`` equal to it."""
+
+    carrier: StateContext
+    into: StateContext
+    name: str
+
+
+class StoreData(Struct, Command[None], frozen=True):
+    """Store ``ctx.data[alias]`` and refer to it from the working copy.
+
+    Durable by itself outside a ``Commit``, but the reference is only stored when the state is
+    committed; within a ``Commit`` the state is committed with it. Content that the state
+    already refers to is not stored again.
+    """
+
+    ctx: StateContext
+    alias: str
+
+
+class GetData(Struct, Command[Data], frozen=True):
+    """Read the data that the working copy refers to, into ``ctx.data[alias]``.
+
+    Raises:
+        DataNotFoundError: the state has no such alias, or the data is no longer stored.
+    """
+
+    ctx: StateContext
+    alias: str
+
+
+class GetState(Struct, Command[State], frozen=True):
+    """Read the latest revision of a state, or revision ``rev`` of it.
+
+    Without an id: the latest revision among all states with these labels.
+
+    Raises:
+        StateNotFoundError: there is none.
+    """
+
+    id: str | None = None
+    rev: int | None = None
+    labels: Labels = EMPTY
+
+
+class GetStates(Struct, Command["Page"], frozen=True):
+    """Read a page of revisions, in the order of the log.
+
+    Attributes:
+        labels: a dict that a state's labels must contain, or a list of dicts of which one must
+            be contained. Empty: every state.
+        since_rev: revisions above this one. ``None``: from the lowest that is still stored.
+        since_latest: from the newest matching revision on.
+        since_time: revisions committed at or after this time.
+        latest_only: only revisions that are the latest of their state. A state that is
+            committed while the pages are read can be on two of them, with rising revisions.
+        status: revisions with this status.
+        committed_before: revisions committed before this time.
+        limit: at most so many, from 1 to 1,000.
+        gaps_below: holes below this revision are accepted; set by ``page.next``.
+
+    Raises:
+        CompactedError: revisions above ``since_rev`` were removed (not with ``latest_only``).
+        HistoryRewoundError: ``since_rev`` is above the head of the store.
+    """
+
+    labels: Labels = EMPTY
+    since_rev: int | None = None
+    since_latest: bool = False
+    since_time: datetime | None = None
+    latest_only: bool = False
+    status: Status | None = None
+    committed_before: datetime | None = None
+    limit: int = 100
+    gaps_below: int = 0
+
+
+class Page(Struct, frozen=True):
+    """Some of the revisions that were asked for.
+
+    Attributes:
+        states: in the order of the log. May be fewer than the limit although there is more.
+        more: whether the log went on when the page was read.
+        cursor: everything up to this revision has been looked at.
+        next: the command that reads the next page.
+    """
+
+    states: Sequence[State]
+    more: bool
+    cursor: int
+    next: GetStates
+
+
+class GetDelayedStates(Struct, Command["DelayedPage"], frozen=True):
+    """Read a page of delays, the earliest first.
+
+    Attributes:
+        until: only delays due at or before this time. ``None``: all.
+        limit: at most so many, from 1 to 1,000.
+        cursor: where to go on; set by ``page.next``.
+    """
+
+    until: datetime | None = None
+    limit: int = 100
+    cursor: tuple[datetime, str] | None = None
+
+
+class DelayedPage(Struct, frozen=True):
+    """Some of the delays that were asked for.
+
+    Attributes:
+        delayed: the earliest first.
+        more: whether there were more when the page was read.
+        next: the command that reads the next page.
+    """
+
+    delayed: Sequence[DelayedState]
+    more: bool
+    next: GetDelayedStates
+
+
+class Commit(Command[None]):
+    """Do several commands as one: all of them become durable together, or none of them.
+
+    Every state that a command of it changes gets one new revision. ``Commit``, ``Execute``,
+    ``GetStates`` and ``GetDelayedStates`` cannot be part of it.
+    """
+
+    __slots__ = ("_commands",)
+    __match_args__ = ("commands",)
+
+    def __init__(self, *commands: Command[object]) -> None:
+        self._commands = commands
+
+    @property
+    def commands(self) -> tuple[Command[object], ...]:
+        """The commands, in the order in which they apply."""
+        return self._commands
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Commit) and self._commands == other._commands
+
+    def __hash__(self) -> int:
+        return hash(self._commands)
+
+    def __repr__(self) -> str:
+        return f"Commit({', '.join(map(repr, self._commands))})"

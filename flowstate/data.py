@@ -1,0 +1,61 @@
+"""Blobs that belong to states but are stored apart from them, once per content."""
+
+import hashlib
+from collections.abc import Mapping
+
+from msgspec import Struct, json
+from msgspec.structs import force_setattr
+
+from flowstate.frozen import EMPTY, FrozenDict, freeze
+
+__all__ = ["Data", "DataRef", "checksum_of"]
+
+
+class DataRef(
+    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True
+):
+    """What a state keeps of its data.
+
+    Attributes:
+        rev: counts the contents that the alias has had in this state, from 1.
+        checksum: names the content; see :func:`checksum_of`.
+        unknown: fields written by a newer library, kept as they came.
+    """
+
+    rev: int
+    checksum: str
+    unknown: Mapping[str, bytes] = EMPTY
+
+
+class Data(Struct, frozen=True, repr_omit_defaults=True):
+    """A blob with annotations.
+
+    Put it under an alias in ``ctx.data`` and do ``StoreData(ctx, alias)``. Content that the
+    state already refers to under that alias is not stored again.
+
+    Attributes:
+        blob: at most 16 MiB.
+        annotations: whatever the caller wished to note about the blob.
+        rev: the revision under its alias; 0 until it is stored.
+        checksum: see :func:`checksum_of`; empty until it is stored.
+    """
+
+    blob: bytes
+    annotations: Mapping[str, str] = EMPTY
+    rev: int = 0
+    checksum: str = ""
+
+    def __post_init__(self) -> None:
+        if type(self.annotations) is not FrozenDict:
+            force_setattr(self, "annotations", freeze("data.annotations", self.annotations))
+
+
+def checksum_of(data: Data) -> str:
+    """SHA-256 in hexadecimal over the sorted annotations as JSON, a NUL, and the blob.
+
+    JSON escapes control characters, so the NUL cannot be part of the annotations.
+    """
+    digest = hashlib.sha256(json.encode(data.annotations, order="sorted"))
+    digest.update(b"\0")
+    digest.update(data.blob)
+    return digest.hexdigest()

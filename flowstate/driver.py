@@ -1,0 +1,270 @@
+"""The storage contract: one write operation, a few reads, and hints that something changed.
+
+A driver knows nothing of commands, flows or logging. It takes plain writes, makes them durable,
+and gives revisions; see ``docs/drivers.md`` for how to write one.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from msgspec import Struct
+
+from flowstate.data import Data
+from flowstate.errors import FlowstateError
+from flowstate.frozen import FrozenDict
+from flowstate.state import State, Status
+
+__all__ = [
+    "DelayedState",
+    "DelayedStates",
+    "DelayQuery",
+    "Driver",
+    "Durability",
+    "NewDelay",
+    "StateQuery",
+    "States",
+    "Verdict",
+    "Writes",
+]
+
+Durability = Literal["none", "process", "power"]
+"""What an acknowledged commit survives: nothing, the death of the process, or a power cut."""
+
+
+class NewDelay(Struct, frozen=True, gc=False):
+    """A delay to be stored.
+
+    Attributes:
+        state: the state as it is to go on; at revision ``state.rev`` unless ``put`` is given.
+        to: the flow that it goes to.
+        annotations: of the transition.
+        due: when; or
+        after: how long from the store's now.
+        commit: whether firing commits the transition first.
+        put: the index in ``Writes.puts`` of the state whose new revision the delay belongs to.
+    """
+
+    state: State
+    to: str
+    annotations: FrozenDict[str, str]
+    due: datetime | None
+    after: timedelta | None
+    commit: bool
+    put: int | None = None
+
+
+class Writes(Struct, frozen=True, gc=False):
+    """One commit, as the driver sees it: all of it is stored, or nothing.
+
+    Attributes:
+        token: unique to this commit. Stored with its revisions; the ids of its delays are the
+            token, a dot, and their index. The same token is never applied twice.
+        puts: new revisions. ``rev`` of each is the stored latest revision that it expects (0:
+            there must be none). The ids differ from each other.
+        checks: (id, rev) that must be the stored latest, without being written.
+        data: to be stored under ``data.checksum``, unless that is stored already.
+        delays: to be stored. A put drops all older delays of its state.
+        needs: checksums that must be stored already, because a put newly refers to them.
+    """
+
+    token: str
+    puts: tuple[State, ...] = ()
+    checks: tuple[tuple[str, int], ...] = ()
+    data: tuple[Data, ...] = ()
+    delays: tuple[NewDelay, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+Verdict = tuple[State, ...] | FlowstateError
+"""The committed revisions, one for each put, in order; or why nothing was written."""
+
+
+class StateQuery(Struct, frozen=True, gc=False):
+    """A page of revisions above ``after``, in the order of the log.
+
+    Attributes:
+        labels: OR of ANDs; empty means every state.
+        after: the cursor.
+        since_latest: start at the newest matching revision instead.
+        since_time: committed at or after.
+        committed_before: committed before.
+        latest_only: only the latest revision of each state.
+        status: only this status.
+        limit: at most so many states.
+        gaps_below: raise ``CompactedError`` when the log is incomplete between the cursor and
+            the floor, unless the floor is at most this; ``None`` accepts any hole.
+    """
+
+    labels: tuple[FrozenDict[str, str], ...] = ()
+    after: int = 0
+    since_latest: bool = False
+    since_time: datetime | None = None
+    committed_before: datetime | None = None
+    latest_only: bool = False
+    status: Status | None = None
+    limit: int = 100
+    gaps_below: int | None = None
+
+
+class States(Struct, frozen=True, gc=False):
+    """A page, read from one snapshot of the store.
+
+    Attributes:
+        states: the matches, in the order of the log.
+        scanned_to: every match up to this revision is in this page or below the cursor. The
+            head, once nothing more is to be had.
+        more: whether a further page may have something.
+        head: the highest revision in the store.
+        floor: the lowest revision from which the log is complete.
+    """
+
+    states: Sequence[State]
+    scanned_to: int
+    more: bool
+    head: int
+    floor: int
+
+
+class DelayQuery(Struct, frozen=True, gc=False):
+    """A page of delays in the order of (due, id).
+
+    Attributes:
+        until: due at or before; ``None`` means before the store's now.
+        everything: also those that are due later, whatever ``until`` says.
+        after: (due, id) of the last delay already seen.
+        limit: at most so many.
+    """
+
+    until: datetime | None = None
+    everything: bool = False
+    after: tuple[datetime, str] | None = None
+    limit: int = 100
+
+
+class DelayedState(Struct, frozen=True, gc=False):
+    """A delay that has not fired.
+
+    Attributes:
+        id: names the delay.
+        state: as it was delayed; ``state.rev`` is the revision that the delay belongs to.
+        to: the flow that it goes to.
+        annotations: of the transition.
+        due: when it fires, UTC.
+        commit: whether firing commits the transition first.
+    """
+
+    id: str
+    state: State
+    to: str
+    annotations: FrozenDict[str, str]
+    due: datetime
+    commit: bool
+
+
+class DelayedStates(Struct, frozen=True, gc=False):
+    """A page of delays.
+
+    Attributes:
+        delayed: in the order of (due, id).
+        more: whether there are further ones that answer the query.
+        now: the store's clock when the page was read.
+        next_due: when the earliest delay after this page is due, or ``None``.
+    """
+
+    delayed: Sequence[DelayedState]
+    more: bool
+    now: datetime
+    next_due: datetime | None
+
+
+class Driver(Protocol):
+    """Stores every revision. One driver object serves any number of engines.
+
+    Every operation raises :class:`flowstate.DriverError` when the store fails, and
+    :class:`flowstate.DriverClosedError` when the driver is not open.
+
+    Attributes:
+        durability: what an acknowledged commit survives.
+        batch_limit: how many commits the engine may give to one call of :meth:`commit`; 1 means
+            that the driver gains nothing from batches and never waits.
+        shared: whether other processes may write to the same store.
+        store_id: the same for every driver object on the same store; known once it is open.
+    """
+
+    durability: Durability
+    batch_limit: int
+    shared: bool
+    store_id: str
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Open, or count one more user of the open driver."""
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close when the last user leaves."""
+
+    @abstractmethod
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        """Judge independent commits one after the other; return one verdict for each.
+
+        Those that are not refused become durable, with dense revisions in the order of the
+        batch. Raises only when the outcome of the whole batch is known to be "nothing was
+        written"; a commit whose outcome cannot be found out has ``CommitUnknownError`` as its
+        verdict. The caller never cancels this call.
+        """
+
+    @abstractmethod
+    async def get_state(self, id: str, rev: int | None = None) -> State | None:
+        """Return the latest revision of a state, or exactly revision ``rev`` of it."""
+
+    @abstractmethod
+    async def get_states(self, query: StateQuery) -> States:
+        """Return a page of revisions."""
+
+    @abstractmethod
+    async def get_data(self, checksum: str) -> Data | None:
+        """Return stored data (with ``rev`` 0), or ``None``."""
+
+    @abstractmethod
+    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+        """Return a page of delays."""
+
+    @abstractmethod
+    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
+        """Move a delay that is still due at ``due`` to ``seconds`` from the store's now.
+
+        Returns the new time, or ``None`` when it is gone or somebody else has claimed it.
+        """
+
+    @abstractmethod
+    async def drop_delay(self, id: str) -> None:
+        """Remove a delay, if it is still there."""
+
+    @abstractmethod
+    async def compact(self, before_rev: int) -> int:
+        """Remove revisions below ``before_rev`` that are not the latest of their state.
+
+        Data that no remaining revision refers to goes with them. Returns how many revisions
+        were removed. The floor never goes down and never passes the head.
+        """
+
+    @abstractmethod
+    async def head(self) -> int:
+        """Return the highest revision in the store; 0 when it is empty."""
+
+    @abstractmethod
+    async def wait(self, rev: int) -> None:
+        """Return when the head may have passed ``rev``; early returns are allowed."""
+
+    @abstractmethod
+    async def wait_delay(self, seen: int) -> int:
+        """Return the number of delays written through this driver object, once it is not ``seen``."""

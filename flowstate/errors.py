@@ -1,0 +1,193 @@
+"""Every error that flowstate raises, as one tree.
+
+::
+
+    FlowstateError
+    ├── InvalidInputError (ValueError)      a value is refused; names the field
+    │   └── InvalidCommandError             a command is refused as a whole
+    ├── UnknownFlowError (LookupError)      no such flow in the registry
+    ├── StateNotFoundError (LookupError)
+    ├── DataNotFoundError (LookupError)
+    ├── RevisionMismatchError               compare-and-set lost; names the ids
+    ├── CommitUnknownError                  nobody can tell whether it was committed
+    ├── CompactedError                      asked for revisions below the retention floor
+    ├── HistoryRewoundError                 the store's head is behind the caller's cursor
+    ├── CodecError (ValueError)             stored bytes cannot be read
+    ├── EngineStoppedError                  the engine is stopping or has stopped
+    ├── EngineOverloadedError               no room for another background execution
+    └── DriverError                         the store failed
+        ├── DriverClosedError
+        ├── StoreBusyError                  locked by somebody else for too long
+        ├── StoreFullError
+        ├── StoreReadOnlyError
+        ├── StoreCorruptError
+        ├── StoreVersionError               written by a newer library
+        └── StoreUnavailableError
+
+Input errors are raised before anything is written; they are the same on every driver.
+"""
+
+from collections.abc import Iterable
+
+__all__ = [
+    "CodecError",
+    "CommitUnknownError",
+    "CompactedError",
+    "DataNotFoundError",
+    "DriverClosedError",
+    "DriverError",
+    "EngineOverloadedError",
+    "EngineStoppedError",
+    "FlowstateError",
+    "HistoryRewoundError",
+    "InvalidCommandError",
+    "InvalidInputError",
+    "RevisionMismatchError",
+    "StateNotFoundError",
+    "StoreBusyError",
+    "StoreCorruptError",
+    "StoreFullError",
+    "StoreReadOnlyError",
+    "StoreUnavailableError",
+    "StoreVersionError",
+    "UnknownFlowError",
+]
+
+
+class FlowstateError(Exception):
+    """The base of every error that flowstate raises."""
+
+
+class InvalidInputError(FlowstateError, ValueError):
+    """A value was refused before anything was written.
+
+    Attributes:
+        field: where the value came from, such as ``"state.id"``.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class InvalidCommandError(InvalidInputError):
+    """A command cannot be done as it stands: nested, empty, contradictory or of a wrong type."""
+
+
+class UnknownFlowError(FlowstateError, LookupError):
+    """The registry has no such flow, or it is only declared and runs elsewhere.
+
+    Attributes:
+        flow: the flow id.
+    """
+
+    def __init__(self, flow: str, reason: str = "is not registered") -> None:
+        super().__init__(f"flow {flow!r} {reason}")
+        self.flow = flow
+
+
+class StateNotFoundError(FlowstateError, LookupError):
+    """No stored state answers the request."""
+
+
+class DataNotFoundError(FlowstateError, LookupError):
+    """The data is not in the context, not referenced by the state, or no longer stored."""
+
+
+class RevisionMismatchError(FlowstateError):
+    """The compare-and-set of a commit was refused; nothing of the commit was written.
+
+    Attributes:
+        ids: every state id whose stored revision differs from the expected one, sorted.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids: tuple[str, ...] = tuple(sorted(ids))
+        super().__init__(f"stored revision differs for: {', '.join(map(repr, self.ids))}")
+
+
+class CommitUnknownError(FlowstateError):
+    """The store could not be asked whether a commit happened.
+
+    Read the states to find out. The same writes under the same token are never applied twice.
+
+    Attributes:
+        token: the token of the commit; its revisions, if any, are stored with it.
+    """
+
+    def __init__(self, token: str) -> None:
+        super().__init__(f"outcome of commit {token} is unknown")
+        self.token = token
+
+
+class CompactedError(FlowstateError):
+    """The revisions asked for may have been removed by ``compact``.
+
+    Attributes:
+        floor: the lowest revision from which the log is complete. Read the latest states
+            first, then go on from ``floor - 1`` or later.
+    """
+
+    def __init__(self, floor: int) -> None:
+        super().__init__(f"revisions below {floor} are compacted")
+        self.floor = floor
+
+
+class HistoryRewoundError(FlowstateError):
+    """The cursor is above the store's head: the store was restored from an older copy.
+
+    Attributes:
+        since_rev: the cursor.
+        head: the highest revision in the store.
+    """
+
+    def __init__(self, since_rev: int, head: int) -> None:
+        super().__init__(f"cursor {since_rev} is above the head {head} of the store")
+        self.since_rev = since_rev
+        self.head = head
+
+
+class CodecError(FlowstateError, ValueError):
+    """Stored bytes are damaged, or were written by a newer, incompatible library."""
+
+
+class EngineStoppedError(FlowstateError):
+    """The engine is stopping or has stopped; it takes no more work."""
+
+
+class EngineOverloadedError(FlowstateError):
+    """As many executions wait as ``max_pending`` allows, and the caller is itself one."""
+
+
+class DriverError(FlowstateError):
+    """The store failed. What a failed commit had written was rolled back."""
+
+
+class DriverClosedError(DriverError):
+    """The driver is not open."""
+
+
+class StoreBusyError(DriverError):
+    """Somebody else kept the store locked longer than the driver was told to wait."""
+
+
+class StoreFullError(DriverError):
+    """The store has no room left."""
+
+
+class StoreReadOnlyError(DriverError):
+    """The store cannot be written to."""
+
+
+class StoreCorruptError(DriverError):
+    """The store is damaged, or is not a flowstate store."""
+
+
+class StoreVersionError(DriverError):
+    """The store's schema is newer than this library."""
+
+
+class StoreUnavailableError(DriverError):
+    """The store cannot be reached or opened."""

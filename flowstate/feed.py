@@ -1,0 +1,159 @@
+"""One reader of the log for all watchers of an engine.
+
+The feed keeps the newest revisions in memory. A watcher that is near the head takes from there;
+one that is further behind reads its own pages from the store, so a slow consumer costs only
+itself. A watcher that waits is woken for revisions that it asked for and for no others.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+
+from flowstate.driver import Driver, StateQuery
+from flowstate.errors import FlowstateError, HistoryRewoundError
+from flowstate.query import matches
+from flowstate.state import State
+
+__all__ = ["Feed"]
+
+Route = tuple[str, str] | None
+
+
+class Waiter:
+    """A watcher that has seen everything up to the feed's head."""
+
+    __slots__ = ("found", "query", "routes")
+
+    def __init__(self, query: StateQuery) -> None:
+        self.query = query
+        self.routes = _routes_of(query)
+        self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+
+class Feed:
+    """The tail of the log, kept up to date while somebody watches.
+
+    Attributes:
+        head: the highest revision that the feed has seen.
+    """
+
+    def __init__(self, driver: Driver, capacity: int = 4096) -> None:
+        self._driver = driver
+        self._capacity = capacity
+        self._recent: list[State] = []
+        self._start = 0
+        self.head = 0
+        self._users = 0
+        self._reader: asyncio.Task[None] | None = None
+        self._waiters: dict[Route, dict[Waiter, None]] = {}
+        self._failure: BaseException | None = None
+
+    def enter(self) -> None:
+        """Count one more watcher."""
+        self._users += 1
+
+    def leave(self) -> None:
+        """Count one watcher less; the last one stops the reader."""
+        self._users -= 1
+        if not self._users:
+            self._stop_reader()
+
+    def covers(self, cursor: int) -> bool:
+        """Return whether everything after ``cursor`` that was seen so far is in memory."""
+        return self._reader is not None and self._start <= cursor <= self.head
+
+    def follow_from(self, head: int) -> None:
+        """Read the log from ``head`` on, if nobody does yet."""
+        if self._reader is None:
+            self._recent.clear()
+            self._start = self.head = head
+            self._reader = asyncio.create_task(self._read(), name="flowstate feed")
+
+    def after(self, cursor: int) -> Iterator[State]:
+        """Return what was seen after ``cursor``."""
+        recent = self._recent
+        return (recent[i] for i in range(cursor - self._start, len(recent)))
+
+    async def wait(self, query: StateQuery) -> int:
+        """Wait from the head on; return the first revision that answers ``query``.
+
+        Raises whatever stopped the reader.
+        """
+        waiter = Waiter(query)
+        for route in waiter.routes:
+            self._waiters.setdefault(route, {})[waiter] = None
+        try:
+            return await waiter.found
+        finally:
+            self._forget(waiter)
+
+    def fail(self, error: BaseException) -> None:
+        """Stop reading, and raise ``error`` in every watcher that waits."""
+        self._stop_reader()
+        for waiter in self._all_waiters():
+            if not waiter.found.done():
+                waiter.found.set_exception(error)
+
+    async def close(self, error: BaseException) -> None:
+        """Stop for good."""
+        reader = self._reader
+        self.fail(error)
+        if reader is not None:
+            await asyncio.wait([reader])
+
+    def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _forget(self, waiter: Waiter) -> None:
+        for route in waiter.routes:
+            waiting = self._waiters.get(route, {})
+            waiting.pop(waiter, None)
+            if not waiting:
+                self._waiters.pop(route, None)
+
+    def _all_waiters(self) -> Iterable[Waiter]:
+        return {waiter: None for waiting in self._waiters.values() for waiter in waiting}
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self._driver.wait(self.head)
+                found = await self._driver.get_states(
+                    StateQuery(after=self.head, limit=500, gaps_below=0)
+                )
+                if found.head < self.head:
+                    raise HistoryRewoundError(self.head, found.head)
+                if found.states:
+                    self._append(found.states)
+        except Exception as error:
+            self._reader = None
+            self.fail(error)
+            if not isinstance(error, FlowstateError):
+                raise
+
+    def _append(self, states: Sequence[State]) -> None:
+        self._recent.extend(states)
+        self.head = states[-1].rev
+        excess = len(self._recent) - self._capacity
+        if excess > self._capacity:
+            del self._recent[:excess]
+            self._start += excess
+        if self._waiters:
+            for state in states:
+                self._wake(state)
+
+    def _wake(self, state: State) -> None:
+        routes: list[Route] = [None, *state.labels.items()]
+        for route in routes:
+            for waiter in list(self._waiters.get(route, ())):
+                if not waiter.found.done() and matches(waiter.query, state):
+                    waiter.found.set_result(state.rev)
+                    self._forget(waiter)
+
+
+def _routes_of(query: StateQuery) -> list[Route]:
+    """Return under which labels a match must be found: one of each alternative is enough."""
+    if not query.labels:
+        return [None]
+    return [next(iter(labels.items())) for labels in query.labels]
