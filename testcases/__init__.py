@@ -1,0 +1,20 @@
+"""The conformance suite: what every driver must do, for anybody's driver.
+
+A whole test file, with pytest and pytest-asyncio::
+
+    import pytest
+    from flowstate.testcases import ALL, Capabilities, run, select
+    from my_package import MyDriver
+
+    CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False)
+
+    @pytest.mark.parametrize("case", select(ALL, CAPABILITIES), ids=repr)
+    async def test_conformance(case, tmp_path):
+        await run(case, lambda clock: MyDriver(tmp_path / "store"), CAPABILITIES)
+"""
+
+from flowstate.testcases.harness import Capabilities, Case, Harness, MakeDriver, case, run, select
+
+__all__ = ["ALL", "Capabilities", "Case", "Harness", "MakeDriver", "case", "run", "select"]
+
+ALL: tuple[Case, ...] = ()
