@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from msgspec.structs import replace
 
@@ -31,8 +31,8 @@ class Delayer:
     Args:
         engine: executes what fires. Delays to flows that its registry does not have are left
             to an engine that has them.
-        poll_interval: seconds between two looks at the store, when other processes may write
-            to it. What this process writes is noticed at once.
+        poll_interval: seconds until a delay that could not be fired is tried again. Delays that
+            become due are fired at their time, and new ones are noticed by the driver's hints.
         batch: how many delays are fired at the same time.
         lease: seconds.
     """
@@ -89,7 +89,9 @@ class Delayer:
 
     async def _wait(self, pause: float | None, seen: int) -> None:
         """Wait ``pause`` seconds, or until this process writes a delay."""
-        waits = [asyncio.ensure_future(self._driver.wait_delay(seen))]
+        waits: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(self._driver.wait_delay(seen))
+        ]
         if pause is not None:
             waits.append(asyncio.ensure_future(self._engine.clock.sleep(pause)))
         try:
@@ -110,7 +112,7 @@ class Delayer:
                 break
             last = found.delayed[-1]
             query = replace(query, after=(last.due, last.id))
-        pauses = [self._poll_interval] if left or self._driver.shared else []
+        pauses = [self._poll_interval] if left else []
         if found.next_due is not None:
             pauses.append(max(0.0, (found.next_due - found.now).total_seconds()))
         return min(pauses, default=None)

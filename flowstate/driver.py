@@ -267,4 +267,7 @@ class Driver(Protocol):
 
     @abstractmethod
     async def wait_delay(self, seen: int) -> int:
-        """Return the number of delays written through this driver object, once it is not ``seen``."""
+        """Return a number that changes when delays may have been written, once it is not ``seen``.
+
+        Delays of other processes count too; the driver polls for them if it has to.
+        """

@@ -1,0 +1,99 @@
+"""Opening the file, and bringing its schema up to date."""
+
+import sqlite3
+import uuid
+from importlib import resources
+
+from flowstate.errors import StoreCorruptError, StoreUnavailableError, StoreVersionError
+
+__all__ = ["SCHEMA_VERSION", "connect", "migrate"]
+
+APPLICATION_ID = 0x666C6F77  # "flow"
+MIGRATIONS = ("0001_initial.sql",)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+def connect(path: str, *, timeout: float, writer: bool, synchronous: str) -> sqlite3.Connection:
+    """Open a connection.
+
+    Only the writer's connection checkpoints: see :mod:`flowstate.drivers.sqlite.lock`.
+    """
+    connection = sqlite3.connect(
+        path,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=512,
+    )
+    try:
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if not writer:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> str:
+    """Make a new file a store, or bring an older one up to date; return the store's id.
+
+    Raises:
+        StoreVersionError: the file is from a newer library.
+        StoreCorruptError: the file is some other program's database.
+        StoreUnavailableError: the file system cannot do write-ahead logging.
+    """
+    _check_ours(connection, path)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreUnavailableError(f"{path}: write-ahead logging is not possible, only {mode}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _check_ours(connection, path)
+        for number in range(version, SCHEMA_VERSION):
+            _run(connection, MIGRATIONS[number])
+        if version == 0:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            rows = [("store_id", f"sqlite-{uuid.uuid4().hex}"), ("floor", 1)]
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+        if version < SCHEMA_VERSION:
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    (store_id,) = connection.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
+    return str(store_id)
+
+
+def _check_ours(connection: sqlite3.Connection, path: str) -> int:
+    """Return the schema version of the file; 0 when it is empty."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION_ID:
+        if version > SCHEMA_VERSION:
+            raise StoreVersionError(
+                f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, "
+                "the highest that this library knows; upgrade flowstate"
+            )
+        return int(version)
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if objects or version or application:
+        raise StoreCorruptError(f"{path}: this database is not a flowstate store")
+    return 0
+
+
+def _run(connection: sqlite3.Connection, name: str) -> None:
+    script = resources.files("flowstate.drivers.sqlite").joinpath("sql", name).read_text()
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""

@@ -1,0 +1,46 @@
+"""What SQLite's errors mean to a caller."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flowstate.errors import (
+    DriverError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+
+__all__ = ["translated", "translation"]
+
+# Primary result codes, from sqlite.org/rescode.html; the low byte of an extended code.
+_CLASSES: dict[int, type[DriverError]] = {
+    sqlite3.SQLITE_BUSY: StoreBusyError,
+    sqlite3.SQLITE_LOCKED: StoreBusyError,
+    sqlite3.SQLITE_READONLY: StoreReadOnlyError,
+    sqlite3.SQLITE_PERM: StoreReadOnlyError,
+    sqlite3.SQLITE_FULL: StoreFullError,
+    sqlite3.SQLITE_CORRUPT: StoreCorruptError,
+    sqlite3.SQLITE_NOTADB: StoreCorruptError,
+    sqlite3.SQLITE_SCHEMA: StoreCorruptError,
+    sqlite3.SQLITE_IOERR: StoreUnavailableError,
+    sqlite3.SQLITE_CANTOPEN: StoreUnavailableError,
+}
+
+
+def translation(error: sqlite3.Error, path: str) -> DriverError:
+    """Return the error of flowstate that says the same."""
+    code = getattr(error, "sqlite_errorcode", None)
+    kind = DriverError if code is None else _CLASSES.get(code & 0xFF, DriverError)
+    return kind(f"{path}: {error}")
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Raise errors of flowstate instead of SQLite's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translation(error, path) from error

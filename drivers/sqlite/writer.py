@@ -1,0 +1,208 @@
+"""Judges a batch of commits and stores what is not refused, within one transaction."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from msgspec import Raw, json
+from msgspec.structs import replace
+
+from flowstate.codec import ABSENT, DelayBody, encode_annotations, encode_delay, encode_state
+from flowstate.data import Data
+from flowstate.driver import NewDelay, Verdict, Writes
+from flowstate.drivers.sqlite.rows import STATE, insert, state_of
+from flowstate.drivers.sqlite.times import from_micros, to_micros
+from flowstate.errors import DataNotFoundError, RevisionMismatchError
+from flowstate.state import State
+
+__all__ = ["Batch"]
+
+Row = tuple[Any, ...]
+LAST_MICROS = to_micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
+
+
+class Batch:
+    """The commits of one transaction: judged in memory first, stored by :meth:`flush`.
+
+    Attributes:
+        delays_written: whether a commit of the batch brought a delay.
+        head: the revision that the last commit of the batch got.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, batch: Sequence[Writes], now: datetime):
+        self._connection = connection
+        head, last, has_delays = connection.execute(
+            "SELECT max(rev), (SELECT committed_at FROM log ORDER BY rev DESC LIMIT 1),"
+            " EXISTS (SELECT 1 FROM delay) FROM log"
+        ).fetchone()
+        self.head: int = head or 0
+        self._now = to_micros(now)
+        self._stamp = max(self._now, last or self._now)
+        self._committed_at = from_micros(self._stamp)
+        self._has_delays = bool(has_delays)
+        self._stored = self._read_latest(batch)
+        self._latest: dict[str, Row] = {}
+        self._log: list[Row] = []
+        self._labels: list[Row] = []
+        self._data: dict[str, Row] = {}
+        self._references: list[Row] = []
+        self._delays: dict[str, list[Row]] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self.delays_written = False
+
+    def _read_latest(self, batch: Sequence[Writes]) -> dict[str, tuple[int, str | None]]:
+        """Return revision and labels of every state that the batch names and the store has."""
+        ids = {state.id for writes in batch for state in writes.puts}
+        ids.update(id for writes in batch for id, _ in writes.checks)
+        rows = self._connection.execute(
+            "SELECT id, rev, labels FROM latest WHERE id IN (SELECT value FROM json_each(?))",
+            (json.encode(list(ids)).decode(),),
+        )
+        return {id: (rev, labels) for id, rev, labels in rows}
+
+    def _rev(self, id: str) -> int:
+        row = self._latest.get(id)
+        if row is not None:
+            return int(row[1])
+        return self._stored.get(id, (0, None))[0]
+
+    def judge(self, writes: Writes) -> Verdict:
+        """Return the verdict on one commit, and remember what it writes."""
+        verdict = self._verdicts.get(writes.token)
+        if verdict is None:
+            verdict = self._verdicts[writes.token] = self._judge(writes)
+        return verdict
+
+    def _judge(self, writes: Writes) -> Verdict:
+        expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
+        mismatched = [id for id, rev in expected if self._rev(id) != rev]
+        if mismatched:
+            return self.replayed(writes) or RevisionMismatchError(mismatched)
+        for data in writes.data:
+            self._store_data(data)
+        missing = [checksum for checksum in writes.needs if not self._has_data(checksum)]
+        if missing:
+            for data in writes.data:
+                del self._data[data.checksum]
+            return DataNotFoundError(f"data {', '.join(missing)} is no longer stored")
+        dues = [self._due(delay) for delay in writes.delays]
+        states = tuple(
+            [
+                self._put(state, writes.token, [due for delay, due in
+                          zip(writes.delays, dues, strict=True) if delay.put == place])
+                for place, state in enumerate(writes.puts)
+            ]
+        )
+        for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
+            state = delay.state if delay.put is None else states[delay.put]
+            self._delay(f"{writes.token}.{index}", delay, state, due)
+        return states
+
+    def _put(self, draft: State, token: str, dues: list[int]) -> State:
+        self.head += 1
+        rev, id = self.head, draft.id
+        until = min(dues, default=None)
+        body = encode_state(replace(draft, rev=0, committed_at=None, delayed_until=None)).decode()
+        status = draft.status.value
+        labels = json.encode(draft.labels).decode() if draft.labels else None
+        self._log.append((rev, id, status, self._stamp, until, token, body))
+        self._latest[id] = (id, rev, status, labels)
+        self._labels += [(key, value, rev) for key, value in draft.labels.items()]
+        self._references += {(rev, ref.checksum) for ref in draft.data.values()}
+        if self._has_delays or self._delays:
+            self._delays[id] = []
+        delayed_until = None if until is None else from_micros(until)
+        return replace(
+            draft, rev=rev, committed_at=self._committed_at, delayed_until=delayed_until
+        )
+
+    def _due(self, delay: NewDelay) -> int:
+        if delay.due is not None:
+            return to_micros(delay.due)
+        after = 0 if delay.after is None else int(delay.after.total_seconds() * 1_000_000)
+        return min(self._now + after, LAST_MICROS)
+
+    def _delay(self, id: str, delay: NewDelay, state: State, due: int) -> None:
+        own = ABSENT if delay.put is not None else Raw(encode_state(state))
+        body = encode_delay(DelayBody(delay.to, delay.annotations, delay.commit, own)).decode()
+        self._delays.setdefault(state.id, []).append((id, state.id, state.rev, due, body))
+        self.delays_written = True
+
+    def _store_data(self, data: Data) -> None:
+        annotations = encode_annotations(data.annotations).decode()
+        self._data[data.checksum] = (data.checksum, self.head, annotations, data.blob)
+
+    def _has_data(self, checksum: str) -> bool:
+        if checksum in self._data:
+            return True
+        found = self._connection.execute("SELECT 1 FROM data WHERE checksum = ?", (checksum,))
+        return found.fetchone() is not None
+
+    def replayed(self, writes: Writes) -> Verdict | None:
+        """Return the verdict that this very commit got before, if it was committed."""
+        if not writes.puts:
+            return None
+        first = writes.puts[0]
+        found = self._connection.execute(
+            "SELECT rev FROM log WHERE id = ? AND rev > ? AND token = ? ORDER BY rev LIMIT 1",
+            (first.id, first.rev, writes.token),
+        ).fetchone()
+        if found is None:
+            return None
+        rows = self._connection.execute(
+            f"SELECT {STATE} FROM log WHERE rev >= ? AND rev < ? AND token = ? ORDER BY rev",
+            (found[0], found[0] + len(writes.puts), writes.token),
+        ).fetchall()
+        return tuple([state_of(row) for row in rows]) if len(rows) == len(writes.puts) else None
+
+    def flush(self) -> None:
+        """Write everything that was not refused."""
+        connection = self._connection
+        insert(connection, "log", self._log)
+        insert(
+            connection,
+            "latest",
+            list(self._latest.values()),
+            "ON CONFLICT (id) DO UPDATE SET"
+            " rev = excluded.rev, status = excluded.status, labels = excluded.labels",
+        )
+        self._flush_labels()
+        insert(
+            connection,
+            "data",
+            list(self._data.values()),
+            "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at",
+        )
+        insert(connection, "data_reference", self._references)
+        if self._delays:
+            self._flush_delays()
+
+    def _flush_labels(self) -> None:
+        insert(self._connection, "label", self._labels)
+        outdated: list[Row] = []
+        newest: list[Row] = []
+        for id, rev, _, labels in self._latest.values():
+            old_rev, old_labels = self._stored.get(id, (0, None))
+            if old_labels is not None:
+                outdated += [(*pair, old_rev) for pair in _pairs(old_labels)]
+            if labels is not None:
+                newest += [(*pair, rev) for pair in _pairs(labels)]
+        if outdated:
+            self._connection.executemany(
+                "DELETE FROM latest_label WHERE key = ? AND value = ? AND rev = ?", outdated
+            )
+        insert(self._connection, "latest_label", newest)
+
+    def _flush_delays(self) -> None:
+        if self._has_delays:
+            self._connection.execute(
+                "DELETE FROM delay WHERE state_id IN (SELECT value FROM json_each(?))",
+                (json.encode([id for id in self._delays if id in self._latest]).decode(),),
+            )
+        rows = [row for delays in self._delays.values() for row in delays]
+        insert(self._connection, "delay", rows, "ON CONFLICT (id) DO NOTHING")
+
+
+def _pairs(labels: str) -> list[tuple[str, str]]:
+    return list(json.decode(labels, type=dict[str, str]).items())
