@@ -38,12 +38,12 @@ __all__ = [
     "Unstack",
 ]
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Labels = Mapping[str, str] | Sequence[Mapping[str, str]]
 
 
-class Command(Generic[R]):
-    """The base of all commands; ``R`` is what ``engine.do`` returns for it."""
+class Command(Generic[R_co]):
+    """The base of all commands; ``R_co`` is what ``engine.do`` returns for it."""
 
     __slots__ = ()
 

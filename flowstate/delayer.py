@@ -89,9 +89,7 @@ class Delayer:
 
     async def _wait(self, pause: float | None, seen: int) -> None:
         """Wait ``pause`` seconds, or until this process writes a delay."""
-        waits: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._driver.wait_delay(seen))
-        ]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._driver.wait_delay(seen))]
         if pause is not None:
             waits.append(asyncio.ensure_future(self._engine.clock.sleep(pause)))
         try:
