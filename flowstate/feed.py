@@ -44,6 +44,7 @@ class Feed:
         self.head = 0
         self._users = 0
         self._reader: asyncio.Task[None] | None = None
+        self._stopped: set[asyncio.Task[None]] = set()
         self._waiters: dict[Route, dict[Waiter, None]] = {}
         self._failure: BaseException | None = None
 
@@ -95,14 +96,15 @@ class Feed:
 
     async def close(self, error: BaseException) -> None:
         """Stop for good."""
-        reader = self._reader
         self.fail(error)
-        if reader is not None:
-            await asyncio.wait([reader])
+        if self._stopped:
+            await asyncio.wait(self._stopped)
 
     def _stop_reader(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+            self._stopped.add(self._reader)
+            self._reader.add_done_callback(self._stopped.discard)
             self._reader = None
 
     def _forget(self, waiter: Waiter) -> None:
