@@ -19,12 +19,13 @@ Route = tuple[str, str] | None
 
 
 class Waiter:
-    """A watcher that has seen everything up to the feed's head."""
+    """A watcher that has seen everything up to the feed's head, or more."""
 
-    __slots__ = ("found", "query", "routes")
+    __slots__ = ("after", "found", "query", "routes")
 
-    def __init__(self, query: StateQuery) -> None:
+    def __init__(self, query: StateQuery, after: int) -> None:
         self.query = query
+        self.after = after
         self.routes = _routes_of(query)
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -59,8 +60,8 @@ class Feed:
             self._stop_reader()
 
     def covers(self, cursor: int) -> bool:
-        """Return whether everything after ``cursor`` that was seen so far is in memory."""
-        return self._reader is not None and self._start <= cursor <= self.head
+        """Return whether everything after ``cursor`` is in memory, or will come."""
+        return self._reader is not None and self._start <= cursor
 
     def follow_from(self, head: int) -> None:
         """Read the log from ``head`` on, if nobody does yet."""
@@ -74,12 +75,14 @@ class Feed:
         recent = self._recent
         return (recent[i] for i in range(cursor - self._start, len(recent)))
 
-    async def wait(self, query: StateQuery) -> int:
-        """Wait from the head on; return the first revision that answers ``query``.
+    async def wait(self, query: StateQuery, after: int) -> int:
+        """Wait for the first revision above ``after`` that answers ``query``; return it.
+
+        A watcher that has read the store itself may be ahead of the feed.
 
         Raises whatever stopped the reader.
         """
-        waiter = Waiter(query)
+        waiter = Waiter(query, after)
         for route in waiter.routes:
             self._waiters.setdefault(route, {})[waiter] = None
         try:
@@ -149,7 +152,9 @@ class Feed:
         routes: list[Route] = [None, *state.labels.items()]
         for route in routes:
             for waiter in list(self._waiters.get(route, ())):
-                if not waiter.found.done() and matches(waiter.query, state):
+                if waiter.found.done() or state.rev <= waiter.after:
+                    continue
+                if matches(waiter.query, state):
                     waiter.found.set_result(state.rev)
                     self._forget(waiter)
 

@@ -74,7 +74,7 @@ class Watch:
         elif self._scanned_to < feed.head:
             self._take_recent()
         else:
-            self._scanned_to = await feed.wait(self._query) - 1
+            self._scanned_to = await feed.wait(self._query, self._scanned_to) - 1
 
     def _take_recent(self) -> None:
         for state in self._feed.after(self._scanned_to):
