@@ -1,0 +1,200 @@
+"""Tokens and batches, as the driver sees them: applied once, judged one after the other."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from flowstate.data import Data, DataRef, checksum_of
+from flowstate.driver import DelayQuery, NewDelay, StateQuery, Verdict, Writes
+from flowstate.errors import DataNotFoundError, RevisionMismatchError
+from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.state import State, Transition
+from flowstate.testcases.harness import Harness, case, check
+
+__all__ = ["CASES"]
+
+
+def _put(token: str, *states: tuple[str, int]) -> Writes:
+    """Return writes that put states, each at the revision that it expects."""
+    return Writes(token, tuple(State(id, rev, transition=Transition("next")) for id, rev in states))
+
+
+def _delay(token: str, state: State, *, put: int | None = None) -> Writes:
+    delay = NewDelay(state, "next", EMPTY, None, timedelta(hours=1), commit=True, put=put)
+    if put is None:
+        return Writes(token, checks=((state.id, state.rev),), delays=(delay,))
+    return Writes(token, (state,), delays=(delay,))
+
+
+def _data(blob: bytes) -> Data:
+    data = Data(blob)
+    return replace(data, rev=1, checksum=checksum_of(data))
+
+
+async def _commit(h: Harness, *batch: Writes) -> list[Verdict]:
+    """Commit in batches as large as the driver takes them."""
+    size = h.driver.batch_limit
+    verdicts: list[Verdict] = []
+    for start in range(0, len(batch), size):
+        verdicts += await h.driver.commit(batch[start : start + size])
+    return verdicts
+
+
+def _told(verdicts: Sequence[Verdict]) -> list[object]:
+    """Return revisions, or the ids of a refusal."""
+    told: list[object] = []
+    for verdict in verdicts:
+        if isinstance(verdict, RevisionMismatchError):
+            told.append(verdict.ids)
+        elif isinstance(verdict, tuple):
+            told.append([state.rev for state in verdict])
+        else:
+            told.append(type(verdict))
+    return told
+
+
+async def _log(h: Harness) -> list[tuple[int, str]]:
+    found = await h.driver.get_states(StateQuery(limit=1_000))
+    return [(state.rev, state.id) for state in found.states]
+
+
+async def _delay_ids(h: Harness) -> list[str]:
+    found = await h.driver.get_delayed(DelayQuery(everything=True))
+    return [delay.id for delay in found.delayed]
+
+
+@case()
+async def token_is_applied_once(h: Harness) -> None:
+    """G8: the same writes under the same token have the same verdict, and are stored once."""
+    writes = _put("first", ("a", 0), ("b", 0))
+    (verdict,) = await _commit(h, writes)
+    assert isinstance(verdict, tuple)
+    check([(state.id, state.rev) for state in verdict], [("a", 1), ("b", 2)], "the verdict")
+    check(await _commit(h, writes), [verdict], "the verdict when replayed at once")
+    await _commit(h, _put("second", ("a", 1)), _put("third", ("c", 0)), _put("fourth", ("a", 3)))
+    check(await _commit(h, writes), [verdict], "the verdict when the states have moved on")
+    expected = [(1, "a"), (2, "b"), (3, "a"), (4, "c"), (5, "a")]
+    check(await _log(h), expected, "the log")
+    check(await h.driver.get_state("b"), verdict[1], "the state that was replayed")
+
+
+@case()
+async def token_is_applied_once_in_a_batch(h: Harness) -> None:
+    """G8: a replay among other commits has its old verdict, and the others are judged."""
+    first = _put("first", ("a", 0))
+    (verdict,) = await _commit(h, first)
+    fresh, refused, next_one = _put("b", ("b", 0)), _put("c", ("a", 0)), _put("d", ("a", 1))
+    verdicts = await _commit(h, fresh, first, refused, next_one, first, fresh)
+    check(_told(verdicts), [[2], [1], ("a",), [3], [1], [2]], "the verdicts")
+    check(verdicts[1], verdict, "the verdict of the replay")
+    check(await _log(h), [(1, "a"), (2, "b"), (3, "a")], "the log")
+
+
+@case()
+async def token_of_a_refusal_is_refused_again(h: Harness) -> None:
+    """G8: replaying writes that were refused writes nothing either."""
+    await _commit(h, _put("first", ("a", 0)), _put("second", ("b", 0)))
+    writes = _put("refused", ("a", 0), ("b", 2), ("c", 7))
+    for _ in range(2):
+        check(_told(await _commit(h, writes)), [("a", "c")], "the ids")
+    check(await _log(h), [(1, "a"), (2, "b")], "the log")
+
+
+@case()
+async def token_of_a_delay_is_applied_once(h: Harness) -> None:
+    """G8, G10: a replayed delay is not stored again, with or without a state."""
+    (verdict,) = await _commit(h, _delay("with state", State("a"), put=0))
+    assert isinstance(verdict, tuple)
+    alone = _delay("alone", verdict[0])
+    check(await _commit(h, alone), [()], "the verdict of a delay by itself")
+    await _commit(h, _put("other", ("b", 0)))
+    again = await _commit(h, _delay("with state", State("a"), put=0), alone)
+    check(again, [verdict, ()], "the verdicts when replayed")
+    check(sorted(await _delay_ids(h)), ["alone.0", "with state.0"], "the delays")
+    await _commit(h, _put("moved on", ("a", 1)))
+    await _commit(h, alone)
+    check(await _delay_ids(h), [], "the delays of a state that moved on")
+
+
+@case()
+async def token_of_data_is_applied_once(h: Harness) -> None:
+    """G8: replayed data is stored once, also when it was stored by itself."""
+    data = _data(b"blob")
+    writes = Writes("data", data=(data,))
+    for _ in range(2):
+        check(await _commit(h, writes), [()], "the verdict")
+    ref = FrozenDict({"blob": DataRef(1, data.checksum)})
+    put = Writes("put", (State("a", data=ref),), needs=(data.checksum,))
+    first, second = await _commit(h, put, put)
+    check(second, first, "the verdict when replayed")
+    check(await h.driver.get_data(data.checksum), replace(data, rev=0), "the data")
+    check(await _log(h), [(1, "a")], "the log")
+
+
+@case("durable")
+async def token_is_applied_once_after_reopening(h: Harness) -> None:
+    """G7, G8: tokens are stored, so a replay is recognised when the store was closed meanwhile."""
+    put, refused = _put("put", ("a", 0), ("b", 0)), _put("refused", ("a", 7))
+    (verdict,) = await _commit(h, put)
+    assert isinstance(verdict, tuple)
+    alone, data = _delay("alone", verdict[0]), Writes("data", data=(_data(b"blob"),))
+    both = _delay("both", State("c"), put=0)
+    batch = (put, refused, alone, data, both)
+    before = await _commit(h, *batch)
+    check(_told(before), [[1, 2], ("a",), [], [], [3]], "the verdicts")
+    await h.reopen()
+    after = await _commit(h, *batch)
+    check(_told(after), _told(before), "the verdicts when replayed")
+    check((after[0], after[4]), (before[0], before[4]), "the states of the verdicts")
+    check(sorted(await _delay_ids(h)), ["alone.0", "both.0"], "the delays")
+    check(await _log(h), [(1, "a"), (2, "b"), (3, "c")], "the log")
+
+
+@case()
+async def batch_is_judged_in_order(h: Harness) -> None:
+    """G1, G2, G4: each commit of a batch has its own verdict, in view of those before it."""
+    verdicts = await _commit(
+        h,
+        _put("1", ("a", 0)),
+        _put("2", ("a", 0), ("b", 0)),  # "a" exists by now, so "b" is not written either.
+        _put("3", ("b", 0), ("c", 0)),
+        _put("4", ("a", 1)),  # What the first commit of the batch has just made it.
+        Writes("5", checks=(("b", 2), ("a", 1)), puts=(State("d"),)),
+        Writes("6", checks=(("b", 2), ("a", 4)), puts=(State("d"),)),
+        _put("7", ("a", 1), ("d", 0), ("c", 3), ("e", 9)),
+    )
+    expected = [[1], ("a",), [2, 3], [4], ("a",), [5], ("a", "d", "e")]
+    check(_told(verdicts), expected, "the verdicts")
+    check(await _log(h), [(1, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "d")], "the log")
+
+
+@case()
+async def batch_keeps_what_was_refused_apart(h: Harness) -> None:
+    """G1: neither data nor delays of a refused commit are stored with the rest of its batch."""
+    good, bad = _data(b"good"), _data(b"bad")
+    delay = NewDelay(State("b"), "next", EMPTY, None, timedelta(hours=1), commit=True, put=1)
+    verdicts = await _commit(
+        h,
+        Writes("1", (State("a"),), data=(good,)),
+        Writes("2", (State("a"), State("b")), data=(bad,), delays=(delay,)),
+        Writes("3", (State("c"),), needs=(bad.checksum,)),
+        Writes("4", (State("c"),), needs=(good.checksum,)),
+    )
+    expected = [[1], ("a",), DataNotFoundError, [2]]
+    check(_told(verdicts), expected, "the verdicts")
+    check(await h.driver.get_data(bad.checksum), None, "the data of the refused commit")
+    check(await _delay_ids(h), [], "the delays")
+    check(await _log(h), [(1, "a"), (2, "c")], "the log")
+
+
+CASES = (
+    token_is_applied_once,
+    token_is_applied_once_in_a_batch,
+    token_of_a_refusal_is_refused_again,
+    token_of_a_delay_is_applied_once,
+    token_of_data_is_applied_once,
+    token_is_applied_once_after_reopening,
+    batch_is_judged_in_order,
+    batch_keeps_what_was_refused_apart,
+)
