@@ -29,6 +29,7 @@ __all__ = [
     "decode_delay",
     "decode_state",
     "encode_annotations",
+    "encode_body",
     "encode_context",
     "encode_delay",
     "encode_state",
@@ -78,6 +79,11 @@ _DAMAGED = (ValueError, RecursionError)
 def encode_state(state: State) -> bytes:
     """Encode everything of ``state``, its revision included."""
     return _encode(state)
+
+
+def encode_body(state: State) -> str:
+    """Encode what a store keeps as the body of a revision: all but what it stamps itself."""
+    return _encode(replace(state, rev=0, committed_at=None, delayed_until=None)).decode()
 
 
 def decode_state(

@@ -12,15 +12,17 @@ __all__ = ["GroupCommit"]
 class Waiting:
     """A commit on its way to the driver."""
 
-    __slots__ = ("done", "settle", "writes")
+    __slots__ = ("done", "finished", "settle", "writes")
 
     def __init__(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
         self.writes = writes
         self.settle = settle
+        self.finished = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finish(self, verdict: Verdict | BaseException) -> None:
         """Hand over the verdict, also to a caller who no longer waits for it."""
+        self.finished = True
         try:
             if isinstance(verdict, BaseException):
                 raise verdict
@@ -57,11 +59,12 @@ class GroupCommit:
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="flowstate group commit")
         try:
-            await asyncio.shield(waiting.done)
+            await waiting.done
         except asyncio.CancelledError:
             if waiting in self._queue:
                 self._queue.remove(waiting)
-            else:
+            elif not waiting.finished:
+                waiting.done = asyncio.get_running_loop().create_future()
                 await asyncio.wait([waiting.done])
                 waiting.done.exception()
             raise

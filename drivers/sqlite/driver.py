@@ -1,11 +1,9 @@
 """The SQLite driver: keeps blocking work in threads of its own."""
 
-import asyncio
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from flowstate.driver import (
 from flowstate.drivers.sqlite import compaction, reader
 from flowstate.drivers.sqlite.file import File
 from flowstate.drivers.sqlite.times import to_micros
+from flowstate.drivers.sqlite.worker import Worker
 from flowstate.errors import DriverClosedError, DriverError, InvalidInputError
 from flowstate.signal import Signal
 from flowstate.state import State
@@ -84,8 +83,8 @@ class SQLiteDriver(Driver):
         self._users_lock = threading.Lock()
         self._file: File | None = None
         self._process = 0
-        self._writing: ThreadPoolExecutor | None = None
-        self._reading: ThreadPoolExecutor | None = None
+        self._writing: Worker | None = None
+        self._reading: Worker | None = None
         self._poller: threading.Thread | None = None
         self._stop_polling = threading.Event()
         self._head = 0  # Of this process's commits, and of others' since somebody waits.
@@ -98,8 +97,8 @@ class SQLiteDriver(Driver):
             self._users += 1
             if self._writing is None:
                 self._process = os.getpid()
-                self._writing = ThreadPoolExecutor(1, "flowstate-sqlite-writer")
-                self._reading = ThreadPoolExecutor(self._readers, "flowstate-sqlite-reader")
+                self._writing = Worker(1, "flowstate-sqlite-writer")
+                self._reading = Worker(self._readers, "flowstate-sqlite-reader")
         try:
             await self._in_thread(self._writing, self._open)
         except BaseException:
@@ -135,24 +134,24 @@ class SQLiteDriver(Driver):
             if poller is not None:
                 poller.join()
             if reading is not None:
-                reading.shutdown()
+                reading.stop()
             if file is not None:
                 file.close()
 
         if writing is not None:
-            await asyncio.get_running_loop().run_in_executor(writing, close)
-            writing.shutdown()
+            await writing.do(close)
+            writing.stop()
 
     # Threads
 
-    async def _in_thread(self, pool: ThreadPoolExecutor | None, action: Callable[[], T]) -> T:
+    async def _in_thread(self, worker: Worker | None, action: Callable[[], T]) -> T:
         """Run ``action`` in a thread, to its end also when the caller is cancelled."""
-        if pool is None:
+        if worker is None:
             raise DriverClosedError(f"{self._path} is not open")
         if self._process != os.getpid():
             raise DriverClosedError(f"{self._path} was opened before a fork")
         with self._clock.working():
-            return await asyncio.get_running_loop().run_in_executor(pool, action)
+            return await worker.do(action)
 
     def _opened(self) -> File:
         if self._file is None:

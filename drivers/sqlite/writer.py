@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Raw, json
 from msgspec.structs import replace
 
-from flowstate.codec import ABSENT, DelayBody, encode_annotations, encode_delay, encode_state
+from flowstate.codec import ABSENT, DelayBody, encode_annotations, encode_body, encode_delay, encode_state
 from flowstate.data import Data
 from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite.rows import STATE, insert, state_of
@@ -26,7 +26,6 @@ class Batch:
     """The commits of one transaction: judged in memory first, stored by :meth:`flush`.
 
     Attributes:
-        delays_written: whether a commit of the batch brought a delay.
         head: the revision that the last commit of the batch got.
     """
 
@@ -49,7 +48,6 @@ class Batch:
         self._references: list[Row] = []
         self._delays: dict[str, list[Row]] = {}
         self._verdicts: dict[str, Verdict] = {}
-        self.delays_written = False
 
     def _read_latest(self, batch: Sequence[Writes]) -> dict[str, tuple[int, str | None]]:
         """Return revision and labels of every state that the batch names and the store has."""
@@ -75,22 +73,35 @@ class Batch:
         return verdict
 
     def _judge(self, writes: Writes) -> Verdict:
+        for state in writes.puts:
+            if self._rev(state.id) != state.rev:
+                return self._mismatch(writes)
+        if writes.checks or writes.data or writes.delays or writes.needs:
+            return self._judge_rest(writes)
+        return tuple([self._put(state, writes.token, None) for state in writes.puts])
+
+    def _mismatch(self, writes: Writes) -> Verdict:
         expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
         mismatched = [id for id, rev in expected if self._rev(id) != rev]
-        if mismatched:
-            return self.replayed(writes) or RevisionMismatchError(mismatched)
+        return self.replayed(writes) or RevisionMismatchError(mismatched)
+
+    def _judge_rest(self, writes: Writes) -> Verdict:
+        """Judge writes that have more than puts."""
+        if any(self._rev(id) != rev for id, rev in writes.checks):
+            return self._mismatch(writes)
+        brought = {data.checksum for data in writes.data}
+        missing = [c for c in writes.needs if c not in brought and not self._has_data(c)]
+        if missing:
+            return DataNotFoundError(f"data {', '.join(missing)} is no longer stored")
         for data in writes.data:
             self._store_data(data)
-        missing = [checksum for checksum in writes.needs if not self._has_data(checksum)]
-        if missing:
-            for data in writes.data:
-                del self._data[data.checksum]
-            return DataNotFoundError(f"data {', '.join(missing)} is no longer stored")
         dues = [self._due(delay) for delay in writes.delays]
+        earliest: dict[int | None, int] = {}
+        for delay, due in zip(writes.delays, dues, strict=True):
+            earliest[delay.put] = min(due, earliest.get(delay.put, due))
         states = tuple(
             [
-                self._put(state, writes.token, [due for delay, due in
-                          zip(writes.delays, dues, strict=True) if delay.put == place])
+                self._put(state, writes.token, earliest.get(place))
                 for place, state in enumerate(writes.puts)
             ]
         )
@@ -99,17 +110,18 @@ class Batch:
             self._delay(f"{writes.token}.{index}", delay, state, due)
         return states
 
-    def _put(self, draft: State, token: str, dues: list[int]) -> State:
-        self.head += 1
-        rev, id = self.head, draft.id
-        until = min(dues, default=None)
-        body = encode_state(replace(draft, rev=0, committed_at=None, delayed_until=None)).decode()
+    def _put(self, draft: State, token: str, until: int | None) -> State:
+        rev = self.head = self.head + 1
+        id = draft.id
         status = draft.status.value
-        labels = json.encode(draft.labels).decode() if draft.labels else None
-        self._log.append((rev, id, status, self._stamp, until, token, body))
+        labels = None
+        if draft.labels:
+            labels = json.encode(draft.labels).decode()
+            self._labels += [(key, value, rev) for key, value in draft.labels.items()]
+        if draft.data:
+            self._references += {(rev, ref.checksum) for ref in draft.data.values()}
+        self._log.append((rev, id, status, self._stamp, until, token, encode_body(draft)))
         self._latest[id] = (id, rev, status, labels)
-        self._labels += [(key, value, rev) for key, value in draft.labels.items()]
-        self._references += {(rev, ref.checksum) for ref in draft.data.values()}
         if self._has_delays or self._delays:
             self._delays[id] = []
         delayed_until = None if until is None else from_micros(until)
@@ -127,7 +139,6 @@ class Batch:
         own = ABSENT if delay.put is not None else Raw(encode_state(state))
         body = encode_delay(DelayBody(delay.to, delay.annotations, delay.commit, own)).decode()
         self._delays.setdefault(state.id, []).append((id, state.id, state.rev, due, body))
-        self.delays_written = True
 
     def _store_data(self, data: Data) -> None:
         annotations = encode_annotations(data.annotations).decode()
