@@ -13,13 +13,14 @@ A whole test file, with pytest and pytest-asyncio::
         await run(case, lambda clock: MyDriver(tmp_path / "store"), CAPABILITIES)
 """
 
-from flowstate.testcases import concurrency, defects, faults, replays
+from flowstate.testcases import cancelling, concurrency, defects, faults, replays
 from flowstate.testcases.harness import Capabilities, Case, Harness, MakeDriver, case, run, select
 
 __all__ = ["ALL", "Capabilities", "Case", "Harness", "MakeDriver", "case", "run", "select"]
 
 ALL: tuple[Case, ...] = (
     *concurrency.CASES,
+    *cancelling.CASES,
     *faults.CASES,
     *replays.CASES,
     *defects.CASES,

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 
 from flowstate.clock import FakeClock
-from flowstate.commands import Command, Commit, Delay, End, Execute, StoreData, Transit
+from flowstate.commands import Command, Commit, Delay, End, Execute, Noop, StoreData, Transit
 from flowstate.context import StateContext
 from flowstate.data import Data, checksum_of
 from flowstate.delayer import Delayer
@@ -111,11 +111,14 @@ async def defect_03_concurrent_commits_hide_nothing_from_watchers(h: Harness) ->
 async def defect_05_thousands_of_delays_fire_once_each(h: Harness) -> None:
     """G10: 1,501 due delays and as many superseded ones, two delayers; each fires once."""
     fired: Counter[str] = Counter()
+    early: list[str] = []
     done = asyncio.Event()
+    due = h.clock.now() + timedelta(days=1)
 
     async def fire(ctx: StateContext, engine: Engine) -> Command[None]:
-        check(ctx.delayed, True, "whether the context knows that it was delayed")
         fired[ctx.current.id] += 1
+        if not ctx.delayed or h.clock.now() < due:
+            early.append(ctx.current.id)
         if len(fired) == 1_501:
             done.set()
         return Commit(End(ctx))
@@ -132,6 +135,29 @@ async def defect_05_thousands_of_delays_fire_once_each(h: Harness) -> None:
     async with h.make_engine() as other, Delayer(h.engine), Delayer(other):
         await done.wait()
     check(fired, Counter(ids), "how often each delay fired")
+    check(early, [], "delays that fired before their time")
+    check(await delays_of(h), [], "delays that are left")
+
+
+@case("fake_clock")
+async def defect_05_claimed_delays_fire_once_each(h: Harness) -> None:
+    """G10: of two delayers, one executes a delay that is not committed before."""
+    know(h, "work")
+    ids = [f"state-{number}" for number in range(20)]
+
+    async def fire(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(ctx.current.id)
+        await h.clock.sleep(300)  # Longer than the lease of a claim.
+        return Noop()
+
+    h.flows.set("fire", fire)
+    for id in ids:
+        ctx = await committed(h, id)
+        await h.engine.do(Delay(ctx, "fire", after=timedelta(days=1), commit=False))
+    async with h.make_engine() as other, Delayer(h.engine), Delayer(other):
+        await h.until(lambda visits: len(visits) >= 20)
+        await h.clock.sleep(600)
+    check(sorted(h.visits), sorted(ids), "what fired")
     check(await delays_of(h), [], "delays that are left")
 
 
@@ -184,6 +210,8 @@ async def defect_10_removed_label_stays_removed(h: Harness) -> None:
         check((stored.labels, stored.annotations), ({"b": "1"}, {"y": "1"}), "what is stored")
     latest = await h.engine.get_states(labels={"a": "1"}, latest_only=True)
     check(latest.states, [], "latest states with the label")
+    latest = await h.engine.get_states(labels={"b": "1"}, latest_only=True)
+    check(latest.states, [fork.committed, ctx.committed], "latest states with the other label")
     check([s.rev async for s in h.engine.states(labels={"a": "1"})], [1], "revisions with it")
 
 
@@ -284,6 +312,7 @@ CASES = (
     defect_02_failed_commit_leaves_contexts_alone,
     defect_03_concurrent_commits_hide_nothing_from_watchers,
     defect_05_thousands_of_delays_fire_once_each,
+    defect_05_claimed_delays_fire_once_each,
     defect_09_failing_read_is_raised_by_the_watch,
     defect_10_removed_label_stays_removed,
     defect_11_background_executions_are_bounded_and_awaited,
