@@ -47,7 +47,7 @@ class Feed:
         self._reader: asyncio.Task[None] | None = None
         self._stopped: set[asyncio.Task[None]] = set()
         self._waiters: dict[Route, dict[Waiter, None]] = {}
-        self._failure: BaseException | None = None
+        self._closed: BaseException | None = None
 
     def enter(self) -> None:
         """Count one more watcher."""
@@ -60,12 +60,17 @@ class Feed:
             self._stop_reader()
 
     def covers(self, cursor: int) -> bool:
-        """Return whether everything after ``cursor`` is in memory, or will come."""
+        """Return whether everything after ``cursor`` is in memory, or will come.
+
+        Raises what :meth:`close` was given.
+        """
+        if self._closed is not None:
+            raise self._closed
         return self._reader is not None and self._start <= cursor
 
     def follow_from(self, head: int) -> None:
         """Read the log from ``head`` on, if nobody does yet."""
-        if self._reader is None:
+        if self._reader is None and self._closed is None:
             self._recent.clear()
             self._start = self.head = head
             self._reader = asyncio.create_task(self._read(), name="flowstate feed")
@@ -98,7 +103,8 @@ class Feed:
                 waiter.found.set_exception(error)
 
     async def close(self, error: BaseException) -> None:
-        """Stop for good."""
+        """Stop for good, and raise ``error`` in every watcher, also one that does not wait now."""
+        self._closed = error
         self.fail(error)
         if self._stopped:
             await asyncio.wait(self._stopped)

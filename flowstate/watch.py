@@ -69,7 +69,7 @@ class Watch:
     async def _fill(self) -> None:
         """Go one step further: from memory, from the store, or by waiting."""
         feed = self._feed
-        if self._first or not feed.covers(self._scanned_to):
+        if not feed.covers(self._scanned_to) or self._first:
             await self._read_page()
         elif self._scanned_to < feed.head:
             self._take_recent()
