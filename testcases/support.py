@@ -1,0 +1,166 @@
+"""What several themes of the suite share: flows, store contents, and a driver that can fail."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from flowstate.commands import Command, Commit, End, Transit
+from flowstate.context import StateContext
+from flowstate.data import Data
+from flowstate.driver import (
+    DelayedState,
+    DelayedStates,
+    DelayQuery,
+    Driver,
+    StateQuery,
+    States,
+    Verdict,
+    Writes,
+)
+from flowstate.engine import Engine
+from flowstate.state import State
+from flowstate.testcases.harness import Harness, check
+
+__all__ = [
+    "DriverWrapper",
+    "committed",
+    "contents",
+    "delays_of",
+    "end",
+    "know",
+    "raised",
+    "snapshot",
+    "take",
+]
+
+E = TypeVar("E", bound=BaseException)
+T = TypeVar("T")
+
+
+async def end(ctx: StateContext, engine: Engine) -> Command[None]:
+    """A flow that only ends its state."""
+    return Commit(End(ctx))
+
+
+def know(h: Harness, *flows: str) -> None:
+    """Register flows that end their state."""
+    for flow in flows:
+        h.flows.set(flow, end, replace=True)
+
+
+async def committed(h: Harness, id: str, to: str = "work", **state: Any) -> StateContext:
+    """Return the context of a new state that was committed in flow ``to``."""
+    if to not in h.flows:
+        know(h, to)
+    ctx = h.ctx(id, **state)
+    await h.engine.do(Commit(Transit(ctx, to)))
+    return ctx
+
+
+async def raised(kind: type[E], do: Callable[[], Any]) -> E:
+    """Return the error that ``do`` raises, which must be exactly of this kind."""
+    try:
+        result = do()
+        if inspect.isawaitable(result):
+            result = await result
+    except kind as error:
+        check(type(error), kind, f"error {error!r}")
+        return error
+    raise AssertionError(f"{kind.__name__} was not raised, the result was {result!r}")
+
+
+def snapshot(ctx: StateContext) -> dict[str, object]:
+    """Return every attribute of a context, to be compared later."""
+    attributes = {name: getattr(ctx, name) for name in StateContext.__slots__}
+    return attributes | {"data": dict(ctx.data)}
+
+
+async def delays_of(h: Harness) -> list[DelayedState]:
+    """Return all delays."""
+    delayed: list[DelayedState] = []
+    page = await h.engine.get_delayed_states()
+    while True:
+        delayed += page.delayed
+        if not page.more:
+            return delayed
+        page = await h.engine.do(page.next)
+
+
+async def contents(h: Harness) -> tuple[list[State], list[DelayedState]]:
+    """Return the whole log and all delays."""
+    return await h.log(), await delays_of(h)
+
+
+async def take(states: AsyncIterator[T], count: int) -> list[T]:
+    """Return the next so many."""
+    return [await anext(states) for _ in range(count)]
+
+
+class DriverWrapper(Driver):
+    """Passes everything on to another driver; cases override what they want to see or break."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.durability = driver.durability
+        self.batch_limit = driver.batch_limit
+        self.shared = driver.shared
+        self.store_id = driver.store_id
+
+    async def __aenter__(self) -> Self:
+        await self._driver.__aenter__()
+        self.store_id = self._driver.store_id
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._driver.__aexit__(exc_type, exc, traceback)
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        """Pass on."""
+        return await self._driver.commit(batch)
+
+    async def get_state(self, id: str, rev: int | None = None) -> State | None:
+        """Pass on."""
+        return await self._driver.get_state(id, rev)
+
+    async def get_states(self, query: StateQuery) -> States:
+        """Pass on."""
+        return await self._driver.get_states(query)
+
+    async def get_data(self, checksum: str) -> Data | None:
+        """Pass on."""
+        return await self._driver.get_data(checksum)
+
+    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+        """Pass on."""
+        return await self._driver.get_delayed(query)
+
+    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
+        """Pass on."""
+        return await self._driver.claim_delay(id, due, seconds)
+
+    async def drop_delay(self, id: str) -> None:
+        """Pass on."""
+        await self._driver.drop_delay(id)
+
+    async def compact(self, before_rev: int) -> int:
+        """Pass on."""
+        return await self._driver.compact(before_rev)
+
+    async def head(self) -> int:
+        """Pass on."""
+        return await self._driver.head()
+
+    async def wait(self, rev: int) -> None:
+        """Pass on."""
+        await self._driver.wait(rev)
+
+    async def wait_delay(self, seen: int) -> int:
+        """Pass on."""
+        return await self._driver.wait_delay(seen)
