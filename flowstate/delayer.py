@@ -102,15 +102,18 @@ class Delayer:
     async def _fire_due(self) -> float | None:
         """Fire all that is due, page by page; return the seconds until there is more to do."""
         query = DelayQuery(limit=self._batch)
-        left = False
+        left = claimed = False
         while True:
             found = await self._driver.get_delayed(query)
             left |= await self._fire(found.delayed)
+            claimed |= not all(delay.commit for delay in found.delayed)
             if not found.more:
                 break
             last = found.delayed[-1]
             query = replace(query, after=(last.due, last.id))
         pauses = [self._poll_interval] if left else []
+        if claimed:
+            pauses.append(self._lease)
         if found.next_due is not None:
             pauses.append(max(0.0, (found.next_due - found.now).total_seconds()))
         return min(pauses, default=None)
