@@ -79,7 +79,7 @@ class _Page:
         after, upto = self._bounds()
         if query.since_latest:
             newest = self._newest(upto)
-            after = self._head if newest is None else newest - 1
+            after = self._head if newest is None else max(after, newest - 1)
         revs, scanned_to = self._find(after, upto)
         more = len(revs) > query.limit or scanned_to is not None
         if len(revs) > query.limit:
