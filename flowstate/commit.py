@@ -345,9 +345,9 @@ def checked(state: State, known: State, *, trusted: bool) -> State:
         InvalidInputError: it cannot be stored.
     """
     if not trusted:
+        state = _check_whole(state)
         check_id("committed.id", known.id)
         check_rev("committed.rev", known.rev)
-        state = _check_whole(state)
     elif state.labels is not known.labels or state.annotations is not known.annotations:
         state = _check_whole(state)
     if state.id is not known.id and known.rev and state.id != known.id:
