@@ -213,7 +213,7 @@ async def delay_of_a_state_that_moved_on(h: Harness) -> None:
     await h.engine.do(Commit(Transit(stale.copy(), "work")))
     before = await contents(h)
     late = Delay(stale, "work", after=DAY)
-    error = await raised(RevisionMismatchError, lambda: h.engine.do(late))
+    error = await raised(RevisionMismatchError, h.engine.do, late)
     check(error.ids, ("stale",), "mismatched ids")
     check(await contents(h), before, "contents of the store")
 

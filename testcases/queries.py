@@ -197,7 +197,7 @@ async def empty_store(h: Harness) -> None:
         page = await h.engine.do(query)
         check((list(page.states), page.more, page.cursor), ([], False, 0), repr(query))
     check((await h.engine.head(), await delays_of(h)), (0, []), "head and delays")
-    await raised(StateNotFoundError, lambda: h.engine.get_state("a"))
+    await raised(StateNotFoundError, h.engine.get_state, "a")
 
 
 @case()
@@ -207,11 +207,7 @@ async def cursor_at_and_above_the_head(h: Harness) -> None:
     page = await h.engine.get_states(since_rev=14)
     check((list(page.states), page.more, page.cursor), ([], False, 14), "page at the head")
     for since in (15, 2**63 - 1):
-
-        async def read(since: int = since) -> object:
-            return await h.engine.get_states(since_rev=since)
-
-        error = await raised(HistoryRewoundError, read)
+        error = await raised(HistoryRewoundError, h.engine.get_states, since_rev=since)
         check((error.since_rev, error.head), (since, 14), "cursor and head in the error")
 
 
@@ -235,11 +231,7 @@ async def reading_below_the_floor(h: Harness) -> None:
     left = [s for s in log if s.rev in {5, 11, 12, 13, 14}]
     check(await h.log(), left, "log")
     for since in (0, 4, 10):
-
-        async def read(since: int = since) -> object:
-            return await h.engine.get_states(since_rev=since)
-
-        error = await raised(CompactedError, read)
+        error = await raised(CompactedError, h.engine.get_states, since_rev=since)
         check(error.floor, 12, "floor")
     page = await h.engine.get_states(since_rev=11)
     check([s.rev for s in page.states], [12, 13, 14], "revisions from the floor")

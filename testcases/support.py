@@ -59,10 +59,10 @@ async def committed(h: Harness, id: str, to: str = "work", **state: Any) -> Stat
     return ctx
 
 
-async def raised(kind: type[E], do: Callable[[], Any]) -> E:
+async def raised(kind: type[E], do: Callable[..., Any], *args: Any, **kwargs: Any) -> E:
     """Return the error that ``do`` raises, which must be exactly of this kind."""
     try:
-        result = do()
+        result = do(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
     except kind as error:
