@@ -219,7 +219,8 @@ class Driver(Protocol):
         Those that are not refused become durable, with dense revisions in the order of the
         batch. Raises only when the outcome of the whole batch is known to be "nothing was
         written"; a commit whose outcome cannot be found out has ``CommitUnknownError`` as its
-        verdict. The caller never cancels this call.
+        verdict. With a ``batch_limit`` above 1 the caller never cancels this call; with 1 it
+        may, so there must be no ``await`` between the judgement and the end.
         """
 
     @abstractmethod
