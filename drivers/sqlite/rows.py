@@ -2,6 +2,8 @@
 
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from typing import Any
 
 from flowstate.codec import decode_state
@@ -33,9 +35,16 @@ def insert(
     Each statement gives up the interpreter's lock and has to get it back, which is slow while
     the event loop is busy; so a few large ones beat many small ones.
     """
+    if len(rows) == 1:
+        connection.execute(_insertion(into, len(rows[0]), 1, then), rows[0])
+        return
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         chunk = rows[start : start + ROWS_PER_STATEMENT]
-        holes = f"({','.join('?' * len(chunk[0]))})"
-        values = ",".join([holes] * len(chunk))
-        parameters = [value for row in chunk for value in row]
-        connection.execute(f"INSERT INTO {into} VALUES {values} {then}", parameters)  # noqa: S608
+        statement = _insertion(into, len(chunk[0]), len(chunk), then)
+        connection.execute(statement, list(chain.from_iterable(chunk)))
+
+
+@cache
+def _insertion(into: str, columns: int, rows: int, then: str) -> str:
+    holes = f"({','.join('?' * columns)})"
+    return f"INSERT INTO {into} VALUES {','.join([holes] * rows)} {then}"  # noqa: S608

@@ -19,6 +19,11 @@ from flowstate.state import State
 __all__ = ["Batch"]
 
 Row = tuple[Any, ...]
+UPDATE_LATEST = (
+    "ON CONFLICT (id) DO UPDATE SET"
+    " rev = excluded.rev, status = excluded.status, labels = excluded.labels"
+)
+UPDATE_DATA = "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at"
 LAST_MICROS = to_micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
 
 
@@ -52,10 +57,14 @@ class Batch:
     def _read_latest(self, batch: Sequence[Writes]) -> dict[str, tuple[int, str | None]]:
         """Return revision and labels of every state that the batch names and the store has."""
         ids = {state.id for writes in batch for state in writes.puts}
-        ids.update(id for writes in batch for id, _ in writes.checks)
+        ids.update([id for writes in batch for id, _ in writes.checks])
+        if len(ids) == 1:
+            which, parameter = "= ?", ids.pop()
+        else:
+            which = "IN (SELECT value FROM json_each(?))"
+            parameter = json.encode(list(ids)).decode()
         rows = self._connection.execute(
-            "SELECT id, rev, labels FROM latest WHERE id IN (SELECT value FROM json_each(?))",
-            (json.encode(list(ids)).decode(),),
+            f"SELECT id, rev, labels FROM latest WHERE id {which}", (parameter,)
         )
         return {id: (rev, labels) for id, rev, labels in rows}
 
@@ -169,23 +178,12 @@ class Batch:
 
     def flush(self) -> None:
         """Write everything that was not refused."""
-        connection = self._connection
-        insert(connection, "log", self._log)
-        insert(
-            connection,
-            "latest",
-            list(self._latest.values()),
-            "ON CONFLICT (id) DO UPDATE SET"
-            " rev = excluded.rev, status = excluded.status, labels = excluded.labels",
-        )
-        self._flush_labels()
-        insert(
-            connection,
-            "data",
-            list(self._data.values()),
-            "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at",
-        )
-        insert(connection, "data_reference", self._references)
+        insert(self._connection, "log", self._log)
+        insert(self._connection, "latest", list(self._latest.values()), UPDATE_LATEST)
+        if self._labels or any(labels for _, labels in self._stored.values()):
+            self._flush_labels()
+        insert(self._connection, "data", list(self._data.values()), UPDATE_DATA)
+        insert(self._connection, "data_reference", self._references)
         if self._delays:
             self._flush_delays()
 
