@@ -44,8 +44,9 @@ from flowstate.limits import (
 )
 from flowstate.state import Cause, State, Status, Transition, frozen
 
-__all__ = ["Draft", "Plan", "Step", "checked", "draft_delay", "stepped"]
+__all__ = ["Draft", "Plan", "Step", "changed_writes", "checked", "draft_delay", "stepped"]
 
+ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 STACK_PREFIX = "flowstate.stack."
 Step = Transit | Pause | Resume | End
 STEPS: dict[type[Step], tuple[Cause, Status]] = {
@@ -69,7 +70,7 @@ def stepped(state: State, command: Step, flows: FlowRegistry) -> State:
     if type(command) is Transit:
         flows.check(command.to)
         transition = Transition(command.to, annotations)
-        return replace(state, transition=transition, status=Status.ACTIVE, delayed_until=None)
+        return replace(state, transition=transition, status=ACTIVE, delayed_until=None)
     cause, status = STEPS[type(command)]
     transition = Transition(state.transition.to, annotations, cause)
     return replace(state, transition=transition, status=status, delayed_until=None)
@@ -102,7 +103,8 @@ class Draft:
 
     def checked(self) -> State:
         """Return the state to put; see :func:`checked`."""
-        return checked(self.current, self.committed, trusted=self.trusted)
+        stepped = self.transitions and self.current.transition is self.transitions[-1]
+        return checked(self.current, self.committed, trusted=self.trusted and bool(stepped))
 
     def set_data(self, alias: str, data: Data) -> None:
         """Put ``data`` under ``alias``."""
@@ -176,6 +178,8 @@ class Plan:
                 self._delay(command)
             case Check(ctx):
                 committed = self.draft(ctx).committed
+                check_id("state.id", committed.id)
+                check_rev("committed.rev", committed.rev)
                 self.more.checks.append((committed.id, committed.rev))
             case StoreData(ctx, alias):
                 self.store_data(ctx, alias)
@@ -239,8 +243,10 @@ class Plan:
 
     def _stack(self, carrier: Draft, stacked: Draft, name: str) -> None:
         check_id("name", name)
+        check_text("name", name, MAX_ID_BYTES - len(STACK_PREFIX))
         if carrier is stacked:
             raise InvalidCommandError("stacked", "cannot be stacked into itself")
+        _check_whole(stacked.current)
         text = encode_context(
             stacked.current, stacked.committed, stacked.transitions, with_commit=stacked.put
         )
@@ -348,13 +354,28 @@ def checked(state: State, known: State, *, trusted: bool) -> State:
         state = _check_whole(state)
         check_id("committed.id", known.id)
         check_rev("committed.rev", known.rev)
-    elif state.labels is not known.labels or state.annotations is not known.annotations:
+    elif (
+        state.labels is not known.labels
+        or state.annotations is not known.annotations
+        or state.data is not known.data
+        or type(state.status) is not Status
+    ):
         state = _check_whole(state)
     if state.id is not known.id and known.rev and state.id != known.id:
         raise InvalidInputError("state.id", "cannot change; use ctx.fork")
     if state.rev != known.rev or state.delayed_until is not None:
         state = replace(state, rev=known.rev, delayed_until=None)
     return state
+
+
+def changed_writes(token: str, state: State, ctx: StateContext) -> Writes:
+    """Return the writes that put ``state`` for a context that is not what the store has.
+
+    Raises:
+        InvalidInputError: it cannot be stored.
+    """
+    put = checked(state, ctx.committed, trusted=ctx._store_id is not None)
+    return Writes(token, (put,), needs=_newly_referred([(put, ctx.committed)]))
 
 
 def _check_whole(state: State) -> State:
@@ -366,6 +387,11 @@ def _check_whole(state: State) -> State:
     check_annotations("state.transition.annotations", state.transition.annotations)
     if not isinstance(state.status, Status):
         raise InvalidInputError("state.status", f"must be a Status, not {state.status!r}")
+    for alias, ref in state.data.items():
+        check_id("state.data key", alias)
+        if not isinstance(ref, DataRef):
+            kind = type(ref).__name__
+            raise InvalidInputError(f"state.data[{alias!r}]", f"must be a DataRef, not {kind}")
     return state
 
 

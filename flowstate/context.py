@@ -50,7 +50,9 @@ class StateContext:
     def fork(self, new_id: str) -> "StateContext":
         """Return a context for a new state that starts as a copy of this one's working copy."""
         current = replace(self.current, id=new_id, rev=0, committed_at=None, delayed_until=None)
-        return self._duplicate(current, State(new_id))
+        twin = self._duplicate(current, State(new_id))
+        twin._store_id = None  # It was never committed, so nothing of it has been checked yet.
+        return twin
 
     def _duplicate(self, current: State, committed: State) -> "StateContext":
         twin = StateContext(current)

@@ -6,7 +6,14 @@ from flowstate.commands import DelayedPage, GetDelayedStates, GetStates, Labels,
 from flowstate.driver import DelayedStates, DelayQuery, StateQuery, States
 from flowstate.errors import HistoryRewoundError, InvalidInputError
 from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_PAGE, check_labels, check_rev, to_utc
+from flowstate.limits import (
+    MAX_ANNOTATIONS_BYTES,
+    MAX_PAGE,
+    check_labels,
+    check_rev,
+    check_text,
+    to_utc,
+)
 from flowstate.state import State, Status
 
 __all__ = ["delay_query", "delayed_page", "label_terms", "matches", "page", "state_query"]
@@ -106,9 +113,13 @@ def delay_query(command: GetDelayedStates) -> DelayQuery:
     """
     _check_limit(command.limit)
     until = None if command.until is None else to_utc("until", command.until)
-    return DelayQuery(
-        until=until, everything=until is None, after=command.cursor, limit=command.limit
-    )
+    after = command.cursor
+    if after is not None:
+        if not isinstance(after, tuple) or len(after) != 2:  # noqa: PLR2004 - time and id
+            raise InvalidInputError("cursor", "must be that of a page")
+        check_text("cursor", after[1], MAX_ANNOTATIONS_BYTES)
+        after = (to_utc("cursor", after[0]), after[1])
+    return DelayQuery(until=until, everything=until is None, after=after, limit=command.limit)
 
 
 def delayed_page(command: GetDelayedStates, found: DelayedStates) -> DelayedPage:

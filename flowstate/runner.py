@@ -22,6 +22,7 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.errors import InvalidCommandError, InvalidInputError, RevisionMismatchError
 from flowstate.flow import FlowRegistry, RegisteredFlow
+from flowstate.limits import check_id
 from flowstate.state import Status
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ class Runner:
         """Return the flow that ``ctx`` is in.
 
         Raises:
+            InvalidInputError: the state has no proper id.
             InvalidCommandError: the state is not active, or never went to a flow.
             UnknownFlowError: the flow cannot be executed here.
         """
         if not isinstance(ctx, StateContext):
             raise InvalidInputError("ctx", f"must be a StateContext, not {type(ctx).__name__}")
         state = ctx.current
+        if ctx._store_id is None:
+            check_id("state.id", state.id)
         if state.status is not Status.ACTIVE:
             raise InvalidCommandError("ctx", f"{state.id!r} is {state.status.value}, not active")
         if not state.transition.to:
