@@ -111,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "too_deep.py").write_text("(" * 5_000)
     (folder / "binary.dat").write_bytes(b"\0" * 100)
     (folder / "huge.txt").write_bytes(b"x\n" * 2_000_000)
-    (folder / "two words & $more.py").write_text("import os\n")
+    (folder / "two words & $more #?%41.py").write_text("import os\n")
     long = folder / ("a" * 200) / ("b" * 200) / ("c" * 200)
     long.mkdir(parents=True)
     (long / "long.py").write_text("import os\n")

@@ -6,6 +6,7 @@
 - ``worker.py``: one process of the job. It goes on from wherever the log ends.
 - ``__main__.py``: runs a worker that kills itself, then a second one, then compares.
 - ``look.py``: queries to look into the store with.
+- ``store.py``: which database file the job may begin or go on in.
 - ``files.py``, ``measure.py``: which files, and their figures; these know nothing of flowstate.
 - ``report.py``, ``progress.py``: what is shown.
 """

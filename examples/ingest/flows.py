@@ -25,9 +25,10 @@ from flowstate import (
     Transit,
 )
 
-__all__ = ["FILES", "JOB_ID", "flows", "job_annotations", "selection_of"]
+__all__ = ["FILES", "JOB", "JOB_ID", "flows", "job_annotations", "selection_of"]
 
 JOB_ID = "/job"  # No file is called so: their ids are relative paths.
+JOB = {"kind": "job"}
 FILES = {"kind": "file"}
 FILES_PER_COMMIT = 100
 

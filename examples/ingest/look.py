@@ -8,7 +8,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from examples.ingest.flows import JOB_ID
+from examples.ingest.flows import JOB, JOB_ID
 from flowstate import (
     Engine,
     FlowRegistry,
@@ -35,7 +35,7 @@ async def states(engine: Engine, options: argparse.Namespace) -> None:
 
 async def history(engine: Engine, options: argparse.Namespace) -> None:
     """Print every revision of one state: how it got where it is, and when."""
-    labels = {"kind": "job"} if options.id == JOB_ID else {"name": options.id}
+    labels = JOB if options.id == JOB_ID else {"name": options.id}
     async for state in engine.states(labels=labels):
         print(_line(state))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from examples.ingest.files import Selection
-from examples.ingest.flows import JOB_ID, flows, job_annotations, selection_of
+from examples.ingest.flows import JOB, JOB_ID, flows, job_annotations, selection_of
 from flowstate import (
     Commit,
     DriverError,
@@ -32,28 +32,31 @@ async def prepare(selection: Selection) -> str:
         ForeignFileError: the file is no store of this demo, or holds another job, unfinished.
     """
     database = selection.database
-    said = f"New job in {database}."
-    if database.exists():
-        try:
-            found = await _job_in(database)
-        except (DriverError, StateNotFoundError) as error:
-            raise ForeignFileError(f"{database} is not from this demo: {error}") from error
-        if found is None:
-            for suffix in FILE_SUFFIXES:
-                database.with_name(database.name + suffix).unlink(missing_ok=True)
-            said = f"{database} of a finished job is replaced."
-        elif selection_of(found) == selection:
-            return f"Going on with the unfinished job in {database}."
-        else:
-            raise ForeignFileError(f"{database} holds an unfinished job over another folder")
-    async with Engine(SQLiteDriver(database), flows) as engine:
-        job = State(JOB_ID, labels={"kind": "job"}, annotations=job_annotations(selection))
+    if not database.exists():
+        await _begin(selection)
+        return f"New job in {database}."
+    try:
+        unfinished = await _unfinished_job(database)
+    except (DriverError, StateNotFoundError) as error:
+        raise ForeignFileError(f"{database} is not from this demo: {error}") from error
+    if unfinished is None:
+        for suffix in FILE_SUFFIXES:
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+        await _begin(selection)
+        return f"{database} of a finished job is replaced."
+    if selection_of(unfinished) != selection:
+        raise ForeignFileError(f"{database} holds an unfinished job over another folder")
+    return f"Going on with the unfinished job in {database}."
+
+
+async def _begin(selection: Selection) -> None:
+    job = State(JOB_ID, labels=JOB, annotations=job_annotations(selection))
+    async with Engine(SQLiteDriver(selection.database), flows) as engine:
         await engine.do(Commit(Transit(StateContext(job), "list")))
-    return said
 
 
-async def _job_in(database: Path) -> State | None:
-    """Return the job, or ``None`` when it is finished: when no state is active any more."""
+async def _unfinished_job(database: Path) -> State | None:
+    """Return the job, unless it is finished: then no state is active any more."""
     async with Engine(SQLiteDriver(database), flows) as engine:
         if not await engine.head():
             return None

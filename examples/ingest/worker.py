@@ -12,7 +12,6 @@ import sys
 import warnings
 from itertools import count
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -81,19 +80,16 @@ def _crash_after(files: int, since_rev: int) -> None:
     calls = count()
 
     async def finish_or_die(ctx: StateContext, engine: Engine) -> Command[None]:
-        if next(calls) < files:
-            return finish(ctx, engine)
-        async with engine.watch(labels=FILES, status=Status.ENDED, since_rev=since_rev) as ended:
-            for _ in range(files):
-                await anext(ended)
-        _die()
+        if next(calls) >= files:
+            async with engine.watch(
+                labels=FILES, status=Status.ENDED, since_rev=since_rev
+            ) as ended:
+                for _ in range(files):
+                    await anext(ended)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return finish(ctx, engine)
 
     flows.set("finish", finish_or_die, replace=True)
-
-
-def _die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("still alive")
 
 
 async def main() -> None:
