@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
@@ -24,6 +23,7 @@ from flowstate.driver import (
 )
 from flowstate.drivers.sqlite import compaction, reader
 from flowstate.drivers.sqlite.file import File
+from flowstate.drivers.sqlite.session import Session
 from flowstate.drivers.sqlite.times import to_micros
 from flowstate.drivers.sqlite.worker import Worker
 from flowstate.errors import DriverClosedError, DriverError, InvalidInputError
@@ -33,6 +33,7 @@ from flowstate.state import State
 __all__ = ["SQLiteDriver"]
 
 T = TypeVar("T")
+MAX_READERS = 100
 
 
 class SQLiteDriver(Driver):
@@ -66,13 +67,19 @@ class SQLiteDriver(Driver):
         poll_interval: float = 0.02,
         clock: Clock | None = None,
     ) -> None:
-        if os.fspath(path) in ("", ":memory:"):
+        name = os.fspath(path)
+        if not isinstance(name, str) or name in ("", ":memory:") or "\0" in name:
             raise InvalidInputError("path", "must name a file; use MemoryDriver for memory")
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidInputError("synchronous", f"must be FULL or NORMAL, not {synchronous!r}")
+        _check_number("timeout", timeout, 0, 1_000_000)
+        _check_number("poll_interval", poll_interval, 0.001, 1_000_000)
+        if not isinstance(readers, int) or not 1 <= readers <= MAX_READERS:
+            raise InvalidInputError("readers", f"must be from 1 to {MAX_READERS}, not {readers!r}")
         self.store_id = ""
         self.durability: Durability = "power" if synchronous == "FULL" else "process"
-        self._path = str(Path(path).absolute())
+        # Not absolute(): whoever comes through a symbolic link must meet the same lock files.
+        self._path = os.path.realpath(name)
         self._clock = clock or SystemClock()
         self._poll_interval = poll_interval
         self._readers = readers
@@ -81,12 +88,7 @@ class SQLiteDriver(Driver):
         )
         self._users = 0
         self._users_lock = threading.Lock()
-        self._file: File | None = None
-        self._process = 0
-        self._writing: Worker | None = None
-        self._reading: Worker | None = None
-        self._poller: threading.Thread | None = None
-        self._stop_polling = threading.Event()
+        self._session: Session | None = None
         self._head = 0  # Of this process's commits, and of others' since somebody waits.
         self._next_due: int | None = None  # As the poller saw it last.
         self._changed = Signal()
@@ -95,22 +97,17 @@ class SQLiteDriver(Driver):
     async def __aenter__(self) -> Self:
         with self._users_lock:
             self._users += 1
-            if self._writing is None:
-                self._process = os.getpid()
-                self._writing = Worker(1, "flowstate-sqlite-writer")
-                self._reading = Worker(self._readers, "flowstate-sqlite-reader")
+            if self._session is None:
+                self._session = Session(self._open_file, self._readers)
+                self._head, self._next_due = 0, None
+            session = self._session
         try:
-            await self._in_thread(self._writing, self._open)
+            self._check_process(session)
+            self.store_id = await self._in_thread(session.writing, session.open)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
         return self
-
-    def _open(self) -> None:
-        """Open the file, unless an earlier user has. Only the writing thread calls this."""
-        if self._file is None:
-            self._file = self._open_file()
-            self.store_id = self._file.store_id
 
     async def __aexit__(
         self,
@@ -120,55 +117,46 @@ class SQLiteDriver(Driver):
     ) -> None:
         with self._users_lock:
             self._users -= 1
-            if self._users:
-                return
-            reading, writing = self._reading, self._writing
-            file, self._file = self._file, None
-            poller, self._poller = self._poller, None
-            self._reading = self._writing = None
-            stop, self._stop_polling = self._stop_polling, threading.Event()
-        stop.set()
+            session = self._session
+            if self._users or session is None or session.process != os.getpid():
+                return  # After a fork only the parent may close the file.
+            self._session = None
         self._changed.notify()
-
-        def close() -> None:
-            if poller is not None:
-                poller.join()
-            if reading is not None:
-                reading.stop()
-            if file is not None:
-                file.close()
-
-        if writing is not None:
-            await writing.do(close)
-            writing.stop()
+        self._delay_written.notify()
+        await session.close()
 
     # Threads
 
-    async def _in_thread(self, worker: Worker | None, action: Callable[[], T]) -> T:
+    async def _in_thread(self, worker: Worker, action: Callable[[], T]) -> T:
         """Run ``action`` in a thread, to its end also when the caller is cancelled."""
-        if worker is None:
-            raise DriverClosedError(f"{self._path} is not open")
-        if self._process != os.getpid():
-            raise DriverClosedError(f"{self._path} was opened before a fork")
         with self._clock.working():
             return await worker.do(action)
 
-    def _opened(self) -> File:
-        if self._file is None:
+    def _opened(self) -> tuple[Session, File]:
+        session = self._session
+        if session is None or session.file is None:
             raise DriverClosedError(f"{self._path} is not open")
-        return self._file
+        self._check_process(session)
+        return session, session.file
+
+    def _check_process(self, session: Session) -> None:
+        if session.process != os.getpid():
+            raise DriverClosedError(f"{self._path} was opened before a fork")
 
     async def _read(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._in_thread(self._reading, partial(self._opened().read, action))
+        session, file = self._opened()
+        return await self._in_thread(session.reading, partial(file.read, action))
 
     async def _write(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._in_thread(self._writing, partial(self._opened().write, action))
+        session, file = self._opened()
+        return await self._in_thread(session.writing, partial(file.write, action))
 
     # The contract
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        action = partial(self._opened().commit, batch, self._clock.now)
-        verdicts = await self._in_thread(self._writing, action)
+        session, file = self._opened()
+        action = partial(file.commit, batch, self._clock.now)
+        verdicts = await self._in_thread(session.writing, action)
         committed = [states[-1].rev for states in verdicts if isinstance(states, tuple) and states]
         if committed:
             self._head = max(self._head, *committed)
@@ -217,46 +205,44 @@ class SQLiteDriver(Driver):
 
     async def wait(self, rev: int) -> None:
         seen = self._changed.count
-        self._opened()
-        self._start_poller()
+        self._poll()
         if self._head <= rev:
             await self._changed.wait(seen)
             self._opened()
 
     async def wait_delay(self, seen: int) -> int:
+        self._poll()
+        count = await self._delay_written.wait(seen)
         self._opened()
-        self._start_poller()
-        return await self._delay_written.wait(seen)
+        return count
 
     # Commits of other processes
 
-    def _start_poller(self) -> None:
+    def _poll(self) -> None:
+        session, _ = self._opened()
         with self._users_lock:
-            if self._poller is None and self._file is not None:
-                arguments = (self._file, self._stop_polling)
-                self._poller = threading.Thread(
-                    target=self._poll, args=arguments, name="flowstate-sqlite-poller", daemon=True
-                )
-                self._poller.start()
+            session.poll(self._poll_interval, self._look)
 
-    def _poll(self, file: File, stop: threading.Event) -> None:
-        """Look for commits of other connections, and note the head before waking anybody."""
-        version: int | None = None
-        while True:
-            try:
-                newest = file.version()
-                if newest != version:
-                    version = newest
-                    self._note(*file.outlook())
-            except DriverError:
-                self._changed.notify()  # Whoever waits reads the store, and meets the error.
-            if stop.wait(self._poll_interval):
-                return
-
-    def _note(self, head: int, next_due: int | None) -> None:
+    def _look(self, file: File, version: int | None) -> int | None:
+        """Note the head, and then wake whoever waits. For the polling thread."""
+        try:
+            newest = file.version()
+            if newest == version:
+                return version
+            head, next_due = file.outlook()
+        except DriverError:
+            self._changed.notify()  # Whoever waits reads the store, and meets the error.
+            return None
         if head != self._head:
             self._head = max(head, self._head)
             self._changed.notify()
         if next_due != self._next_due:
             self._next_due = next_due
             self._delay_written.notify()
+        return newest
+
+
+def _check_number(field: str, value: object, least: float, most: float) -> None:
+    # Not a number compares as false.
+    if not isinstance(value, int | float) or not least <= value <= most:
+        raise InvalidInputError(field, f"must be from {least} to {most}, not {value!r}")

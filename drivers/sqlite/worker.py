@@ -34,10 +34,13 @@ class Worker:
         self._jobs.put((action, done))
         return done
 
-    def stop(self) -> None:
-        """Wait for the jobs given so far, and end the threads."""
+    def finish(self) -> None:
+        """Let the threads end after the jobs that were given so far."""
         for _ in self._threads:
             self._jobs.put(None)
+
+    def join(self) -> None:
+        """Wait for the end of the threads."""
         for thread in self._threads:
             thread.join()
 

@@ -1,0 +1,110 @@
+"""What the tests of the SQLite driver share: short writes, whole logs, and other processes."""
+
+import asyncio
+import contextlib
+import sqlite3
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flowstate import State, Transition
+from flowstate.driver import Driver, StateQuery, Verdict, Writes
+from flowstate.drivers.sqlite import SQLiteDriver
+
+WORKERS = Path(__file__).with_name("workers.py")
+
+
+def put(token: str, id: str, rev: int = 0, **state: Any) -> Writes:
+    """Return writes that put one state at the revision that it expects."""
+    return Writes(token, (State(id, rev, transition=Transition("next"), **state),))
+
+
+async def commit(driver: Driver, *batch: Writes) -> Sequence[Verdict]:
+    return await driver.commit(batch)
+
+
+async def commit_one(driver: Driver, writes: Writes) -> tuple[State, ...]:
+    """Commit one, and raise what refuses it."""
+    (verdict,) = await driver.commit([writes])
+    if not isinstance(verdict, tuple):
+        raise verdict
+    return verdict
+
+
+async def read_log(driver: Driver) -> list[State]:
+    """Return every revision, page after page."""
+    states: list[State] = []
+    after, more = 0, True
+    while more:
+        page = await driver.get_states(StateQuery(after=after, limit=1_000))
+        states += page.states
+        after, more = page.scanned_to, page.more
+    return states
+
+
+async def revs_in(path: Path) -> list[int]:
+    """Open a store and return the revisions that it has."""
+    async with SQLiteDriver(path) as driver:
+        return [state.rev for state in await read_log(driver)]
+
+
+def integrity(path: Path) -> str:
+    """Return what SQLite says about the file; ``"ok"`` is the good answer."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+    return str(verdict)
+
+
+def driver_threads() -> list[str]:
+    """Return the names of the driver's threads that still run."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("flowstate-sqlite")]
+
+
+class Worker:
+    """Another process that does one of the jobs in workers.py, and talks in lines."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.pid = process.pid
+
+    async def line(self) -> str:
+        """Return the next line that the process writes; empty at its end."""
+        assert self.process.stdout is not None
+        return (await self.process.stdout.readline()).decode().strip()
+
+    async def rest(self) -> list[str]:
+        """Wait until the process ends, and return all that it has still to say."""
+        output, _ = await self.process.communicate()
+        assert self.process.returncode == 0
+        return output.decode().splitlines()
+
+    def tell(self, line: str = "") -> None:
+        """Send a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+
+    async def kill(self) -> None:
+        """End the process as a power cut would."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await self.process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def worker(job: str, path: Path, *arguments: object) -> AsyncIterator[Worker]:
+    """Start a process, and kill it at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *(str(WORKERS), job, str(path), *map(str, arguments)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    started = Worker(process)
+    try:
+        yield started
+    finally:
+        await started.kill()
