@@ -15,7 +15,13 @@ from flowstate.drivers.sqlite.connection import connect, migrate
 from flowstate.drivers.sqlite.errors import translated, translation
 from flowstate.drivers.sqlite.lock import WriterLock
 from flowstate.drivers.sqlite.writer import Batch
-from flowstate.errors import CommitUnknownError, DriverError, StoreBusyError
+from flowstate.errors import (
+    CodecError,
+    CommitUnknownError,
+    DriverError,
+    StoreBusyError,
+    StoreFullError,
+)
 
 __all__ = ["File"]
 
@@ -34,7 +40,7 @@ class File:
         self._timeout = timeout
         self._synchronous = synchronous
         self._lock = WriterLock(path, timeout)
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[sqlite3.Connection] = []  # The writer comes first.
         self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         try:
             self._lock.open()
@@ -113,7 +119,7 @@ class File:
             return self._commit(batch, now)
         except StoreBusyError as error:
             return [error for _ in batch]
-        except DriverError as error:
+        except (DriverError, CodecError) as error:
             if len(batch) == 1:
                 return [error]
         return [self.commit([writes], now)[0] for writes in batch]
@@ -134,19 +140,36 @@ class File:
                 self._writer.execute("COMMIT")
             except sqlite3.Error as error:
                 self._roll_back()
-                return self._resolve(batch, translation(error, self._path), now)
+                failure = translation(error, self._path)
+                try:
+                    happened = self._happened(pending, failure)
+                except sqlite3.Error:
+                    return [CommitUnknownError(writes.token) for writes in batch]
+                if not happened:
+                    raise failure from error
             return verdicts
 
-    def _resolve(
-        self, batch: Sequence[Writes], error: DriverError, now: Callable[[], datetime]
-    ) -> list[Verdict]:
-        """Find out, by their tokens, which commits became durable although COMMIT failed."""
+    def _happened(self, pending: Batch, failure: DriverError) -> bool:
+        """Return whether a transaction became durable although COMMIT failed."""
+        fresh = self._connect(writer=True)
+        self._connections.pop()
+        self._connections[0].close()
+        self._connections[0] = self._writer = fresh
+        if pending.is_stored(fresh):
+            return True
+        if not isinstance(failure, StoreFullError):
+            self._cover()
+        return False
+
+    def _cover(self) -> None:
+        """Write over what a failed COMMIT left in the write-ahead log.
+
+        When only the last sync failed, the log may hold a transaction that nobody sees, but that
+        SQLite would find there after a crash of all processes.
+        """
+        self._writer.execute("BEGIN IMMEDIATE")
         try:
-            self._writer.close()
-            self._connections.remove(self._writer)
-            self._writer = self._connect(writer=True)
-            found = Batch(self._writer, batch, now())
-            replayed = [found.replayed(writes) for writes in batch]
-        except sqlite3.Error:
-            return [CommitUnknownError(writes.token) for writes in batch]
-        return [error if verdict is None else verdict for verdict in replayed]
+            self._writer.execute("UPDATE meta SET value = value WHERE key = 'floor'")
+            self._writer.execute("COMMIT")
+        finally:
+            self._roll_back()

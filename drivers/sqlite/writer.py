@@ -187,6 +187,21 @@ class Batch:
         if self._delays:
             self._flush_delays()
 
+    def is_stored(self, connection: sqlite3.Connection) -> bool:
+        """Return whether what :meth:`flush` wrote is in the store; all of it is, or nothing."""
+        if self._log:
+            rev, token = self._log[-1][0], self._log[-1][5]
+            proofs = [("log WHERE rev = ? AND token = ?", (rev, token))]
+        else:
+            delays = [row[:1] for rows in self._delays.values() for row in rows]
+            proofs = [("delay WHERE id = ?", row) for row in delays]
+            stored = [row[:2] for row in self._data.values()]
+            proofs += [("data WHERE checksum = ? AND stored_at = ?", row) for row in stored]
+        return all(
+            connection.execute(f"SELECT 1 FROM {proof}", values).fetchone()  # noqa: S608
+            for proof, values in proofs
+        )
+
     def _flush_labels(self) -> None:
         insert(self._connection, "label", self._labels)
         outdated: list[Row] = []
