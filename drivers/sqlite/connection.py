@@ -68,8 +68,12 @@ def migrate(connection: sqlite3.Connection, path: str) -> str:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    (store_id,) = connection.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
-    return str(store_id)
+    meta = dict(
+        connection.execute("SELECT key, value FROM meta WHERE key IN ('store_id', 'floor')")
+    )
+    if not isinstance(meta.get("store_id"), str) or not isinstance(meta.get("floor"), int):
+        raise StoreCorruptError(f"{path}: the table meta is damaged")
+    return str(meta["store_id"])
 
 
 def _check_ours(connection: sqlite3.Connection, path: str) -> int:
@@ -97,3 +101,4 @@ def _run(connection: sqlite3.Connection, name: str) -> None:
         if sqlite3.complete_statement(statement):
             connection.execute(statement)
             statement = ""
+    connection.execute(statement)  # The last one, should it lack its semicolon.

@@ -25,6 +25,10 @@ _CLASSES: dict[int, type[DriverError]] = {
     sqlite3.SQLITE_CORRUPT: StoreCorruptError,
     sqlite3.SQLITE_NOTADB: StoreCorruptError,
     sqlite3.SQLITE_SCHEMA: StoreCorruptError,
+    # The statements are right for the tables as the library made them.
+    sqlite3.SQLITE_ERROR: StoreCorruptError,
+    sqlite3.SQLITE_CONSTRAINT: StoreCorruptError,
+    sqlite3.SQLITE_MISMATCH: StoreCorruptError,
     sqlite3.SQLITE_IOERR: StoreUnavailableError,
     sqlite3.SQLITE_CANTOPEN: StoreUnavailableError,
 }
@@ -33,7 +37,10 @@ _CLASSES: dict[int, type[DriverError]] = {
 def translation(error: sqlite3.Error, path: str) -> DriverError:
     """Return the error of flowstate that says the same."""
     code = getattr(error, "sqlite_errorcode", None)
-    kind = DriverError if code is None else _CLASSES.get(code & 0xFF, DriverError)
+    if code is not None:
+        kind = _CLASSES.get(code & 0xFF, DriverError)
+    else:  # The error is of Python's module: only that text is no UTF-8 has a meaning here.
+        kind = StoreCorruptError if "decode" in str(error) else DriverError
     return kind(f"{path}: {error}")
 
 
