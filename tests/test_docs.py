@@ -35,7 +35,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-FOREIGN = {"FakeRedis", "PyCon"}
 OBJECTS = {
     "clock": flowstate.FakeClock,
     "ctx": flowstate.StateContext,
@@ -151,7 +150,7 @@ def test_make_targets_exist() -> None:
 
 
 def known_names() -> set[str]:
-    names = {*dir(builtins), *FOREIGN}
+    names = set(dir(builtins))
     for info in pkgutil.walk_packages(flowstate.__path__, "flowstate."):
         names |= set(dir(importlib.import_module(info.name)))
     return names
