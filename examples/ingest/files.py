@@ -12,7 +12,6 @@ from msgspec import Struct
 __all__ = ["Selection", "name_of", "path_from", "standard_library"]
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages"})
-TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 MAX_NAME_BYTES = 512
 
 
@@ -22,7 +21,7 @@ class Selection(Struct, frozen=True):
     Attributes:
         folder: where to look; absolute.
         database: the file that the job is stored in, which is no part of its own input.
-        library: whether to take a library's sources only: ``*.py``, and no tests.
+        library: whether to take a library's sources only: ``*.py``.
     """
 
     folder: Path
@@ -31,9 +30,10 @@ class Selection(Struct, frozen=True):
 
     def paths(self) -> Iterator[Path]:
         """Find the files, always in the same order."""
-        skipped = SKIPPED_FOLDERS | TEST_FOLDERS if self.library else SKIPPED_FOLDERS
         for folder, folders, names in os.walk(self.folder):
-            folders[:] = sorted(f for f in folders if f not in skipped and not f.startswith("."))
+            folders[:] = sorted(
+                f for f in folders if f not in SKIPPED_FOLDERS and not f.startswith(".")
+            )
             for path in (Path(folder, name) for name in sorted(names)):
                 if self._wants(path) and _is_file(path):
                     yield path
