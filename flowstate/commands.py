@@ -5,7 +5,7 @@ Because a command is data, it can be logged, compared, planned and checked befor
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -38,7 +38,14 @@ __all__ = [
     "Unstack",
 ]
 
-R_co = TypeVar("R_co", covariant=True)
+if TYPE_CHECKING:
+    # A default, so that a flow may be annotated with a bare ``-> Command``. Type checkers know
+    # this module without it being installed; ``typing`` has the default from 3.13 on.
+    import typing_extensions
+
+    R_co = typing_extensions.TypeVar("R_co", covariant=True, default=Any)
+else:
+    R_co = TypeVar("R_co", covariant=True)
 Labels = Mapping[str, str] | Sequence[Mapping[str, str]]
 
 

@@ -92,6 +92,7 @@ class _Page:
     def _states(self, revs: list[int]) -> list[State]:
         if not revs:
             return []
+        parameters: tuple[Any, ...]
         if len(revs) == revs[-1] - revs[0] + 1:
             where, parameters = "rev BETWEEN ? AND ?", (revs[0], revs[-1])
         else:
@@ -118,7 +119,7 @@ class _Page:
             row = self._connection.execute(
                 "SELECT committed_at FROM log WHERE rev <= ? ORDER BY rev DESC LIMIT 1", (rev,)
             ).fetchone()
-            return -(2**62) if row is None else int(row[0])
+            return -(2**62) if row is None else to_micros(from_micros(row[0]))
 
         return bisect_left(range(self._head + 1), micros, lo=1, key=committed_at) - 1
 
