@@ -374,7 +374,7 @@ def changed_writes(token: str, state: State, ctx: StateContext) -> Writes:
     Raises:
         InvalidInputError: it cannot be stored.
     """
-    put = checked(state, ctx.committed, trusted=ctx._store_id is not None)
+    put = checked(state, ctx.committed, trusted=False)
     return Writes(token, (put,), needs=_newly_referred([(put, ctx.committed)]))
 
 

@@ -1,15 +1,15 @@
 """Runs a state through flow after flow, until one of them stops it."""
 
 import asyncio
+import concurrent.futures
 import contextvars
+import itertools
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flowstate.clock import Clock
 from flowstate.commands import (
-    Command,
     Commit,
     Delay,
     End,
@@ -33,6 +33,7 @@ __all__ = ["Runner"]
 logger = logging.getLogger("flowstate.engine")
 
 STEPS_BEFORE_YIELD = 64
+ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 RETURNABLE = frozenset({Commit, Transit, Pause, Resume, End, Delay, Noop})
 
 
@@ -42,7 +43,8 @@ class Runner:
     def __init__(self, flows: FlowRegistry, clock: Clock, threads: int) -> None:
         self._flows = flows
         self._clock = clock
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="flowstate-blocking")
+        self._thread_count = threads
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
         self._blocking: dict[object, str] = {}
         self.stop = asyncio.Event()
 
@@ -59,7 +61,7 @@ class Runner:
         state = ctx.current
         if ctx._store_id is None:
             check_id("state.id", state.id)
-        if state.status is not Status.ACTIVE:
+        if state.status is not ACTIVE:
             raise InvalidCommandError("ctx", f"{state.id!r} is {state.status.value}, not active")
         if not state.transition.to:
             raise InvalidCommandError("ctx", f"{state.id!r} was never sent to a flow")
@@ -67,28 +69,34 @@ class Runner:
 
     async def execute(self, engine: "Engine", ctx: StateContext) -> None:
         """Run flow after flow, until one stops the state or loses a race."""
-        steps = 0
-        following: StateContext | None = ctx
-        while following is not None:
-            ctx = following
+        for step in itertools.count(1):
+            flow = self.check(ctx)
+            call = flow.call
+            assert call is not None  # noqa: S101 - narrows the type; ``check`` has checked it
             ctx._stop = self.stop
-            command = await self._call(self.check(ctx), ctx, engine)
-            try:
-                following = await self._follow(engine, ctx, command)
-            except RevisionMismatchError as lost:
-                logger.debug("%s", lost, extra={"state_id": ctx.current.id, "ids": lost.ids})
-                return
-            steps += 1
-            if steps % STEPS_BEFORE_YIELD == 0:
+            command: Any
+            if flow.blocking:
+                command = await self._call_in_thread(call, ctx, engine)
+            else:
+                command = call(ctx, engine)
+                # Not isinstance(..., Awaitable): an abstract class takes a microsecond to tell.
+                if hasattr(command, "__await__"):
+                    command = await command
+            if type(command) is Execute:
+                ctx = command.ctx
+            else:
+                _check_returned(command, ctx)
+                before = ctx.current.transition
+                try:
+                    await engine.do(command)
+                except RevisionMismatchError as lost:
+                    logger.debug("%s", lost, extra={"state_id": ctx.current.id, "ids": lost.ids})
+                    return
+                after = ctx.current
+                if after.transition is before or after.status is not ACTIVE or after.delayed_until:
+                    return
+            if step % STEPS_BEFORE_YIELD == 0:
                 await asyncio.sleep(0)
-
-    async def _call(self, flow: RegisteredFlow, ctx: StateContext, engine: "Engine") -> Any:
-        call = flow.call
-        assert call is not None  # noqa: S101 - narrows the type; ``runnable`` has checked it
-        if flow.blocking:
-            return await self._call_in_thread(call, ctx, engine)
-        result = call(ctx, engine)
-        return await result if isinstance(result, Awaitable) else result
 
     async def _call_in_thread(
         self, call: Callable[..., Any], ctx: StateContext, engine: "Engine"
@@ -103,28 +111,18 @@ class Runner:
             finally:
                 self._blocking.pop(key, None)
 
+        if self._threads is None:
+            # Made, and its module imported, only where a flow blocks.
+            self._threads = concurrent.futures.ThreadPoolExecutor(
+                self._thread_count, thread_name_prefix="flowstate-blocking"
+            )
         with self._clock.working():
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
-    async def _follow(
-        self, engine: "Engine", ctx: StateContext, command: Command[Any]
-    ) -> StateContext | None:
-        """Do what a flow returned; return the context to go on with, if any."""
-        if type(command) is Execute:
-            self.check(command.ctx)
-            return command.ctx
-        if type(command) not in RETURNABLE:
-            flow = ctx.current.transition.to
-            what = type(command).__name__
-            raise InvalidCommandError("command", f"flow {flow!r} cannot return {what}")
-        before = ctx.current.transition
-        await engine.do(command)
-        after = ctx.current
-        moved = after.transition is not before and after.status is Status.ACTIVE
-        return ctx if moved and after.delayed_until is None else None
-
     async def close(self, seconds: float) -> None:
         """Wait so long for blocking flows; a thread cannot be cancelled, so name those left."""
+        if self._threads is None:
+            return
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._blocking:
             joined = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown))
@@ -133,3 +131,9 @@ class Runner:
                 logger.warning("blocking flow %r still runs", flow, extra={"flow": flow})
         else:
             self._threads.shutdown()
+
+
+def _check_returned(command: object, ctx: StateContext) -> None:
+    if type(command) not in RETURNABLE:
+        flow, what = ctx.current.transition.to, type(command).__name__
+        raise InvalidCommandError("command", f"flow {flow!r} cannot return {what}")

@@ -1,6 +1,6 @@
 """What an engine asks of its driver: checked commands in, contexts brought up to date."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from flowstate.commands import (
     Transit,
     Unstack,
 )
-from flowstate.commit import Plan, Step, stepped
+from flowstate.commit import Plan, Step, changed_writes, stepped
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DelayedState, Driver, StateQuery, Verdict, Writes
@@ -57,33 +57,33 @@ class Store:
         """Return an empty plan."""
         return Plan(self._flows, self._driver.store_id)
 
-    def commit(self, commit: Commit) -> Coroutine[Any, Any, None]:
-        """Do a commit."""
-        commands = commit.commands
-        if len(commands) == 1:
-            command = commands[0]
-            if type(command) in STEPS_ALONE:
-                ctx: StateContext = command.ctx  # type: ignore[attr-defined]
-                if (
-                    type(ctx) is StateContext
-                    and ctx.current is ctx.committed
-                    and ctx._store_id == self._driver.store_id
-                ):
-                    return self._commit_step(ctx, command)  # type: ignore[arg-type]
-        return self._commit_plan(commands)
+    async def commit(self, commit: Commit) -> None:
+        """Do a commit.
 
-    async def _commit_step(self, ctx: StateContext, command: Step) -> None:
-        """Commit one step of a context that is what the store has.
-
-        This is by far the most frequent commit, and the plan that it does not need would double
-        its cost.
+        One step of one context is by far the most frequent commit. It goes without a plan,
+        which would double its cost.
         """
-        writes = Writes(self._tokens(), (stepped(ctx.current, command, self._flows),))
+        commands = commit._commands
+        if len(commands) != 1 or type(commands[0]) not in STEPS_ALONE:
+            await self._commit_plan(commands)
+            return
+        command: Step = commands[0]  # type: ignore[assignment]
+        ctx = command.ctx
+        store_id = self._driver.store_id
+        if type(ctx) is not StateContext or (ctx._store_id or store_id) != store_id:
+            await self._commit_plan(commands)
+            return
+        state = stepped(ctx.current, command, self._flows)
+        if ctx.current is ctx.committed and ctx._store_id:
+            # What the store gave needs no second check.
+            writes = Writes(self._tokens(), (state,))
+        else:
+            writes = changed_writes(self._tokens(), state, ctx)
         if self._group is None:
             (verdict,) = await self._driver.commit((writes,))
-            _settle_step(ctx, verdict)
+            _settle_step(ctx, store_id, verdict)
         else:
-            await self._group.commit(writes, partial(_settle_step, ctx))
+            await self._group.commit(writes, partial(_settle_step, ctx, store_id))
 
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
         plan = self.plan()
@@ -198,9 +198,9 @@ def _content(state: State) -> State:
     return replace(state, rev=0, committed_at=None, delayed_until=None)
 
 
-def _settle_step(ctx: StateContext, verdict: Verdict) -> None:
+def _settle_step(ctx: StateContext, store_id: str, verdict: Verdict) -> None:
     if type(verdict) is not tuple:
         raise verdict  # type: ignore[misc]
     ctx.current = ctx.committed = verdict[0]
-    if ctx.transitions:
-        ctx.transitions = ()
+    ctx.transitions = ()
+    ctx._store_id = store_id

@@ -44,7 +44,7 @@ __all__ = ["MemoryDriver"]
 SCAN_LIMIT = 10_000
 INDEX_EVERY = 1_000
 YIELD_MASK = 63
-REMEMBERED_TOKENS = 10_000
+REMEMBERED_TOKENS = 1_000
 COMPACT_CHUNK = 10_000
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
