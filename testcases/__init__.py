@@ -13,12 +13,50 @@ A whole test file, with pytest and pytest-asyncio::
         await run(case, lambda clock: MyDriver(tmp_path / "store"), CAPABILITIES)
 """
 
-from flowstate.testcases import cancelling, concurrency, defects, faults, replays
+from flowstate.testcases import (
+    bad_commands,
+    bad_input,
+    cancelling,
+    commits,
+    concurrency,
+    data,
+    defects,
+    delays,
+    executions,
+    faults,
+    firing,
+    flows,
+    history,
+    interruptions,
+    lifecycle,
+    odd_input,
+    patterns,
+    queries,
+    replays,
+    stack,
+    watching,
+)
 from flowstate.testcases.harness import Capabilities, Case, Harness, MakeDriver, case, run, select
 
 __all__ = ["ALL", "Capabilities", "Case", "Harness", "MakeDriver", "case", "run", "select"]
 
 ALL: tuple[Case, ...] = (
+    *flows.CASES,
+    *patterns.CASES,
+    *delays.CASES,
+    *firing.CASES,
+    *queries.CASES,
+    *watching.CASES,
+    *interruptions.CASES,
+    *data.CASES,
+    *stack.CASES,
+    *commits.CASES,
+    *history.CASES,
+    *bad_input.CASES,
+    *bad_commands.CASES,
+    *odd_input.CASES,
+    *lifecycle.CASES,
+    *executions.CASES,
     *concurrency.CASES,
     *cancelling.CASES,
     *faults.CASES,

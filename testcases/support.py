@@ -6,7 +6,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from flowstate.commands import Command, Commit, End, Transit
+from flowstate.commands import Command, Commit, End, Pause, Transit
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import (
@@ -20,19 +20,23 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.engine import Engine
-from flowstate.state import State
+from flowstate.state import State, Status
 from flowstate.testcases.harness import Harness, check
 
 __all__ = [
     "DriverWrapper",
+    "commit_labelled",
     "committed",
     "contents",
     "delays_of",
     "end",
+    "first_half",
     "know",
     "raised",
+    "second_half",
     "snapshot",
     "take",
+    "visiting",
 ]
 
 E = TypeVar("E", bound=BaseException)
@@ -96,6 +100,52 @@ async def contents(h: Harness) -> tuple[list[State], list[DelayedState]]:
 async def take(states: AsyncIterator[T], count: int) -> list[T]:
     """Return the next so many."""
     return [await anext(states) for _ in range(count)]
+
+
+def visiting(h: Harness, *flows: str) -> None:
+    """Register flows that note their visit and end."""
+    for flow in flows:
+
+        def visit(ctx: StateContext, engine: Engine, flow: str = flow) -> Command[None]:
+            h.visit(flow)
+            return Commit(End(ctx))
+
+        h.flows.set(flow, visit)
+
+
+async def first_half(h: Harness) -> list[State]:
+    """Commit seven revisions with different labels and statuses, at different times."""
+    know(h, "work")
+    await commit_labelled(h, [("a", "x"), ("b", "y")], Status.ACTIVE)
+    await commit_labelled(h, [("c", "x")], Status.PAUSED)
+    await commit_labelled(h, [("d", "z"), ("e", "x")], Status.ACTIVE)
+    await commit_labelled(h, [("f", "y")], Status.ENDED)
+    await commit_labelled(h, [("g", "x")], Status.PAUSED)
+    return await h.log()
+
+
+async def second_half(h: Harness) -> list[State]:
+    """Commit six revisions more; return these."""
+    await commit_labelled(h, [("h", "x"), ("i", "z")], Status.PAUSED)
+    await commit_labelled(h, [("j", "y"), ("k", "x")], Status.ENDED)
+    await commit_labelled(h, [("l", "x"), ("m", "y")], Status.ACTIVE)
+    return (await h.log())[7:]
+
+
+async def commit_labelled(h: Harness, states: Sequence[tuple[str, str]], status: Status) -> None:
+    """Commit new states as one, labelled with their kind and with ``all``."""
+    steps: list[Command[None]] = []
+    for id, kind in states:
+        ctx = h.ctx(id, labels={"kind": kind, "all": "yes"})
+        match status:
+            case Status.ACTIVE:
+                steps.append(Transit(ctx, "work"))
+            case Status.PAUSED:
+                steps.append(Pause(ctx))
+            case Status.ENDED:
+                steps.append(End(ctx))
+    await h.engine.do(Commit(*steps))
+    await h.clock.sleep(0.002)
 
 
 class DriverWrapper(Driver):
