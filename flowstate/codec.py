@@ -72,8 +72,8 @@ _raw_decoder = msgspec.json.Decoder(dict[str, Raw])
 _text_map_decoder = msgspec.json.Decoder(dict[str, str])
 
 # What msgspec raises for bytes that are not the JSON expected: ValidationError and DecodeError
-# are ValueErrors, so are bad UTF-8 and dates out of range.
-_DAMAGED = (ValueError, RecursionError)
+# are ValueErrors, so are bad UTF-8 and dates out of range. TypeError: it is not even bytes.
+_DAMAGED = (ValueError, RecursionError, TypeError)
 
 
 def encode_state(state: State) -> bytes:

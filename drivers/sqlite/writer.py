@@ -8,12 +8,20 @@ from typing import Any
 from msgspec import Raw, json
 from msgspec.structs import replace
 
-from flowstate.codec import ABSENT, DelayBody, encode_annotations, encode_body, encode_delay, encode_state
+from flowstate.codec import (
+    ABSENT,
+    DelayBody,
+    decode_annotations,
+    encode_annotations,
+    encode_body,
+    encode_delay,
+    encode_state,
+)
 from flowstate.data import Data
 from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite.rows import STATE, insert, state_of
 from flowstate.drivers.sqlite.times import from_micros, to_micros
-from flowstate.errors import DataNotFoundError, RevisionMismatchError
+from flowstate.errors import CodecError, DataNotFoundError, RevisionMismatchError
 from flowstate.state import State
 
 __all__ = ["Batch"]
@@ -42,6 +50,8 @@ class Batch:
         ).fetchone()
         self.head: int = head or 0
         self._now = to_micros(now)
+        if not isinstance(last, int | None):
+            raise CodecError(f"time of revision {head}: {last!r}")
         self._stamp = max(self._now, last or self._now)
         self._committed_at = from_micros(self._stamp)
         self._has_delays = bool(has_delays)
@@ -134,9 +144,7 @@ class Batch:
         if self._has_delays or self._delays:
             self._delays[id] = []
         delayed_until = None if until is None else from_micros(until)
-        return replace(
-            draft, rev=rev, committed_at=self._committed_at, delayed_until=delayed_until
-        )
+        return replace(draft, rev=rev, committed_at=self._committed_at, delayed_until=delayed_until)
 
     def _due(self, delay: NewDelay) -> int:
         if delay.due is not None:
@@ -229,4 +237,4 @@ class Batch:
 
 
 def _pairs(labels: str) -> list[tuple[str, str]]:
-    return list(json.decode(labels, type=dict[str, str]).items())
+    return list(decode_annotations(labels).items())
