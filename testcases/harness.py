@@ -6,7 +6,7 @@ No test framework is used here, so that anybody's runner can run the cases.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 from msgspec import Struct
 
@@ -43,7 +43,11 @@ class Case:
     """A named behaviour that every driver must show."""
 
     def __init__(
-        self, run: Callable[["Harness"], Awaitable[None]], needs: tuple[str, ...], *, real_time: bool
+        self,
+        run: Callable[["Harness"], Awaitable[None]],
+        needs: tuple[str, ...],
+        *,
+        real_time: bool,
     ) -> None:
         self.run = run
         self.needs = needs
@@ -92,11 +96,11 @@ class Harness:
         self.driver = make_driver(clock)
         self.engine = self.make_engine(self.driver)
 
-    async def __aenter__(self) -> "Harness":
+    async def __aenter__(self) -> Self:
         await self._exit.enter_async_context(self.engine)
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self._exit.aclose()
 
     def make_engine(self, driver: Driver | None = None, **options: Any) -> Engine:
