@@ -3,3 +3,5 @@
 - :mod:`flowstate.drivers.memory`: in this process; for tests and small programs.
 - :mod:`flowstate.drivers.sqlite`: one file, several processes; durable.
 """
+
+__all__: list[str] = []

@@ -18,9 +18,9 @@ from flowstate.frozen import FrozenDict
 from flowstate.state import State, Status
 
 __all__ = [
+    "DelayQuery",
     "DelayedState",
     "DelayedStates",
-    "DelayQuery",
     "Driver",
     "Durability",
     "NewDelay",
