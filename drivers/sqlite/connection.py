@@ -47,6 +47,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> str:
         StoreVersionError: the file is from a newer library.
         StoreCorruptError: the file is some other program's database.
         StoreUnavailableError: the file system cannot do write-ahead logging.
+        sqlite3.OperationalError: among others, that the file may only be read.
     """
     _check_ours(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -63,6 +64,8 @@ def migrate(connection: sqlite3.Connection, path: str) -> str:
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
         if version < SCHEMA_VERSION:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        # Changes nothing, but fails if the file may only be read; BEGIN IMMEDIATE does not.
+        connection.execute("UPDATE meta SET value = value WHERE 0")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

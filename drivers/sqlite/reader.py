@@ -14,7 +14,7 @@ from flowstate.data import Data
 from flowstate.driver import DelayedState, DelayedStates, DelayQuery, StateQuery, States
 from flowstate.drivers.sqlite.rows import STATE, state_of
 from flowstate.drivers.sqlite.times import from_micros, to_micros
-from flowstate.errors import CompactedError
+from flowstate.errors import CodecError, CompactedError
 from flowstate.frozen import freeze
 from flowstate.state import State, Status
 
@@ -53,10 +53,16 @@ def get_data(connection: sqlite3.Connection, checksum: str) -> Data | None:
 
 
 def get_states(connection: sqlite3.Connection, query: StateQuery) -> States:
-    """Return a page of revisions."""
+    """Return a page of revisions.
+
+    Raises:
+        CodecError: damaged.
+    """
     connection.execute("BEGIN")
     try:
         return _Page(connection, query).read()
+    except TypeError as error:  # A revision that is no number, say.
+        raise CodecError(f"page of states: {error}") from error
     finally:
         connection.execute("COMMIT")
 

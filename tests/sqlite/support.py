@@ -57,6 +57,11 @@ def integrity(path: Path) -> str:
     return str(verdict)
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names of what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def driver_threads() -> list[str]:
     """Return the names of the driver's threads that still run."""
     names = [thread.name for thread in threading.enumerate()]

@@ -22,7 +22,7 @@ from flowstate import (
 )
 from flowstate.driver import DelayQuery, StateQuery
 from flowstate.drivers.sqlite import SQLiteDriver
-from tests.sqlite.support import commit_one, driver_threads, put, read_log, revs_in
+from tests.sqlite.support import commit_one, driver_threads, names_in, put, read_log, revs_in
 
 Call = Callable[[SQLiteDriver], Awaitable[Any]]
 
@@ -45,8 +45,8 @@ async def test_the_neighbours_of_the_file(tmp_path: Path) -> None:
     async with SQLiteDriver(path) as driver:
         await commit_one(driver, put("1", "a"))
         names = ["store.db", "store.db-lock", "store.db-shm", "store.db-turn", "store.db-wal"]
-        assert sorted(os.listdir(tmp_path)) == names
-    assert sorted(os.listdir(tmp_path)) == ["store.db", "store.db-lock", "store.db-turn"]
+        assert names_in(tmp_path) == names
+    assert names_in(tmp_path) == ["store.db", "store.db-lock", "store.db-turn"]
     assert driver_threads() == []
 
 

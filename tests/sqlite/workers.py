@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from flowstate import (
@@ -30,7 +31,8 @@ def say(*words: object) -> None:
 
 async def told() -> str:
     """Wait for a line from whoever started this process."""
-    return (await asyncio.to_thread(sys.stdin.readline)).strip()
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    return line.strip()
 
 
 async def stay(ctx: StateContext, engine: Engine) -> Command[None]:
@@ -62,10 +64,9 @@ async def increment(path: str, counters: str, tasks: str, times: str) -> None:
         for i in range(first, first + int(times)):
             await increment_once(engine, f"counter-{i % int(counters)}")
 
-    async with engine_on(path, timeout=30.0) as engine:
-        async with asyncio.TaskGroup() as group:
-            for i in range(int(tasks)):
-                group.create_task(task(i))
+    async with engine_on(path, timeout=30.0) as engine, asyncio.TaskGroup() as group:
+        for i in range(int(tasks)):
+            group.create_task(task(i))
 
 
 async def tail(path: str, upto: str) -> None:
@@ -94,12 +95,11 @@ async def flood(path: str, tasks: str) -> None:
         while True:
             await engine.do(Commit(Transit(ctx, "next")))
 
-    async with engine_on(path, timeout=30.0) as engine:
-        async with asyncio.TaskGroup() as group:
-            for i in range(int(tasks)):
-                group.create_task(task(f"flood-{os.getpid()}-{i}"))
-            await wait_for_head(engine, 1)
-            say("writing")
+    async with engine_on(path, timeout=30.0) as engine, asyncio.TaskGroup() as group:
+        for i in range(int(tasks)):
+            group.create_task(task(f"flood-{os.getpid()}-{i}"))
+        await wait_for_head(engine, 1)
+        say("writing")
 
 
 async def wait_for_head(engine: Engine, rev: int) -> None:
@@ -118,17 +118,16 @@ async def acknowledge(path: str, run: str, tasks: str) -> None:
             await engine.do(Commit(*(Transit(ctx, "next") for ctx in pair)))
             say(*(f"{ctx.committed.rev}={ctx.committed.id}" for ctx in pair))
 
-    async with engine_on(path, timeout=30.0) as engine:
-        async with asyncio.TaskGroup() as group:
-            for number in range(int(tasks)):
-                group.create_task(task(number))
+    async with engine_on(path, timeout=30.0) as engine, asyncio.TaskGroup() as group:
+        for number in range(int(tasks)):
+            group.create_task(task(number))
 
 
 async def hold(path: str) -> None:
     """Hold the writer lock, in the middle of a transaction, until told to go on."""
     driver = SQLiteDriver(path)
     async with driver:
-        file = driver._opened()
+        _, file = driver._opened()
 
         def write_and_wait(_connection: object) -> None:
             say("holding")
@@ -148,6 +147,9 @@ async def open_and_close(path: str) -> None:
 
 async def attempt(path: str, user: str) -> None:
     """Say what opening and committing comes to, as another user."""
+    with tempfile.TemporaryDirectory() as folder:  # Loads what the other user may not read.
+        async with engine_on(f"{folder}/store.db") as engine:
+            await engine.get_states()
     if user != "same":
         os.setuid(int(user))
     try:
@@ -159,7 +161,7 @@ async def attempt(path: str, user: str) -> None:
         say("committed")
 
 
-JOBS: dict[str, Callable[..., Awaitable[None]]] = {
+JOBS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "acknowledge": acknowledge,
     "attempt": attempt,
     "clock": clock,
