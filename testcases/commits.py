@@ -54,6 +54,9 @@ async def commit_of_many_commands(h: Harness) -> None:
         )
     )
     log, delayed = await contents(h)
+    for ctx, state in zip((a, b, c, d), log, strict=True):
+        found = (ctx.current, ctx.committed, ctx.transitions)
+        check(found, (state, state, ()), f"context {state.id}")
     check([(s.id, s.rev) for s in log], [("a", 1), ("b", 2), ("c", 3), ("d", 4)], "log")
     check([s.status.value for s in log], ["active", "paused", "ended", "active"], "statuses")
     check([(d.state.id, d.state.rev) for d in delayed], [("d", 4)], "delays")

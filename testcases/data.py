@@ -214,6 +214,18 @@ async def compaction_takes_data(h: Harness) -> None:
 
 
 @case()
+async def compaction_leaves_new_data(h: Harness) -> None:
+    """G13: data that was stored just now, and is not committed yet, outlives a compaction."""
+    ctx = await committed(h, "holder")
+    await h.engine.do(Commit(Transit(ctx, "work")))
+    ctx.data["x"] = Data(b"new")
+    await h.engine.do(StoreData(ctx, "x"))
+    await h.engine.compact(2)
+    await h.engine.do(Commit(Transit(ctx, "work")))
+    check((await _read(h, "holder", "x")).blob, b"new", "data")
+
+
+@case()
 async def missing_data(h: Harness) -> None:
     """G14: data that is not there is an error: in the context, the state, and the store."""
     ctx = await committed(h, "holder")
@@ -258,6 +270,7 @@ CASES: tuple[Case, ...] = (
     fork_shares_data,
     data_of_older_revisions,
     compaction_takes_data,
+    compaction_leaves_new_data,
     missing_data,
     data_survives,
 )
