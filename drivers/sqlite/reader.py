@@ -64,7 +64,8 @@ def get_states(connection: sqlite3.Connection, query: StateQuery) -> States:
     except TypeError as error:  # A revision that is no number, say.
         raise CodecError(f"page of states: {error}") from error
     finally:
-        connection.execute("COMMIT")
+        if connection.in_transaction:  # SQLite ends it by itself when the disk fails.
+            connection.execute("COMMIT")
 
 
 class _Page:
@@ -152,8 +153,7 @@ class _Page:
         self, table: str, where: str, value: str, after: int, upto: int
     ) -> tuple[list[int], int | None]:
         rows = self._connection.execute(
-            f"SELECT rev FROM {table} WHERE {where} AND rev > ? AND rev <= ?"
-            " ORDER BY rev LIMIT ?",
+            f"SELECT rev FROM {table} WHERE {where} AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?",
             (value, after, upto, self._query.limit + 1),
         )
         return [rev for (rev,) in rows], None
@@ -212,9 +212,7 @@ class _Page:
         return max((rev for rev in found if rev is not None), default=None)
 
 
-def get_delayed(
-    connection: sqlite3.Connection, query: DelayQuery, now: datetime
-) -> DelayedStates:
+def get_delayed(connection: sqlite3.Connection, query: DelayQuery, now: datetime) -> DelayedStates:
     """Return a page of delays."""
     until = to_micros(now if query.until is None else query.until)
     last = 2**62 if query.everything else until

@@ -1,0 +1,144 @@
+"""No statement of the driver reads a whole table, whatever is asked; compaction alone may."""
+
+import contextlib
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from flowstate import Data, State, Status
+from flowstate.data import DataRef, checksum_of
+from flowstate.driver import DelayQuery, NewDelay, StateQuery, Writes
+from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.frozen import EMPTY, FrozenDict
+from tests.sqlite.support import commit_one, put
+
+HOUR = timedelta(hours=1)
+NOW = datetime.now(UTC)
+DATA = Data(b"blob")
+CHECKSUM = checksum_of(DATA)
+LABELS = FrozenDict({"kind": "test", "number": "3"})
+# How a batch begins; its two inner queries stop at the first row that they meet.
+BEGINNING = (
+    "SELECT max(rev), (SELECT committed_at FROM log ORDER BY rev DESC LIMIT 1),"
+    " EXISTS (SELECT 1 FROM delay) FROM log"
+)
+VALUE = re.compile(r"'[^']*'|(?<= )[2-9]\d*|(?<= )1\d+")
+TABLES = {"log", "label", "latest", "latest_label", "data", "data_reference", "delay"}
+
+
+async def write_everything(driver: SQLiteDriver) -> None:
+    ref = FrozenDict({"blob": DataRef(1, CHECKSUM)})
+    await commit_one(driver, Writes("data", data=(Data(DATA.blob, checksum=CHECKSUM),)))
+    for i in range(20):
+        state = State(f"{i}", 0, LABELS, data=ref)
+        delay = NewDelay(state, "next", EMPTY, None, HOUR, commit=True, put=0)
+        (first,) = await commit_one(
+            driver, Writes(f"{i}", (state,), delays=(delay,), needs=(CHECKSUM,))
+        )
+        await commit_one(driver, Writes(f"{i}", (state,), delays=(delay,)))  # A replay.
+        if i % 2:
+            alone = replace(delay, state=first, put=None)
+            checks = ((first.id, first.rev),)
+            await commit_one(driver, Writes(f"{i}.delay", checks=checks, delays=(alone,)))
+            await driver.commit([put(f"{i}.1", first.id, first.rev, labels=LABELS), put("0", "0")])
+    page = await driver.get_delayed(DelayQuery(everything=True))
+    await driver.claim_delay(page.delayed[0].id, page.delayed[0].due, 60.0)
+    await driver.drop_delay(page.delayed[0].id)
+
+
+def queries() -> Iterator[StateQuery]:
+    """Return every combination of the filters."""
+    several = (LABELS, FrozenDict({"kind": "other"}))
+    for labels in ((), (FrozenDict({"kind": "test"}),), (LABELS,), several):
+        for status in (None, Status.ACTIVE):
+            for latest_only in (False, True):
+                for since_latest in (False, True):
+                    query = StateQuery(
+                        labels, 3, since_latest, status=status, latest_only=latest_only
+                    )
+                    yield query
+                    yield replace(query, since_time=NOW, committed_before=NOW + HOUR)
+
+
+async def read_everything(driver: SQLiteDriver) -> None:
+    for query in queries():
+        await driver.get_states(query)
+    for delays in (
+        DelayQuery(),
+        DelayQuery(everything=True),
+        DelayQuery(until=NOW + HOUR, after=(NOW, "3.0")),
+    ):
+        await driver.get_delayed(delays)
+    await driver.get_state("3")
+    await driver.get_state("3", 4)
+    await driver.get_data(CHECKSUM)
+    await driver.head()
+    _, file = driver._opened()
+    file.version()
+    file.outlook()
+
+
+@pytest.fixture
+async def statements(tmp_path: Path) -> dict[str, str]:
+    """Return each kind of statement that the driver makes, with an example."""
+    found: dict[str, str] = {}
+
+    def note(statement: str) -> None:
+        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
+            found.setdefault(VALUE.sub("?", statement), statement)
+
+    async with SQLiteDriver(tmp_path / "store.db", readers=1) as driver:
+        _, file = driver._opened()
+        for connection in file._connections:
+            connection.set_trace_callback(note)
+        await write_everything(driver)
+        await read_everything(driver)
+    return found
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
+    """Return what SQLite would do for a statement, step by step."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as connection:
+        yield lambda statement: [
+            step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+        ]
+
+
+def reads_all(step: str) -> bool:
+    words = step.split()
+    return words[0] == "SCAN" and words[1] in TABLES
+
+
+def test_no_statement_reads_a_whole_table(
+    statements: dict[str, str], plan: Callable[[str], list[str]]
+) -> None:
+    assert len(statements) > 40
+    assert BEGINNING in statements
+    bad = [
+        (step, statement)
+        for name, statement in statements.items()
+        for step in plan(statement)
+        if name != BEGINNING and (reads_all(step) or "TEMP B-TREE" in step)
+    ]
+    assert bad == []
+
+
+def test_a_batch_begins_at_the_ends_of_tables(
+    statements: dict[str, str], plan: Callable[[str], list[str]]
+) -> None:
+    steps = plan(BEGINNING)
+    assert "SEARCH log" in steps
+    assert len([step for step in steps if reads_all(step)]) == 2
+
+
+def test_a_plan_that_reads_a_whole_table_would_be_noticed(
+    statements: dict[str, str], plan: Callable[[str], list[str]]
+) -> None:
+    for statement in ("SELECT * FROM log WHERE token = ''", "DELETE FROM latest WHERE rev = 1"):
+        assert [step for step in plan(statement) if reads_all(step)]
