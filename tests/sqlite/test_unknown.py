@@ -25,7 +25,7 @@ from flowstate.data import checksum_of
 from flowstate.driver import DelayQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite import SQLiteDriver, file
 from flowstate.frozen import EMPTY
-from tests.sqlite.support import commit_one, integrity, put, read_log
+from tests.sqlite.support import commit_one, integrity, put, read_log, revs_in
 
 LATER = timedelta(hours=1)
 
@@ -190,3 +190,34 @@ async def test_claims_and_compaction_can_be_repeated(driver: SQLiteDriver) -> No
         await driver.drop_delay(delayed.id)
     await driver.drop_delay(delayed.id)
     assert await delay_count(driver) == 0
+
+
+def files_after_a_crash(path: Path, name: str) -> Path:
+    """Copy what is on the disk; the index of the write-ahead log is lost with the processes."""
+    copy = path.with_name(name)
+    copy.write_bytes(path.read_bytes())
+    copy.with_name(f"{name}-wal").write_bytes(path.with_name(f"{path.name}-wal").read_bytes())
+    return copy
+
+
+async def leave_frames_of_a_commit(path: Path) -> None:
+    """Append to the log what a COMMIT writes before its sync, which then fails."""
+    twin = files_after_a_crash(path, "twin.db")
+    async with SQLiteDriver(twin) as driver:
+        await commit_one(driver, put("2", "b"))
+        frames = twin.with_name("twin.db-wal").read_bytes()
+    path.with_name(f"{path.name}-wal").write_bytes(frames)
+
+
+async def test_what_a_failed_sync_leaves_does_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with SQLiteDriver(path) as driver:
+        await commit_one(driver, put("1", "a"))
+        await leave_frames_of_a_commit(path)
+        assert await revs_in(files_after_a_crash(path, "before.db")) == [1, 2]
+        fail(driver, happens=False)
+        (verdict,) = await driver.commit([put("2", "b")])
+        assert isinstance(verdict, DriverError)
+        assert await revs_in(files_after_a_crash(path, "after.db")) == [1]
+        await commit_one(driver, put("3", "b"))
+    assert await revs_in(path) == [1, 2]
