@@ -352,7 +352,8 @@ def checked(state: State, known: State, *, trusted: bool) -> State:
     """
     if not trusted:
         state = _check_whole(state)
-        check_id("committed.id", known.id)
+        if known.id is not state.id:
+            check_id("committed.id", known.id)
         check_rev("committed.rev", known.rev)
     elif (
         state.labels is not known.labels
@@ -374,17 +375,22 @@ def changed_writes(token: str, state: State, ctx: StateContext) -> Writes:
     Raises:
         InvalidInputError: it cannot be stored.
     """
-    put = checked(state, ctx.committed, trusted=False)
-    return Writes(token, (put,), needs=_newly_referred([(put, ctx.committed)]))
+    known = ctx.committed
+    put = checked(state, known, trusted=False)
+    needs = () if put.data is known.data else _newly_referred([(put, known)])
+    return Writes(token, (put,), needs=needs)
 
 
 def _check_whole(state: State) -> State:
     state = frozen(state)
     check_id("state.id", state.id)
-    check_labels("state.labels", state.labels)
-    check_annotations("state.annotations", state.annotations)
+    if state.labels:
+        check_labels("state.labels", state.labels)
+    if state.annotations:
+        check_annotations("state.annotations", state.annotations)
     check_text("state.transition.to", state.transition.to, MAX_ID_BYTES)
-    check_annotations("state.transition.annotations", state.transition.annotations)
+    if state.transition.annotations:
+        check_annotations("state.transition.annotations", state.transition.annotations)
     if not isinstance(state.status, Status):
         raise InvalidInputError("state.status", f"must be a Status, not {state.status!r}")
     for alias, ref in state.data.items():

@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -339,4 +340,4 @@ async def _logged(command: Command[Any], done: Coroutine[Any, Any, Any]) -> Any:
 def _unique_tokens() -> Callable[[], str]:
     """Return a source of tokens that no other process has: 128 random bits and a counter."""
     # Made of C functions only: this runs once a commit.
-    return map(f"{uuid.uuid4().hex}-".__add__, map(str, itertools.count(1))).__next__
+    return partial(next, map(f"{uuid.uuid4().hex}-".__add__, map(str, itertools.count(1))))

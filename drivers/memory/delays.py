@@ -13,19 +13,22 @@ __all__ = ["Delays", "due_of"]
 
 
 class Delays:
-    """The delays of a store."""
+    """The delays of a store.
+
+    Attributes:
+        count: how many there are.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
         self._by_id: dict[str, DelayedState] = {}
         self._by_state: dict[str, set[str]] = {}
         self._order = SortedKeys()
 
-    def __bool__(self) -> bool:
-        return bool(self._by_id)
-
     def add(self, delay: DelayedState) -> None:
         """Add a delay."""
         self._by_id[delay.id] = delay
+        self.count += 1
         self._by_state.setdefault(delay.state.id, set()).add(delay.id)
         self._order.add((delay.due, delay.id))
 
@@ -34,6 +37,7 @@ class Delays:
         delay = self._by_id.pop(id, None)
         if delay is None:
             return
+        self.count -= 1
         self._order.remove((delay.due, id))
         ids = self._by_state[delay.state.id]
         ids.discard(id)

@@ -107,8 +107,10 @@ class MemoryDriver(Driver):
         if not self._head & YIELD_MASK:
             # Nothing here ever waits, so a busy task would keep the event loop for itself.
             await asyncio.sleep(0)
+        verdicts = []
         with self._lock:
-            verdicts = list(map(self._judge, batch))
+            for writes in batch:  # A plain loop calls a method faster than map does.
+                verdicts.append(self._judge(writes))  # noqa: PERF401
         changed = self._changed
         changed.count += 1
         if changed.waiters:
@@ -142,7 +144,7 @@ class MemoryDriver(Driver):
             latest[state.id] = rev
             committed.append(state)
         self._head = rev
-        if self._delays:
+        if self._delays.count:
             self._delays.remove_of(puts)
         self._verdicts[token] = states = tuple(committed)
         if rev >= self._index_at:
