@@ -68,8 +68,7 @@ def stepped(state: State, command: Step, flows: FlowRegistry) -> State:
         annotations = freeze("annotations", annotations)
         check_annotations("annotations", annotations)
     if type(command) is Transit:
-        flows.check(command.to)
-        transition = Transition(command.to, annotations)
+        transition = Transition(flows.check(command.to), annotations)
         return replace(state, transition=transition, status=ACTIVE, delayed_until=None)
     cause, status = STEPS[type(command)]
     transition = Transition(state.transition.to, annotations, cause)
@@ -306,7 +305,11 @@ class Plan:
         committed = iter(verdict)
         for draft in self._drafts.values():
             if draft.put:
-                draft.current = draft.committed = next(committed)
+                state = next(committed)
+                # A driver may return an equal transition; a new object would look like a step.
+                if state.transition is not draft.current.transition:
+                    state = replace(state, transition=draft.current.transition)
+                draft.current = draft.committed = state
                 draft.transitions = ()
                 draft.ctx._store_id = self._store_id
             draft.apply()
@@ -323,7 +326,7 @@ def draft_delay(command: Delay, flows: FlowRegistry, state: State) -> NewDelay:
     Raises:
         InvalidInputError: not exactly one of ``after`` and ``until``, or a bad one.
     """
-    flows.check(command.to)
+    to = flows.check(command.to)
     annotations = freeze("annotations", command.annotations)
     check_annotations("annotations", annotations)
     if (command.after is None) == (command.until is None):
@@ -336,7 +339,7 @@ def draft_delay(command: Delay, flows: FlowRegistry, state: State) -> NewDelay:
             raise InvalidInputError("after", "must be from 0 to 365,000 days")
     return NewDelay(
         state=state,
-        to=command.to,
+        to=to,
         annotations=annotations,
         due=None if command.until is None else to_utc("until", command.until),
         after=command.after,

@@ -203,6 +203,10 @@ class Engine:
         except Exception:
             logger.exception("execution of %r failed", ctx.current.id, extra=extra)
 
+    async def idle(self) -> None:
+        """Return when no background execution runs or waits any more."""
+        await self._executions.idle()
+
     def can_execute(self, flow: str) -> bool:
         """Return whether the registry has ``flow`` and can run it."""
         return self.flows.can_run(flow)

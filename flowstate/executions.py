@@ -62,6 +62,11 @@ class Executions:
         else:
             self._pending.append(ctx)
 
+    async def idle(self) -> None:
+        """Return when nothing runs or waits, the calling execution left aside."""
+        while tasks := self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(tasks)
+
     def stop(self) -> int:
         """Take no more, forget those that wait, and return how many those were."""
         self._stopped = True

@@ -87,11 +87,20 @@ class FlowRegistry:
         if self._flows.pop(id, None) is None:
             raise UnknownFlowError(id)
 
-    def check(self, id: str) -> None:
-        """Raise :class:`UnknownFlowError` unless ``id`` is registered or declared."""
-        if type(id) is not str or id not in self._flows:
+    def check(self, id: str) -> str:
+        """Return ``id`` as a plain string, also when it is a member of a ``StrEnum``.
+
+        Raises:
+            InvalidInputError: not a flow id at all.
+            UnknownFlowError: neither registered nor declared.
+        """
+        if type(id) is not str:
+            check_id("to", id)
+            id = str.__str__(id)
+        if id not in self._flows:
             check_id("to", id)
             raise UnknownFlowError(id)
+        return id
 
     def runnable(self, id: str) -> RegisteredFlow:
         """Return the flow to execute.

@@ -1,0 +1,88 @@
+"""What the conformance cases do not reach: it does not depend on a driver."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from msgspec.structs import replace
+
+from flowstate import (
+    Command,
+    Commit,
+    Data,
+    End,
+    Engine,
+    Execute,
+    FlowRegistry,
+    State,
+    StateContext,
+    Status,
+    StoreData,
+    Transit,
+)
+from flowstate.driver import Verdict, Writes
+from flowstate.drivers.memory import MemoryDriver
+
+
+class Step(StrEnum):
+    """Flow ids of a program that likes enums."""
+
+    FIRST = "first"
+
+
+def registry() -> FlowRegistry:
+    flows = FlowRegistry()
+
+    @flows.flow("first")
+    async def first(ctx: StateContext, engine: Engine) -> Command:
+        return Commit(End(ctx))
+
+    return flows
+
+
+async def test_idle_waits_for_what_runs_and_what_is_pending() -> None:
+    async with Engine(MemoryDriver(), registry(), max_executions=2) as engine:
+        for number in range(10):
+            ctx = StateContext(State(f"s{number}"))
+            await engine.do(Commit(Transit(ctx, "first")), Execute(ctx))
+        await engine.idle()
+
+        ended = [s.id async for s in engine.states(latest_only=True, status=Status.ENDED)]
+        assert len(ended) == 10
+
+
+async def test_a_flow_may_be_named_by_an_enum() -> None:
+    async with Engine(MemoryDriver(), registry()) as engine:
+        ctx = StateContext(State("s"))
+        await engine.do(Commit(Transit(ctx, Step.FIRST)))
+
+        assert type(ctx.current.transition.to) is str
+        assert ctx.current.transition.to == "first"
+
+
+class Decoding(MemoryDriver):
+    """Returns equal transitions, but not the objects that it was given."""
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        def decoded(state: State) -> State:
+            return replace(state, transition=replace(state.transition))
+
+        verdicts = await super().commit(batch)
+        return [tuple(map(decoded, v)) if isinstance(v, tuple) else v for v in verdicts]
+
+
+async def test_a_commit_without_a_step_stops_the_execution_on_any_driver() -> None:
+    flows = FlowRegistry()
+    runs: list[str] = []
+
+    @flows.flow("store")
+    async def store(ctx: StateContext, engine: Engine) -> Command:
+        runs.append("store")
+        ctx.data["report"] = Data(b"%d" % len(runs))
+        return Commit(StoreData(ctx, "report"))
+
+    async with Engine(Decoding(), flows) as engine:
+        ctx = StateContext(State("s"))
+        await engine.do(Commit(Transit(ctx, "store")))
+        await engine.execute(ctx)
+
+    assert runs == ["store"]
