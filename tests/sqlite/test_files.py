@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import traceback
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,9 @@ async def test_use_after_fork(tmp_path: Path, call: str) -> None:
     calls: dict[str, Call] = CALLS | {"enter": lambda driver: driver.__aenter__()}
     async with SQLiteDriver(tmp_path / "store.db") as driver:
         await commit_one(driver, put("1", "a"))
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # From 3.12 on it is warned of: there are threads.
+            child = os.fork()
         if child == 0:
             os._exit(in_child(driver, calls[call]))
         _, status = await asyncio.to_thread(os.waitpid, child, 0)

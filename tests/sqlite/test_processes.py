@@ -15,7 +15,7 @@ from flowstate import StoreBusyError
 from flowstate.drivers.sqlite import SQLiteDriver
 from tests.sqlite.support import commit_one, integrity, put, read_log, worker
 
-RecordProperty = Callable[[str, object], None]
+Record = Callable[[str, object], None]
 
 COUNTERS = 3
 PROCESSES = 4
@@ -53,7 +53,7 @@ async def finish(job: str, path: Path, *arguments: object) -> None:
 
 
 async def test_commits_of_other_processes_are_seen_soon(
-    tmp_path: Path, record_property: RecordProperty
+    tmp_path: Path, record_testsuite_property: Record
 ) -> None:
     path, count = tmp_path / "store.db", 100
     committed: dict[int, int] = {}
@@ -66,14 +66,14 @@ async def test_commits_of_other_processes_are_seen_soon(
             rev, when = map(int, (await watcher.line()).split())
             seen[rev] = when
     delays = sorted((seen[rev] - committed[rev]) / 1e6 for rev in seen)
-    record_property("median_ms", round(statistics.median(delays), 1))
-    record_property("p99_ms", round(delays[98], 1))
+    record_testsuite_property("sqlite_median_ms", round(statistics.median(delays), 1))
+    record_testsuite_property("sqlite_p99_ms", round(delays[98], 1))
     assert len(seen) == count
     assert statistics.median(delays) < 50
 
 
 async def test_nobody_starves_behind_a_busy_writer(
-    tmp_path: Path, record_property: RecordProperty
+    tmp_path: Path, record_testsuite_property: Record
 ) -> None:
     path = tmp_path / "store.db"
     async with worker("flood", path, 64) as flood, worker("flood", path, 64) as other:
@@ -84,7 +84,7 @@ async def test_nobody_starves_behind_a_busy_writer(
                 started = time.monotonic()
                 await commit_one(driver, put(f"{i}", f"{i}"))
                 longest = max(longest, time.monotonic() - started)
-    record_property("longest_ms", round(longest * 1e3, 1))
+    record_testsuite_property("sqlite_longest_ms", round(longest * 1e3, 1))
     assert longest < 3.0
 
 
