@@ -1,0 +1,46 @@
+"""``python -m benchmarks quick|full|tiny|soak``: measure, print a table, write a JSON file."""
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+from benchmarks.report import measure, print_table, write_json
+from benchmarks.soak import soak
+from benchmarks.suite import SIZES, comparisons
+
+__all__ = ["main"]
+
+
+async def run(size: str, only: str, output: Path | None, folder: Path) -> None:
+    """Run the comparisons whose name contains ``only``."""
+    sizes = SIZES[size]
+    results = []
+    print("making the stores", flush=True)
+    async with comparisons(sizes, folder) as found:
+        chosen = [comparison for comparison in found if only in comparison.name]
+        for number, comparison in enumerate(chosen, 1):
+            print(f"{number}/{len(chosen)} {comparison.name}", flush=True)
+            results.append(await measure(comparison, sizes.rounds))
+    print_table(results)
+    if output is not None:
+        write_json(output, size, results)
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("size", choices=[*SIZES, "soak"])
+    parser.add_argument("--only", default="", help="a part of the names to measure")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long to soak")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="flowstate-benchmarks-") as folder:
+        if arguments.size == "soak":
+            asyncio.run(soak(arguments.minutes, Path(folder)))
+        else:
+            asyncio.run(run(arguments.size, arguments.only, arguments.json, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A long mixed run with exact checks: shared counters by compare-and-set, watched."""
+
+import asyncio
+import random
+from pathlib import Path
+from time import monotonic
+
+from flowstate import (
+    Commit,
+    Driver,
+    Engine,
+    FlowRegistry,
+    GetState,
+    Pause,
+    RevisionMismatchError,
+    State,
+    StateContext,
+)
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.drivers.sqlite import SQLiteDriver
+
+__all__ = ["soak"]
+
+COUNTERS = 50
+
+
+async def soak(minutes: float, folder: Path, tasks: int = 1_000) -> None:
+    """Run rounds of 1,000 tasks with 20 increments each on every driver until the time is up."""
+    end = monotonic() + 60 * minutes
+    rounds = 0
+    while rounds == 0 or monotonic() < end:
+        drivers: list[Driver] = [MemoryDriver(), SQLiteDriver(folder / f"soak-{rounds}.db")]
+        for driver in drivers:
+            start = monotonic()
+            await _round(driver, tasks, 20)
+            name = type(driver).__name__
+            print(f"round {rounds} on {name}: exact, {monotonic() - start:.1f} s", flush=True)
+        rounds += 1
+
+
+async def _round(driver: Driver, tasks: int, increments: int) -> None:
+    async with Engine(driver, FlowRegistry()) as engine:
+        for number in range(COUNTERS):
+            ctx = StateContext(State(f"c{number}", annotations={"value": "0"}))
+            await engine.do(Commit(Pause(ctx)))
+        expected = COUNTERS + tasks * increments
+        watchers = [asyncio.create_task(_watch(engine, expected)) for _ in range(5)]
+        await asyncio.gather(*(_increment(engine, increments) for _ in range(tasks)))
+        lists = await asyncio.gather(*watchers)
+        log = [state.rev async for state in engine.states()]
+        latest = [state async for state in engine.states(latest_only=True)]
+        total = sum(int(state.annotations["value"]) for state in latest)
+        if total != tasks * increments or log != list(range(1, expected + 1)):
+            raise AssertionError(f"{total} increments in {len(log)} revisions")
+        if any(seen != log for seen in lists):
+            raise AssertionError("a watcher saw something else than the log")
+
+
+async def _increment(engine: Engine, times: int) -> None:
+    for _ in range(times):
+        while True:
+            found = await engine.do(GetState(f"c{random.randrange(COUNTERS)}"))  # noqa: S311
+            ctx = StateContext(found)
+            ctx.set_annotation("value", str(int(found.annotations["value"]) + 1))
+            try:
+                await engine.do(Commit(Pause(ctx)))
+            except RevisionMismatchError:
+                continue
+            break
+
+
+async def _watch(engine: Engine, count: int) -> list[int]:
+    revs: list[int] = []
+    async with engine.watch() as states:
+        async for state in states:
+            revs.append(state.rev)
+            if len(revs) == count:
+                break
+    return revs

@@ -1,0 +1,179 @@
+"""The comparisons, each with its mark."""
+
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from msgspec import Struct
+
+from benchmarks import workloads
+from benchmarks.limits import bare_memory, bare_sqlite
+from flowstate import Driver, Engine
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.drivers.sqlite import SQLiteDriver
+
+__all__ = ["SIZES", "Comparison", "Sizes", "comparisons"]
+
+Measure = Callable[[], Awaitable[float]]
+
+
+class Sizes(Struct, frozen=True):
+    """How much of everything."""
+
+    rounds: int
+    memory: int
+    sqlite: int
+    memory_log: int
+    sqlite_log: int
+    operations: int
+
+
+SIZES = {
+    "tiny": Sizes(1, 300, 64, 1_000, 1_000, 20),
+    "quick": Sizes(5, 20_000, 1_280, 100_000, 30_000, 300),
+    "full": Sizes(9, 50_000, 6_400, 1_000_000, 300_000, 1_000),
+}
+SMALL_LOG = 1_000
+
+
+class Comparison(Struct, frozen=True):
+    """Two measures taken in turns.
+
+    Attributes:
+        name: what is done.
+        unit: of what the seconds are.
+        ours: with flowstate.
+        limit: without it, or with it on a small log; ``None`` for a plain figure.
+        mark: how many times the limit's seconds ours may take; for a plain figure, how many
+            seconds or bytes.
+    """
+
+    name: str
+    unit: str
+    ours: Measure
+    limit: Measure | None
+    mark: float | None
+
+
+@asynccontextmanager
+async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparison]]:
+    """Make the stores, and return what to measure on them."""
+    async with AsyncExitStack() as stack:
+        found = [*_memory(sizes), *_sqlite(sizes, folder)]
+        for name, make, revisions in (
+            ("memory", lambda _: MemoryDriver(), sizes.memory_log),
+            ("sqlite", lambda n: SQLiteDriver(folder / f"growth-{n}.db"), sizes.sqlite_log),
+        ):
+            small = await stack.enter_async_context(_filled(make(SMALL_LOG), SMALL_LOG))
+            large = await stack.enter_async_context(_filled(make(revisions), revisions))
+            found += _growth(f"{name}, {revisions:,} revisions", small, large, sizes)
+        found += [
+            Comparison("import, beside asyncio", "s", _import_time, None, 0.067),
+            Comparison("memory: bytes per revision, two a state", "B", _bytes_per_state, None, None),
+        ]
+        yield found
+
+
+@asynccontextmanager
+async def _engine(driver: Driver) -> AsyncIterator[Engine]:
+    async with Engine(driver, workloads.registry()) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def _filled(driver: Driver, revisions: int) -> AsyncIterator[Engine]:
+    async with Engine(driver, workloads.registry()) as engine:
+        await workloads.fill(driver, revisions)
+        yield engine
+
+
+def _memory(sizes: Sizes) -> list[Comparison]:
+    async def commits() -> float:
+        async with _engine(MemoryDriver()) as engine:
+            return await workloads.commits(engine, sizes.memory)
+
+    async def chains() -> float:
+        async with _engine(MemoryDriver()) as engine:
+            return await workloads.chains(engine, sizes.memory // 6)
+
+    async def delivery() -> float:
+        async with _engine(MemoryDriver()) as engine:
+            return await workloads.delivery(engine, sizes.operations)
+
+    async def limit() -> float:
+        return await bare_memory(sizes.memory)
+
+    return [
+        Comparison("memory: commits by one task", "commit", commits, limit, 5.0),
+        Comparison("memory: chains of 3 flows, 3 commits", "flow", chains, limit, 10.0),
+        Comparison("memory: commit to watcher", "s", delivery, None, 0.001),
+    ]
+
+
+def _sqlite(sizes: Sizes, folder: Path) -> list[Comparison]:
+    made = iter(range(1_000_000))
+
+    def ours(count: int, tasks: int) -> Measure:
+        async def measure() -> float:
+            async with _engine(SQLiteDriver(folder / f"ours-{next(made)}.db")) as engine:
+                return await workloads.commits(engine, count, tasks)
+
+        return measure
+
+    async def delivery() -> float:
+        async with _engine(SQLiteDriver(folder / f"watch-{next(made)}.db")) as engine:
+            return await workloads.delivery(engine, sizes.operations)
+
+    async def limit() -> float:
+        return bare_sqlite(folder / f"bare-{next(made)}.db", sizes.sqlite)
+
+    return [
+        Comparison("sqlite FULL: one task", "commit", ours(sizes.sqlite, 1), limit, 1 / 0.7),
+        Comparison("sqlite FULL: 64 tasks", "commit", ours(4 * sizes.sqlite, 64), limit, 1 / 4),
+        Comparison("sqlite: commit to watcher", "s", delivery, None, 0.010),
+    ]
+
+
+def _growth(name: str, small: Engine, large: Engine, sizes: Sizes) -> list[Comparison]:
+    rounds = iter(range(1_000_000))
+
+    def on(engine: Engine, what: str) -> Measure:
+        async def measure() -> float:
+            unique = f"{what}{next(rounds)}"
+            if what == "commit":
+                return await workloads.commits(engine, sizes.operations, name=unique)
+            if what == "get by id":
+                return await workloads.gets(engine, sizes.operations)
+            if what == "page by label":
+                return await workloads.pages(engine, sizes.operations)
+            return await workloads.delivery(engine, sizes.operations, unique)
+
+        return measure
+
+    operations = ("commit", "get by id", "page by label", "watch")
+    return [
+        Comparison(f"{name}: {what}", "operation", on(large, what), on(small, what), 1.3)
+        for what in operations
+    ]
+
+
+async def _import_time() -> float:
+    program = (
+        "import asyncio, time; a = time.process_time(); import flowstate;"
+        "print(time.process_time() - a)"
+    )
+    return float(subprocess.check_output([sys.executable, "-c", program]))  # noqa: ASYNC221, S603
+
+
+async def _bytes_per_state() -> float:
+    count = 10_000
+    driver = MemoryDriver()
+    async with driver:
+        tracemalloc.start()
+        await workloads.fill(driver, 2 * count)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return size / (2 * count)

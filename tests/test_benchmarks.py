@@ -1,0 +1,26 @@
+"""The benchmarks run, and write what their README says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.repository
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_tiny_sizes_give_every_result(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "tiny", "--json", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    content = json.loads(output.read_text())
+
+    assert content["schema"] == 1
+    assert len(content["results"]) == 16
+    for result in content["results"]:
+        assert set(result) == {"name", "unit", "ours", "limit", "ratio", "mark", "met"}
+        assert result["ratio"] > 0
