@@ -13,7 +13,7 @@ class BareState:
 
     __slots__ = ("annotations", "committed_at", "id", "labels", "rev", "status", "to")
 
-    def __init__(  # noqa: PLR0913 - as many as a state has
+    def __init__(
         self,
         id: str,
         rev: int,

@@ -59,7 +59,7 @@ async def _round(driver: Driver, tasks: int, increments: int) -> None:
 async def _increment(engine: Engine, times: int) -> None:
     for _ in range(times):
         while True:
-            found = await engine.do(GetState(f"c{random.randrange(COUNTERS)}"))  # noqa: S311
+            found = await engine.do(GetState(f"c{random.randrange(COUNTERS)}"))
             ctx = StateContext(found)
             ctx.set_annotation("value", str(int(found.annotations["value"]) + 1))
             try:

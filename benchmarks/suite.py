@@ -72,7 +72,7 @@ async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparis
             found += _growth(f"{name}, {revisions:,} revisions", small, large, sizes)
         found += [
             Comparison("import, beside asyncio", "s", _import_time, None, 0.067),
-            Comparison("memory: bytes per revision, two a state", "B", _bytes_per_state, None, None),
+            Comparison("memory: size of a revision", "B", _bytes_per_state, None, None),
         ]
         yield found
 
@@ -165,7 +165,7 @@ async def _import_time() -> float:
         "import asyncio, time; a = time.process_time(); import flowstate;"
         "print(time.process_time() - a)"
     )
-    return float(subprocess.check_output([sys.executable, "-c", program]))  # noqa: ASYNC221, S603
+    return float(subprocess.check_output([sys.executable, "-c", program]))
 
 
 async def _bytes_per_state() -> float:

@@ -13,6 +13,8 @@ from typing import Protocol
 
 __all__ = ["Clock", "FakeClock", "SystemClock"]
 
+IDLE_TURNS = 2
+
 
 class Clock(Protocol):
     """What flowstate asks of time."""
@@ -137,7 +139,7 @@ class FakeClock:
         loop = self._sleepers[0][2].get_loop()
         # Only the loop knows whether something else is ready, and it has no public way to say.
         busy = bool(getattr(loop, "_ready", ()))
-        if busy or idle_turns < 2:
+        if busy or idle_turns < IDLE_TURNS:
             self._armed = True
             loop.call_soon(self._look, 0 if busy else idle_turns + 1)
             return

@@ -196,9 +196,7 @@ def _has_unknown(value: State | Transition | DataRef) -> bool:
 
 
 def _flat(value: State | Transition | DataRef) -> dict[str, Any]:
-    known = msgspec.json.decode(
-        _encoder.encode(replace(value, unknown=EMPTY)), type=dict[str, Raw]
-    )
+    known = msgspec.json.decode(_encoder.encode(replace(value, unknown=EMPTY)), type=dict[str, Raw])
     if isinstance(value, State):
         known["transition"] = Raw(_encode(value.transition))
         known["data"] = Raw(_encoder.encode({k: Raw(_encode(v)) for k, v in value.data.items()}))
@@ -225,5 +223,3 @@ def _build(raw: dict[str, Raw], kind: type[T]) -> T:
         fields["data"] = FrozenDict({k: _build(v, DataRef) for k, v in refs.items()})
     known = msgspec.json.decode(_encoder.encode(raw), type=kind)
     return replace(known, **fields)
-
-

@@ -48,6 +48,7 @@ __all__ = ["Draft", "Plan", "Step", "changed_writes", "checked", "draft_delay", 
 
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 STACK_PREFIX = "flowstate.stack."
+LONGEST_DELAY = timedelta(days=365_000)
 Step = Transit | Pause | Resume | End
 STEPS: dict[type[Step], tuple[Cause, Status]] = {
     Pause: ("pause", Status.PAUSED),
@@ -335,7 +336,7 @@ def draft_delay(command: Delay, flows: FlowRegistry, state: State) -> NewDelay:
         if not isinstance(command.after, timedelta):
             kind = type(command.after).__name__
             raise InvalidInputError("after", f"must be a timedelta, not {kind}")
-        if command.after < timedelta(0) or command.after.days > 365_000:
+        if command.after < timedelta(0) or command.after > LONGEST_DELAY:
             raise InvalidInputError("after", "must be from 0 to 365,000 days")
     return NewDelay(
         state=state,
@@ -415,9 +416,7 @@ def _check_distinct(states: tuple[State, ...]) -> None:
         seen.add(state.id)
 
 
-def _all_writes(
-    token: str, puts: list[Draft], states: tuple[State, ...], more: More
-) -> Writes:
+def _all_writes(token: str, puts: list[Draft], states: tuple[State, ...], more: More) -> Writes:
     for draft, state in more.stacked:
         if draft.current is not state:
             raise InvalidCommandError("stacked", f"{state.id!r} is changed after its Stack")
@@ -464,7 +463,8 @@ def _data_of(ctx: StateContext, alias: str) -> Data:
         raise InvalidInputError(f"data[{alias!r}].blob", f"must be bytes, not {kind}")
     if len(found.blob) > MAX_BLOB_BYTES:
         raise InvalidInputError(
-            f"data[{alias!r}].blob", f"must be at most {MAX_BLOB_BYTES} bytes, not {len(found.blob)}"
+            f"data[{alias!r}].blob",
+            f"must be at most {MAX_BLOB_BYTES} bytes, not {len(found.blob)}",
         )
     check_annotations(f"data[{alias!r}].annotations", found.annotations)
     return found

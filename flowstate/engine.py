@@ -148,7 +148,7 @@ class Engine:
         for command in commands:
             await self.do(command)
 
-    async def _do(self, command: Command[Any]) -> Any:
+    async def _do(self, command: Command[Any]) -> Any:  # noqa: C901 - one place knows them all
         result: Any = None
         plan = self._store.plan()
         match command:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
 from flowstate.driver import Driver, StateQuery
-from flowstate.errors import FlowstateError, HistoryRewoundError
+from flowstate.errors import FlowstateError, HistoryRewoundError, StoreCorruptError
 from flowstate.query import matches
 from flowstate.state import State
 
@@ -144,6 +144,9 @@ class Feed:
                 raise
 
     def _append(self, states: Sequence[State]) -> None:
+        # Watchers find revisions by counting, so with a hole they would read amiss for ever.
+        if (states[0].rev, states[-1].rev) != (self.head + 1, self.head + len(states)):
+            raise StoreCorruptError(f"the log has a hole after revision {self.head}")
         self._recent.extend(states)
         self.head = states[-1].rev
         excess = len(self._recent) - self._capacity

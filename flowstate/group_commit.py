@@ -27,7 +27,7 @@ class Waiting:
             if isinstance(verdict, BaseException):
                 raise verdict
             self.settle(verdict)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
             if not self.done.done():
                 self.done.set_exception(error)
         else:

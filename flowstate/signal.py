@@ -1,6 +1,7 @@
 """Tells waiting tasks, in any event loop of this process, that something happened."""
 
 import asyncio
+import contextlib
 import threading
 
 __all__ = ["Signal"]
@@ -30,10 +31,8 @@ class Signal:
         with self._lock:
             waiters, self.waiters = self.waiters, set()
         for waiter in waiters:
-            try:
+            with contextlib.suppress(RuntimeError):  # Its event loop is closed, so nobody waits.
                 waiter.get_loop().call_soon_threadsafe(_finish, waiter)
-            except RuntimeError:
-                pass  # Its event loop is closed, so nobody waits any more.
 
     async def wait(self, seen: int) -> int:
         """Return the count as soon as it is not ``seen``."""

@@ -25,9 +25,10 @@ from flowstate.commands import (
 )
 from flowstate.commit import Plan, Step, changed_writes, stepped
 from flowstate.context import StateContext
-from flowstate.data import Data
+from flowstate.data import Data, checksum_of
 from flowstate.driver import DelayedState, Driver, StateQuery, Verdict, Writes
 from flowstate.errors import (
+    CodecError,
     DataNotFoundError,
     InvalidInputError,
     RevisionMismatchError,
@@ -145,6 +146,8 @@ class Store:
             data = await self._driver.get_data(ref.checksum)
         if data is None:
             raise DataNotFoundError(f"data {command.alias!r} is no longer stored")
+        if checksum_of(data) != ref.checksum:
+            raise CodecError(f"data {command.alias!r} is damaged: its checksum differs")
         data = replace(data, rev=ref.rev, checksum=ref.checksum)
         plan.draft(command.ctx).set_data(command.alias, data)
         return data

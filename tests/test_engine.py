@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from enum import StrEnum
 
+import pytest
 from msgspec.structs import replace
 
 from flowstate import (
+    CodecError,
     Command,
     Commit,
     Data,
@@ -86,3 +88,20 @@ async def test_a_commit_without_a_step_stops_the_execution_on_any_driver() -> No
         await engine.execute(ctx)
 
     assert runs == ["store"]
+
+
+class Damaged(MemoryDriver):
+    """Gives back other bytes than it was given."""
+
+    async def get_data(self, checksum: str) -> Data | None:
+        return Data(b"something else")
+
+
+async def test_damaged_data_is_not_handed_out() -> None:
+    async with Engine(Damaged(), registry()) as engine:
+        ctx = StateContext(State("s"))
+        ctx.data["report"] = Data(b"report")
+        await engine.do(Commit(StoreData(ctx, "report")))
+
+        with pytest.raises(CodecError, match="report"):
+            await engine.get_data(ctx, "report")

@@ -130,7 +130,7 @@ class MemoryDriver(Driver):
 
     def _append(self, token: str, puts: tuple[State, ...]) -> tuple[State, ...]:
         now = self._now()
-        if now < self._last_time:
+        if now < self._last_time:  # noqa: PLR1730 - max() costs as much as all the rest
             now = self._last_time
         self._last_time = now
         log, latest, replaced = self._log, self._latest, self._replaced
@@ -215,10 +215,8 @@ class MemoryDriver(Driver):
             raise CompactedError(self._floor)
         after, upto = self._bounds(query)
         found: list[State] = []
-        scanned = 0
-        for rev in self._candidates(query, after, upto):
+        for scanned, rev in enumerate(self._candidates(query, after, upto), 1):
             state = self._at(rev)
-            scanned += 1
             if state is not None and self._answers(query, state):
                 if len(found) == query.limit:
                     return States(found, found[-1].rev, True, self._head, self._floor)

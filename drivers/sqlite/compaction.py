@@ -22,8 +22,7 @@ def compact_some(
     (head,) = connection.execute("SELECT max(rev) FROM log").fetchone()
     target = min(before_rev, head or 0)
     (last,) = connection.execute(
-        "SELECT max(rev) FROM"
-        " (SELECT rev FROM log WHERE rev > ? AND rev < ? ORDER BY rev LIMIT ?)",
+        "SELECT max(rev) FROM (SELECT rev FROM log WHERE rev > ? AND rev < ? ORDER BY rev LIMIT ?)",
         (after, target, CHUNK),
     ).fetchone()
     floor = max(target, 1) if last is None else last + 1
@@ -32,12 +31,12 @@ def compact_some(
         return 0, None
     chunk = {"after": after, "last": last}
     connection.execute(
-        "DELETE FROM label WHERE (key, value, rev) IN (SELECT pair.key, pair.value, log.rev"  # noqa: S608
+        "DELETE FROM label WHERE (key, value, rev) IN (SELECT pair.key, pair.value, log.rev"
         f" FROM log, json_each(log.body, '$.labels') AS pair WHERE log.rev IN ({_DOOMED}))",
         chunk,
     )
-    connection.execute(f"DELETE FROM data_reference WHERE rev IN ({_DOOMED})", chunk)  # noqa: S608
-    removed = connection.execute(f"DELETE FROM log WHERE rev IN ({_DOOMED})", chunk).rowcount  # noqa: S608
+    connection.execute(f"DELETE FROM data_reference WHERE rev IN ({_DOOMED})", chunk)
+    removed = connection.execute(f"DELETE FROM log WHERE rev IN ({_DOOMED})", chunk).rowcount
     return removed, last
 
 

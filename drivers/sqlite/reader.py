@@ -179,10 +179,11 @@ class _Page:
 
     def _tests(self, others: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
         table = self._label_table()
-        tests = [
+        test = (
             f"EXISTS (SELECT 1 FROM {table} AS other"
             " WHERE other.key = ? AND other.value = ? AND other.rev = found.rev)"
-        ] * len(others)
+        )
+        tests = [test] * len(others)
         parameters = [text for pair in others for text in pair]
         if self._query.status is not None:
             tests.append("EXISTS (SELECT 1 FROM log WHERE log.rev = found.rev AND status = ?)")

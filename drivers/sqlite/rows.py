@@ -47,4 +47,4 @@ def insert(
 @cache
 def _insertion(into: str, columns: int, rows: int, then: str) -> str:
     holes = f"({','.join('?' * columns)})"
-    return f"INSERT INTO {into} VALUES {','.join([holes] * rows)} {then}"  # noqa: S608
+    return f"INSERT INTO {into} VALUES {','.join([holes] * rows)} {then}"

@@ -1,6 +1,7 @@
 """Threads that do blocking work for event loops."""
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -49,20 +50,18 @@ class Worker:
             action, done = job
             try:
                 result = action()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
                 self._hand_over(done, error, failed=True)
             else:
                 self._hand_over(done, result, failed=False)
             del job, action, done
 
     def _hand_over(self, done: "asyncio.Future[Any]", outcome: Any, *, failed: bool) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # The event loop is closed, so nobody waits.
             done.get_loop().call_soon_threadsafe(_finish, done, outcome, failed)
-        except RuntimeError:
-            pass  # The event loop is closed, so nobody waits.
 
 
-def _finish(done: "asyncio.Future[Any]", outcome: Any, failed: bool) -> None:  # noqa: FBT001
+def _finish(done: "asyncio.Future[Any]", outcome: Any, failed: bool) -> None:
     if done.done():
         return
     if failed:

@@ -42,7 +42,9 @@ class Batch:
         head: the revision that the last commit of the batch got.
     """
 
-    def __init__(self, connection: sqlite3.Connection, batch: Sequence[Writes], now: datetime):
+    def __init__(
+        self, connection: sqlite3.Connection, batch: Sequence[Writes], now: datetime
+    ) -> None:
         self._connection = connection
         head, last, has_delays = connection.execute(
             "SELECT max(rev), (SELECT committed_at FROM log ORDER BY rev DESC LIMIT 1),"
@@ -206,7 +208,7 @@ class Batch:
             stored = [row[:2] for row in self._data.values()]
             proofs += [("data WHERE checksum = ? AND stored_at = ?", row) for row in stored]
         return all(
-            connection.execute(f"SELECT 1 FROM {proof}", values).fetchone()  # noqa: S608
+            connection.execute(f"SELECT 1 FROM {proof}", values).fetchone()
             for proof, values in proofs
         )
 
