@@ -94,7 +94,7 @@ class Damaged(MemoryDriver):
     """Gives back other bytes than it was given."""
 
     async def get_data(self, checksum: str) -> Data | None:
-        return Data(b"something else")
+        return Data(f"not {checksum}".encode())
 
 
 async def test_damaged_data_is_not_handed_out() -> None:
