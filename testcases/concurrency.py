@@ -264,7 +264,8 @@ async def threads_share_a_driver(h: Harness) -> None:
     total = 1 + 4 * 50
 
     async def work(driver: Driver, name: str) -> Seen:
-        async with Engine(driver, h.flows) as engine:
+        # A thread cannot be cancelled, so its work has to end by itself.
+        async with asyncio.timeout(30), Engine(driver, h.flows) as engine:
             watcher = asyncio.create_task(_watched(engine, total))
             for number in range(25):
                 ctx = StateContext(State(f"{name}-{number}"))
