@@ -74,18 +74,20 @@ class Delayer:
         """Look, fire, wait; a failing store is asked again later and later."""
         failures = 0
         while True:
-            seen = await self._driver.wait_delay(-1)
             try:
+                seen = await self._driver.wait_delay(-1)
                 pause = await self._fire_due()
-                failures = 0
             except EngineStoppedError:
                 return
             except Exception:
                 logger.exception("cannot fire delays")
-                failures += 1
-                ceiling = min(30.0, self._poll_interval * 2 ** min(failures, 10))
-                pause = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret
-            await self._wait(pause, seen)
+                failures = min(failures + 1, 10)
+                ceiling = min(30.0, self._poll_interval * 2**failures)
+                jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - no secret
+                await self._engine.clock.sleep(jittered)
+            else:
+                failures = 0
+                await self._wait(pause, seen)
 
     async def _wait(self, pause: float | None, seen: int) -> None:
         """Wait ``pause`` seconds, or until this process writes a delay."""
