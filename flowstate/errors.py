@@ -28,6 +28,7 @@ Input errors are raised before anything is written; they are the same on every d
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "CodecError",
@@ -55,7 +56,17 @@ __all__ = [
 
 
 class FlowstateError(Exception):
-    """The base of every error that flowstate raises."""
+    """The base of every error that flowstate raises. Can be pickled, with its attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # That of Exception calls the class with the message, which most here do not take.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[FlowstateError], args: Any, attributes: Any) -> FlowstateError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 class InvalidInputError(FlowstateError, ValueError):
