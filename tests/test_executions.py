@@ -1,0 +1,127 @@
+"""Background executions are bounded, owned, and ended with their engine."""
+
+import asyncio
+
+import pytest
+
+from flowstate import EngineOverloadedError, EngineStoppedError, State, StateContext
+from flowstate.executions import Executions
+
+
+class Flows:
+    """Runs contexts until it is told that they are done."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.done: list[str] = []
+        self.cancelled: list[str] = []
+        self.go_on = asyncio.Event()
+
+    async def run(self, ctx: StateContext) -> None:
+        self.running.append(ctx.current.id)
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(ctx.current.id)
+            raise
+        self.done.append(ctx.current.id)
+
+
+def new(number: int) -> StateContext:
+    return StateContext(State(str(number)))
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)  # reason: whoever can go on has gone on after so many turns
+
+
+async def test_runs_no_more_at_once_than_allowed_and_keeps_the_order() -> None:
+    flows = Flows()
+    executions = Executions(flows.run, 3, 100)
+    for number in range(10):
+        await executions.submit(new(number))
+    await turns()
+    assert (executions.running, executions.pending) == (3, 7)
+    assert flows.running == ["0", "1", "2"]
+
+    flows.go_on.set()
+    await executions.idle()
+    assert flows.done == [str(number) for number in range(10)]
+
+
+async def test_a_caller_from_outside_waits_for_room() -> None:
+    flows = Flows()
+    executions = Executions(flows.run, 1, 1)
+    await executions.submit(new(0))
+    await executions.submit(new(1))
+    waiting = asyncio.create_task(executions.submit(new(2)))
+    await turns()
+    assert not waiting.done()
+
+    flows.go_on.set()
+    await waiting
+    await executions.idle()
+    assert flows.done == ["0", "1", "2"]
+
+
+async def test_a_flow_is_told_that_there_is_no_room() -> None:
+    ran: list[str] = []
+
+    async def run(ctx: StateContext) -> None:
+        if ctx.current.id == "0":
+            with pytest.raises(EngineOverloadedError):
+                await executions.submit(new(2))
+        ran.append(ctx.current.id)
+
+    executions = Executions(run, 1, 1)
+    await executions.submit(new(0))
+    await executions.submit(new(1))
+    await executions.idle()
+
+    assert ran == ["0", "1"]
+
+
+async def test_stop_forgets_who_waits_and_refuses_the_rest() -> None:
+    flows = Flows()
+    executions = Executions(flows.run, 1, 2)
+    for number in range(3):
+        await executions.submit(new(number))
+    waiting = asyncio.create_task(executions.submit(new(3)))
+    await turns()
+
+    assert executions.stop() == 2
+    for late in (waiting, executions.submit(new(4))):
+        with pytest.raises(EngineStoppedError):
+            await late
+    flows.go_on.set()
+    await executions.finish(1)
+    assert flows.done == ["0"]
+
+
+async def test_finish_lets_what_runs_end_and_then_cancels_it() -> None:
+    flows = Flows()
+    executions = Executions(flows.run, 5, 5)
+    for number in range(2):
+        await executions.submit(new(number))
+    await turns()
+    executions.stop()
+    await executions.finish(0.01)
+
+    assert sorted(flows.cancelled) == ["0", "1"]
+    assert executions.running == 0
+
+
+async def test_one_that_fails_makes_room() -> None:
+    async def run(ctx: StateContext) -> None:
+        done.append(ctx.current.id)
+        if ctx.current.id == "0":
+            raise asyncio.CancelledError
+
+    done: list[str] = []
+    executions = Executions(run, 1, 5)
+    for number in range(3):
+        await executions.submit(new(number))
+    await executions.idle()
+
+    assert done == ["0", "1", "2"]

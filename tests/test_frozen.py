@@ -1,0 +1,75 @@
+"""Frozen mappings refuse every change, and are dicts in every other way."""
+
+import copy
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from flowstate import InvalidInputError
+from flowstate.frozen import EMPTY, FrozenDict, freeze
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "set": lambda m: m.__setitem__("b", 2),
+    "delete": lambda m: m.__delitem__("a"),
+    "or": lambda m: m.__ior__({"b": 2}),
+    "clear": lambda m: m.clear(),
+    "pop": lambda m: m.pop("a"),
+    "pop with a default": lambda m: m.pop("z", None),
+    "popitem": lambda m: m.popitem(),
+    "setdefault": lambda m: m.setdefault("b", 2),
+    "update": lambda m: m.update(b=2),
+    "attribute": lambda m: setattr(m, "b", 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_refuses_every_change(change: str) -> None:
+    mapping = FrozenDict({"a": 1})
+
+    with pytest.raises((TypeError, AttributeError)):
+        CHANGES[change](mapping)
+    assert mapping == {"a": 1}
+
+
+def test_is_compared_and_hashed_by_content() -> None:
+    one, other = FrozenDict({"a": 1, "b": 2}), FrozenDict({"b": 2, "a": 1})
+
+    assert one == other == {"a": 1, "b": 2}
+    assert {one: "found"}[other] == "found"
+    assert hash(one) != hash(FrozenDict({"a": 1}))
+
+
+def test_merging_makes_a_plain_dict() -> None:
+    merged = FrozenDict({"a": 1}) | {"b": 2}
+
+    assert merged == {"a": 1, "b": 2}
+    assert type(merged) is dict
+
+
+def by_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - it was made here
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, by_pickle])
+def test_copies_are_equal_and_frozen(twin: Callable[[Any], Any]) -> None:
+    mapping = FrozenDict({"a": 1})
+
+    assert type(twin(mapping)) is FrozenDict
+    assert twin(mapping) == mapping
+
+
+def test_freeze_copies_once_and_shares_the_empty_one() -> None:
+    given = {"a": 1}
+    made = freeze("field", given)
+    given["b"] = 2
+
+    assert made == {"a": 1}
+    assert freeze("field", {}) is EMPTY
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", ["a"], {"a"}])
+def test_freeze_names_the_field_of_what_is_no_mapping(value: Mapping[Any, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=r"^labels: must be a mapping"):
+        freeze("labels", value)

@@ -1,0 +1,188 @@
+"""Commits that arrive while one is on its way share the next batch; each has its own verdict."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from flowstate import (
+    Commit,
+    Engine,
+    FlowRegistry,
+    Pause,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    StoreUnavailableError,
+)
+from flowstate.driver import Verdict, Writes
+from flowstate.drivers.memory import MemoryDriver
+
+
+class SlowDriver(MemoryDriver):
+    """Commits when it is told to, and notes the batches it was given."""
+
+    batch_limit = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        self.batches.append([put.id for writes in batch for put in writes.puts])
+        self.started.set()
+        await self.go_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        return await super().commit(batch)
+
+
+def new(id: str) -> StateContext:
+    return StateContext(State(id))
+
+
+def start(engine: Engine, *contexts: StateContext) -> list["asyncio.Task[None]"]:
+    return [asyncio.create_task(engine.do(Commit(Pause(ctx)))) for ctx in contexts]
+
+
+async def test_a_lone_commit_waits_for_no_other() -> None:
+    driver = SlowDriver()
+    driver.go_on.set()
+    async with Engine(driver, FlowRegistry()) as engine:
+        await engine.do(Commit(Pause(new("a"))))
+        await engine.do(Commit(Pause(new("b"))))
+
+    assert driver.batches == [["a"], ["b"]]
+
+
+async def test_commits_that_arrive_meanwhile_share_batches() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        first = start(engine, new("first"))
+        await driver.started.wait()
+        contexts = [new(str(number)) for number in range(25)]
+        others = start(engine, *contexts)
+        await asyncio.sleep(0)  # reason: they have to start
+        driver.go_on.set()
+        await asyncio.gather(*first, *others)
+
+    ids = [ctx.current.id for ctx in contexts]
+    assert driver.batches == [["first"], ids[:10], ids[10:20], ids[20:]]
+    assert [ctx.committed.rev for ctx in contexts] == list(range(2, 27))
+
+
+async def test_each_commit_has_its_own_verdict() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        first, rival, other = new("a"), new("a"), new("b")
+        tasks = start(engine, first)
+        await driver.started.wait()
+        tasks += start(engine, rival, other)
+        driver.go_on.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert outcomes[0] is outcomes[2] is None
+    assert isinstance(outcomes[1], RevisionMismatchError)
+    assert outcomes[1].ids == ("a",)
+    assert (first.committed.rev, rival.committed.rev, other.committed.rev) == (1, 0, 2)
+
+
+async def test_cancelled_before_it_was_given_to_the_driver_nothing_is_written() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        first, cancelled, last = new("first"), new("cancelled"), new("last")
+        tasks = start(engine, first)
+        await driver.started.wait()
+        tasks += start(engine, cancelled, last)
+        await asyncio.sleep(0)  # reason: they have to start
+        tasks[1].cancel()
+        await asyncio.wait([tasks[1]])
+        driver.go_on.set()
+        await asyncio.gather(tasks[0], tasks[2])
+
+    assert driver.batches == [["first"], ["last"]]
+    assert (cancelled.committed.rev, last.committed.rev) == (0, 2)
+
+
+async def test_cancelled_afterwards_the_context_still_learns_the_verdict() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        ctx = new("a")
+        (task,) = start(engine, ctx)
+        await driver.started.wait()
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        assert not task.done()
+        driver.go_on.set()
+        await asyncio.wait([task])
+
+        assert task.cancelled()
+        assert ctx.committed == await engine.get_state("a")
+        await engine.do(Commit(Pause(ctx)))
+
+
+async def test_a_second_cancellation_does_not_wait() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        ctx = new("a")
+        (task,) = start(engine, ctx)
+        await driver.started.wait()
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        await asyncio.wait([task])
+        assert ctx.committed.rev == 0
+        driver.go_on.set()
+        await engine.do(Commit(Pause(new("b"))))
+
+        assert ctx.committed == await engine.get_state("a")
+
+
+async def test_a_failing_driver_fails_everybody_in_the_batch_and_nobody_later() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        contexts = [new(str(number)) for number in range(3)]
+        driver.failure = StoreUnavailableError("away")
+        tasks = start(engine, contexts[0])
+        await driver.started.wait()
+        driver.go_on.set()
+        tasks += start(engine, *contexts[1:])
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert outcomes == [driver.failure] * 3
+        assert [ctx.committed.rev for ctx in contexts] == [0, 0, 0]
+
+        driver.failure = None
+        await asyncio.gather(*start(engine, *contexts))
+        assert [ctx.committed.rev for ctx in contexts] == [1, 2, 3]
+
+
+async def test_closing_waits_for_what_was_given_to_the_driver() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        ctx = new("a")
+        tasks = start(engine, ctx)
+        await driver.started.wait()
+        asyncio.get_running_loop().call_soon(driver.go_on.set)
+
+    assert ctx.committed.rev == 1
+    await asyncio.gather(*tasks)
+
+
+async def test_a_caller_that_was_cancelled_hides_no_failure_of_the_store() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        driver.failure = StoreUnavailableError("away")
+        ctx, other = new("a"), new("b")
+        (task,) = start(engine, ctx)
+        await driver.started.wait()
+        task.cancel()
+        await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        driver.go_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        with pytest.raises(StoreUnavailableError):
+            await engine.do(Commit(Pause(other)))

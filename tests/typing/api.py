@@ -1,0 +1,119 @@
+"""What a type checker makes of the public names. Checked by mypy, never run."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import assert_type
+
+from flowstate import (
+    Check,
+    Command,
+    Commit,
+    Data,
+    Delay,
+    DelayedPage,
+    DelayedState,
+    End,
+    Engine,
+    Execute,
+    Flow,
+    FlowRegistry,
+    GetData,
+    GetDelayedStates,
+    GetState,
+    GetStates,
+    Noop,
+    Page,
+    Pause,
+    Resume,
+    RevisionMismatchError,
+    Stack,
+    State,
+    StateContext,
+    Status,
+    StoreData,
+    Transit,
+    Unstack,
+)
+
+flows = FlowRegistry()
+
+
+@flows.flow("work")
+async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+    return Commit(Transit(ctx, "rest"))
+
+
+@flows.flow("rest", blocking=True)
+def rest(ctx: StateContext, engine: Engine) -> Pause:
+    return Pause(ctx)
+
+
+flow: Flow = work
+another: Flow = rest
+anything: Command[object] = GetState("x")
+
+
+async def commands(engine: Engine, ctx: StateContext) -> None:
+    assert_type(await engine.do(GetState("x")), State)
+    assert_type(await engine.do(GetData(ctx, "blob")), Data)
+    assert_type(await engine.do(GetStates(limit=5)), Page)
+    assert_type(await engine.do(GetDelayedStates()), DelayedPage)
+    await engine.do(Commit(Transit(ctx, "work"), Check(ctx), GetState("x")))
+    steps: list[Command[None]] = [Transit(ctx, "work"), Pause(ctx), Resume(ctx), End(ctx), Noop()]
+    steps += [Delay(ctx, "work", after=timedelta(1)), Execute(ctx), StoreData(ctx, "blob")]
+    steps += [Stack(ctx, ctx, "name"), Unstack(ctx, ctx, "name"), Check(ctx), Commit(*steps)]
+    await engine.do(*steps)
+    await engine.do(Transit(ctx, "work"), GetState("x"))
+    assert_type(await engine.execute(ctx), None)
+
+
+async def results(engine: Engine, ctx: StateContext) -> None:
+    assert_type(await engine.do(Commit(End(ctx))), None)
+    assert_type(await engine.do(Noop()), None)
+    assert_type(await engine.do(Noop(), Noop()), None)
+
+
+async def queries(engine: Engine, ctx: StateContext) -> None:
+    assert_type(await engine.get_state("x"), State)
+    assert_type(await engine.get_data(ctx, "blob"), Data)
+    page = await engine.get_states(labels=[{"a": "1"}, {"b": "2"}], status=Status.PAUSED)
+    assert_type(page, Page)
+    assert_type(page.states, Sequence[State])
+    assert_type(await engine.do(page.next), Page)
+    assert_type((await engine.get_delayed_states()).delayed, Sequence[DelayedState])
+    async for state in engine.states(labels={"a": "1"}):
+        assert_type(state, State)
+    async with engine.watch(since_rev=3) as states:
+        async for state in states:
+            assert_type(state, State)
+        assert_type(states.cursor, int)
+
+
+def values(ctx: StateContext, error: RevisionMismatchError) -> None:
+    assert_type(ctx.current, State)
+    assert_type(ctx.current.labels, Mapping[str, str])
+    assert_type(ctx.current.committed_at, datetime | None)
+    assert_type(ctx.data, dict[str, Data])
+    assert_type(ctx.fork("new"), StateContext)
+    assert_type(error.ids, tuple[str, ...])
+
+
+async def the_decorator_keeps_the_type(engine: Engine, ctx: StateContext) -> None:
+    assert_type(await work(ctx, engine), Command[None])
+    assert_type(rest(ctx, engine), Pause)
+
+
+async def mistakes(engine: Engine, ctx: StateContext) -> None:
+    ctx.current.rev = 7  # type: ignore[misc]
+    Transit("x", "work")  # type: ignore[arg-type]
+    Transit(ctx)  # type: ignore[call-arg]
+    await engine.do("x")  # type: ignore[call-overload]
+    Commit("x")  # type: ignore[arg-type]
+
+    @flows.flow("bad")  # type: ignore[type-var]
+    async def bad(ctx: StateContext) -> Command[None]:
+        return Noop()
+
+    @flows.flow("worse")  # type: ignore[type-var]
+    async def worse(ctx: StateContext, engine: Engine) -> int:
+        return 1
