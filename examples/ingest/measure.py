@@ -4,6 +4,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 from msgspec import Struct
@@ -33,6 +34,9 @@ OUTCOMES: tuple[Outcome, ...] = (
 LARGEST = 2 * 1024 * 1024
 BINARY_WITHIN = 8 * 1024
 PYTHON_SUFFIXES = frozenset({".py", ".pyi"})
+# CPython 3.11 can mix up two threads that build syntax trees at once (SystemError: "AST
+# constructor recursion depth mismatch"). Parsing holds the interpreter's lock anyway.
+_parsing = Lock()
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
@@ -83,7 +87,8 @@ def measure(content: bytes, suffix: str) -> Figures:
     if suffix not in PYTHON_SUFFIXES:
         return Figures("text", len(content), lines)
     try:
-        tree = ast.parse(content)
+        with _parsing:
+            tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Figures("unparsable", len(content), lines)
     kinds = Counter(type(statement) for statement in _statements(tree))
