@@ -274,9 +274,12 @@ async def threads_share_a_driver(h: Harness) -> None:
                 await _increment(engine, "counter")
             return await watcher
 
-    lists = await asyncio.gather(
-        *(asyncio.to_thread(asyncio.run, work(h.driver, name)) for name in "abcd")
-    )
+    def run(name: str) -> Seen:
+        return asyncio.run(work(h.driver, name))
+
+    threads = [asyncio.ensure_future(asyncio.to_thread(run, name)) for name in "abcd"]
+    await asyncio.wait(threads)  # All of them, also when one fails.
+    lists = [thread.result() for thread in threads]
     check(await _count(h.engine, "counter"), 100, "count")
     log = [(state.rev, state.id) for state in await h.log()]
     check([rev for rev, _ in log], list(range(1, total + 1)), "revisions")

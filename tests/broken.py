@@ -328,10 +328,10 @@ class LostReply(Base):
 
 
 class LinearScan(Base):
-    """Looks at the whole log for each commit."""
+    """Looks at a part of the log for each commit, and the more the longer it is."""
 
     async def commit_one(self, writes: Writes) -> Verdict:
-        for rev in range(await self.head()):
+        for rev in range(0, await self.head(), 5):
             await self.get_state("nobody", rev)
         return await self.apply(writes)
 
