@@ -69,7 +69,10 @@ def stepped(state: State, command: Step, flows: FlowRegistry) -> State:
         annotations = freeze("annotations", annotations)
         check_annotations("annotations", annotations)
     if type(command) is Transit:
-        transition = Transition(flows.check(command.to), annotations)
+        to = command.to
+        if type(to) is not str or to not in flows._flows:  # Nearly always known: spare a call.
+            to = flows.check(to)
+        transition = Transition(to, annotations)
         return replace(state, transition=transition, status=ACTIVE, delayed_until=None)
     cause, status = STEPS[type(command)]
     transition = Transition(state.transition.to, annotations, cause)

@@ -108,9 +108,12 @@ class MemoryDriver(Driver):
             # Nothing here ever waits, so a busy task would keep the event loop for itself.
             await asyncio.sleep(0)
         verdicts = []
-        with self._lock:
-            for writes in batch:  # A plain loop calls a method faster than map does.
+        self._lock.acquire()  # A with statement and map would add a tenth to a commit.
+        try:
+            for writes in batch:
                 verdicts.append(self._judge(writes))  # noqa: PERF401
+        finally:
+            self._lock.release()
         changed = self._changed
         changed.count += 1
         if changed.waiters:
