@@ -54,17 +54,22 @@ async def measure(comparison: Comparison, rounds: int) -> Result:
 
 def print_table(results: Sequence[Result], show: Callable[[str], None] = print) -> None:
     """Print one line for each result."""
-    show(f"{'':50} {'median':>12} {'limit':>12} {'ratio':>8} {'at most':>8}")
+    head = f"{'median':>12} {'from':>12} {'to':>12} {'limit':>12} {'ratio':>8} {'at most':>8}"
+    show(f"{'':50} {head}")
     for result in results:
         limit = _duration(median(result.limit)) if result.limit else ""
         ratio = f"{result.ratio:.2f}" if result.limit else ""
         mark = ""
         if result.mark is not None:
             mark = f"{result.mark:.2f}" if result.limit else _duration(result.mark)
-        ours = median(result.ours)
-        shown = f"{ours:,.0f} B" if result.unit == "B" else _duration(ours)
+        figures = (median(result.ours), min(result.ours), max(result.ours))
+        shown = " ".join(f"{_amount(figure, result.unit):>12}" for figure in figures)
         verdict = {None: "", True: "met", False: "NOT MET"}[result.met]
-        show(f"{result.name:50} {shown:>12} {limit:>12} {ratio:>8} {mark:>8} {verdict}")
+        show(f"{result.name:50} {shown} {limit:>12} {ratio:>8} {mark:>8} {verdict}")
+
+
+def _amount(figure: float, unit: str) -> str:
+    return f"{figure:,.0f} B" if unit == "B" else _duration(figure)
 
 
 def _duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from benchmarks import workloads
 from benchmarks.limits import bare_memory, bare_sqlite
+from benchmarks.processes import between_processes
 from flowstate import Driver, Engine
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
@@ -37,6 +38,7 @@ SIZES = {
     "full": Sizes(9, 50_000, 6_400, 1_000_000, 300_000, 1_000),
 }
 SMALL_LOG = 1_000
+FOOTPRINT_REVISIONS = 20_000
 
 
 class Comparison(Struct, frozen=True):
@@ -72,7 +74,7 @@ async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparis
             found += _growth(f"{name}, {revisions:,} revisions", small, large, sizes)
         found += [
             Comparison("import, beside asyncio", "s", _import_time, None, 0.067),
-            Comparison("memory: size of a revision", "B", _bytes_per_state, None, None),
+            *_footprint(),
         ]
         yield found
 
@@ -127,6 +129,11 @@ def _sqlite(sizes: Sizes, folder: Path) -> list[Comparison]:
         async with _engine(SQLiteDriver(folder / f"watch-{next(made)}.db")) as engine:
             return await workloads.delivery(engine, sizes.operations)
 
+    async def between() -> float:
+        path = folder / f"between-{next(made)}.db"
+        async with _engine(SQLiteDriver(path)) as engine:
+            return await between_processes(engine, path, sizes.operations // 5)
+
     async def limit() -> float:
         return bare_sqlite(folder / f"bare-{next(made)}.db", sizes.sqlite)
 
@@ -134,6 +141,7 @@ def _sqlite(sizes: Sizes, folder: Path) -> list[Comparison]:
         Comparison("sqlite FULL: one task", "commit", ours(sizes.sqlite, 1), limit, 1 / 0.7),
         Comparison("sqlite FULL: 64 tasks", "commit", ours(4 * sizes.sqlite, 64), limit, 1 / 4),
         Comparison("sqlite: commit to watcher", "s", delivery, None, 0.010),
+        Comparison("sqlite: commit to watcher, other process", "s", between, None, None),
     ]
 
 
@@ -168,12 +176,22 @@ async def _import_time() -> float:
     return float(subprocess.check_output([sys.executable, "-c", program]))
 
 
-async def _bytes_per_state() -> float:
-    count = 10_000
-    driver = MemoryDriver()
-    async with driver:
-        tracemalloc.start()
-        await workloads.fill(driver, 2 * count)
-        size, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return size / (2 * count)
+def _footprint() -> list[Comparison]:
+    def size(states: int, labels: int) -> Measure:
+        async def measure() -> float:
+            async with MemoryDriver() as driver:
+                tracemalloc.start()
+                await workloads.grow(driver, states, FOOTPRINT_REVISIONS, labels)
+                size, _ = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+            return size / FOOTPRINT_REVISIONS
+
+        return measure
+
+    return [
+        Comparison(
+            f"memory: size of a {what}, {labels} labels", "B", size(states, labels), None, None
+        )
+        for what, states in (("state", FOOTPRINT_REVISIONS), ("revision", 1))
+        for labels in (0, 2)
+    ]

@@ -17,7 +17,7 @@ from flowstate import (
 )
 from flowstate.driver import Writes
 
-__all__ = ["chains", "commits", "delivery", "fill", "gets", "pages", "registry"]
+__all__ = ["chains", "commits", "delivery", "fill", "gets", "grow", "pages", "registry"]
 
 LABELS = 100
 BATCH = 100
@@ -78,6 +78,20 @@ async def fill(driver: Driver, revisions: int) -> None:
             batch = [Writes(f"fill-{state.id}-{round_}", (state,)) for state in states]
             verdicts = await driver.commit(batch)
             states = [verdict[0] for verdict in verdicts if isinstance(verdict, tuple)]
+
+
+async def grow(driver: Driver, states: int, revisions: int, labels: int) -> None:
+    """Commit so many revisions, of these states in turn, as an engine would."""
+    async with Engine(driver, registry()) as engine:
+        contexts: dict[int, StateContext] = {}
+        for number in range(revisions):
+            which = number % states
+            ctx = contexts.pop(which, None) or StateContext(
+                State(f"s{which}", labels={f"key{n}": str(which % LABELS) for n in range(labels)})
+            )
+            await engine.do(Commit(Transit(ctx, "first")))
+            if states < revisions:  # Whoever goes on keeps its context; the others would count.
+                contexts[which] = ctx
 
 
 async def gets(engine: Engine, count: int) -> float:
