@@ -34,8 +34,8 @@ class Sizes(Struct, frozen=True):
 
 SIZES = {
     "tiny": Sizes(1, 300, 64, 1_000, 1_000, 20),
-    "quick": Sizes(5, 20_000, 1_280, 100_000, 30_000, 300),
-    "full": Sizes(9, 50_000, 6_400, 1_000_000, 300_000, 1_000),
+    "quick": Sizes(5, 100_000, 1_280, 100_000, 30_000, 300),
+    "full": Sizes(9, 100_000, 6_400, 1_000_000, 300_000, 1_000),
 }
 SMALL_LOG = 1_000
 FOOTPRINT_REVISIONS = 20_000
