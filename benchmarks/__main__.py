@@ -16,7 +16,6 @@ async def run(size: str, only: str, output: Path | None, folder: Path) -> None:
     """Run the comparisons whose name contains ``only``."""
     sizes = SIZES[size]
     results = []
-    print("making the stores", flush=True)
     async with comparisons(sizes, folder) as found:
         chosen = [comparison for comparison in found if only in comparison.name]
         for number, comparison in enumerate(chosen, 1):

@@ -1,5 +1,6 @@
 """Takes the measures in turns, and says what came out."""
 
+import gc
 import json
 import platform
 import sqlite3
@@ -43,8 +44,10 @@ async def measure(comparison: Comparison, rounds: int) -> Result:
     ours: list[float] = []
     limit: list[float] = []
     for _ in range(rounds):
+        gc.collect()  # Nobody pays for the garbage of the one before.
         if comparison.limit is not None:
             limit.append(await comparison.limit())
+            gc.collect()
         ours.append(await comparison.ours())
     ratios = [a / b for a, b in zip(ours, limit, strict=True)] if limit else ours
     ratio = median(ratios)

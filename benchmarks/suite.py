@@ -62,15 +62,15 @@ class Comparison(Struct, frozen=True):
 
 @asynccontextmanager
 async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparison]]:
-    """Make the stores, and return what to measure on them."""
+    """Return what to measure; a store for growth is filled when it is needed first."""
     async with AsyncExitStack() as stack:
         found = [*_memory(sizes), *_sqlite(sizes, folder)]
         for name, make, revisions in (
             ("memory", lambda _: MemoryDriver(), sizes.memory_log),
             ("sqlite", lambda n: SQLiteDriver(folder / f"growth-{n}.db"), sizes.sqlite_log),
         ):
-            small = await stack.enter_async_context(_filled(make(SMALL_LOG), SMALL_LOG))
-            large = await stack.enter_async_context(_filled(make(revisions), revisions))
+            small = _Filled(stack, make(SMALL_LOG), SMALL_LOG)
+            large = _Filled(stack, make(revisions), revisions)
             found += _growth(f"{name}, {revisions:,} revisions", small, large, sizes)
         found += [
             Comparison("import, beside asyncio", "s", _import_time, None, 0.067),
@@ -85,11 +85,23 @@ async def _engine(driver: Driver) -> AsyncIterator[Engine]:
         yield engine
 
 
-@asynccontextmanager
-async def _filled(driver: Driver, revisions: int) -> AsyncIterator[Engine]:
-    async with Engine(driver, workloads.registry()) as engine:
-        await workloads.fill(driver, revisions)
-        yield engine
+class _Filled:
+    """A store with so many revisions, from the time that somebody asks for it.
+
+    A million objects make the garbage collector slow, and with it the bare loops.
+    """
+
+    def __init__(self, stack: AsyncExitStack, driver: Driver, revisions: int) -> None:
+        self._stack = stack
+        self._driver = driver
+        self._revisions = revisions
+        self._engine: Engine | None = None
+
+    async def engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = await self._stack.enter_async_context(_engine(self._driver))
+            await workloads.fill(self._driver, self._revisions)
+        return self._engine
 
 
 def _memory(sizes: Sizes) -> list[Comparison]:
@@ -145,11 +157,12 @@ def _sqlite(sizes: Sizes, folder: Path) -> list[Comparison]:
     ]
 
 
-def _growth(name: str, small: Engine, large: Engine, sizes: Sizes) -> list[Comparison]:
+def _growth(name: str, small: _Filled, large: _Filled, sizes: Sizes) -> list[Comparison]:
     rounds = iter(range(1_000_000))
 
-    def on(engine: Engine, what: str) -> Measure:
+    def on(store: _Filled, what: str) -> Measure:
         async def measure() -> float:
+            engine = await store.engine()
             unique = f"{what}{next(rounds)}"
             if what == "commit":
                 return await workloads.commits(engine, sizes.operations, name=unique)
