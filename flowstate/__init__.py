@@ -31,7 +31,7 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.data import Data, DataRef
 from flowstate.delayer import Delayer
-from flowstate.driver import DelayedState, Driver
+from flowstate.driver import DamagedDelay, DelayedState, Driver
 from flowstate.engine import Engine
 from flowstate.errors import (
     CodecError,
@@ -68,6 +68,7 @@ __all__ = [
     "Commit",
     "CommitUnknownError",
     "CompactedError",
+    "DamagedDelay",
     "Data",
     "DataNotFoundError",
     "DataRef",

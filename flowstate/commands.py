@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.data import Data
-from flowstate.driver import DelayedState
+from flowstate.driver import DamagedDelay, DelayedState
 from flowstate.frozen import EMPTY
 from flowstate.state import State, Status
 
@@ -242,14 +242,17 @@ class DelayedPage(Struct, frozen=True):
     """Some of the delays that were asked for.
 
     Attributes:
-        delayed: the earliest first.
+        delayed: the earliest first. May be fewer than the limit although there is more.
         more: whether there were more when the page was read.
         next: the command that reads the next page.
+        damaged: delays of the page that cannot be read. They count for the limit, apart from
+            those whose time is damaged, which come with the first page.
     """
 
     delayed: Sequence[DelayedState]
     more: bool
     next: GetDelayedStates
+    damaged: Sequence[DamagedDelay] = ()
 
 
 class Commit(Command[None]):

@@ -11,7 +11,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from flowstate.commands import Execute
-from flowstate.driver import DelayedState, DelayQuery
+from flowstate.driver import DamagedDelay, DelayedState, DelayQuery
 from flowstate.engine import Engine
 from flowstate.errors import EngineStoppedError, RevisionMismatchError
 
@@ -31,8 +31,9 @@ class Delayer:
     Args:
         engine: executes what fires. Delays to flows that its registry does not have are left
             to an engine that has them.
-        poll_interval: seconds until a delay that could not be fired is tried again. Delays that
-            become due are fired at their time, and new ones are noticed by the driver's hints.
+        poll_interval: seconds until a delay that could not be fired, or not even be read, is
+            tried again. Delays that become due are fired at their time, and new ones are noticed
+            by the driver's hints.
         batch: how many delays are fired at the same time.
         lease: seconds.
     """
@@ -53,6 +54,7 @@ class Delayer:
         self._task: asyncio.Task[None] | None = None
         self._holding: set[asyncio.Task[None]] = set()
         self._unknown: set[str] = set()
+        self._damaged: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="flowstate delayer")
@@ -105,20 +107,32 @@ class Delayer:
         """Fire all that is due, page by page; return the seconds until there is more to do."""
         query = DelayQuery(limit=self._batch)
         left = claimed = False
+        damaged: set[str] = set()
         while True:
             found = await self._driver.get_delayed(query)
+            self._report(found.damaged)
+            damaged.update(delay.id for delay in found.damaged)
+            left |= any(delay.due is not None for delay in found.damaged)
             left |= await self._fire(found.delayed)
             claimed |= not all(delay.commit for delay in found.delayed)
             if not found.more:
                 break
-            last = found.delayed[-1]
-            query = replace(query, after=(last.due, last.id))
+            query = replace(query, after=found.end)
+        self._damaged &= damaged  # What is repaired or gone must not be remembered for ever.
         pauses = [self._poll_interval] if left else []
         if claimed:
             pauses.append(self._lease)
         if found.next_due is not None:
             pauses.append(max(0.0, (found.next_due - found.now).total_seconds()))
         return min(pauses, default=None)
+
+    def _report(self, damaged: Sequence[DamagedDelay]) -> None:
+        """Log each damaged delay once, although every round meets it again."""
+        for delay in damaged:
+            if delay.id not in self._damaged:
+                self._damaged.add(delay.id)
+                extra = {"state_id": delay.state_id, "delay_id": delay.id}
+                logger.error("cannot read delay %s: %s", delay.id, delay.error, extra=extra)
 
     async def _fire(self, delayed: Sequence[DelayedState]) -> bool:
         """Fire a page of delays at the same time; return whether one of them has to wait."""

@@ -18,6 +18,7 @@ from flowstate.frozen import FrozenDict
 from flowstate.state import State, Status
 
 __all__ = [
+    "DamagedDelay",
     "DelayQuery",
     "DelayedState",
     "DelayedStates",
@@ -164,6 +165,22 @@ class DelayedState(Struct, frozen=True, gc=False):
     commit: bool
 
 
+class DamagedDelay(Struct, frozen=True, gc=False):
+    """A delay that has not fired and cannot be read: damaged, or written by a newer library.
+
+    Attributes:
+        id: names the delay.
+        state_id: the state that is delayed, as far as that can be read.
+        due: when it was to fire, UTC; ``None`` when that is what is damaged.
+        error: what is wrong with it.
+    """
+
+    id: str
+    state_id: str
+    due: datetime | None
+    error: str
+
+
 class DelayedStates(Struct, frozen=True, gc=False):
     """A page of delays.
 
@@ -172,12 +189,22 @@ class DelayedStates(Struct, frozen=True, gc=False):
         more: whether there are further ones that answer the query.
         now: the store's clock when the page was read.
         next_due: when the earliest delay after this page is due, or ``None``.
+        damaged: those of the page that cannot be read. They count for the limit, apart from
+            those without a time, which have no place in the order and come with the first page.
     """
 
     delayed: Sequence[DelayedState]
     more: bool
     now: datetime
     next_due: datetime | None
+    damaged: Sequence[DamagedDelay] = ()
+
+    @property
+    def end(self) -> tuple[datetime, str] | None:
+        """(due, id) of the last delay of the page, for ``DelayQuery.after``."""
+        places = [(delay.due, delay.id) for delay in self.delayed[-1:]]
+        places += [(bad.due, bad.id) for bad in self.damaged if bad.due is not None]
+        return max(places, default=None)
 
 
 class Driver(Protocol):
@@ -237,7 +264,7 @@ class Driver(Protocol):
 
     @abstractmethod
     async def get_delayed(self, query: DelayQuery) -> DelayedStates:
-        """Return a page of delays."""
+        """Return a page of delays; one that cannot be read is ``damaged``, and fails no other."""
 
     @abstractmethod
     async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:

@@ -124,12 +124,9 @@ def delay_query(command: GetDelayedStates) -> DelayQuery:
 
 def delayed_page(command: GetDelayedStates, found: DelayedStates) -> DelayedPage:
     """Return the page for the caller, with the command that goes on from it."""
-    cursor = command.cursor
-    if found.delayed:
-        last = found.delayed[-1]
-        cursor = (last.due, last.id)
+    cursor = found.end or command.cursor
     follow = GetDelayedStates(until=command.until, limit=command.limit, cursor=cursor)
-    return DelayedPage(found.delayed, found.more, follow)
+    return DelayedPage(found.delayed, found.more, follow, found.damaged)
 
 
 def _check_limit(limit: int) -> None:

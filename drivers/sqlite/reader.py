@@ -4,6 +4,7 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from math import ceil
 from typing import Any
 
 from msgspec import json
@@ -11,16 +12,30 @@ from msgspec.structs import replace
 
 from flowstate.codec import ABSENT, decode_annotations, decode_delay, decode_state
 from flowstate.data import Data
-from flowstate.driver import DelayedState, DelayedStates, DelayQuery, StateQuery, States
+from flowstate.driver import (
+    DamagedDelay,
+    DelayedState,
+    DelayedStates,
+    DelayQuery,
+    StateQuery,
+    States,
+)
 from flowstate.drivers.sqlite.rows import STATE, state_of
-from flowstate.drivers.sqlite.times import from_micros, to_micros
+from flowstate.drivers.sqlite.times import FIRST, LAST, from_micros, to_micros
 from flowstate.errors import CodecError, CompactedError
 from flowstate.frozen import freeze
 from flowstate.state import State, Status
 
 __all__ = ["get_data", "get_delayed", "get_head", "get_next_due", "get_state", "get_states"]
 
+Row = tuple[Any, ...]
 SCAN_LIMIT = 2_000
+# As bytes, because text that is no UTF-8 would fail the whole page.
+DELAY = "delay.id, delay.due, CAST(delay.state_id AS BLOB)"
+DELAYED = (
+    "delay.rev, CAST(delay.body AS BLOB),"
+    " log.rev, log.committed_at, log.delayed_until, CAST(log.body AS BLOB)"
+)
 
 
 def get_head(connection: sqlite3.Connection) -> int:
@@ -31,7 +46,9 @@ def get_head(connection: sqlite3.Connection) -> int:
 
 def get_next_due(connection: sqlite3.Connection) -> int | None:
     """Return when the earliest delay is due, in microseconds since 1970."""
-    (due,) = connection.execute("SELECT min(due) FROM delay").fetchone()
+    (due,) = connection.execute(
+        "SELECT min(due) FROM delay WHERE due >= ? AND due <= ?", (FIRST, LAST)
+    ).fetchone()
     return None if due is None else int(due)
 
 
@@ -216,11 +233,10 @@ class _Page:
 def get_delayed(connection: sqlite3.Connection, query: DelayQuery, now: datetime) -> DelayedStates:
     """Return a page of delays."""
     until = to_micros(now if query.until is None else query.until)
-    last = 2**62 if query.everything else until
-    due, id = (-(2**62), "") if query.after is None else (to_micros(query.after[0]), query.after[1])
+    last = LAST if query.everything else until
+    due, id = (FIRST, "") if query.after is None else (to_micros(query.after[0]), query.after[1])
     rows = connection.execute(
-        "SELECT delay.id, delay.due, delay.rev, delay.body,"
-        f" {STATE} FROM delay LEFT JOIN log ON log.rev = delay.rev"
+        f"SELECT {DELAY}, {DELAYED} FROM delay LEFT JOIN log ON log.rev = delay.rev"
         " WHERE (due, delay.id) > (?, ?) AND due <= ? ORDER BY due, delay.id LIMIT ?",
         (due, id, last, query.limit + 1),
     ).fetchall()
@@ -229,23 +245,62 @@ def get_delayed(connection: sqlite3.Connection, query: DelayQuery, now: datetime
         next_due = rows[query.limit][1]
     else:
         (next_due,) = connection.execute(
-            "SELECT min(due) FROM delay WHERE due > ?", (last,)
+            "SELECT min(due) FROM delay WHERE due > ? AND due <= ?", (last, LAST)
         ).fetchone()
-    return DelayedStates(
-        delayed=[_delayed(row) for row in rows[: query.limit]],
-        more=more,
-        now=now,
-        next_due=None if next_due is None else from_micros(next_due),
-    )
+    delayed, damaged = _sorted_out(rows[: query.limit])
+    if query.after is None:
+        damaged += _without_time(connection, query.limit)
+    next_due = None if next_due is None else from_micros(ceil(next_due))
+    return DelayedStates(delayed, more, now, next_due, damaged)
 
 
-def _delayed(row: tuple[Any, ...]) -> DelayedState:
-    id, due, rev, encoded, *in_log = row
+def _sorted_out(rows: list[Row]) -> tuple[list[DelayedState], list[DamagedDelay]]:
+    """Return the delays that can be read, and those that cannot."""
+    delayed: list[DelayedState] = []
+    damaged: list[DamagedDelay] = []
+    for row in rows:
+        try:
+            delayed.append(_delayed(row))
+        except CodecError as error:
+            id, due, state_id, *_ = row
+            # Rounded up, the next page begins behind it.
+            damaged.append(DamagedDelay(id, _text(state_id), from_micros(ceil(due)), str(error)))
+    return delayed, damaged
+
+
+def _delayed(row: Row) -> DelayedState:
+    id, due, state_id, rev, encoded, *in_log = row
+    if type(due) is not int or type(rev) is not int:
+        raise CodecError(f"delay: due at {due!r}, of revision {rev!r}")
     body = decode_delay(encoded)
     own = bytes(body.state)
-    state = state_of(in_log) if own == bytes(ABSENT) else replace(decode_state(own), rev=rev)
+    if own != bytes(ABSENT):
+        state = replace(decode_state(own), rev=rev)
+    elif in_log[0] is None:
+        raise CodecError(f"delay: revision {rev} is not stored")
+    else:
+        state = state_of(in_log)
+    if state.id != _text(state_id):
+        raise CodecError(f"delay: of {_text(state_id)!r}, but revision {rev} is of {state.id!r}")
     annotations = freeze("annotations", body.annotations)
     return DelayedState(id, state, body.to, annotations, from_micros(due), body.commit)
+
+
+def _without_time(connection: sqlite3.Connection, limit: int) -> list[DamagedDelay]:
+    """Return delays whose time is none, and which no order of times would lead to."""
+    rows = connection.execute(  # Two searches of an index, where OR might read it all.
+        f"SELECT {DELAY} FROM delay WHERE due < ?"
+        f" UNION ALL SELECT {DELAY} FROM delay WHERE due > ? LIMIT ?",
+        (FIRST, LAST, limit),
+    )
+    return [
+        DamagedDelay(id, _text(state_id), None, f"delay: due at {due!r}")
+        for id, due, state_id in rows
+    ]
+
+
+def _text(stored: bytes | None) -> str:
+    return (stored or b"").decode(errors="replace")
 
 
 def _array(values: list[int]) -> str:

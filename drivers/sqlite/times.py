@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from flowstate.errors import CodecError
 
-__all__ = ["from_micros", "to_micros"]
+__all__ = ["FIRST", "LAST", "from_micros", "to_micros"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -13,6 +13,10 @@ MICROSECOND = timedelta(microseconds=1)
 def to_micros(time: datetime) -> int:
     """Return the microseconds of an aware time."""
     return (time - EPOCH) // MICROSECOND
+
+
+FIRST = to_micros(datetime.min.replace(tzinfo=UTC))
+LAST = to_micros(datetime.max.replace(tzinfo=UTC))
 
 
 def from_micros(micros: int) -> datetime:

@@ -8,6 +8,7 @@ from flowstate import (
     Check,
     Command,
     Commit,
+    DamagedDelay,
     Data,
     Delay,
     DelayedPage,
@@ -80,7 +81,9 @@ async def queries(engine: Engine, ctx: StateContext) -> None:
     assert_type(page, Page)
     assert_type(page.states, Sequence[State])
     assert_type(await engine.do(page.next), Page)
-    assert_type((await engine.get_delayed_states()).delayed, Sequence[DelayedState])
+    delays = await engine.get_delayed_states()
+    assert_type(delays.delayed, Sequence[DelayedState])
+    assert_type(delays.damaged, Sequence[DamagedDelay])
     async for state in engine.states(labels={"a": "1"}):
         assert_type(state, State)
     async with engine.watch(since_rev=3) as states:

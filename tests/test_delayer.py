@@ -1,0 +1,163 @@
+"""A delayer goes on past delays that its driver cannot read, on any driver."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from flowstate import (
+    Command,
+    Commit,
+    DamagedDelay,
+    Delay,
+    Delayer,
+    End,
+    Engine,
+    FakeClock,
+    FlowRegistry,
+    State,
+    StateContext,
+    Status,
+)
+from flowstate.driver import DelayedStates, DelayQuery
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.testcases.support import DriverWrapper
+
+LOGGER = "flowstate.delayer"
+SECOND = timedelta(seconds=1)
+REAL_SECONDS = 20  # A fake clock that jumps on and on is not stopped by pytest.
+
+
+class DamagedDriver(DriverWrapper):
+    """Reports the delays of states called bad as damaged."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(MemoryDriver(clock))
+        self.reads = 0
+        self.repaired: set[str] = set()
+
+    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+        self.reads += 1
+        page = await super().get_delayed(query)
+        bad = [
+            delay
+            for delay in page.delayed
+            if delay.state.id.startswith("bad") and delay.state.id not in self.repaired
+        ]
+        return replace(
+            page,
+            delayed=[delay for delay in page.delayed if delay not in bad],
+            damaged=[DamagedDelay(d.id, d.state.id, d.due, "delay: on purpose") for d in bad],
+        )
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def driver(clock: FakeClock) -> DamagedDriver:
+    return DamagedDriver(clock)
+
+
+@pytest.fixture
+async def engine(driver: DamagedDriver, clock: FakeClock) -> AsyncIterator[Engine]:
+    flows = FlowRegistry()
+
+    @flows.flow("due")
+    def due(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        yield engine
+
+
+async def delay(engine: Engine, **after: timedelta) -> None:
+    for id, time in after.items():
+        await engine.do(Commit(Delay(StateContext(State(id)), "due", after=time)))
+
+
+async def next_ended(engine: Engine) -> tuple[str, datetime | None]:
+    """Wait for a state to end; return which, and when."""
+    async with asyncio.timeout(REAL_SECONDS), engine.watch(status=Status.ENDED) as ended:
+        state = await anext(ended)
+    return state.id, state.committed_at
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return state id and delay id of every error of the delayer."""
+    return [
+        (vars(record)["state_id"], vars(record)["delay_id"])
+        for record in caplog.records
+        if (record.name, record.levelno) == (LOGGER, logging.ERROR)
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+async def test_damaged_delays_hold_none_up_and_are_logged_once(
+    engine: Engine,
+    driver: DamagedDriver,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    batch: int,
+) -> None:
+    start = clock.now()
+    await delay(engine, **{f"bad{n}": timedelta(0) for n in range(4)}, good=5 * SECOND)
+    async with Delayer(engine, batch=batch):
+        assert await next_ended(engine) == ("good", start + 5 * SECOND)
+    assert sorted(id for id, _ in errors(caplog)) == ["bad0", "bad1", "bad2", "bad3"]
+    assert "delay: on purpose" in caplog.text
+
+
+async def test_a_damaged_delay_does_not_keep_the_delayer_busy(
+    engine: Engine, driver: DamagedDriver, clock: FakeClock
+) -> None:
+    await delay(engine, bad=timedelta(0))
+    async with Delayer(engine, poll_interval=1.0):
+        await clock.sleep(100.5)
+    assert 50 <= driver.reads <= 102
+
+
+async def test_a_repaired_delay_fires(
+    engine: Engine, driver: DamagedDriver, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = clock.now()
+    await delay(engine, bad=timedelta(0))
+    async with Delayer(engine, poll_interval=1.0):
+        await clock.sleep(2.5)
+        driver.repaired.add("bad")
+        assert await next_ended(engine) == ("bad", start + 3 * SECOND)
+    assert len(errors(caplog)) == 1
+
+
+async def test_what_is_gone_is_forgotten(
+    engine: Engine, driver: DamagedDriver, clock: FakeClock
+) -> None:
+    await delay(engine, bad=timedelta(0))
+    (damaged,) = (await engine.get_delayed_states()).damaged
+    async with Delayer(engine, poll_interval=1.0) as delayer:
+        await clock.sleep(1.5)
+        assert delayer._damaged == {damaged.id}
+        await driver.drop_delay(damaged.id)
+        await clock.sleep(1.5)
+        assert delayer._damaged == set()
+
+
+async def test_pages_of_a_query_say_what_is_damaged(engine: Engine) -> None:
+    await delay(engine, bad0=SECOND, bad1=2 * SECOND, good=3 * SECOND, bad2=4 * SECOND)
+    page = await engine.get_delayed_states(limit=1)
+    pages = [page]
+    while page.more:
+        page = await engine.do(page.next)
+        pages.append(page)
+    assert [[d.state_id for d in page.damaged] for page in pages] == [
+        ["bad0"],
+        ["bad1"],
+        [],
+        ["bad2"],
+    ]
+    assert [[d.state.id for d in page.delayed] for page in pages] == [[], [], ["good"], []]
