@@ -190,9 +190,11 @@ def _encode(value: State | Transition | DataRef) -> bytes:
 def _has_unknown(value: State | Transition | DataRef) -> bool:
     if value.unknown:
         return True
-    return isinstance(value, State) and (
-        bool(value.transition.unknown) or any(ref.unknown for ref in value.data.values())
-    )
+    if type(value) is not State:
+        return False
+    if value.transition.unknown:
+        return True
+    return bool(value.data) and any(ref.unknown for ref in value.data.values())
 
 
 def _flat(value: State | Transition | DataRef) -> dict[str, Any]:

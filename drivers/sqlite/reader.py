@@ -54,10 +54,13 @@ def get_next_due(connection: sqlite3.Connection) -> int | None:
 
 def get_state(connection: sqlite3.Connection, id: str, rev: int | None) -> State | None:
     """Return the latest revision of a state, or revision ``rev`` of it."""
-    which = "ORDER BY rev DESC LIMIT 1" if rev is None else "AND rev = ?"
-    row = connection.execute(
-        f"SELECT {STATE} FROM log WHERE id = ? {which}", (id,) if rev is None else (id, rev)
-    ).fetchone()
+    if rev is None:
+        rows = connection.execute(
+            f"SELECT {STATE} FROM latest JOIN log USING (rev) WHERE latest.id = ?", (id,)
+        )
+    else:
+        rows = connection.execute(f"SELECT {STATE} FROM log WHERE id = ? AND rev = ?", (id, rev))
+    row = rows.fetchone()
     return None if row is None else state_of(row)
 
 

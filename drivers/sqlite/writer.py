@@ -32,6 +32,14 @@ UPDATE_LATEST = (
     " rev = excluded.rev, status = excluded.status, labels = excluded.labels"
 )
 UPDATE_DATA = "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at"
+SUCCESSOR = (
+    "WITH RECURSIVE later (rev, previous, token) AS ("
+    "SELECT rev, previous, token FROM latest JOIN log USING (rev)"
+    " WHERE latest.id = ? AND rev > ?"
+    " UNION ALL SELECT log.rev, log.previous, log.token FROM later JOIN log"
+    " ON log.rev = later.previous WHERE later.previous > ?)"
+    " SELECT min(rev), token FROM later"
+)
 LAST_MICROS = to_micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
 
 
@@ -134,14 +142,15 @@ class Batch:
     def _put(self, draft: State, token: str, until: int | None) -> State:
         rev = self.head = self.head + 1
         id = draft.id
-        status = draft.status.value
+        status = draft.status._value_
         labels = None
         if draft.labels:
             labels = json.encode(draft.labels).decode()
             self._labels += [(key, value, rev) for key, value in draft.labels.items()]
         if draft.data:
             self._references += {(rev, ref.checksum) for ref in draft.data.values()}
-        self._log.append((rev, id, status, self._stamp, until, token, encode_body(draft)))
+        row = (rev, id, draft.rev, status, self._stamp, until, token, encode_body(draft))
+        self._log.append(row)
         self._latest[id] = (id, rev, status, labels)
         if self._has_delays or self._delays:
             self._delays[id] = []
@@ -174,11 +183,8 @@ class Batch:
         if not writes.puts:
             return None
         first = writes.puts[0]
-        found = self._connection.execute(
-            "SELECT rev FROM log WHERE id = ? AND rev > ? AND token = ? ORDER BY rev LIMIT 1",
-            (first.id, first.rev, writes.token),
-        ).fetchone()
-        if found is None:
+        found = self._connection.execute(SUCCESSOR, (first.id, first.rev, first.rev)).fetchone()
+        if found is None or found[1] != writes.token:
             return None
         rows = self._connection.execute(
             f"SELECT {STATE} FROM log WHERE rev >= ? AND rev < ? AND token = ? ORDER BY rev",
@@ -200,7 +206,7 @@ class Batch:
     def is_stored(self, connection: sqlite3.Connection) -> bool:
         """Return whether what :meth:`flush` wrote is in the store; all of it is, or nothing."""
         if self._log:
-            rev, token = self._log[-1][0], self._log[-1][5]
+            rev, token = self._log[-1][0], self._log[-1][6]
             proofs = [("log WHERE rev = ? AND token = ?", (rev, token))]
         else:
             delays = [row[:1] for rows in self._delays.values() for row in rows]

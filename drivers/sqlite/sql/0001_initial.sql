@@ -6,17 +6,18 @@ CREATE TABLE meta (
     value NOT NULL
 ) WITHOUT ROWID;
 
--- Every revision. Dense from the floor to the head.
+-- Every revision. Dense from the floor to the head. The revisions of one state are chained by
+-- previous, 0 at the first; an index by id would dirty one more page for each commit.
 CREATE TABLE log (
     rev INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
+    previous INTEGER NOT NULL,
     status TEXT NOT NULL,
     committed_at INTEGER NOT NULL,
     delayed_until INTEGER,
     token TEXT NOT NULL,
     body TEXT NOT NULL
 );
-CREATE UNIQUE INDEX log_id ON log (id, rev);
 CREATE INDEX log_status ON log (status, rev);
 
 -- Which revision of each state is the latest; narrow, because every commit changes it.
