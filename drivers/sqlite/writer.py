@@ -20,7 +20,7 @@ from flowstate.codec import (
 from flowstate.data import Data
 from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite.rows import STATE, insert, state_of
-from flowstate.drivers.sqlite.times import from_micros, to_micros
+from flowstate.drivers.sqlite.times import LAST, from_micros, to_micros
 from flowstate.errors import CodecError, DataNotFoundError, RevisionMismatchError
 from flowstate.state import State
 
@@ -40,7 +40,6 @@ SUCCESSOR = (
     " ON log.rev = later.previous WHERE later.previous > ?)"
     " SELECT min(rev), token FROM later"
 )
-LAST_MICROS = to_micros(datetime.max.replace(tzinfo=from_micros(0).tzinfo))
 
 
 class Batch:
@@ -161,7 +160,7 @@ class Batch:
         if delay.due is not None:
             return to_micros(delay.due)
         after = 0 if delay.after is None else int(delay.after.total_seconds() * 1_000_000)
-        return min(self._now + after, LAST_MICROS)
+        return min(self._now + after, LAST)
 
     def _delay(self, id: str, delay: NewDelay, state: State, due: int) -> None:
         own = ABSENT if delay.put is not None else Raw(encode_state(state))
