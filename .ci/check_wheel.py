@@ -16,6 +16,7 @@ IMPORTS = (
     "flowstate.drivers.sqlite",
     "flowstate.testcases",
 )
+NEED_AN_EXTRA = {"flowstate.drivers.postgres": "flowstate-engine[postgres]"}
 
 
 def installed_files() -> set[str]:
@@ -37,6 +38,17 @@ def expected_files(tree: Path) -> set[str]:
     }
 
 
+def check_that_it_asks_for(extra: str, name: str) -> None:
+    """Stop unless importing a module fails, and says which extra is missing."""
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if extra not in str(error):
+            sys.exit(f"{name} does not ask for {extra}: {error}")
+    else:
+        sys.exit(f"{name} was imported without {extra}")
+
+
 def main(tree: Path) -> None:
     """Stop with a message at the first thing that is not as it should be."""
     installed, expected = installed_files(), expected_files(tree)
@@ -47,7 +59,9 @@ def main(tree: Path) -> None:
         origin = importlib.import_module(name).__file__
         if origin is None or not Path(origin).is_relative_to(sys.prefix):
             sys.exit(f"{name} was imported from {origin}, not from the wheel")
-    print(f"{len(installed)} files, {len(IMPORTS)} imports")
+    for name, extra in NEED_AN_EXTRA.items():
+        check_that_it_asks_for(extra, name)
+    print(f"{len(installed)} files, {len(IMPORTS)} imports, {len(NEED_AN_EXTRA)} refused")
 
 
 if __name__ == "__main__":
