@@ -6,7 +6,7 @@ A whole test file, with pytest and pytest-asyncio::
     from flowstate.testcases import ALL, Capabilities, run, select
     from my_package import MyDriver
 
-    CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False)
+    CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False)
 
     @pytest.mark.parametrize("case", select(ALL, CAPABILITIES), ids=repr)
     async def test_conformance(case, tmp_path):

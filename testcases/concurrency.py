@@ -256,7 +256,7 @@ async def commits_of_others_are_seen_soon(h: Harness) -> None:
     assert median(took) < 0.05, f"half of the commits took {median(took)} s to be seen"
 
 
-@case(real_time=True)
+@case("any_loop", real_time=True)
 async def threads_share_a_driver(h: Harness) -> None:
     """G2, G4: event loops in four threads commit and read through one driver object."""
     h.flows.declare("count")

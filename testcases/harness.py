@@ -32,11 +32,13 @@ class Capabilities(Struct, frozen=True, kw_only=True):
         shared: several driver objects can be open on one store, as from several processes.
         durable: what was committed is still there after the last driver object was closed.
         fake_clock: the store's clock is the one given to ``MakeDriver``.
+        any_loop: a driver object may be used by several event loops, each in its own thread.
     """
 
     shared: bool
     durable: bool
     fake_clock: bool
+    any_loop: bool
 
 
 class Case:

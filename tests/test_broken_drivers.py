@@ -9,7 +9,7 @@ from flowstate.errors import FlowstateError
 from flowstate.testcases import ALL, Capabilities, MakeDriver, run
 from tests.broken import BROKEN, Base
 
-CAPABILITIES = Capabilities(shared=False, durable=False, fake_clock=True)
+CAPABILITIES = Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True)
 CASES = {case.name: case for case in ALL}
 LIMIT = 20.0
 HANGS = {"NoWakeup", "StuckLock"}  # Only the time limit ends a case on these.

@@ -1,4 +1,4 @@
-"""The conformance suite on the drivers that need no server."""
+"""The conformance suite on every driver."""
 
 from pathlib import Path
 
@@ -6,23 +6,39 @@ import pytest
 
 from flowstate import Clock
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.testcases import ALL, Capabilities, Case, MakeDriver, run, select
 
 CAPABILITIES = {
-    "memory": Capabilities(shared=False, durable=False, fake_clock=True),
-    "sqlite": Capabilities(shared=True, durable=True, fake_clock=True),
+    "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True),
+    "sqlite": Capabilities(shared=True, durable=True, fake_clock=True, any_loop=True),
+    "postgres": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
 }
 
 
-def maker(driver: str, folder: Path) -> MakeDriver:
-    if driver == "memory":
-        return MemoryDriver
-
-    def make_sqlite(clock: Clock) -> SQLiteDriver:
+def sqlite_in(folder: Path) -> MakeDriver:
+    def make(clock: Clock) -> SQLiteDriver:
         return SQLiteDriver(folder / "store.db", clock=clock)
 
-    return make_sqlite
+    return make
+
+
+def postgres_on(url: str, schema: str) -> MakeDriver:
+    def make(clock: Clock) -> PostgresDriver:
+        return PostgresDriver(url, schema=schema)
+
+    return make
+
+
+def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
+    """Return what makes a driver on a new place; only Postgres needs a server."""
+    if driver == "sqlite":
+        return sqlite_in(request.getfixturevalue("tmp_path"))
+    if driver == "postgres":
+        schema = request.getfixturevalue("postgres_schema")
+        return postgres_on(request.getfixturevalue("postgres").url(), schema)
+    return MemoryDriver
 
 
 @pytest.mark.parametrize(
@@ -33,8 +49,8 @@ def maker(driver: str, folder: Path) -> MakeDriver:
         for case in select(ALL, capabilities)
     ],
 )
-async def test_conformance(driver: str, case: Case, tmp_path: Path) -> None:
-    await run(case, maker(driver, tmp_path), CAPABILITIES[driver])
+async def test_conformance(driver: str, case: Case, request: pytest.FixtureRequest) -> None:
+    await run(case, maker(driver, request), CAPABILITIES[driver])
 
 
 def test_names_of_cases_are_unique() -> None:
