@@ -27,10 +27,12 @@ from flowstate import (
     State,
     StateContext,
     Status,
+    SystemClock,
     Transit,
 )
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 
 pytestmark = pytest.mark.repository
@@ -47,19 +49,16 @@ CAME_OUT = {
     "saga": ["poor: 0 steps done", "rich: 3 steps done"],
     "work_queue": [f"mail {number}: ended" for number in range(5)],
 }
+TAKE_LONG = {"approval", "cron"}  # They wait for minutes or days, which only a fake clock skips.
 FOLDER = Path(mutex.__file__).parent
 
 
 class World:
     """A store, whose processes come and go, and its clock."""
 
-    def __init__(self, driver: str, folder: Path) -> None:
-        self.clock = FakeClock()
-        self._memory = MemoryDriver(self.clock) if driver == "memory" else None
-        self._file = folder / "store.db"
-
-    def driver(self) -> Driver:
-        return self._memory or SQLiteDriver(self._file, clock=self.clock)
+    def __init__(self, clock: Clock, driver: Callable[[], Driver]) -> None:
+        self.clock = clock
+        self.driver = driver
 
     async def log(self) -> list[State]:
         async with Engine(self.driver(), mutex.flows) as engine:
@@ -151,9 +150,32 @@ class Dying:
         return [*verdicts, *(DriverError("the process is dead") for _ in dead)]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    return World(request.param, tmp_path)
+def in_memory() -> World:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    return World(clock, lambda: driver)
+
+
+def on_sqlite(folder: Path) -> World:
+    clock = FakeClock()
+    return World(clock, lambda: SQLiteDriver(folder / "store.db", clock=clock))
+
+
+def on_postgres(url: str, schema: str) -> World:
+    return World(SystemClock(), lambda: PostgresDriver(url, schema=schema))
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def world(request: pytest.FixtureRequest) -> World:
+    if request.param == "sqlite":
+        return on_sqlite(request.getfixturevalue("tmp_path"))
+    if request.param == "postgres":
+        schema = request.getfixturevalue("postgres_schema")
+        return on_postgres(request.getfixturevalue("postgres").url(), schema)
+    return in_memory()
+
+
+durable_world = pytest.mark.parametrize("world", ["sqlite", "postgres"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +204,16 @@ async def run_and_die(recipe: Recipe, driver: Dying, clock: Clock) -> bool:
     return driver.died.is_set()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("world", "name"),
+    [
+        (driver, name)
+        for driver in ("memory", "sqlite", "postgres")
+        for name in NAMES
+        if not (driver == "postgres" and name in TAKE_LONG)
+    ],
+    indirect=["world"],
+)
 async def test_does_what_it_says(name: str, world: World) -> None:
     assert await run(load(name), world.driver(), world.clock) == CAME_OUT[name]
     check(name, await world.log())
@@ -193,7 +224,7 @@ async def test_goes_on_after_a_death_at_any_commit(name: str) -> None:
     died, lives = True, 0
     while died:
         forget()
-        world = World("memory", Path())
+        world = in_memory()
         died = await run_and_die(load(name), Dying(world.driver(), lives), world.clock)
         assert await run(load(name), world.driver(), world.clock) == CAME_OUT[name], lives
         check(name, await world.log())
@@ -201,8 +232,8 @@ async def test_goes_on_after_a_death_at_any_commit(name: str) -> None:
     assert lives > 2
 
 
-async def test_goes_on_from_a_file_after_a_death(tmp_path: Path) -> None:
-    world = World("sqlite", tmp_path)
+@durable_world
+async def test_goes_on_in_a_new_process_after_a_death(world: World) -> None:
     assert await run_and_die(load("saga"), Dying(world.driver(), 5), world.clock)
 
     assert await run(load("saga"), world.driver(), world.clock) == CAME_OUT["saga"]
@@ -233,8 +264,8 @@ async def test_callee_ends_when_its_caller_has_moved_on(world: World) -> None:
         assert (await engine.get_state("sum")).transition.cause == "end"
 
 
-async def test_mutex_keeps_workers_of_two_engines_apart(tmp_path: Path) -> None:
-    world = World("sqlite", tmp_path)
+@durable_world
+async def test_mutex_keeps_workers_of_two_engines_apart(world: World) -> None:
     async with (
         Engine(world.driver(), mutex.flows) as one,
         Engine(world.driver(), mutex.flows) as two,
