@@ -1,0 +1,148 @@
+"""Commits: one call of the server's function for each batch, and what to do when it is lost."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow, tuple_row
+
+from flowstate.driver import Verdict, Writes
+from flowstate.drivers.postgres.arrays import register
+from flowstate.drivers.postgres.batch import Batch
+from flowstate.drivers.postgres.connections import Connections
+from flowstate.drivers.postgres.errors import is_passing, translation
+from flowstate.drivers.postgres.queries import Queries
+from flowstate.drivers.postgres.reader import state_of
+from flowstate.errors import CommitUnknownError, DriverError, RevisionMismatchError
+
+__all__ = ["Commits"]
+
+Cursor = AsyncCursor[TupleRow]
+
+
+class LostError(Exception):
+    """The connection broke when the server may have had the statement already."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Commits:
+    """Gives batches to the server, one at a time, on a connection that it keeps if it may."""
+
+    def __init__(self, connections: Connections, queries: Queries, schema: str) -> None:
+        self._connections = connections
+        self._queries = queries
+        self._schema = schema
+        self._statement = queries.commit.encode()
+        self._lent: contextlib.AsyncExitStack | None = None
+        self._cursor: Cursor | None = None
+
+    async def commit(self, commits: Sequence[Writes]) -> list[Verdict]:
+        """Return a verdict for each commit.
+
+        One that makes the whole batch fail, by being too large say, must not take the others
+        with it.
+        """
+        try:
+            return await self._commit(commits)
+        except DriverError as error:
+            if len(commits) == 1:
+                return [error]
+        return [(await self.commit([writes]))[0] for writes in commits]
+
+    async def _commit(self, commits: Sequence[Writes]) -> list[Verdict]:
+        batch = Batch(commits)
+        backoff = self._connections.backoff()
+        perhaps_written = False
+        while True:
+            try:
+                verdicts = batch.verdicts(await self._call(batch.parameters))
+            except LostError as lost:
+                failure, perhaps_written = lost.error, True
+            except psycopg.Error as error:
+                failure = error
+            else:
+                return await self.with_replays(commits, verdicts)
+            again = perhaps_written or is_passing(failure)
+            if not again or not await backoff.pause():
+                break
+        if perhaps_written:
+            return [CommitUnknownError(writes.token) for writes in commits]
+        raise translation(failure, self._schema) from failure
+
+    async def _call(self, parameters: Sequence[Any]) -> TupleRow:
+        cursor = self._cursor or await self._open()
+        try:
+            await cursor.execute(self._statement, parameters)
+            (answer,) = await cursor.fetchall()
+        except psycopg.Error as error:
+            # An error that the server sent over a sound connection undid everything.
+            lost = cursor.connection.closed
+            await self.release()
+            if lost:
+                raise LostError(error) from error
+            raise
+        except BaseException:
+            await self.release()
+            raise
+        if not self._connections.keeps:
+            await self.release()
+        return answer
+
+    async def _open(self) -> Cursor:
+        async with contextlib.AsyncExitStack() as lent:
+            connection = await lent.enter_async_context(self._connections.connection())
+            self._cursor = connection.cursor(row_factory=tuple_row)
+            register(self._cursor)
+            self._lent = lent.pop_all()
+        return self._cursor
+
+    async def release(self) -> None:
+        """Give the connection back."""
+        lent, self._lent, self._cursor = self._lent, None, None
+        if lent is not None:
+            await lent.aclose()
+
+    async def with_replays(
+        self, commits: Sequence[Writes], verdicts: list[Verdict]
+    ) -> list[Verdict]:
+        """Give commits that were refused, because they had been committed, their old verdicts."""
+        refused = [
+            index
+            for index, verdict in enumerate(verdicts)
+            if isinstance(verdict, RevisionMismatchError) and commits[index].puts
+        ]
+        if not refused:
+            return verdicts
+        try:
+            found = await self.find([commits[index] for index in refused])
+        except DriverError:
+            found = [CommitUnknownError(commits[index].token) for index in refused]
+        for index, verdict in zip(refused, found, strict=True):
+            verdicts[index] = verdict or verdicts[index]
+        return verdicts
+
+    async def find(self, commits: Sequence[Writes]) -> list[Verdict | None]:
+        """Return the revisions of each commit, if it was committed."""
+        rows = await self._connections.rows(
+            self._queries.successors,
+            (
+                [writes.puts[0].id for writes in commits],
+                [writes.puts[0].rev for writes in commits],
+            ),
+        )
+        found: list[Verdict | None] = [None] * len(commits)
+        for place, rev, token in rows:
+            writes = commits[place - 1]
+            if token == writes.token:
+                found[place - 1] = await self._states(rev, len(writes.puts), token)
+        return found
+
+    async def _states(self, first: int, count: int, token: str) -> Verdict | None:
+        parameters = (first, first + count - 1, token)
+        rows = await self._connections.rows(self._queries.revisions, parameters)
+        return tuple([state_of(row) for row in rows]) if len(rows) == count else None
