@@ -5,7 +5,7 @@ and gives revisions; see ``docs/drivers.md`` for how to write one.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -27,6 +27,7 @@ __all__ = [
     "NewDelay",
     "StateQuery",
     "States",
+    "Transaction",
     "Verdict",
     "Writes",
 ]
@@ -205,6 +206,20 @@ class DelayedStates(Struct, frozen=True, gc=False):
         places = [(delay.due, delay.id) for delay in self.delayed[-1:]]
         places += [(bad.due, bad.id) for bad in self.damaged if bad.due is not None]
         return max(places, default=None)
+
+
+class Transaction(Protocol):
+    """A transaction of the user's own, which commits can be part of; some drivers have it.
+
+    Attributes:
+        store_id: of the store that it writes to.
+    """
+
+    store_id: str
+
+    @abstractmethod
+    def add(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
+        """Let ``writes`` be stored when the transaction is committed, and ``settle`` be called."""
 
 
 class Driver(Protocol):

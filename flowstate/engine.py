@@ -33,7 +33,7 @@ from flowstate.commands import (
 )
 from flowstate.context import StateContext
 from flowstate.data import Data
-from flowstate.driver import DelayedState, Driver
+from flowstate.driver import DelayedState, Driver, Transaction
 from flowstate.errors import EngineStoppedError, InvalidCommandError
 from flowstate.executions import Executions
 from flowstate.feed import Feed
@@ -121,13 +121,24 @@ class Engine:
         await self._store.drain()
 
     @overload
-    def do(self, command: Command[R], /) -> Coroutine[Any, Any, R]: ...
+    def do(
+        self, command: Command[R], /, *, tx: Transaction | None = None
+    ) -> Coroutine[Any, Any, R]: ...
     @overload
-    def do(self, *commands: Command[Any]) -> Coroutine[Any, Any, None]: ...
-    def do(self, *commands: Command[Any]) -> Coroutine[Any, Any, Any]:
+    def do(
+        self, *commands: Command[Any], tx: Transaction | None = None
+    ) -> Coroutine[Any, Any, None]: ...
+    def do(
+        self, *commands: Command[Any], tx: Transaction | None = None
+    ) -> Coroutine[Any, Any, Any]:
         """Do commands in order; await the result of a single one.
 
         A command that fails leaves every context as it was, and the rest is not done.
+
+        Args:
+            commands: what to do.
+            tx: makes commits part of a transaction of your own, if the driver can do that:
+                they are checked now, and written, judged and settled when it ends.
 
         Raises:
             InvalidInputError: a command or a value in it is refused; nothing was written.
@@ -138,11 +149,20 @@ class Engine:
         """
         if not self._is_open:
             raise EngineStoppedError("the engine is not open")
+        if tx is not None:
+            return self._do_in(tx, commands)
         if len(commands) == 1:
             command = commands[0]
             done = self._store.commit(command) if type(command) is Commit else self._do(command)
             return done if not logger.isEnabledFor(logging.DEBUG) else _logged(command, done)
         return self._do_all(commands)
+
+    async def _do_in(self, tx: Transaction, commands: tuple[Command[Any], ...]) -> None:
+        commits = [command for command in commands if isinstance(command, Commit)]
+        if len(commits) < len(commands):
+            raise InvalidCommandError("command", "only Commit can be part of a transaction")
+        for commit in commits:
+            await self._store.commit_in(tx, commit)
 
     async def _do_all(self, commands: tuple[Command[Any], ...]) -> None:
         for command in commands:

@@ -26,7 +26,7 @@ from flowstate.commands import (
 from flowstate.commit import Plan, Step, changed_writes, stepped
 from flowstate.context import StateContext
 from flowstate.data import Data, checksum_of
-from flowstate.driver import DelayedState, Driver, StateQuery, Verdict, Writes
+from flowstate.driver import DelayedState, Driver, StateQuery, Transaction, Verdict, Writes
 from flowstate.errors import (
     CodecError,
     DataNotFoundError,
@@ -86,14 +86,25 @@ class Store:
         else:
             await self._group.commit(writes, partial(_settle_step, ctx, store_id))
 
+    async def commit_in(self, tx: Transaction, commit: Commit) -> None:
+        """Let a commit be done when a transaction ends."""
+        if tx.store_id != self._driver.store_id:
+            raise InvalidInputError("tx", "belongs to another store")
+        plan = await self._planned(commit._commands)
+        tx.add(plan.writes(self._tokens()), plan.settle)
+
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
+        plan = await self._planned(commands)
+        await self.write(plan.writes(self._tokens()), plan.settle)
+
+    async def _planned(self, commands: Sequence[Command[Any]]) -> Plan:
         plan = self.plan()
         for command in commands:
             if isinstance(command, GetState | GetData | Unstack):
                 await self.read_into(plan, command)
             else:
                 plan.add(command)
-        await self.write(plan.writes(self._tokens()), plan.settle)
+        return plan
 
     async def write(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
         """Make ``writes`` durable, and hand the verdict over."""

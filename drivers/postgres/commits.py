@@ -126,6 +126,10 @@ class Commits:
             verdicts[index] = verdict or verdicts[index]
         return verdicts
 
+    async def wait_for_others(self) -> None:
+        """Return when every commit has ended that was going on at this moment, also lost ones."""
+        await self._connections.rows(self._queries.lock, ())
+
     async def find(self, commits: Sequence[Writes]) -> list[Verdict | None]:
         """Return the revisions of each commit, if it was committed."""
         rows = await self._connections.rows(

@@ -1,10 +1,13 @@
 """The Postgres driver."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from psycopg import AsyncConnection
 
 from flowstate.clock import Clock, SystemClock
 from flowstate.data import Data
@@ -15,6 +18,7 @@ from flowstate.driver import (
     Durability,
     StateQuery,
     States,
+    Transaction,
     Verdict,
     Writes,
 )
@@ -24,6 +28,7 @@ from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.reader import data_of, delayed_of, page_of, state_of
 from flowstate.drivers.postgres.session import Options, Session
 from flowstate.drivers.postgres.times import from_micros, to_micros
+from flowstate.drivers.postgres.transaction import PostgresTransaction, joined
 from flowstate.errors import DriverClosedError, DriverError, InvalidInputError
 from flowstate.signal import Signal
 from flowstate.state import State
@@ -172,6 +177,38 @@ class PostgresDriver(Driver):
             self._delay_written.notify()
         if heads or delays:
             session.hints.send()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, connection: AsyncConnection[Any]) -> AsyncIterator[Transaction]:
+        """Make commits part of a transaction of your own.
+
+        For example::
+
+            async with driver.transaction(connection) as tx:
+                await connection.execute("INSERT INTO ...")
+                await engine.do(Commit(Transit(ctx, "ship")), tx=tx)
+
+        Your rows and the states are committed together, or neither. The states are written when
+        the block ends, right before COMMIT, because all commits to the store wait for one that
+        has been written: what the block does meanwhile holds up nobody. That is also when a
+        commit that lost a race raises, and when contexts move on.
+
+        Args:
+            connection: to the database of the store; in no transaction yet, and with isolation
+                level READ COMMITTED.
+
+        Raises:
+            RevisionMismatchError: a commit lost a race. Nothing was written, yours neither.
+            CommitUnknownError: the connection broke at COMMIT, and nobody can tell.
+            InvalidInputError: the connection is in a transaction already.
+            psycopg.Error: what your statements raise, or COMMIT. Nothing was written.
+        """
+        session = self._opened()
+        tx = PostgresTransaction(self.store_id)
+        async with joined(tx, connection, self._queries, session.commits):
+            yield tx
+        if tx.writes:
+            self._committed(session, tx.writes, tx.verdicts)
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
         ask = self._opened().connections.row

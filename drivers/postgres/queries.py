@@ -27,6 +27,7 @@ class Queries:
             f" {schema}.to_micros(log.delayed_until), log.body::text"
         )
         self.commit = f"SELECT * FROM {schema}.commit(%b, %b, %b, %b)"
+        self.lock = f"SELECT {schema}.lock_commits()"
         self.head = f"SELECT coalesce(max(rev), 0) FROM {schema}.log"
         self.outlook = (
             f"SELECT ({self.head}), (SELECT {schema}.to_micros(min(due)) FROM {schema}.delay)"

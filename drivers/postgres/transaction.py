@@ -1,0 +1,117 @@
+"""Commits that are part of a transaction of the user's own."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from flowstate.driver import Transaction, Verdict, Writes
+from flowstate.drivers.postgres.arrays import register
+from flowstate.drivers.postgres.batch import Batch
+from flowstate.drivers.postgres.commits import Commits
+from flowstate.drivers.postgres.queries import Queries
+from flowstate.errors import CommitUnknownError, DriverError, InvalidInputError
+
+__all__ = ["PostgresTransaction", "joined"]
+
+Settle = Callable[[Verdict], None]
+
+
+class PostgresTransaction(Transaction):
+    """Collects commits until the user's block ends, so that the commit lock is held briefly.
+
+    Attributes:
+        writes: what was added.
+        verdicts: of what was added, once it is committed.
+    """
+
+    def __init__(self, store_id: str) -> None:
+        self.store_id = store_id
+        self.writes: list[Writes] = []
+        self._settles: list[Settle] = []
+        self._is_over = False
+        self.verdicts: Sequence[Verdict] = ()
+
+    def add(self, writes: Writes, settle: Settle) -> None:
+        if self._is_over:
+            raise InvalidInputError("tx", "is over")
+        self.writes.append(writes)
+        self._settles.append(settle)
+
+    def end(self) -> None:
+        """Take no more commits."""
+        self._is_over = True
+
+    def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Hand the verdicts over."""
+        self.verdicts = verdicts
+        for settle, verdict in zip(self._settles, verdicts, strict=True):
+            settle(verdict)
+
+
+@contextlib.asynccontextmanager
+async def joined(
+    tx: PostgresTransaction,
+    connection: AsyncConnection[Any],
+    queries: Queries,
+    commits: Commits,
+) -> AsyncIterator[PostgresTransaction]:
+    """Run the user's block in a transaction, and at its end what was added to ``tx``."""
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        raise InvalidInputError("connection", "must not be in a transaction already")
+    verdicts: list[Verdict] | None = None
+    try:
+        async with connection.transaction():
+            try:
+                yield tx
+            finally:
+                tx.end()
+            if tx.writes:
+                verdicts = await _judged(connection, queries, tx.writes)
+    except psycopg.OperationalError:
+        if verdicts is None or not connection.closed:
+            raise
+        if not await _happened(commits, tx.writes):
+            raise
+    tx.settle(verdicts or ())
+
+
+async def _judged(
+    connection: AsyncConnection[Any], queries: Queries, writes: Sequence[Writes]
+) -> list[Verdict]:
+    """Store ``writes``, in a transaction that ends soon.
+
+    Raises:
+        FlowstateError: one of them was refused.
+    """
+    batch = Batch(writes)
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        register(cursor)
+        await cursor.execute(queries.commit.encode(), batch.parameters)
+        (answer,) = await cursor.fetchall()
+    verdicts = batch.verdicts(answer)
+    for verdict in verdicts:
+        if isinstance(verdict, Exception):
+            raise verdict
+    return verdicts
+
+
+async def _happened(commits: Commits, writes: Sequence[Writes]) -> bool:
+    """Return whether a transaction was committed whose connection broke at COMMIT.
+
+    Raises:
+        CommitUnknownError: nobody can tell.
+    """
+    told = next((each for each in writes if each.puts), None)
+    try:
+        if told is not None:
+            await commits.wait_for_others()
+            (found,) = await commits.find([told])
+            return found is not None
+    except DriverError:
+        pass
+    raise CommitUnknownError((told or writes[0]).token)
