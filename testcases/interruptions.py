@@ -25,6 +25,7 @@ from flowstate.testcases.support import (
     second_half,
     take,
 )
+from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 
@@ -119,14 +120,20 @@ class _Failing(DriverWrapper):
             raise StoreUnavailableError("the connection is lost")
 
 
+async def _pass(states: Watch, id: str) -> None:
+    """Read on until a revision of this state has been seen."""
+    while (await anext(states)).id != id:
+        pass
+
+
 async def _fails(h: Harness, driver: _Failing, engine: Engine, broken: str) -> None:
     """Let two watches wait, break the driver, and go on after it was repaired."""
     async with engine.watch() as one, engine.watch(labels={"n": "2"}) as two:
-        ctx = h.ctx(broken)
-        await engine.do(Commit(Transit(ctx, "work")))
-        seen = [await anext(one)]
-        while seen[-1].id != broken:
-            seen.append(await anext(one))
+        ctx, other = h.ctx(broken), h.ctx(f"{broken} 2", labels={"n": "2"})
+        await engine.do(Commit(Transit(other, "work"), Transit(ctx, "work")))
+        # Both have read the log then, and only wait for more.
+        await _pass(one, ctx.current.id)
+        await _pass(two, other.current.id)
         reading = [asyncio.ensure_future(anext(one)), asyncio.ensure_future(anext(two))]
         await asyncio.wait(reading, timeout=0)
         setattr(driver, broken, True)
