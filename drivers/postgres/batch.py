@@ -30,7 +30,7 @@ class Batch:
     """The commits of one call of the server's function ``commit``.
 
     Attributes:
-        parameters: of that call.
+        parameters: of that call; only the first two if the others are null.
         commits: as they were given.
     """
 
@@ -53,12 +53,12 @@ class Batch:
             if writes.checks or writes.data or writes.delays or writes.needs:
                 self._add_rest(place, writes, first_put)
         tokens = [writes.token for writes in commits]
-        self.parameters = (
+        self.parameters: tuple[Any, ...] = (
             BigintArray.of([len(commits), len(self._places), *counts]),
             TextArray.of([*tokens, *self._places, *words]),
-            Jsonb(self._rest, dumps=json.encode) if self._rest else None,
-            self._blobs or None,
         )
+        if self._rest:
+            self.parameters += (Jsonb(self._rest, dumps=json.encode), self._blobs)
 
     def _place(self, id: str) -> int:
         return self._places.setdefault(id, len(self._places) + 1)

@@ -1,8 +1,8 @@
 """Commits: one call of the server's function for each batch, and what to do when it is lost."""
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import psycopg
 from psycopg import AsyncCursor
@@ -30,16 +30,22 @@ class LostError(Exception):
         self.error = error
 
 
+class _Lent(NamedTuple):
+    """A connection that commits batches, and how to give it back."""
+
+    cursor: Cursor
+    give_back: Callable[[], Awaitable[None]]
+
+
 class Commits:
-    """Gives batches to the server, one at a time, on a connection that it keeps if it may."""
+    """Gives batches to the server, on connections that it keeps if it may."""
 
     def __init__(self, connections: Connections, queries: Queries, schema: str) -> None:
         self._connections = connections
         self._queries = queries
         self._schema = schema
-        self._statement = queries.commit.encode()
-        self._lent: contextlib.AsyncExitStack | None = None
-        self._cursor: Cursor | None = None
+        self._idle: list[_Lent] = []
+        self._is_closed = False
 
     async def commit(self, commits: Sequence[Writes]) -> list[Verdict]:
         """Return a verdict for each commit.
@@ -60,7 +66,7 @@ class Commits:
         perhaps_written = False
         while True:
             try:
-                verdicts = batch.verdicts(await self._call(batch.parameters))
+                verdicts = batch.verdicts(await self._call(batch))
             except LostError as lost:
                 failure, perhaps_written = lost.error, True
             except psycopg.Error as error:
@@ -74,38 +80,40 @@ class Commits:
             return [CommitUnknownError(writes.token) for writes in commits]
         raise translation(failure, self._schema) from failure
 
-    async def _call(self, parameters: Sequence[Any]) -> TupleRow:
-        cursor = self._cursor or await self._open()
+    async def _call(self, batch: Batch) -> TupleRow:
+        lent = self._idle.pop() if self._idle else await self._borrow()
+        cursor = lent.cursor
         try:
-            await cursor.execute(self._statement, parameters)
+            await cursor.execute(self._queries.commit(batch), batch.parameters)
             (answer,) = await cursor.fetchall()
         except psycopg.Error as error:
             # An error that the server sent over a sound connection undid everything.
             lost = cursor.connection.closed
-            await self.release()
+            await lent.give_back()
             if lost:
                 raise LostError(error) from error
             raise
         except BaseException:
-            await self.release()
+            await lent.give_back()
             raise
-        if not self._connections.keeps:
-            await self.release()
+        if self._connections.keeps and not self._is_closed:
+            self._idle.append(lent)
+        else:
+            await lent.give_back()
         return answer
 
-    async def _open(self) -> Cursor:
-        async with contextlib.AsyncExitStack() as lent:
-            connection = await lent.enter_async_context(self._connections.connection())
-            self._cursor = connection.cursor(row_factory=tuple_row)
-            register(self._cursor)
-            self._lent = lent.pop_all()
-        return self._cursor
+    async def _borrow(self) -> "_Lent":
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._connections.connection())
+            cursor = connection.cursor(row_factory=tuple_row)
+            register(cursor)
+            return _Lent(cursor, stack.pop_all().aclose)
 
-    async def release(self) -> None:
-        """Give the connection back."""
-        lent, self._lent, self._cursor = self._lent, None, None
-        if lent is not None:
-            await lent.aclose()
+    async def close(self) -> None:
+        """Give the connections back."""
+        self._is_closed = True
+        while self._idle:
+            await self._idle.pop().give_back()
 
     async def with_replays(
         self, commits: Sequence[Writes], verdicts: list[Verdict]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 
 import psycopg
 
@@ -42,7 +43,8 @@ class Hints:
     ) -> None:
         self._connections = connections
         self._schema = schema
-        self._channel = f"flowstate {schema}"[:60]
+        # Of a hash, because a schema's name may be as long as a channel's.
+        self._channel = f"flowstate_{sha256(schema.encode()).hexdigest()[:32]}"
         self._listen = listen
         self._poll_interval = poll_interval
         self._clock = clock
@@ -106,7 +108,7 @@ class Hints:
         while not self._closed:
             try:
                 async with self._connections.connection() as connection:
-                    await connection.execute(f'LISTEN "{self._channel}"'.encode())
+                    await connection.execute(f"LISTEN {self._channel}".encode())
                     self._hint.set()  # Whatever came while nobody listened.
                     backoff = self._connections.backoff()
                     await self._hear(connection)

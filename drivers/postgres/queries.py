@@ -1,16 +1,20 @@
 """The SQL of reads. Each read is one statement, and so sees one snapshot."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from flowstate.driver import DelayQuery, StateQuery
+from flowstate.drivers.postgres.batch import Batch
 from flowstate.drivers.postgres.times import FIRST, LAST, to_micros
 from flowstate.state import Status
 
 __all__ = ["Queries"]
 
 SCAN_LIMIT = 2_000
+PLAIN = 2  # Parameters of a batch that only puts.
+AFTER, UPTO = "(SELECT after FROM span)", "(SELECT upto FROM bounds)"
 Parameters = list[Any]
+Source = tuple[str, dict[str, str]]
+"""A table with an index of some columns and rev, and which values those columns must have."""
 
 
 class Queries:
@@ -26,7 +30,8 @@ class Queries:
             f"log.rev, {schema}.to_micros(log.committed_at),"
             f" {schema}.to_micros(log.delayed_until), log.body::text"
         )
-        self.commit = f"SELECT * FROM {schema}.commit(%b, %b, %b, %b)"
+        self._commit = f"SELECT * FROM {schema}.commit(%b, %b, %b, %b)".encode()
+        self._commit_puts = f"SELECT * FROM {schema}.commit(%b, %b, NULL, NULL)".encode()
         self.lock = f"SELECT {schema}.lock_commits()"
         self.head = f"SELECT coalesce(max(rev), 0) FROM {schema}.log"
         self.outlook = (
@@ -64,6 +69,10 @@ class Queries:
             f"SELECT {self.state} FROM {schema}.log"
             " WHERE rev BETWEEN %s AND %s AND token = %s ORDER BY rev"
         )
+
+    def commit(self, batch: Batch) -> bytes:
+        """Return the statement for the parameters of a batch."""
+        return self._commit if len(batch.parameters) > PLAIN else self._commit_puts
 
     def delayed(self, query: DelayQuery) -> tuple[str, Parameters]:
         """Return the statement for a page of delays: the rest of the page, then each delay."""
@@ -169,75 +178,87 @@ class _Page:
 
     def _newest(self) -> str:
         """Return a query for the newest match."""
-        query = self._query
-        newest = []
-        for labels in query.labels:
-            (first, *others) = labels.items()
-            source = f"{self._label_table()} AS found WHERE key = {self._put(first[0])}"
-            source += f" AND value = {self._put(first[1])}"
-            tests = self._tests(others)
-            newest.append(self._last_of(source + "".join(f" AND {test}" for test in tests)))
-        if not newest:
-            newest = [self._last_of(source) for source in self._by_status()]
+        newest = [self._newest_of(sources) for sources in self._alternatives()]
         return f"SELECT max(rev) FROM ({' UNION ALL '.join(newest)}) AS newest"
 
-    def _last_of(self, source: str) -> str:
-        upto = "(SELECT upto FROM bounds)"
-        return f"(SELECT rev FROM {source} AND rev <= {upto} ORDER BY rev DESC LIMIT 1)"
+    def _newest_of(self, sources: list[Source]) -> str:
+        """Return a query for the newest revision that all sources have.
+
+        Each step goes down to where every source has one that is no newer than the step before.
+        So it takes no more steps than the shortest source has revisions.
+        """
+        if len(sources) == 1:
+            return f"({self._range(sources[0], '0', UPTO, 1, newest=True)})"
+        lasts = [self._range(source, "0", "walk.rev", 1, newest=True) for source in sources]
+        step = ", ".join(f"coalesce(({last}), 0)" for last in lasts)
+        return (
+            "(WITH RECURSIVE walk (rev, before) AS (SELECT upto, upto + 1 FROM bounds UNION ALL"
+            f" SELECT least({step}), rev FROM walk WHERE rev > 0 AND rev < before)"
+            " SELECT rev FROM walk WHERE rev = before)"
+        )
+
+    def _alternatives(self) -> list[list[Source]]:
+        """Return sources whose union has every match: of each the revisions that all have."""
+        query = self._query
+        table, label = ("latest", "latest_label") if query.latest_only else ("log", "label")
+        statuses: list[Source] = [(table, {"status": status.value}) for status in Status]
+        if query.status is not None:
+            statuses = [(table, {"status": query.status.value})]
+        if query.labels:
+            return [
+                [(label, {"key": key, "value": value}) for key, value in labels.items()]
+                + (statuses if query.status is not None else [])
+                for labels in query.labels
+            ]
+        if query.status is not None or query.latest_only:
+            return [[source] for source in statuses]
+        return [[(table, {})]]
+
+    def _range(
+        self, source: Source, after: str, upto: str, limit: int, *, newest: bool = False
+    ) -> str:
+        """Return a query for the first revisions of a source in a range, or for the last ones.
+
+        Whole keys are compared and ordered by, as they are in the index: of conditions on single
+        columns the planner may think that walking another index to its end is as good.
+        """
+        table, equal = source
+        names = ", ".join([*equal, "rev"])
+        lower = ", ".join([*map(self._put, equal.values()), after])
+        upper = ", ".join([*map(self._put, equal.values()), upto])
+        order = ", ".join(f"{name}{' DESC' if newest else ''}" for name in [*equal, "rev"])
+        return (
+            f"SELECT rev FROM {self._schema}.{table} WHERE ({names}) > ({lower})"
+            f" AND ({names}) <= ({upper}) ORDER BY {order} LIMIT {limit}"
+        )
 
     def _searches(self) -> list[tuple[str, int | None]]:
         """Return queries that give revisions in order, and whether each of them matches.
 
         With each: after how many rows it is cut although more may match.
         """
-        query = self._query
-        if query.labels:
-            return [self._search_labels(labels) for labels in query.labels]
-        limit = query.limit + 1
-        return [(_all(self._within(source, limit)), None) for source in self._by_status()]
+        return [self._search(sources) for sources in self._alternatives()]
 
-    def _by_status(self) -> list[str]:
-        query = self._query
-        table = f"{self._schema}.{'latest' if query.latest_only else 'log'}"
-        if query.status is not None:
-            return [f"{table} WHERE status = {self._put(query.status.value)}"]
-        if query.latest_only:
-            return [f"{table} WHERE status = '{status.value}'" for status in Status]
-        return [f"{table} WHERE true"]
+    def _search(self, sources: list[Source]) -> tuple[str, int | None]:
+        """Walk one source, and look each of its revisions up in the others."""
+        (first, *others) = sources
+        if not others:
+            return _all(self._range(first, AFTER, UPTO, self._query.limit + 1)), None
+        tests = " AND ".join([self._test(source) for source in others])
+        within = self._range(first, AFTER, UPTO, SCAN_LIMIT)
+        return f"SELECT rev, {tests} AS matches FROM ({within}) AS found", SCAN_LIMIT
 
-    def _within(self, source: str, limit: int) -> str:
+    def _test(self, source: Source) -> str:
+        """Return whether a source has a revision that was found.
+
+        The offset keeps the planner from reading all that the source has into a table of its own.
+        """
+        table, equal = source
+        same = [f"other.{name} = {self._put(value)}" for name, value in equal.items()]
         return (
-            f"SELECT rev FROM {source} AND rev > (SELECT after FROM span)"
-            f" AND rev <= (SELECT upto FROM span) ORDER BY rev LIMIT {limit}"
+            f"EXISTS (SELECT FROM {self._schema}.{table} AS other"
+            f" WHERE {' AND '.join([*same, 'other.rev = found.rev'])} OFFSET 0)"
         )
-
-    def _search_labels(self, labels: Mapping[str, str]) -> tuple[str, int | None]:
-        """Walk one label's revisions, and look each of them up under the others."""
-        (first, *others) = labels.items()
-        tests = self._tests(others)
-        source = f"{self._label_table()} WHERE key = {self._put(first[0])}"
-        source += f" AND value = {self._put(first[1])}"
-        if not tests:
-            return _all(self._within(source, self._query.limit + 1)), None
-        within = self._within(source, SCAN_LIMIT)
-        return f"SELECT rev, {' AND '.join(tests)} AS matches FROM ({within}) AS found", SCAN_LIMIT
-
-    def _label_table(self) -> str:
-        return f"{self._schema}.{'latest_label' if self._query.latest_only else 'label'}"
-
-    def _tests(self, others: list[tuple[str, str]]) -> list[str]:
-        tests = [
-            f"EXISTS (SELECT FROM {self._label_table()} AS other WHERE other.key = {self._put(key)}"
-            f" AND other.value = {self._put(value)} AND other.rev = found.rev)"
-            for key, value in others
-        ]
-        if self._query.status is not None:
-            status = self._put(self._query.status.value)
-            tests.append(
-                f"EXISTS (SELECT FROM {self._schema}.log"
-                f" WHERE log.rev = found.rev AND log.status = {status})"
-            )
-        return tests
 
 
 def _all(rows: str) -> str:

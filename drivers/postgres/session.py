@@ -94,7 +94,7 @@ class Session:
     async def close(self) -> None:
         """Stop the tasks, and close what was opened."""
         await self.hints.close()
-        await self.commits.release()
+        await self.commits.close()
         if self._own_pool is not None:
             await self._own_pool.close()
 

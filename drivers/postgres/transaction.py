@@ -91,7 +91,7 @@ async def _judged(
     batch = Batch(writes)
     async with connection.cursor(row_factory=tuple_row) as cursor:
         register(cursor)
-        await cursor.execute(queries.commit.encode(), batch.parameters)
+        await cursor.execute(queries.commit(batch), batch.parameters)
         (answer,) = await cursor.fetchall()
     verdicts = batch.verdicts(answer)
     for verdict in verdicts:

@@ -185,7 +185,7 @@ DECLARE
     current bigint[];
     last_put integer[];
     refused boolean[] := array_fill(false, ARRAY[commits]);
-    labelled boolean[];  -- By place of put.
+    put_labels boolean[];  -- By place of put: whether it has any.
     first_put integer := 1;
     next_put integer := 1;
     here integer;
@@ -198,26 +198,31 @@ BEGIN
     head := coalesce(head, 0);
     committed := greatest(moment, last);
     stamp := {schema}.to_micros(committed);
-    IF ids = 1 THEN
-        SELECT ARRAY[latest.rev], ARRAY[latest.labelled], ARRAY[latest.delayed]
-            INTO stored, had_labels, had_delays
-            FROM {schema}.latest WHERE id = words[commits + 1];
-        IF NOT FOUND THEN
-            stored := '{0}';
-            had_delays := '{t}';
+
+    -- One put of a state without labels and delays: a lone commit is mostly that, and takes two
+    -- thirds of the time this way.
+    IF puts = 1 AND commits = 1 AND rest IS NULL THEN
+        UPDATE {schema}.latest SET rev = head + 1, status = words[3]
+            WHERE id = words[2] AND rev = counts[5] AND NOT labelled AND NOT delayed;
+        IF FOUND THEN
+            revs := ARRAY[head + 1];
+            INSERT INTO {schema}.log VALUES (
+                head + 1, words[2], counts[5], words[3], committed, NULL, words[1], words[4]::json
+            );
+            RETURN;
         END IF;
-    ELSE
-        SELECT array_agg(coalesce(latest.rev, 0) ORDER BY place),
-                array_agg(latest.labelled ORDER BY place),
-                array_agg(coalesce(latest.delayed, true) ORDER BY place)
-            INTO stored, had_labels, had_delays
-            FROM unnest(words[commits + 1 : commits + ids]) WITH ORDINALITY AS named (id, place)
-            LEFT JOIN {schema}.latest ON latest.id = named.id;
     END IF;
+
+    SELECT array_agg(coalesce(latest.rev, 0) ORDER BY place),
+            array_agg(latest.labelled ORDER BY place),
+            array_agg(coalesce(latest.delayed, true) ORDER BY place)
+        INTO stored, had_labels, had_delays
+        FROM unnest(words[commits + 1 : commits + ids]) WITH ORDINALITY AS named (id, place)
+        LEFT JOIN {schema}.latest ON latest.id = named.id;
     current := stored;
     revs := array_fill(NULL::bigint, ARRAY[puts]);
     last_put := array_fill(NULL::integer, ARRAY[ids]);
-    labelled := array_fill(false, ARRAY[puts]);
+    put_labels := array_fill(false, ARRAY[puts]);
     mismatched := '{}';
 
     FOR place IN 1 .. commits LOOP
@@ -269,7 +274,7 @@ BEGIN
 
     IF rest IS NOT NULL THEN
         FOR here IN SELECT DISTINCT (label ->> 0)::integer FROM jsonb_array_elements(rest -> 'labels') AS label LOOP
-            labelled[here] := true;
+            put_labels[here] := true;
         END LOOP;
         IF rest ? 'delays' THEN
             until := array_fill(NULL::timestamptz, ARRAY[puts]);
@@ -301,7 +306,7 @@ BEGIN
         FROM generate_series(1, puts) AS put WHERE revs[put] IS NOT NULL;
     INSERT INTO {schema}.latest
         SELECT words[commits + slot], current[slot], words[before_first_put + 2 * last_put[slot]],
-            labelled[last_put[slot]], false
+            put_labels[last_put[slot]], false
         FROM generate_series(1, ids) AS slot WHERE last_put[slot] IS NOT NULL
         ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, status = excluded.status,
             labelled = excluded.labelled, delayed = excluded.delayed;
