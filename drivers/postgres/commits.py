@@ -6,13 +6,18 @@ from typing import NamedTuple
 
 import psycopg
 from psycopg import AsyncCursor
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import TupleRow
 
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.postgres.arrays import register
 from flowstate.drivers.postgres.batch import Batch
-from flowstate.drivers.postgres.connections import Connections
-from flowstate.drivers.postgres.errors import is_passing, translation
+from flowstate.drivers.postgres.connections import Connections, cursor_of, is_alive
+from flowstate.drivers.postgres.errors import (
+    concerns_all,
+    ends_connection,
+    is_passing,
+    translation,
+)
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.reader import state_of
 from flowstate.errors import CommitUnknownError, DriverError, RevisionMismatchError
@@ -56,8 +61,8 @@ class Commits:
         try:
             return await self._commit(commits)
         except DriverError as error:
-            if len(commits) == 1:
-                return [error]
+            if len(commits) == 1 or concerns_all(error.__cause__):
+                return [error] * len(commits)
         return [(await self.commit([writes]))[0] for writes in commits]
 
     async def _commit(self, commits: Sequence[Writes]) -> list[Verdict]:
@@ -81,14 +86,14 @@ class Commits:
         raise translation(failure, self._schema) from failure
 
     async def _call(self, batch: Batch) -> TupleRow:
-        lent = self._idle.pop() if self._idle else await self._borrow()
+        lent = await self._kept() or await self._borrow()
         cursor = lent.cursor
         try:
             await cursor.execute(self._queries.commit(batch), batch.parameters)
             (answer,) = await cursor.fetchall()
         except psycopg.Error as error:
             # An error that the server sent over a sound connection undid everything.
-            lost = cursor.connection.closed
+            lost = cursor.connection.closed or ends_connection(error)
             await lent.give_back()
             if lost:
                 raise LostError(error) from error
@@ -102,10 +107,18 @@ class Commits:
             await lent.give_back()
         return answer
 
+    async def _kept(self) -> "_Lent | None":
+        while self._idle:
+            lent = self._idle.pop()
+            if is_alive(lent.cursor.connection):
+                return lent
+            await lent.give_back()
+        return None
+
     async def _borrow(self) -> "_Lent":
         async with contextlib.AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._connections.connection())
-            cursor = connection.cursor(row_factory=tuple_row)
+            cursor = cursor_of(connection)
             register(cursor)
             return _Lent(cursor, stack.pop_all().aclose)
 

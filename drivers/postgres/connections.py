@@ -3,19 +3,20 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from flowstate.clock import Clock
-from flowstate.drivers.postgres.errors import is_passing, translation
+from flowstate.drivers.postgres.errors import UnreachableError, is_passing, translation
 
-__all__ = ["Backoff", "Connections", "Pool", "make_pool"]
+__all__ = ["Backoff", "Connections", "OwnPool", "Pool", "cursor_of", "is_alive"]
 
 T = TypeVar("T")
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
@@ -26,25 +27,71 @@ LAST_PAUSE = 1.0
 KEEPING_SIZE = 4
 
 
-def make_pool(url: str, *, prepare: bool, size: int, timeout: float) -> Pool:
-    """Return a pool for a URL, not open yet, whose connections notice a dead server."""
-    return AsyncConnectionPool(
-        url,
-        open=False,
-        min_size=0,
-        max_size=size,
-        timeout=timeout,
-        name="flowstate",
-        kwargs={
-            "autocommit": True,
-            "prepare_threshold": 5 if prepare else None,
-            "connect_timeout": max(2, int(timeout)),
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
-        },
-    )
+# How long to wait for the pool before it is asked again. One that we made gives up connecting when
+# that fails, and tries again when it is asked; one of the user pauses for ever longer.
+PATIENCE = 0.5
+
+
+class OwnPool(Pool):
+    """A pool for a URL, not open yet, whose connections notice a dead server.
+
+    Attributes:
+        failure: why the latest attempt to connect failed.
+    """
+
+    def __init__(self, url: str, *, prepare: bool, size: int, timeout: float) -> None:
+        self.failure: psycopg.Error | None = None
+        super().__init__(
+            url,
+            open=False,
+            min_size=0,
+            max_size=size,
+            reconnect_timeout=0,
+            name="flowstate",
+            connection_class=self._remembering(),
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": 5 if prepare else None,
+                "connect_timeout": max(2, int(timeout)),
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,
+            },
+        )
+
+    def _remembering(self) -> type[AsyncConnection[Any]]:
+        pool = self
+
+        class Connection(AsyncConnection[Any]):
+            @classmethod
+            async def connect(cls, *arguments: Any, **options: Any) -> Self:
+                try:
+                    return await super().connect(*arguments, **options)
+                except psycopg.Error as error:
+                    pool.failure = error
+                    raise
+
+        return Connection
+
+
+def cursor_of(connection: AsyncConnection[Any]) -> AsyncCursor[TupleRow]:
+    """Return a cursor that is the same whatever cursors and rows the user prefers."""
+    return AsyncCursor(connection, row_factory=tuple_row)
+
+
+def is_alive(connection: AsyncConnection[Any]) -> bool:
+    """Return whether an idle connection is not known to be closed by the server.
+
+    One that is gets no statement, so that nobody has to wonder whether it was carried out.
+    """
+    try:
+        # The first may find the server's last words, and only the second one the end.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -56,9 +103,11 @@ def losing_no_cancellation() -> Iterator[None]:
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Connections:
@@ -78,7 +127,7 @@ class Connections:
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         """Lend a connection that commits each statement by itself."""
-        connection = await self._pool.getconn(self._timeout)
+        connection = await self._lent()
         autocommit = connection.autocommit
         try:
             if not autocommit:
@@ -89,12 +138,33 @@ class Connections:
                 await connection.set_autocommit(False)
             await self._pool.putconn(connection)
 
+    async def _lent(self) -> AsyncConnection[Any]:
+        failures = self._failures()
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection = await self._pool.getconn(PATIENCE)
+            except PoolTimeout as error:
+                if time.monotonic() < deadline:
+                    continue
+                if self._failures() == failures:
+                    raise
+                reason = self._pool.failure if isinstance(self._pool, OwnPool) else error
+                raise UnreachableError(f"could not connect: {reason}") from error
+            if is_alive(connection):
+                return connection
+            await self._pool.putconn(connection)  # Makes another one.
+
+    def _failures(self) -> int:
+        """Return how often the pool could not connect."""
+        return self._pool.get_stats().get("connections_errors", 0)
+
     async def rows(self, statement: str, parameters: Sequence[Any]) -> list[TupleRow]:
         """Return what a statement returns that may run more than once."""
 
         async def ask() -> list[TupleRow]:
             async with self.connection() as connection:
-                cursor = connection.cursor(row_factory=tuple_row)
+                cursor = cursor_of(connection)
                 await cursor.execute(statement.encode(), parameters)
                 return await cursor.fetchall()
 
@@ -110,7 +180,8 @@ class Connections:
 
         async def run() -> int:
             async with self.connection() as connection:
-                return (await connection.execute(statement.encode(), parameters)).rowcount
+                cursor = cursor_of(connection)
+                return (await cursor.execute(statement.encode(), parameters)).rowcount
 
         return await self.retried(run)
 

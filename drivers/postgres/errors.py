@@ -13,7 +13,12 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["is_passing", "translation"]
+__all__ = ["UnreachableError", "concerns_all", "ends_connection", "is_passing", "translation"]
+
+
+class UnreachableError(PoolTimeout):
+    """The pool had no connection because none could be made."""
+
 
 # What the server takes back by itself, and what goes away once it is up again.
 PASSING = (
@@ -22,13 +27,22 @@ PASSING = (
     errors.LockNotAvailable,
     errors.CannotConnectNow,
     errors.TooManyConnections,
-    errors.AdminShutdown,
-    errors.CrashShutdown,
+)
+
+# What fails in the same way for whatever else is asked now.
+FOR_ALL = (
+    PoolTimeout,
+    TooManyRequests,
+    PoolClosed,
+    errors.QueryCanceled,
+    errors.ReadOnlySqlTransaction,
+    errors.InvalidTransactionState,
 )
 
 # The first that fits counts.
 _CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
     (PoolClosed, StoreUnavailableError),
+    (UnreachableError, StoreUnavailableError),
     (PoolTimeout, StoreBusyError),
     (TooManyRequests, StoreBusyError),
     (errors.DiskFull, StoreFullError),
@@ -36,6 +50,7 @@ _CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
     (errors.ConfigurationLimitExceeded, StoreFullError),
     (errors.ReadOnlySqlTransaction, StoreReadOnlyError),
     (errors.InsufficientPrivilege, StoreReadOnlyError),
+    (errors.InvalidTransactionState, StoreUnavailableError),  # Of lock_commits().
     (errors.QueryCanceled, StoreBusyError),
     (errors.LockNotAvailable, StoreBusyError),
     (errors.SerializationFailure, StoreBusyError),
@@ -58,7 +73,17 @@ def translation(error: psycopg.Error, schema: str) -> DriverError:
 
 def is_passing(error: psycopg.Error) -> bool:
     """Return whether the same statement may succeed a little later."""
-    if isinstance(error, PASSING):
+    if isinstance(error, PASSING) or ends_connection(error):
         return True
     lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
     return lost and not isinstance(error, PoolTimeout | TooManyRequests | PoolClosed)
+
+
+def ends_connection(error: psycopg.Error) -> bool:
+    """Return whether the server closes the connection after this error, if it has not yet."""
+    return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
+
+
+def concerns_all(error: BaseException | None) -> bool:
+    """Return whether every other statement would fail for the same reason."""
+    return isinstance(error, psycopg.Error) and (isinstance(error, FOR_ALL) or is_passing(error))

@@ -5,6 +5,7 @@ from importlib import resources
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 
+from flowstate.drivers.postgres.connections import cursor_of
 from flowstate.errors import InvalidInputError, StoreCorruptError, StoreVersionError
 
 __all__ = ["SCHEMA_VERSION", "check", "migrate", "migration_sql", "quoted"]
@@ -63,10 +64,10 @@ async def migrate(connection: Connection, schema: str = "flowstate") -> None:
     if await _version(connection, schema) == SCHEMA_VERSION:
         return
     async with connection.transaction():
-        await connection.execute(LOCK, (schema,))
+        await cursor_of(connection).execute(LOCK, (schema,))
         version = await _version(connection, schema)
         if version < SCHEMA_VERSION:
-            await connection.execute(migration_sql(schema, since=version).encode())
+            await cursor_of(connection).execute(migration_sql(schema, since=version).encode())
 
 
 async def check(connection: Connection, schema: str) -> str:
@@ -82,7 +83,7 @@ async def check(connection: Connection, schema: str) -> str:
             "apply what migration_sql() returns, or open the driver with migrate=True"
         )
     query = f"SELECT store_id FROM {quoted(schema)}.meta"
-    row = await (await connection.execute(query.encode())).fetchone()
+    row = await (await cursor_of(connection).execute(query.encode())).fetchone()
     if row is None:
         raise StoreCorruptError(f"Postgres schema {schema}: the table meta is empty")
     return str(row[0])
@@ -91,7 +92,7 @@ async def check(connection: Connection, schema: str) -> str:
 async def _version(connection: Connection, schema: str) -> int:
     """Return the version of a schema; 0 if there is none yet."""
     name = quoted(schema)
-    found = await connection.execute(
+    found = await cursor_of(connection).execute(
         "SELECT to_regclass(%s), to_regclass(%s)", (f"{name}.meta", f"{name}.log")
     )
     meta, log = await found.fetchone() or (None, None)
@@ -99,7 +100,8 @@ async def _version(connection: Connection, schema: str) -> int:
         if meta is not None or log is not None:
             raise StoreCorruptError(f"Postgres schema {schema}: this is not a flowstate store")
         return 0
-    row = await (await connection.execute(f"SELECT version FROM {name}.meta".encode())).fetchone()
+    query = f"SELECT version FROM {name}.meta"
+    row = await (await cursor_of(connection).execute(query.encode())).fetchone()
     version = int(row[0]) if row else 0
     if version > SCHEMA_VERSION:
         raise StoreVersionError(

@@ -1,7 +1,8 @@
 """What a driver has from its opening to its closing: connections, and tasks."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -9,7 +10,7 @@ from flowstate.clock import Clock
 from flowstate.driver import Durability
 from flowstate.drivers.postgres import schema as schemas
 from flowstate.drivers.postgres.commits import Commits
-from flowstate.drivers.postgres.connections import Connections, Pool, make_pool
+from flowstate.drivers.postgres.connections import Connections, OwnPool, Pool, cursor_of
 from flowstate.drivers.postgres.hints import Hints
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import DriverError, StoreUnavailableError
@@ -19,7 +20,7 @@ __all__ = ["Options", "Session"]
 SETTINGS = (
     "SELECT current_setting('fsync'), current_setting('full_page_writes'),"
     " current_setting('synchronous_commit'), current_setting('server_encoding'),"
-    " current_setting('server_version_num')::integer"
+    " current_setting('server_version_num')::integer, current_setting('transaction_isolation')"
 )
 OLDEST_VERSION = 140_000
 
@@ -57,7 +58,7 @@ class Session:
         self._schema = schema
         self._own_pool: Pool | None = None
         if isinstance(store, str):
-            self._own_pool = store = make_pool(
+            self._own_pool = store = OwnPool(
                 store, prepare=options.prepare, size=options.pool_size, timeout=options.timeout
             )
         self.connections = Connections(store, schema, options.timeout, clock)
@@ -78,8 +79,8 @@ class Session:
 
         async def look() -> tuple[str, Durability]:
             async with self.connections.connection() as connection:
-                row = await (await connection.execute(SETTINGS)).fetchone()
-                durability = _durability(*row) if row else "none"
+                row = await (await cursor_of(connection).execute(SETTINGS)).fetchone()
+                durability = _durability(row) if row else "none"
                 if migrate:
                     await schemas.migrate(connection, self._schema)
                 return await schemas.check(connection, self._schema), durability
@@ -99,18 +100,21 @@ class Session:
             await self._own_pool.close()
 
 
-def _durability(
-    fsync: str, full_page_writes: str, synchronous_commit: str, encoding: str, version: int
-) -> Durability:
+def _durability(row: Sequence[Any]) -> Durability:
     """Return what an acknowledged commit survives.
 
     Raises:
         StoreUnavailableError: this server will not do.
     """
+    fsync, full_page_writes, synchronous_commit, encoding, version, isolation = row
     if version < OLDEST_VERSION:
         raise StoreUnavailableError(f"Postgres 14 or newer is needed, this is {version}")
     if encoding != "UTF8":
         raise StoreUnavailableError(f"the database must be encoded in UTF8, not {encoding}")
+    if isolation != "read committed":
+        raise StoreUnavailableError(
+            f"default_transaction_isolation must be read committed, not {isolation}"
+        )
     if synchronous_commit == "off":
         return "none"
     return "power" if fsync == full_page_writes == "on" else "process"

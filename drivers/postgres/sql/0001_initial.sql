@@ -84,9 +84,17 @@ LANGUAGE sql STABLE RETURN timestamptz '1970-01-01 00:00:00+00' + make_interval(
 
 -- Held to the end of every transaction that writes revisions or removes data: it makes revisions
 -- dense, and visible in their order. To be taken in a statement of its own, because what is read
--- afterwards must come from a later snapshot.
-CREATE FUNCTION {schema}.lock_commits() RETURNS void LANGUAGE plpgsql AS $$
+-- afterwards must come from a later snapshot. Whoever holds it for long makes others give up, and
+-- their drivers try again.
+CREATE FUNCTION {schema}.lock_commits() RETURNS void LANGUAGE plpgsql
+SET lock_timeout = '2s'
+AS $$
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'commits need the isolation level read committed, not %; '
+            'see default_transaction_isolation', current_setting('transaction_isolation')
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
     PERFORM pg_advisory_xact_lock(1718382455, '{schema}.log'::regclass::oid::integer);
 END
 $$;
@@ -166,7 +174,7 @@ CREATE FUNCTION {schema}.commit(
     OUT mismatched integer[], OUT missing jsonb
 ) LANGUAGE plpgsql
 -- The lists are short and the tables are large, which the planner cannot know.
-SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
@@ -331,7 +339,7 @@ $$;
 CREATE FUNCTION {schema}.compact_some(
     after bigint, before_rev bigint, chunk integer, OUT removed integer, OUT resume bigint
 ) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
