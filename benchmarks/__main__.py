@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import measure, print_table, write_json
-from benchmarks.soak import soak
+from benchmarks.soak import soak, soak_postgres
 from benchmarks.suite import SIZES, comparisons
 
 __all__ = ["main"]
@@ -33,9 +33,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of the names to measure")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to soak")
+    parser.add_argument("--postgres", action="store_true", help="soak Postgres instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flowstate-benchmarks-") as folder:
-        if arguments.size == "soak":
+        if arguments.size == "soak" and arguments.postgres:
+            asyncio.run(soak_postgres())
+        elif arguments.size == "soak":
             asyncio.run(soak(arguments.minutes, Path(folder)))
         else:
             asyncio.run(run(arguments.size, arguments.only, arguments.json, Path(folder)))

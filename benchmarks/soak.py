@@ -19,7 +19,7 @@ from flowstate import (
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 
-__all__ = ["soak"]
+__all__ = ["soak", "soak_postgres"]
 
 COUNTERS = 50
 
@@ -36,6 +36,18 @@ async def soak(minutes: float, folder: Path, tasks: int = 1_000) -> None:
             name = type(driver).__name__
             print(f"round {rounds} on {name}: exact, {monotonic() - start:.1f} s", flush=True)
         rounds += 1
+
+
+async def soak_postgres(commits: int = 100_000) -> None:
+    """Let processes commit and others watch, and check what they saw."""
+    from tests.postgres.history import check_history  # noqa: PLC0415 - needs an extra
+    from tests.servers import PostgresServer  # noqa: PLC0415
+
+    with PostgresServer() as server:
+        start = monotonic()
+        revisions = await check_history(server.url(), "soak", commits)
+        took = monotonic() - start
+        print(f"history on Postgres: {revisions:,} revisions, exact, {took:.1f} s", flush=True)
 
 
 async def _round(driver: Driver, tasks: int, increments: int) -> None:
