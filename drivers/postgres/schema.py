@@ -12,6 +12,7 @@ __all__ = ["SCHEMA_VERSION", "check", "migrate", "migration_sql", "quoted"]
 
 MIGRATIONS = ("0001_initial.sql",)
 SCHEMA_VERSION = len(MIGRATIONS)
+NOT_IN_NAMES = ("{", "}", "%", "$$")  # They mean something where a name is put into SQL.
 LONGEST_NAME = 63  # Postgres cuts longer identifiers off.
 LOCK = "SELECT pg_advisory_xact_lock(1718382455, hashtext(%s))"
 
@@ -26,10 +27,10 @@ def quoted(schema: str) -> str:
     """
     if not isinstance(schema, str) or not schema or "\0" in schema:
         raise InvalidInputError("schema", "must be the name of a schema")
-    if len(schema.encode()) > LONGEST_NAME:
+    if len(schema.encode(errors="replace")) > LONGEST_NAME:
         raise InvalidInputError("schema", f"must be at most {LONGEST_NAME} bytes long")
-    if "{" in schema or "}" in schema:
-        raise InvalidInputError("schema", "must not have braces")
+    if any(mark in schema for mark in NOT_IN_NAMES) or not schema.isprintable():
+        raise InvalidInputError("schema", f"must be printable, without {' '.join(NOT_IN_NAMES)}")
     return sql.Identifier(schema).as_string()
 
 
@@ -47,6 +48,8 @@ def migration_sql(schema: str = "flowstate", *, since: int = 0) -> str:
     folder = resources.files("flowstate.drivers.postgres").joinpath("sql")
     scripts = [folder.joinpath(file).read_text() for file in MIGRATIONS[since:]]
     first = [f"CREATE SCHEMA IF NOT EXISTS {name};\n"] if since == 0 else []
+    log = sql.Literal(f"{name}.log").as_string()
+    scripts = [script.replace("'{schema}.log'", log) for script in scripts]
     return "\n".join(first + [script.replace("{schema}", name) for script in scripts])
 
 
@@ -92,17 +95,23 @@ async def check(connection: Connection, schema: str) -> str:
 async def _version(connection: Connection, schema: str) -> int:
     """Return the version of a schema; 0 if there is none yet."""
     name = quoted(schema)
+    # Not to_regclass: it may answer from a cache that the waiting for a lock has made stale.
     found = await cursor_of(connection).execute(
-        "SELECT to_regclass(%s), to_regclass(%s)", (f"{name}.meta", f"{name}.log")
+        "SELECT relname::text FROM pg_catalog.pg_class AS c"
+        " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname IN ('log', 'meta')",
+        (schema,),
     )
-    meta, log = await found.fetchone() or (None, None)
-    if meta is None or log is None:
-        if meta is not None or log is not None:
-            raise StoreCorruptError(f"Postgres schema {schema}: this is not a flowstate store")
+    tables = await found.fetchall()
+    if not tables:
         return 0
+    if len(tables) == 1:
+        raise StoreCorruptError(f"Postgres schema {schema}: this is not a flowstate store")
     query = f"SELECT version FROM {name}.meta"
     row = await (await cursor_of(connection).execute(query.encode())).fetchone()
-    version = int(row[0]) if row else 0
+    version = row[0] if row else 0
+    if not isinstance(version, int):
+        raise StoreCorruptError(f"Postgres schema {schema}: {version!r} is no version")
     if version > SCHEMA_VERSION:
         raise StoreVersionError(
             f"Postgres schema {schema}: version {version} is newer than {SCHEMA_VERSION}, "
