@@ -5,74 +5,32 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from flowstate.clock import Clock
 from flowstate.drivers.postgres.errors import UnreachableError, is_passing, translation
+from flowstate.drivers.postgres.pool import OwnPool, Pool
 
-__all__ = ["Backoff", "Connections", "OwnPool", "Pool", "cursor_of", "is_alive"]
+__all__ = ["Backoff", "Connections", "cursor_of", "is_alive"]
 
 T = TypeVar("T")
-Pool = AsyncConnectionPool[AsyncConnection[Any]]
 FIRST_PAUSE = 0.02
 LAST_PAUSE = 1.0
-# Below this size the pool is left to reads and commits; from it on two connections are kept, one
-# for commits and one for listening, which saves a check-out for each commit.
+# Below this size the pool is left to reads and commits; from it on one connection is kept for
+# listening. Of a pool that is ours those that commit are kept too, which saves check-outs; one of
+# the user may have to do for several drivers, and for whatever else the user does.
 KEEPING_SIZE = 4
 
 
 # How long to wait for the pool before it is asked again. One that we made gives up connecting when
 # that fails, and tries again when it is asked; one of the user pauses for ever longer.
 PATIENCE = 0.5
-
-
-class OwnPool(Pool):
-    """A pool for a URL, not open yet, whose connections notice a dead server.
-
-    Attributes:
-        failure: why the latest attempt to connect failed.
-    """
-
-    def __init__(self, url: str, *, prepare: bool, size: int, timeout: float) -> None:
-        self.failure: psycopg.Error | None = None
-        super().__init__(
-            url,
-            open=False,
-            min_size=0,
-            max_size=size,
-            reconnect_timeout=0,
-            name="flowstate",
-            connection_class=self._remembering(),
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 5 if prepare else None,
-                "connect_timeout": max(2, int(timeout)),
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 30_000,
-            },
-        )
-
-    def _remembering(self) -> type[AsyncConnection[Any]]:
-        pool = self
-
-        class Connection(AsyncConnection[Any]):
-            @classmethod
-            async def connect(cls, *arguments: Any, **options: Any) -> Self:
-                try:
-                    return await super().connect(*arguments, **options)
-                except psycopg.Error as error:
-                    pool.failure = error
-                    raise
-
-        return Connection
 
 
 def cursor_of(connection: AsyncConnection[Any]) -> AsyncCursor[TupleRow]:
@@ -114,7 +72,8 @@ class Connections:
     """Runs statements, and tries again what failed for a passing reason.
 
     Attributes:
-        keeps: whether the pool is large enough to keep a connection for longer.
+        listens: whether the pool can do without a connection that listens.
+        keeps: whether also without those that commit.
     """
 
     def __init__(self, pool: Pool, schema: str, timeout: float, clock: Clock) -> None:
@@ -122,7 +81,8 @@ class Connections:
         self._schema = schema
         self._timeout = timeout
         self._clock = clock
-        self.keeps = pool.max_size >= KEEPING_SIZE
+        self.listens = pool.max_size >= KEEPING_SIZE
+        self.keeps = self.listens and isinstance(pool, OwnPool)
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:

@@ -23,7 +23,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.postgres import schema as schemas
-from flowstate.drivers.postgres.connections import Pool
+from flowstate.drivers.postgres.pool import Pool
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.reader import data_of, delayed_of, page_of, state_of
 from flowstate.drivers.postgres.session import Options, Session

@@ -70,7 +70,8 @@ async def migrate(connection: Connection, schema: str = "flowstate") -> None:
         await cursor_of(connection).execute(LOCK, (schema,))
         version = await _version(connection, schema)
         if version < SCHEMA_VERSION:
-            await cursor_of(connection).execute(migration_sql(schema, since=version).encode())
+            statements = migration_sql(schema, since=version).encode()
+            await cursor_of(connection).execute(statements, prepare=False)
 
 
 async def check(connection: Connection, schema: str) -> str:

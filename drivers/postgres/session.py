@@ -10,8 +10,9 @@ from flowstate.clock import Clock
 from flowstate.driver import Durability
 from flowstate.drivers.postgres import schema as schemas
 from flowstate.drivers.postgres.commits import Commits
-from flowstate.drivers.postgres.connections import Connections, OwnPool, Pool, cursor_of
+from flowstate.drivers.postgres.connections import Connections, cursor_of
 from flowstate.drivers.postgres.hints import Hints
+from flowstate.drivers.postgres.pool import OwnPool, Pool
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import DriverError, StoreUnavailableError
 
@@ -66,7 +67,7 @@ class Session:
         self.hints = Hints(
             self.connections,
             schema,
-            listen=options.listen and self.connections.keeps,
+            listen=options.listen and self.connections.listens,
             poll_interval=options.poll_interval,
             clock=clock,
             look=look,
