@@ -5,9 +5,10 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+from benchmarks.comparison import SIZES
 from benchmarks.report import measure, print_table, write_json
 from benchmarks.soak import soak, soak_postgres
-from benchmarks.suite import SIZES, comparisons
+from benchmarks.suite import comparisons
 
 __all__ = ["main"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct, to_builtins
 
-from benchmarks.suite import Comparison
+from benchmarks.comparison import Comparison
 
 __all__ = ["Result", "measure", "print_table", "write_json"]
 

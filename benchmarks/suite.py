@@ -3,61 +3,25 @@
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
-
 from benchmarks import workloads
+from benchmarks.comparison import Comparison, Measure, Sizes
+from benchmarks.growth import Filled, growth
 from benchmarks.limits import bare_memory, bare_sqlite
+from benchmarks.postgres.suite import comparisons as postgres_comparisons
 from benchmarks.processes import between_processes
 from flowstate import Driver, Engine
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 
-__all__ = ["SIZES", "Comparison", "Sizes", "comparisons"]
+__all__ = ["comparisons"]
 
-Measure = Callable[[], Awaitable[float]]
-
-
-class Sizes(Struct, frozen=True):
-    """How much of everything."""
-
-    rounds: int
-    memory: int
-    sqlite: int
-    memory_log: int
-    sqlite_log: int
-    operations: int
-
-
-SIZES = {
-    "tiny": Sizes(1, 300, 64, 1_000, 1_000, 20),
-    "quick": Sizes(5, 100_000, 1_280, 100_000, 30_000, 300),
-    "full": Sizes(9, 100_000, 6_400, 1_000_000, 300_000, 1_000),
-}
 SMALL_LOG = 1_000
 FOOTPRINT_REVISIONS = 20_000
-
-
-class Comparison(Struct, frozen=True):
-    """Two measures taken in turns.
-
-    Attributes:
-        name: what is done.
-        unit: of what the seconds are.
-        ours: with flowstate.
-        limit: without it, or with it on a small log; ``None`` for a plain figure.
-        mark: how many times the limit's seconds ours may take; for a plain figure, how many
-            seconds or bytes.
-    """
-
-    name: str
-    unit: str
-    ours: Measure
-    limit: Measure | None
-    mark: float | None
 
 
 @asynccontextmanager
@@ -65,13 +29,19 @@ async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparis
     """Return what to measure; a store for growth is filled when it is needed first."""
     async with AsyncExitStack() as stack:
         found = [*_memory(sizes), *_sqlite(sizes, folder)]
-        for name, make, revisions in (
-            ("memory", lambda _: MemoryDriver(), sizes.memory_log),
-            ("sqlite", lambda n: SQLiteDriver(folder / f"growth-{n}.db"), sizes.sqlite_log),
-        ):
-            small = _Filled(stack, make(SMALL_LOG), SMALL_LOG)
-            large = _Filled(stack, make(revisions), revisions)
-            found += _growth(f"{name}, {revisions:,} revisions", small, large, sizes)
+        for name, revisions in (("memory", sizes.memory_log), ("sqlite", sizes.sqlite_log)):
+            small, large = (
+                Filled(
+                    stack,
+                    MemoryDriver
+                    if name == "memory"
+                    else partial(SQLiteDriver, folder / f"growth-{size}.db"),
+                    partial(workloads.fill, revisions=size),
+                )
+                for size in (SMALL_LOG, revisions)
+            )
+            found += growth(f"{name}, {revisions:,} revisions", small, large, sizes)
+        found += postgres_comparisons(stack, sizes)
         found += [
             Comparison("import, beside asyncio", "s", _import_time, None, 0.067),
             *_footprint(),
@@ -83,25 +53,6 @@ async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparis
 async def _engine(driver: Driver) -> AsyncIterator[Engine]:
     async with Engine(driver, workloads.registry()) as engine:
         yield engine
-
-
-class _Filled:
-    """A store with so many revisions, from the time that somebody asks for it.
-
-    A million objects make the garbage collector slow, and with it the bare loops.
-    """
-
-    def __init__(self, stack: AsyncExitStack, driver: Driver, revisions: int) -> None:
-        self._stack = stack
-        self._driver = driver
-        self._revisions = revisions
-        self._engine: Engine | None = None
-
-    async def engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = await self._stack.enter_async_context(_engine(self._driver))
-            await workloads.fill(self._driver, self._revisions)
-        return self._engine
 
 
 def _memory(sizes: Sizes) -> list[Comparison]:
@@ -154,30 +105,6 @@ def _sqlite(sizes: Sizes, folder: Path) -> list[Comparison]:
         Comparison("sqlite FULL: 64 tasks", "commit", ours(4 * sizes.sqlite, 64), limit, 1 / 4),
         Comparison("sqlite: commit to watcher", "s", delivery, None, 0.010),
         Comparison("sqlite: commit to watcher, other process", "s", between, None, None),
-    ]
-
-
-def _growth(name: str, small: _Filled, large: _Filled, sizes: Sizes) -> list[Comparison]:
-    rounds = iter(range(1_000_000))
-
-    def on(store: _Filled, what: str) -> Measure:
-        async def measure() -> float:
-            engine = await store.engine()
-            unique = f"{what}{next(rounds)}"
-            if what == "commit":
-                return await workloads.commits(engine, sizes.operations, name=unique)
-            if what == "get by id":
-                return await workloads.gets(engine, sizes.operations)
-            if what == "page by label":
-                return await workloads.pages(engine, sizes.operations)
-            return await workloads.delivery(engine, sizes.operations, unique)
-
-        return measure
-
-    operations = ("commit", "get by id", "page by label", "watch")
-    return [
-        Comparison(f"{name}: {what}", "operation", on(large, what), on(small, what), 1.3)
-        for what in operations
     ]
 
 

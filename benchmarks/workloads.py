@@ -58,12 +58,17 @@ async def commits(engine: Engine, count: int, tasks: int = 1, name: str = "hot")
     return (perf_counter() - start) / (count // tasks * tasks)
 
 
-async def chains(engine: Engine, count: int, name: str = "chain") -> float:
+async def chains(engine: Engine, count: int, tasks: int = 1, name: str = "chain") -> float:
     """Execute states through three flows with three commits; seconds for one flow."""
     first = Transition("first")
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for number in numbers:
+            await engine.execute(StateContext(State(f"{name}-{number}", transition=first)))
+
     start = perf_counter()
-    for number in range(count):
-        await engine.execute(StateContext(State(f"{name}-{number}", transition=first)))
+    await asyncio.gather(*(work() for _ in range(tasks)))
     return (perf_counter() - start) / (3 * count)
 
 

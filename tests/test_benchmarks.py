@@ -20,7 +20,7 @@ def test_tiny_sizes_give_every_result(tmp_path: Path) -> None:
     content = json.loads(output.read_text())
 
     assert content["schema"] == 1
-    assert len(content["results"]) == 20
+    assert len(content["results"]) == 35
     for result in content["results"]:
         assert set(result) == {"name", "unit", "ours", "limit", "ratio", "mark", "met"}
         assert result["ratio"] > 0

@@ -1,0 +1,1 @@
+"""Postgres, beside bare loops on tables with the same columns and indexes."""
