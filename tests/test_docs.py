@@ -1,7 +1,8 @@
 """The pages tell the truth: their code runs, their links lead somewhere, their names exist.
 
 Python blocks of a page run one after the other in one namespace; ``await`` may stand at the top
-level, as in ``python -m asyncio``. A comment on the line before a block can say more:
+level, as in ``python -m asyncio``. A page that reads ``DATABASE_URL`` finds an empty Postgres
+database there. A comment on the line before a block can say more:
 
 - ``<!-- alone -->``: the block starts with a new namespace.
 - ``<!-- from PATH -->``: the block is part of that file, which is tested elsewhere.
@@ -18,16 +19,22 @@ import inspect
 import io
 import pkgutil
 import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from msgspec import Struct
+from psycopg.sql import SQL, Identifier
 
 import flowstate
+from flowstate.drivers.postgres import PostgresDriver
 from flowstate.testcases import ALL
+from tests.servers import Postgres
 
 pytestmark = pytest.mark.repository
 
@@ -35,15 +42,15 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
-OBJECTS = {
-    "clock": flowstate.FakeClock,
-    "ctx": flowstate.StateContext,
-    "driver": flowstate.Driver,
-    "engine": flowstate.Engine,
-    "flows": flowstate.FlowRegistry,
-    "page": flowstate.Page,
-    "state": flowstate.State,
-    "watch": flowstate.Watch,
+OBJECTS: dict[str, tuple[type, ...]] = {
+    "clock": (flowstate.FakeClock,),
+    "ctx": (flowstate.StateContext,),
+    "driver": (flowstate.Driver, PostgresDriver),
+    "engine": (flowstate.Engine,),
+    "flows": (flowstate.FlowRegistry,),
+    "page": (flowstate.Page,),
+    "state": (flowstate.State,),
+    "watch": (flowstate.Watch,),
 }
 
 
@@ -91,9 +98,36 @@ def run_pytest(code: str, selection: str, folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@contextlib.contextmanager
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """Make a database for a page, and drop it at the end; its URL."""
+    name = f"docs_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(Identifier(name)))
+        try:
+            yield postgres.url(name)
+        finally:
+            connection.execute(SQL("DROP DATABASE {}").format(Identifier(name)))
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    stack: contextlib.ExitStack,
+) -> None:
     monkeypatch.chdir(tmp_path)
+    if 'os.environ["DATABASE_URL"]' in page.read_text():
+        postgres: Postgres = request.getfixturevalue("postgres")
+        monkeypatch.setenv("DATABASE_URL", stack.enter_context(empty_database(postgres)))
     names: dict[str, Any] = {"__name__": "page"}
     printed = ""
     with asyncio.Runner() as runner:
@@ -164,7 +198,8 @@ def test_names_exist() -> None:
             assert set(camel) <= known, f"{page.name}: {quoted}"
             for owner, name in re.findall(r"\b([a-z]+)\.([a-z_]+)\b", quoted):
                 if owner in OBJECTS and name not in {"md", "py"}:
-                    exists = hasattr(OBJECTS[owner], name) or name in owned(OBJECTS[owner])
+                    kinds = OBJECTS[owner]
+                    exists = any(hasattr(kind, name) or name in owned(kind) for kind in kinds)
                     assert exists, f"{page.name}: {quoted}"
 
 
