@@ -366,20 +366,23 @@ END
 $$;
 
 -- Removes blobs that no revision refers to and that were stored before a revision, at most so
--- many; returns how many. Holds the lock of commits, lest one refers to them at this moment.
+-- many; returns how many it looked at. They are looked for before it takes the lock of commits,
+-- and looked at again while it holds it, because one may have referred to them meanwhile.
 CREATE FUNCTION {schema}.drop_unreferenced(before_rev bigint, chunk integer) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
-    removed integer;
-BEGIN
-    PERFORM {schema}.lock_commits();
-    DELETE FROM {schema}.data WHERE checksum IN (
+    found constant text[] := ARRAY(
         SELECT checksum FROM {schema}.data WHERE stored_at < before_rev AND NOT EXISTS (
             SELECT FROM {schema}.data_reference WHERE data_reference.checksum = data.checksum
         ) LIMIT chunk
     );
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN removed;
+BEGIN
+    PERFORM {schema}.lock_commits();
+    DELETE FROM {schema}.data WHERE checksum = ANY (found) AND stored_at < before_rev
+        AND NOT EXISTS (
+            SELECT FROM {schema}.data_reference WHERE data_reference.checksum = data.checksum
+        );
+    RETURN cardinality(found);
 END
 $$;
 
