@@ -77,7 +77,7 @@ class Commits:
             except psycopg.Error as error:
                 failure = error
             else:
-                return await self.with_replays(commits, verdicts)
+                return await self._with_replays(commits, verdicts, perhaps_written)
             again = perhaps_written or is_passing(failure)
             if not again or not await backoff.pause():
                 break
@@ -128,8 +128,8 @@ class Commits:
         while self._idle:
             await self._idle.pop().give_back()
 
-    async def with_replays(
-        self, commits: Sequence[Writes], verdicts: list[Verdict]
+    async def _with_replays(
+        self, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
     ) -> list[Verdict]:
         """Give commits that were refused, because they had been committed, their old verdicts."""
         refused = [
@@ -141,6 +141,9 @@ class Commits:
             return verdicts
         try:
             found = await self.find([commits[index] for index in refused])
+            for place, index in enumerate(refused):
+                if perhaps_written and found[place] is None and await self._is_gone(commits[index]):
+                    found[place] = CommitUnknownError(commits[index].token)
         except DriverError:
             found = [CommitUnknownError(commits[index].token) for index in refused]
         for index, verdict in zip(refused, found, strict=True):
@@ -152,7 +155,10 @@ class Commits:
         await self._connections.rows(self._queries.lock, ())
 
     async def find(self, commits: Sequence[Writes]) -> list[Verdict | None]:
-        """Return the revisions of each commit, if it was committed."""
+        """Return the revisions of each commit, if it was committed.
+
+        Of one whose revisions are compacted in part only that it was: ``CommitUnknownError``.
+        """
         rows = await self._connections.rows(
             self._queries.successors,
             (
@@ -167,7 +173,18 @@ class Commits:
                 found[place - 1] = await self._states(rev, len(writes.puts), token)
         return found
 
-    async def _states(self, first: int, count: int, token: str) -> Verdict | None:
+    async def _is_gone(self, writes: Writes) -> bool:
+        """Return whether compaction has removed what would tell if a commit happened."""
+        first = writes.puts[0]
+        latest = await self._connections.row(self._queries.latest, first.id)
+        if latest is None or latest[0] <= first.rev:
+            return False
+        parameters = ([first.id], [first.rev])
+        return not await self._connections.rows(self._queries.successors, parameters)
+
+    async def _states(self, first: int, count: int, token: str) -> Verdict:
         parameters = (first, first + count - 1, token)
         rows = await self._connections.rows(self._queries.revisions, parameters)
-        return tuple([state_of(row) for row in rows]) if len(rows) == count else None
+        if len(rows) != count:
+            return CommitUnknownError(token)
+        return tuple([state_of(row) for row in rows])
