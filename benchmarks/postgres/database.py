@@ -38,25 +38,28 @@ INSERT INTO latest_label
 class Database:
     """Made when it is needed first, and dropped at the end.
 
-    Its server is the one that the environment names, or one of our own.
+    The server is the one that the environment names, or one of our own.
     """
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
-        self._url = ""
+        self._server: Postgres | None = None
+        self._urls: dict[str, str] = {}
 
-    def url(self) -> str:
-        if not self._url:
+    def url(self, name: str = "flowstate") -> str:
+        """Return where it is; another name means another database on the same server."""
+        if self._server is None:
             given = os.environ.get(GIVEN)
-            server: Postgres = (
+            self._server = (
                 GivenServer(given) if given else self._stack.enter_context(PostgresServer())
             )
-            name = f"benchmarks_{secrets.token_hex(8)}"
-            with psycopg.connect(server.url(), autocommit=True) as connection:
-                connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
-            self._stack.callback(_drop, server.url(), name)
-            self._url = server.url(name)
-        return self._url
+        if name not in self._urls:
+            unique = f"benchmarks_{name}_{secrets.token_hex(8)}"
+            with psycopg.connect(self._server.url(), autocommit=True) as connection:
+                connection.execute(SQL("CREATE DATABASE {}").format(Identifier(unique)))
+            self._stack.callback(_drop, self._server.url(), unique)
+            self._urls[name] = self._server.url(unique)
+        return self._urls[name]
 
 
 def _drop(url: str, name: str) -> None:
