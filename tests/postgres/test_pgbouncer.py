@@ -73,9 +73,9 @@ def pgbouncer(postgres: Postgres) -> Iterator[str]:
         configuration.touch(mode=0o600)  # Who can enter here needs no password.
         configuration.write_text(
             CONFIGURATION.format(
-                host=server["host"],
+                host=server.get("host", "127.0.0.1"),
                 port=server.get("port", 5432),
-                user=server["user"],
+                user=server.get("user", "postgres"),
                 password=str(server.get("password", "")).replace("'", "''"),
                 folder=folder,
                 listen_port=PORT,
