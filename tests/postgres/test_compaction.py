@@ -15,6 +15,9 @@ from flowstate import CompactedError, Data, DataNotFoundError, State
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.drivers.postgres.arrays import register
+from flowstate.drivers.postgres.batch import Batch
+from flowstate.drivers.postgres.queries import Queries
 from flowstate.frozen import FrozenDict
 from tests.servers import Postgres
 
@@ -32,6 +35,7 @@ INSERT INTO data_reference SELECT rev, 'sum-' || rev FROM log;
 """
 BLOBS = [Data(f"blob {number}".encode()) for number in range(4)]
 SECONDS = 3.0
+DANGLING = "data_reference LEFT JOIN data USING (checksum) WHERE data.checksum IS NULL"
 
 
 @pytest.fixture
@@ -139,11 +143,33 @@ async def test_nothing_is_removed_that_a_commit_needs(
             group.create_task(commit((driver, others[0])[number % 2], chance, f"state-{number}"))
         for compacting in others[1:]:
             group.create_task(compact(compacting))
-    dangling = "data_reference LEFT JOIN data USING (checksum) WHERE data.checksum IS NULL"
-    assert count(postgres, postgres_schema, dangling) == 0
+    assert count(postgres, postgres_schema, DANGLING) == 0
     without_row = (
         "log, json_each(body -> 'data') AS ref WHERE NOT EXISTS (SELECT FROM data_reference AS d"
         " WHERE d.rev = log.rev AND d.checksum = ref.value ->> 'checksum')"
     )
     assert count(postgres, postgres_schema, without_row) == 0
     assert min(outcomes[kind] for kind in ("needed", "committed", "missing", "removed")) > 0
+
+
+async def test_a_commit_that_is_under_way_keeps_what_it_needs(
+    driver: PostgresDriver, postgres: Postgres, postgres_schema: str
+) -> None:
+    """It has seen the blob and not yet told anybody; the removal comes right then."""
+    checksum = checksum_of(BLOBS[0])
+    refs = FrozenDict({"blob": DataRef(1, checksum)})
+    batch = Batch([Writes("needs", (State("a", data=refs),), needs=(checksum,))])
+    waiting = f"pg_locks WHERE NOT granted AND objid = '{postgres_schema}.log'::regclass::oid"
+    async with driver, await psycopg.AsyncConnection.connect(postgres.url()) as connection:
+        await driver.commit([Writes("blob", data=(Data(BLOBS[0].blob, checksum=checksum),))])
+        await driver.commit([Writes("other", (State("b"),))])
+        cursor = connection.cursor()
+        register(cursor)
+        await cursor.execute(Queries(postgres_schema).commit(batch), batch.parameters)
+        removal = asyncio.create_task(driver.compact(2))
+        while not removal.done() and not count(postgres, postgres_schema, waiting):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # reason: the server tells nobody who waits
+        await connection.commit()
+        await removal
+    assert count(postgres, postgres_schema, "data_reference") == 1
+    assert count(postgres, postgres_schema, DANGLING) == 0
