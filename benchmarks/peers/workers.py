@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.peers.restate import serving
 from benchmarks.workloads import registry
 from flowstate import Engine, State, StateContext, Transition
 from flowstate.drivers.postgres import PostgresDriver
@@ -203,12 +204,19 @@ async def absurd_sync(url: str, seconds: float, concurrencies: list[int]) -> Fig
     return figures
 
 
+async def restate(url: str, seconds: float, concurrencies: list[int]) -> Figures:
+    """Calls of a service with three steps, which this process serves too."""
+    async with serving(url) as call:
+        return await _measured(call, seconds, concurrencies)
+
+
 SYSTEMS = {
     "flowstate": flowstate,
     "DBOS, threads": dbos_sync,
     "DBOS, asyncio": dbos_async,
     "absurd, threads": absurd_sync,
     "absurd, asyncio": absurd_async,
+    "Restate": restate,
 }
 
 

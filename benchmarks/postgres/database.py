@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -41,7 +41,7 @@ class Database:
     The server is the one that the environment names, or one of our own.
     """
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, stack: AsyncExitStack | ExitStack) -> None:
         self._stack = stack
         self._server: Postgres | None = None
         self._urls: dict[str, str] = {}
