@@ -37,8 +37,6 @@ __all__ = ["PostgresDriver"]
 
 CHUNK = 1_000
 LARGEST_POOL = 1_000
-DEFAULT_POLL = 0.1
-DEFAULT_POLL_WHEN_LISTENING = 1.0
 
 
 class PostgresDriver(Driver):
@@ -56,7 +54,8 @@ class PostgresDriver(Driver):
         listen: hear of other processes' commits through LISTEN. Turn it off behind a pooler in
             transaction mode.
         poll_interval: seconds between two looks for commits of other processes, while somebody
-            watches. 0.1 by default; 1 with ``listen``, which then is for hints that get lost.
+            watches. 0.1 by default; 1 while the driver listens, for hints that get lost. It does
+            not listen on a pool of less than four connections.
         timeout: seconds for which an operation is tried again while the server cannot be
             reached, and to wait for a connection of the pool.
         prepare: let connections made for a URL prepare statements. Turn it off behind a pooler
@@ -82,9 +81,8 @@ class PostgresDriver(Driver):
         clock: Clock | None = None,
     ) -> None:
         self._queries = Queries(schemas.quoted(schema))
-        if poll_interval is None:
-            poll_interval = DEFAULT_POLL_WHEN_LISTENING if listen else DEFAULT_POLL
-        _check_number("poll_interval", poll_interval, 0.001, 1_000_000)
+        if poll_interval is not None:
+            _check_number("poll_interval", poll_interval, 0.001, 1_000_000)
         _check_number("timeout", timeout, 0, 1_000_000)
         if not isinstance(pool_size, int) or not 1 <= pool_size <= LARGEST_POOL:
             raise InvalidInputError(

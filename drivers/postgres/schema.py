@@ -47,10 +47,16 @@ def migration_sql(schema: str = "flowstate", *, since: int = 0) -> str:
         raise InvalidInputError("since", f"must be a version from 0 to {SCHEMA_VERSION}")
     folder = resources.files("flowstate.drivers.postgres").joinpath("sql")
     scripts = [folder.joinpath(file).read_text() for file in MIGRATIONS[since:]]
-    first = [f"CREATE SCHEMA IF NOT EXISTS {name};\n"] if since == 0 else []
+    first = [_creation(name)] if since == 0 else []
     log = sql.Literal(f"{name}.log").as_string()
     scripts = [script.replace("'{schema}.log'", log) for script in scripts]
     return "\n".join(first + [script.replace("{schema}", name) for script in scripts])
+
+
+def _creation(name: str) -> str:
+    # IF NOT EXISTS wants the right to create schemas even where there is one.
+    condition = f"to_regnamespace({sql.Literal(name).as_string()}) IS NULL"
+    return f"DO $$ BEGIN IF {condition} THEN CREATE SCHEMA {name}; END IF; END $$;\n"
 
 
 async def migrate(connection: Connection, schema: str = "flowstate") -> None:

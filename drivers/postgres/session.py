@@ -24,13 +24,15 @@ SETTINGS = (
     " current_setting('server_version_num')::integer, current_setting('transaction_isolation')"
 )
 OLDEST_VERSION = 140_000
+POLL_INTERVAL = 0.1
+POLL_INTERVAL_WHEN_LISTENING = 1.0
 
 
 class Options(Struct, frozen=True, kw_only=True):
     """What the user chose; see :class:`PostgresDriver`."""
 
     listen: bool
-    poll_interval: float
+    poll_interval: float | None
     timeout: float
     prepare: bool
     pool_size: int
@@ -64,11 +66,13 @@ class Session:
             )
         self.connections = Connections(store, schema, options.timeout, clock)
         self.commits = Commits(self.connections, queries, schema)
+        listen = options.listen and self.connections.listens
+        default_interval = POLL_INTERVAL_WHEN_LISTENING if listen else POLL_INTERVAL
         self.hints = Hints(
             self.connections,
             schema,
-            listen=options.listen and self.connections.listens,
-            poll_interval=options.poll_interval,
+            listen=listen,
+            poll_interval=options.poll_interval or default_interval,
             clock=clock,
             look=look,
         )

@@ -1,5 +1,5 @@
--- {schema} stands for the name of the schema. Bodies and annotations are JSON, see
--- flowstate/codec.py. Text is compared byte by byte, so no change of a locale hurts an index.
+-- Bodies and annotations are JSON, see flowstate/codec.py. Text is compared byte by byte, so that
+-- no change of a locale hurts an index.
 
 -- What is true of the store as a whole; one row.
 CREATE TABLE {schema}.meta (
@@ -31,7 +31,7 @@ CREATE TABLE {schema}.latest (
     status text COLLATE "C" NOT NULL,
     labelled boolean NOT NULL,
     delayed boolean NOT NULL
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX latest_status ON {schema}.latest (status, rev);
 
 -- Which revisions have a label, and which of those are the latest of their state.
