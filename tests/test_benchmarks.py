@@ -1,21 +1,25 @@
 """The benchmarks run, and write what their README says."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.servers import Postgres
+
 pytestmark = pytest.mark.repository
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_tiny_sizes_give_every_result(tmp_path: Path) -> None:
+def test_tiny_sizes_give_every_result(tmp_path: Path, postgres: Postgres) -> None:
     output = tmp_path / "out.json"
     command = [sys.executable, "-m", "benchmarks", "tiny", "--json", str(output)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"FLOWSTATE_TEST_POSTGRES_URL": postgres.url()}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     content = json.loads(output.read_text())
 
