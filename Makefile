@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## run the example job (PATH_TO=... for an input of your own
 	@$(BIN)/python -m examples.ingest $(if $(PATH_TO),"$(PATH_TO)")
 
 test: $(VENV)/.test ## run the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 test-all: ## run the test suite on every Python from 3.11 to 3.13 found here
 	@MAKE="$(MAKE)" .ci/test-all "$(PYTHON)"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers import Postgres
 
-pytestmark = pytest.mark.repository
+pytestmark = [pytest.mark.repository, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,6 +21,8 @@ from flowstate.drivers.postgres.queries import Queries
 from flowstate.frozen import FrozenDict
 from tests.servers import Postgres
 
+pytestmark = pytest.mark.slow
+
 REVISIONS = 60_000
 STATES = 1_000
 FILL = f"""

@@ -3,10 +3,14 @@
 import asyncio
 import random
 
+import pytest
+
 from flowstate.drivers.postgres import PostgresDriver
 from tests.postgres.load import MARKER, Load
 from tests.postgres.support import through_proxy
 from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.slow
 
 KILLS = 10
 AFTER_A_KILL = 50

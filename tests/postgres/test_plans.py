@@ -22,6 +22,8 @@ from flowstate.drivers.postgres.times import to_micros
 from flowstate.frozen import EMPTY, FrozenDict
 from tests.servers import Postgres
 
+pytestmark = pytest.mark.slow
+
 REVISIONS = 200_000
 STATES = 50_000  # They have the same number of revisions, and take turns.
 LIMIT = 100

@@ -146,7 +146,7 @@ async def test_a_pool_that_is_exhausted_for_a_while(
         {"cursor_factory": AsyncClientCursor},
         {"cursor_factory": AsyncRawCursor, "row_factory": dict_row, "autocommit": True},
     ],
-    ids=str,
+    ids=["plain", "autocommit", "rows", "unprepared", "prepared", "cursor", "all"],
 )
 async def test_connections_come_back_as_they_were(
     postgres: Postgres, postgres_schema: str, options: dict[str, Any]

@@ -97,6 +97,7 @@ async def refusal(
     return refused.value
 
 
+@pytest.mark.slow
 async def test_many_processes_open_a_new_schema_at_once(url: str, postgres_schema: str) -> None:
     openers = [
         await asyncio.create_subprocess_exec(

@@ -15,6 +15,8 @@ from flowstate import StoreBusyError
 from flowstate.drivers.sqlite import SQLiteDriver
 from tests.sqlite.support import commit_one, integrity, put, read_log, worker
 
+pytestmark = pytest.mark.slow
+
 Record = Callable[[str, object], None]
 
 COUNTERS = 3
