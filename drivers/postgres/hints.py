@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
 import psycopg
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow
 
 from flowstate.clock import Clock
-from flowstate.drivers.postgres.connections import Connections
+from flowstate.drivers.postgres.connections import Connections, cursor_of
 from flowstate.drivers.postgres.errors import translation
 from flowstate.errors import DriverError
 
@@ -86,13 +88,21 @@ class Hints:
     async def _notify(self) -> None:
         while not self._closed:
             await self._to_send.wait()
-            self._to_send.clear()
             try:
                 async with self._connections.connection() as connection:
-                    await connection.execute(NOTIFY, (self._channel, ""))
+                    await self._send_on(cursor_of(connection))
             except (psycopg.Error, DriverError) as error:
                 logger.debug("could not notify: %s", error)
+                await self._clock.sleep(NOTIFY_INTERVAL)
+
+    async def _send_on(self, cursor: AsyncCursor[TupleRow]) -> None:
+        """Send what there is; on a connection of our own, for as long as there is more."""
+        sends = True
+        while sends:
+            self._to_send.clear()
+            await cursor.execute(NOTIFY, (self._channel, ""))
             await self._clock.sleep(NOTIFY_INTERVAL)
+            sends = self._to_send.is_set() and self._connections.keeps
 
     async def _poll(self) -> None:
         while not self._closed:
