@@ -1,0 +1,68 @@
+"""What redis-py's errors mean to a caller."""
+
+from redis import exceptions
+
+from flowstate.errors import (
+    DriverError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+
+__all__ = ["is_passing", "translation", "was_sent"]
+
+REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+PASSING = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.BusyLoadingError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+)
+# The first that fits counts.
+_CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
+    (exceptions.ReadOnlyError, StoreReadOnlyError),
+    (exceptions.NoPermissionError, StoreReadOnlyError),
+    (exceptions.OutOfMemoryError, StoreFullError),
+    (exceptions.MaxConnectionsError, StoreBusyError),
+    (exceptions.ConnectionError, StoreUnavailableError),
+    (exceptions.TimeoutError, StoreUnavailableError),
+    (exceptions.ClusterError, StoreUnavailableError),
+)
+_CODES = {
+    "BUSY": StoreBusyError,
+    "OOM": StoreFullError,
+    "READONLY": StoreReadOnlyError,
+    "MISCONF": StoreReadOnlyError,
+    "NOREPLICAS": StoreReadOnlyError,
+    "WRONGTYPE": StoreCorruptError,
+}
+
+
+def translation(error: exceptions.RedisError, namespace: str) -> DriverError:
+    """Return the error of flowstate that says the same."""
+    kind = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), None)
+    if kind is None:
+        kind = next((ours for code, ours in _CODES.items() if _says(error, code)), DriverError)
+    return kind(f"Redis namespace {namespace}: {error}")
+
+
+def is_passing(error: exceptions.RedisError) -> bool:
+    """Return whether the same command may succeed a little later."""
+    if isinstance(error, REFUSED):
+        return False
+    return isinstance(error, PASSING) or _says(error, "BUSY")
+
+
+def was_sent(error: exceptions.RedisError) -> bool:
+    """Return whether the server may have had the command: the connection broke after it stood."""
+    broke = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
+    return broke and not isinstance(error, REFUSED) and "connecting to" not in str(error)
+
+
+def _says(error: Exception, code: str) -> bool:
+    # A script's error begins with the code, or names it after what the script did.
+    return str(error).startswith(code) or f" {code} " in str(error)

@@ -1,0 +1,207 @@
+-- Judges a batch of independent commits one after the other, and stores what is not refused.
+--
+-- ARGV: blobs after the first, which is MessagePack of a list of commits: {token, puts, checks, needs, data, delays}, with
+--   put {id, expected revision, status, body, labels {key, value, ...}, checksums},
+--   check {id, revision}, data {checksum, annotations, place of its blob},
+--   delay {id, place of put or false, state id, revision, due or false, seconds and microseconds
+--   after now, body}.
+-- Returns MessagePack of {stamp, verdicts}, each verdict one of
+--   {0, first revision, untils of the puts or false}, {1, mismatched ids}, {2, missing checksums}.
+--
+-- Nothing is undone when a script fails, so all is judged before the first write, and what is
+-- written cannot fail.
+local batch = cmsgpack.unpack(ARGV[1])
+local meta = redis.call('HMGET', key('meta'), 'head', 'last')
+local head, moment = tonumber(meta[1]), now()
+local stamp = math.max(moment, tonumber(meta[2]))
+local known, brought, put_by = {}, {}, {}
+
+local function latest(id)
+    if not known[id] then
+        known[id] = latest_of(redis.call('HGET', key('latest'), id))
+        known[id].current = known[id].rev
+    end
+    return known[id]
+end
+
+local function mismatches(commit)
+    local ids = {}
+    for _, list in ipairs({commit[2], commit[3]}) do
+        for _, item in ipairs(list) do
+            if latest(item[1]).current ~= item[2] then
+                ids[#ids + 1] = item[1]
+            end
+        end
+    end
+    return ids
+end
+
+local function missing(commit)
+    local own, sums = {}, {}
+    for _, data in ipairs(commit[5]) do
+        own[data[1]] = true
+    end
+    for _, sum in ipairs(commit[4]) do
+        if not own[sum] and not brought[sum]
+            and redis.call('EXISTS', key('data:' .. sum)) == 0 then
+            sums[#sums + 1] = sum
+        end
+    end
+    return sums
+end
+
+local function due_of(delay)
+    return delay[5] or later(delay[6], delay[7])
+end
+
+local function judge(commit, place)
+    local ids = mismatches(commit)
+    if #ids > 0 then
+        return {1, ids}
+    end
+    local sums = missing(commit)
+    if #sums > 0 then
+        return {2, sums}
+    end
+    for _, data in ipairs(commit[5]) do
+        brought[data[1]] = true
+    end
+    local first, untils = head + 1, false
+    for _, put in ipairs(commit[2]) do
+        head = head + 1
+        local state = latest(put[1])
+        state.current, state.put, put_by[put[1]] = head, put, place
+    end
+    for _, delay in ipairs(commit[6]) do
+        if delay[2] then
+            if not untils then
+                untils = {}
+                for number = 1, #commit[2] do untils[number] = false end
+            end
+            local due = due_of(delay)
+            if not untils[delay[2]] or due < untils[delay[2]] then
+                untils[delay[2]] = due
+            end
+        end
+    end
+    return {0, first, untils}
+end
+
+local verdicts = {}
+for place, commit in ipairs(batch) do
+    verdicts[place] = judge(commit, place)
+end
+
+local function refer(rev, sums)
+    for _, sum in ipairs(sums) do
+        redis.call('HINCRBY', key('data:' .. sum), 'references', 1)
+        redis.call('ZREM', key('orphans'), sum)
+    end
+end
+
+local function store_put(commit, put, rev, until_)
+    local labels = put[5]
+    redis.call('XADD', key('log'), entry_id(rev), 'i', put[1], 'p', text(put[2]), 's', put[3],
+        'c', text(stamp), 'u', until_ or '', 't', commit[1],
+        'l', #labels > 0 and cmsgpack.pack(labels) or '',
+        'r', #put[6] > 0 and cmsgpack.pack(put[6]) or '', 'b', put[4])
+    redis.call('XADD', key('status:' .. put[3]), entry_id(rev), '', '')
+    for place = 1, #labels, 2 do
+        local name = 'label:' .. pair(labels[place], labels[place + 1])
+        redis.call('ZADD', key(name), text(rev), text(rev))
+    end
+    refer(rev, put[6])
+end
+
+local function store_data(data)
+    local sum = key('data:' .. data[1])
+    redis.call('HSET', sum, 'annotations', data[2], 'blob', ARGV[1 + data[3]], 'stored_at', text(head))
+    if redis.call('HSETNX', sum, 'references', '0') == 1
+        or redis.call('HGET', sum, 'references') == '0' then
+        redis.call('ZADD', key('orphans'), text(head), data[1])
+    end
+end
+
+local function drop_delays(id)
+    local ids = redis.call('HGET', key('delays_of'), id)
+    if ids then
+        redis.call('HDEL', key('delays_of'), id)
+        for _, delay in ipairs(cmsgpack.unpack(ids)) do
+            remove_delay(delay)
+        end
+    end
+end
+
+local function store_delay(delay, place, first)
+    -- A later commit of the batch has outdated it already.
+    if (put_by[delay[3]] or 0) > place or redis.call('HEXISTS', key('delays'), delay[1]) == 1 then
+        return
+    end
+    local due = due_of(delay)
+    local rev = delay[2] and first + delay[2] - 1 or delay[4]
+    add_delay(delay[1], due, delay[3], rev, delay[8])
+    local ids = redis.call('HGET', key('delays_of'), delay[3])
+    ids = ids and cmsgpack.unpack(ids) or {}
+    ids[#ids + 1] = delay[1]
+    redis.call('HSET', key('delays_of'), delay[3], cmsgpack.pack(ids))
+end
+
+local function move_labels(id, state)
+    if state.labelled then
+        local labels = cmsgpack.unpack(revision(state.rev).l)
+        for place = 1, #labels, 2 do
+            redis.call('ZREM', key('latest_label:' .. pair(labels[place], labels[place + 1])), id)
+        end
+    end
+    local labels = state.put[5]
+    for place = 1, #labels, 2 do
+        local name = 'latest_label:' .. pair(labels[place], labels[place + 1])
+        redis.call('ZADD', key(name), text(state.current), id)
+    end
+end
+
+local function move_latest(id, state)
+    local status = state.put[3]
+    local labelled = #state.put[5] > 0 and '1' or '0'
+    redis.call('HSET', key('latest'), id, text(state.current) .. ' ' .. status .. ' ' .. labelled)
+    if state.status and state.status ~= status then
+        redis.call('ZREM', key('latest_status:' .. state.status), id)
+    end
+    redis.call('ZADD', key('latest_status:' .. status), text(state.current), id)
+    if state.labelled or labelled == '1' then
+        move_labels(id, state)
+    end
+end
+
+local delayed = redis.call('EXISTS', key('delays_of')) == 1
+for id, state in pairs(known) do
+    if state.put then
+        if delayed then
+            drop_delays(id)
+        end
+        move_latest(id, state)
+    end
+end
+local alarm = false
+for place, commit in ipairs(batch) do
+    local verdict = verdicts[place]
+    if verdict[1] == 0 then
+        for number, put in ipairs(commit[2]) do
+            store_put(commit, put, verdict[2] + number - 1, verdict[3] and verdict[3][number])
+        end
+        for _, data in ipairs(commit[5]) do
+            store_data(data)
+        end
+        for _, delay in ipairs(commit[6]) do
+            store_delay(delay, place, verdict[2])
+            alarm = true
+        end
+    end
+end
+if head > tonumber(meta[1]) then
+    redis.call('HSET', key('meta'), 'head', text(head), 'last', text(stamp))
+end
+if alarm then
+    redis.call('XADD', key('alarm'), 'MAXLEN', '1', '*', '', '')
+end
+return cmsgpack.pack({stamp, verdicts})

@@ -1,0 +1,87 @@
+-- Put before every script. KEYS[1] is the prefix of all keys of a namespace, with its hash tag.
+local function key(name)
+    return KEYS[1] .. ':' .. name
+end
+
+-- A pair of texts as one, so that no other pair gives the same.
+local function pair(first, second)
+    return #first .. ':' .. first .. second
+end
+
+-- Revisions and times are whole numbers below 2^53, which a double holds exactly; tostring would
+-- round them.
+local function text(number)
+    return string.format('%.0f', number)
+end
+
+local function entry_id(rev)
+    return text(rev) .. '-0'
+end
+
+local function rev_of(entry)
+    return tonumber(string.sub(entry, 1, -3))
+end
+
+-- Microseconds since 1970.
+local function now()
+    local time = redis.call('TIME')
+    return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+-- An entry of the log as a table.
+local function fields(entry)
+    local found = {}
+    for place = 1, #entry[2], 2 do
+        found[entry[2][place]] = entry[2][place + 1]
+    end
+    found.rev = rev_of(entry[1])
+    return found
+end
+
+local function revision(rev)
+    local found = redis.call('XRANGE', key('log'), entry_id(rev), entry_id(rev))[1]
+    return found and fields(found)
+end
+
+-- What a driver makes a state from.
+local function stored(entry)
+    return {entry.rev, tonumber(entry.c), entry.u ~= '' and entry.u, entry.b}
+end
+
+-- Revision and status of the latest revision of a state, and whether it has labels.
+local function latest_of(value)
+    if not value then
+        return {rev = 0}
+    end
+    local rev, status, labelled = string.match(value, '^(%d+) (%l+) (%d)$')
+    return {rev = tonumber(rev), status = status, labelled = labelled == '1'}
+end
+
+-- Times of delays are texts of 18 digits, microseconds since the year 1: a double cannot hold
+-- every microsecond until the year 9999, and so they sort as texts.
+local LAST = '315537897599999999'
+
+local function later(seconds, micros)
+    local time = redis.call('TIME')
+    micros = tonumber(time[2]) + micros
+    seconds = tonumber(time[1]) + 62135596800 + seconds + math.floor(micros / 1000000)
+    if seconds >= 315537897600 then
+        return LAST
+    end
+    return string.format('%012.0f%06.0f', seconds, micros % 1000000)
+end
+
+-- Members of the sorted set "due" are the time and the id, all of score 0: in the order of bytes.
+local function add_delay(id, due, state_id, rev, body)
+    redis.call('HSET', key('delays'), id, cmsgpack.pack({due, state_id, rev, body}))
+    redis.call('ZADD', key('due'), '0', due .. id)
+end
+
+local function remove_delay(id)
+    local value = redis.call('HGET', key('delays'), id)
+    if value then
+        redis.call('HDEL', key('delays'), id)
+        redis.call('ZREM', key('due'), cmsgpack.unpack(value)[1] .. id)
+    end
+    return value
+end

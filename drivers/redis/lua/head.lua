@@ -1,0 +1,2 @@
+-- Returns the head.
+return redis.call('HGET', key('meta'), 'head')

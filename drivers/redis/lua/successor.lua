@@ -1,0 +1,28 @@
+-- Looks for the revisions that took the place of others, backwards from each state's latest.
+-- ARGV[1]: MessagePack of a list of {id, the other revision, from which one to go on or false};
+-- ARGV[2]: at most how many steps for each.
+-- Returns MessagePack of a list: for each {revision, token} at the end, {revision} to go on from,
+-- or {} if there is none.
+local steps = tonumber(ARGV[2])
+
+local function successor(id, expected, rev)
+    rev = rev or latest_of(redis.call('HGET', key('latest'), id)).rev
+    for _ = 1, steps do
+        local entry = rev > expected and revision(rev)
+        if not entry then
+            return {}
+        end
+        local previous = tonumber(entry.p)
+        if previous == expected then
+            return {rev, entry.t}
+        end
+        rev = previous
+    end
+    return {rev}
+end
+
+local found = {}
+for place, asked in ipairs(cmsgpack.unpack(ARGV[1])) do
+    found[place] = successor(unpack(asked))
+end
+return cmsgpack.pack(found)

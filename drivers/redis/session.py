@@ -1,0 +1,218 @@
+"""What a driver has from its opening to its closing: a client, and what it found."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from msgspec import msgpack
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from flowstate.backoff import Backoff
+from flowstate.cancellation import losing_no_cancellation
+from flowstate.clock import Clock
+from flowstate.driver import Durability, Verdict, Writes
+from flowstate.drivers.redis import batch
+from flowstate.drivers.redis.errors import is_passing, translation, was_sent
+from flowstate.drivers.redis.reader import state_of
+from flowstate.drivers.redis.scripts import Scripts
+from flowstate.errors import (
+    CommitUnknownError,
+    DriverError,
+    RevisionMismatchError,
+    StoreCorruptError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
+
+__all__ = ["Client", "Session"]
+
+T = TypeVar("T")
+Client = Redis
+VERSION = 1
+STEPS = 500
+
+
+class Session:
+    """One opening of a store. Every opening gets a new one, for the event loop it is opened in.
+
+    Attributes:
+        client: to the server.
+        prefix: of all keys.
+    """
+
+    def __init__(
+        self, store: "str | Client", namespace: str, *, timeout: float, clock: Clock
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._namespace = namespace
+        self._timeout = timeout
+        self._clock = clock
+        self._owns_client = isinstance(store, str)
+        self.client = _client(store, timeout) if isinstance(store, str) else store
+        self.prefix = f"{{{namespace}}}"
+        self._scripts = Scripts(self.client, self.prefix)
+
+    async def open(self) -> tuple[str, Durability]:
+        """Check the server and the namespace; return the store's id, and what a commit survives."""
+        durability = _durability(await self.retried(self._settings))
+        version, store_id = await self.run("open", VERSION, f"redis-{uuid.uuid4()}")
+        if version is None or store_id is None:
+            raise StoreCorruptError(f"Redis namespace {self._namespace}: the key meta is damaged")
+        if int(version) > VERSION:
+            raise StoreVersionError(
+                f"Redis namespace {self._namespace}: version {int(version)} is newer than "
+                f"{VERSION}, the highest that this library knows; upgrade flowstate"
+            )
+        return store_id.decode(), durability
+
+    async def _settings(self) -> dict[str, Any]:
+        found: dict[str, Any] = dict(await self.client.info())
+        with contextlib.suppress(RedisError):  # Managed servers do not let everybody ask.
+            for name in ("appendfsync", "maxmemory-policy"):
+                reply = await self.client.config_get(name)
+                found |= {_text(key): _text(value) for key, value in reply.items()}
+        return found
+
+    def check_loop(self) -> None:
+        """Raise, unless this is the event loop that the store was opened in."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise DriverError("a Redis driver belongs to the event loop that opened it")
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        if self._owns_client:
+            await self.client.aclose()
+
+    def backoff(self) -> Backoff:
+        """Return pauses for as long as an operation may take."""
+        return Backoff(self._clock, self._timeout)
+
+    async def run(self, script: str, *arguments: Any) -> Any:
+        """Run a script that may run more than once."""
+        return await self.retried(lambda: self._scripts.run(script, *arguments))
+
+    async def retried(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Do something that may be done more than once, until it works or time is up.
+
+        Raises:
+            DriverError: it does not work.
+        """
+        backoff = self.backoff()
+        while True:
+            try:
+                with losing_no_cancellation():
+                    return await action()
+            except RedisError as error:
+                if not is_passing(error) or not await backoff.pause():
+                    raise translation(error, self._namespace) from error
+
+    async def commit(self, commits: Sequence[Writes]) -> list[Verdict]:
+        """Return a verdict for each commit.
+
+        One that makes the whole batch fail, by being too large say, must not take the others
+        with it.
+        """
+        try:
+            return await self._commit(commits)
+        except DriverError as error:
+            if len(commits) == 1:
+                return [error]
+        return [(await self.commit([writes]))[0] for writes in commits]
+
+    async def _commit(self, commits: Sequence[Writes]) -> list[Verdict]:
+        encoded = batch.encode(commits)
+        backoff = self.backoff()
+        perhaps_written = False
+        while True:
+            try:
+                answer = await self._scripts.run("commit", *encoded)
+            except RedisError as error:
+                failure = error
+                perhaps_written = perhaps_written or was_sent(error)
+            else:
+                return await self._with_replays(commits, batch.verdicts(commits, answer))
+            again = perhaps_written or is_passing(failure)
+            if not again or not await backoff.pause():
+                break
+        if perhaps_written:
+            return [CommitUnknownError(writes.token) for writes in commits]
+        raise translation(failure, self._namespace) from failure
+
+    async def _with_replays(
+        self, commits: Sequence[Writes], verdicts: list[Verdict]
+    ) -> list[Verdict]:
+        """Give commits that were refused, because they had been committed, their old verdicts."""
+        refused = [
+            index
+            for index, verdict in enumerate(verdicts)
+            if isinstance(verdict, RevisionMismatchError) and commits[index].puts
+        ]
+        if not refused:
+            return verdicts
+        try:
+            found = await self._find([commits[index] for index in refused])
+        except DriverError:
+            found = [CommitUnknownError(commits[index].token) for index in refused]
+        for index, verdict in zip(refused, found, strict=True):
+            verdicts[index] = verdict or verdicts[index]
+        return verdicts
+
+    async def _find(self, commits: Sequence[Writes]) -> list[Verdict | None]:
+        """Return the revisions of each commit, if it was committed."""
+        found: list[Verdict | None] = [None] * len(commits)
+        puts = [writes.puts[0] for writes in commits]
+        open_ = {index: (put.id, put.rev, False) for index, put in enumerate(puts)}
+        while open_:
+            asked = msgpack.encode(list(open_.values()))
+            answers = msgpack.decode(await self.run("successor", asked, STEPS))
+            for index, answer in zip(list(open_), answers, strict=True):
+                id, expected, _ = open_.pop(index)
+                match answer:
+                    case [rev, token] if token == commits[index].token:
+                        found[index] = await self._replay(rev, commits[index])
+                    case [rev]:
+                        open_[index] = (id, expected, rev)
+        return found
+
+    async def _replay(self, first: int, writes: Writes) -> Verdict | None:
+        count = len(writes.puts)
+        found = msgpack.decode(await self.run("replay", first, count, writes.token))
+        return tuple([state_of(each) for each in found]) if len(found) == count else None
+
+
+def _client(url: str, timeout: float) -> "Client":
+    # What was lost is tried again here, where it is known what may be.
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        client_name="flowstate",
+    )
+
+
+def _durability(settings: dict[str, Any]) -> Durability:
+    """Return what an acknowledged commit survives.
+
+    Raises:
+        StoreUnavailableError: this server will not do.
+    """
+    if settings.get("role") not in (None, "master"):
+        raise StoreUnavailableError("this Redis server is a replica; connect to its primary")
+    policy = _text(settings.get("maxmemory_policy") or settings.get("maxmemory-policy") or "")
+    if policy.startswith("allkeys-"):
+        raise StoreUnavailableError(
+            f"this Redis server may drop keys: maxmemory-policy is {policy}, not noeviction"
+        )
+    if not int(settings.get("aof_enabled", 0)):
+        return "none"
+    return "power" if settings.get("appendfsync") == "always" else "process"
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
