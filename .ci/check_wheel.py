@@ -16,7 +16,10 @@ IMPORTS = (
     "flowstate.drivers.sqlite",
     "flowstate.testcases",
 )
-NEED_AN_EXTRA = {"flowstate.drivers.postgres": "flowstate-engine[postgres]"}
+NEED_AN_EXTRA = {
+    "flowstate.drivers.postgres": "flowstate-engine[postgres]",
+    "flowstate.drivers.redis": "flowstate-engine[redis]",
+}
 
 
 def installed_files() -> set[str]:

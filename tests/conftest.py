@@ -12,7 +12,9 @@ import hypothesis  # noqa: F401
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
+from redis import Redis
 
+from tests.redis_servers import DURABLE, GivenRedis, RedisLike, RedisServer
 from tests.servers import FAST, GivenServer, Postgres, PostgresServer
 
 collect_ignore = (
@@ -20,6 +22,7 @@ collect_ignore = (
 )
 
 GIVEN = "FLOWSTATE_TEST_POSTGRES_URL"
+GIVEN_REDIS = "FLOWSTATE_TEST_REDIS_URL"
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +66,49 @@ def private_postgres(_private_postgres: PostgresServer) -> PostgresServer:
     """
     _private_postgres.start()
     return _private_postgres
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisLike]:
+    """A Redis server for all tests: the one that the environment names, or one of our own.
+
+    Our own keeps nothing on disk, and nobody may stop it; see ``private_redis``.
+    """
+    if url := os.environ.get(GIVEN_REDIS):
+        yield GivenRedis(url)
+    else:
+        with RedisServer() as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def old_redis_server() -> Iterator[RedisServer]:
+    """A server of the oldest version that the driver takes; nobody may stop it."""
+    with RedisServer(version="6.2") as server:
+        yield server
+
+
+@pytest.fixture
+def redis_namespace(redis_server: RedisLike) -> Iterator[str]:
+    """A namespace that nobody has used; what the test puts there is removed."""
+    name = f"test-{secrets.token_hex(8)}"
+    yield name
+    with Redis.from_url(redis_server.url()) as client:
+        for key in client.scan_iter(f"{{{name}}}:*", count=1_000):
+            client.delete(key)
+
+
+@pytest.fixture(scope="module")
+def _private_redis() -> Iterator[RedisServer]:
+    with RedisServer(DURABLE) as server:
+        yield server
+
+
+@pytest.fixture
+def private_redis(_private_redis: RedisServer) -> RedisServer:
+    """A durable Redis server that a test may stop, kill and restart; it runs at first.
+
+    The tests of a module share it, one after the other.
+    """
+    _private_redis.start()
+    return _private_redis

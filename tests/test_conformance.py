@@ -7,14 +7,19 @@ import pytest
 from flowstate import Clock
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.testcases import ALL, Capabilities, Case, MakeDriver, run, select
+from tests.redis_servers import RedisLike
 
 CAPABILITIES = {
     "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True),
     "sqlite": Capabilities(shared=True, durable=True, fake_clock=True, any_loop=True),
     "postgres": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
+    "redis": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
+    "redis62": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
 }
+SERVERS = {"redis": "redis_server", "redis62": "old_redis_server"}
 
 
 def sqlite_in(folder: Path) -> MakeDriver:
@@ -31,13 +36,23 @@ def postgres_on(url: str, schema: str) -> MakeDriver:
     return make
 
 
+def redis_on(url: str, namespace: str) -> MakeDriver:
+    def make(clock: Clock) -> RedisDriver:
+        return RedisDriver(url, namespace=namespace)
+
+    return make
+
+
 def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
-    """Return what makes a driver on a new place; only Postgres needs a server."""
+    """Return what makes a driver on a new place; some need a server."""
     if driver == "sqlite":
         return sqlite_in(request.getfixturevalue("tmp_path"))
     if driver == "postgres":
         schema = request.getfixturevalue("postgres_schema")
         return postgres_on(request.getfixturevalue("postgres").url(), schema)
+    if driver in SERVERS:
+        server: RedisLike = request.getfixturevalue(SERVERS[driver])
+        return redis_on(server.url(), request.getfixturevalue("redis_namespace"))
     return MemoryDriver
 
 

@@ -33,6 +33,7 @@ from flowstate import (
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 
 pytestmark = pytest.mark.repository
@@ -50,6 +51,7 @@ CAME_OUT = {
     "work_queue": [f"mail {number}: ended" for number in range(5)],
 }
 TAKE_LONG = {"approval", "cron"}  # They wait for minutes or days, which only a fake clock skips.
+SYSTEM_CLOCK = {"postgres", "redis"}
 FOLDER = Path(mutex.__file__).parent
 
 
@@ -165,17 +167,24 @@ def on_postgres(url: str, schema: str) -> World:
     return World(SystemClock(), lambda: PostgresDriver(url, schema=schema))
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def on_redis(url: str, namespace: str) -> World:
+    return World(SystemClock(), lambda: RedisDriver(url, namespace=namespace))
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "sqlite":
         return on_sqlite(request.getfixturevalue("tmp_path"))
     if request.param == "postgres":
         schema = request.getfixturevalue("postgres_schema")
         return on_postgres(request.getfixturevalue("postgres").url(), schema)
+    if request.param == "redis":
+        namespace = request.getfixturevalue("redis_namespace")
+        return on_redis(request.getfixturevalue("redis_server").url(), namespace)
     return in_memory()
 
 
-durable_world = pytest.mark.parametrize("world", ["sqlite", "postgres"], indirect=True)
+durable_world = pytest.mark.parametrize("world", ["sqlite", "postgres", "redis"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -208,9 +217,9 @@ async def run_and_die(recipe: Recipe, driver: Dying, clock: Clock) -> bool:
     ("world", "name"),
     [
         (driver, name)
-        for driver in ("memory", "sqlite", "postgres")
+        for driver in ("memory", "sqlite", "postgres", "redis")
         for name in NAMES
-        if not (driver == "postgres" and name in TAKE_LONG)
+        if not (driver in SYSTEM_CLOCK and name in TAKE_LONG)
     ],
     indirect=["world"],
 )

@@ -22,10 +22,18 @@ local function rev_of(entry)
     return tonumber(string.sub(entry, 1, -3))
 end
 
+-- One time for the whole script, seconds and microseconds: before Redis 7 the clock goes on in it.
+local time
+
+local function clock()
+    time = time or redis.call('TIME')
+    return tonumber(time[1]), tonumber(time[2])
+end
+
 -- Microseconds since 1970.
 local function now()
-    local time = redis.call('TIME')
-    return tonumber(time[1]) * 1000000 + tonumber(time[2])
+    local seconds, micros = clock()
+    return seconds * 1000000 + micros
 end
 
 -- An entry of the log as a table.
@@ -62,9 +70,9 @@ end
 local LAST = '315537897599999999'
 
 local function later(seconds, micros)
-    local time = redis.call('TIME')
-    micros = tonumber(time[2]) + micros
-    seconds = tonumber(time[1]) + 62135596800 + seconds + math.floor(micros / 1000000)
+    local now_seconds, now_micros = clock()
+    micros = now_micros + micros
+    seconds = now_seconds + 62135596800 + seconds + math.floor(micros / 1000000)
     if seconds >= 315537897600 then
         return LAST
     end
