@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
-from redis import Redis
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError
+from redis import Redis, exceptions
 
 from tests.ports import LOOPBACK, free_port
 
@@ -124,7 +123,7 @@ class RedisServer:
     def ask(self, *words: object) -> object:
         """Run one command, as an administrator."""
         with self.client() as client:
-            answer: object = client.execute_command(*words)  # type: ignore[no-untyped-call]
+            answer: object = client.execute_command(*words)
             return answer
 
     def start(self) -> None:
@@ -190,9 +189,9 @@ class RedisServer:
             return "Ready to accept connections" in self.log
         try:
             return bool(self.ask("PING"))
-        except (BusyLoadingError, ConnectionError):
+        except (exceptions.BusyLoadingError, exceptions.ConnectionError):
             return False
-        except RedisError:
+        except exceptions.RedisError:
             return True
 
     def _end(self, by: signal.Signals) -> None:

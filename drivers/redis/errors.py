@@ -33,6 +33,7 @@ _CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
     (exceptions.ClusterError, StoreUnavailableError),
 )
 _CODES = {
+    "CORRUPT": StoreCorruptError,
     "BUSY": StoreBusyError,
     "OOM": StoreFullError,
     "READONLY": StoreReadOnlyError,

@@ -1,6 +1,7 @@
 """Commits by some processes, watched by others: did every watcher see the log, and nothing else?
 
-``python history.py JOB URL SCHEMA [ARGUMENT...]`` does one of the jobs.
+``python history.py JOB URL SCHEMA [ARGUMENT...]`` does one of the jobs. On Redis, the schema is
+the namespace.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from typing import Any
 import psycopg
 
 from flowstate import Commit, Engine, FlowRegistry, Pause, State, StateContext
+from flowstate.driver import Driver
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.drivers.redis import RedisDriver
 
 __all__ = ["check_history"]
 
@@ -36,7 +39,16 @@ def states_of(number: int) -> int:
 
 
 def engine_on(url: str, schema: str) -> Engine:
-    return Engine(PostgresDriver(url, schema=schema, timeout=TIMEOUT), FlowRegistry())
+    driver: Driver
+    if on_redis(url):
+        driver = RedisDriver(url, namespace=schema, timeout=TIMEOUT)
+    else:
+        driver = PostgresDriver(url, schema=schema, timeout=TIMEOUT)
+    return Engine(driver, FlowRegistry())
+
+
+def on_redis(url: str) -> bool:
+    return url.startswith("redis")
 
 
 def item(state: State) -> list[Any]:
@@ -104,13 +116,13 @@ async def broken(url: str, schema: str, upto: int, chance: random.Random) -> See
 async def check_history(url: str, schema: str, commits: int) -> int:
     """Make a history of so many commits, and return how many revisions it has.
 
-    A transaction that has nothing to do with it is open all the time.
+    On Postgres, a transaction that has nothing to do with it is open all the time.
     """
     share = commits // WRITERS
     total = WRITERS * sum(map(states_of, range(share)))
     async with (
         engine_on(url, schema) as engine,
-        open_transaction(url),
+        contextlib.nullcontext() if on_redis(url) else open_transaction(url),
         contextlib.AsyncExitStack() as started,
     ):
         jobs = [("watch", f"{total}", seed) for seed in ("", "history")]

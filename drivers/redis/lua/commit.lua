@@ -1,7 +1,7 @@
 -- Judges a batch of independent commits one after the other, and stores what is not refused.
 --
--- ARGV: blobs after the first, which is MessagePack of a list of commits: {token, puts, checks, needs, data, delays}, with
---   put {id, expected revision, status, body, labels {key, value, ...}, checksums},
+-- ARGV: blobs after the first, which is MessagePack of a list of commits:
+--   {token, puts, checks, needs, data, delays}, with put {id, expected revision, status, body, labels {key, value, ...}, checksums},
 --   check {id, revision}, data {checksum, annotations, place of its blob},
 --   delay {id, place of put or false, state id, revision, due or false, seconds and microseconds
 --   after now, body}.
@@ -12,8 +12,11 @@
 -- written cannot fail.
 local batch = cmsgpack.unpack(ARGV[1])
 local meta = redis.call('HMGET', key('meta'), 'head', 'last')
-local head, moment = tonumber(meta[1]), now()
-local stamp = math.max(moment, tonumber(meta[2]))
+if not meta[1] then
+    corrupt('is gone: emptied, or its server started anew without it; open it again')
+end
+local old_head, stamp = tonumber(meta[1]), math.max(now(), tonumber(meta[2]))
+local head = old_head
 local known, brought, put_by = {}, {}, {}
 
 local function latest(id)
@@ -92,7 +95,99 @@ for place, commit in ipairs(batch) do
     verdicts[place] = judge(commit, place)
 end
 
-local function refer(rev, sums)
+-- What is about to be written to must be what it should be.
+local checked = {}
+
+local function check(command, name)
+    if not checked[name] then
+        checked[name] = true
+        redis.call(command, key(name))
+    end
+end
+
+local function check_stream(name, first)
+    if not checked[name] then
+        checked[name] = true
+        local last = redis.call('XREVRANGE', key(name), '+', '-', 'COUNT', '1')[1]
+        local rev = last and rev_of(last[1]) or 0
+        if rev > old_head or rev < first then
+            corrupt('is damaged: the head is ' .. text(old_head) .. ', and ' .. name
+                .. ' ends at ' .. text(rev))
+        end
+    end
+end
+
+local function check_put(put)
+    check_stream('log', old_head)
+    check_stream('status:' .. put[3], 0)
+    check('ZCARD', 'latest_status:' .. put[3])
+    for place = 1, #put[5], 2 do
+        local name = pair(put[5][place], put[5][place + 1])
+        check('ZCARD', 'label:' .. name)
+        check('ZCARD', 'latest_label:' .. name)
+    end
+    for _, sum in ipairs(put[6]) do
+        check('HLEN', 'data:' .. sum)
+        check('ZCARD', 'orphans')
+    end
+end
+
+-- The old labels and delays of a state that goes on.
+local function check_old(id, state)
+    state.labels, state.delays = {}, {}
+    if state.status then
+        check('ZCARD', 'latest_status:' .. state.status)
+    end
+    if state.labelled then
+        local entry = revision(state.rev)
+        if not entry then
+            corrupt('is damaged: revision ' .. text(state.rev) .. ' is not stored')
+        end
+        state.labels = cmsgpack.unpack(entry.l)
+        for place = 1, #state.labels, 2 do
+            check('ZCARD', 'latest_label:' .. pair(state.labels[place], state.labels[place + 1]))
+        end
+    end
+    local ids = redis.call('HGET', key('delays_of'), id)
+    for _, delay in ipairs(ids and cmsgpack.unpack(ids) or {}) do
+        local value = redis.call('HGET', key('delays'), delay)
+        check('ZCARD', 'due')
+        state.delays[#state.delays + 1] = {delay, value and cmsgpack.unpack(value)[1] .. delay}
+    end
+end
+
+local function check_commit(commit)
+    for _, put in ipairs(commit[2]) do
+        check_put(put)
+    end
+    for _, data in ipairs(commit[5]) do
+        check('HLEN', 'data:' .. data[1])
+        check('ZCARD', 'orphans')
+    end
+    for _, delay in ipairs(commit[6]) do
+        local ids = redis.call('HGET', key('delays_of'), delay[3])
+        if ids then
+            cmsgpack.unpack(ids)
+        end
+        check('HLEN', 'delays')
+        check('ZCARD', 'due')
+        check('XLEN', 'alarm')
+    end
+end
+
+for place, commit in ipairs(batch) do
+    if verdicts[place][1] == 0 then
+        check_commit(commit)
+    end
+end
+for id, state in pairs(known) do
+    if state.put then
+        check_old(id, state)
+    end
+end
+
+-- From here on it writes.
+local function refer(sums)
     for _, sum in ipairs(sums) do
         redis.call('HINCRBY', key('data:' .. sum), 'references', 1)
         redis.call('ZREM', key('orphans'), sum)
@@ -110,7 +205,7 @@ local function store_put(commit, put, rev, until_)
         local name = 'label:' .. pair(labels[place], labels[place + 1])
         redis.call('ZADD', key(name), text(rev), text(rev))
     end
-    refer(rev, put[6])
+    refer(put[6])
 end
 
 local function store_data(data)
@@ -122,13 +217,15 @@ local function store_data(data)
     end
 end
 
-local function drop_delays(id)
-    local ids = redis.call('HGET', key('delays_of'), id)
-    if ids then
-        redis.call('HDEL', key('delays_of'), id)
-        for _, delay in ipairs(cmsgpack.unpack(ids)) do
-            remove_delay(delay)
+local function drop_delays(id, state)
+    for _, delay in ipairs(state.delays) do
+        redis.call('HDEL', key('delays'), delay[1])
+        if delay[2] then
+            redis.call('ZREM', key('due'), delay[2])
         end
+    end
+    if #state.delays > 0 then
+        redis.call('HDEL', key('delays_of'), id)
     end
 end
 
@@ -147,11 +244,9 @@ local function store_delay(delay, place, first)
 end
 
 local function move_labels(id, state)
-    if state.labelled then
-        local labels = cmsgpack.unpack(revision(state.rev).l)
-        for place = 1, #labels, 2 do
-            redis.call('ZREM', key('latest_label:' .. pair(labels[place], labels[place + 1])), id)
-        end
+    for place = 1, #state.labels, 2 do
+        local name = 'latest_label:' .. pair(state.labels[place], state.labels[place + 1])
+        redis.call('ZREM', key(name), id)
     end
     local labels = state.put[5]
     for place = 1, #labels, 2 do
@@ -168,17 +263,12 @@ local function move_latest(id, state)
         redis.call('ZREM', key('latest_status:' .. state.status), id)
     end
     redis.call('ZADD', key('latest_status:' .. status), text(state.current), id)
-    if state.labelled or labelled == '1' then
-        move_labels(id, state)
-    end
+    move_labels(id, state)
 end
 
-local delayed = redis.call('EXISTS', key('delays_of')) == 1
 for id, state in pairs(known) do
     if state.put then
-        if delayed then
-            drop_delays(id)
-        end
+        drop_delays(id, state)
         move_latest(id, state)
     end
 end
@@ -198,7 +288,7 @@ for place, commit in ipairs(batch) do
         end
     end
 end
-if head > tonumber(meta[1]) then
+if head > old_head then
     redis.call('HSET', key('meta'), 'head', text(head), 'last', text(stamp))
 end
 if alarm then

@@ -3,6 +3,11 @@ local function key(name)
     return KEYS[1] .. ':' .. name
 end
 
+-- Give up; the driver knows the first word.
+local function corrupt(reason)
+    error('CORRUPT the store ' .. reason, 0)
+end
+
 -- A pair of texts as one, so that no other pair gives the same.
 local function pair(first, second)
     return #first .. ':' .. first .. second

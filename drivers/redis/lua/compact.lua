@@ -2,7 +2,7 @@
 -- ARGV: cursor, below which revision, at most how many.
 -- Returns {how many, after which revision to go on}; the latter is missing at the end.
 local meta = redis.call('HMGET', key('meta'), 'head', 'floor')
-local target = math.min(tonumber(ARGV[2]), tonumber(meta[1]))
+local target = math.min(tonumber(ARGV[2]), tonumber(meta[1] or '0'))
 local after = tonumber(ARGV[1])
 local found = {}
 if after + 1 < target then
@@ -14,7 +14,9 @@ local floor = math.max(target, 1)
 if #found > 0 then
     floor = rev_of(found[#found][1]) + 1
 end
-if floor > tonumber(meta[2]) then
+if floor > tonumber(meta[2] or '1') then
+    -- A script that has begun to write may go on when the memory is full; this one makes room.
+    redis.call('HDEL', key('meta'), '')
     redis.call('HSET', key('meta'), 'floor', text(floor))
 end
 

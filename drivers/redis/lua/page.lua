@@ -7,7 +7,8 @@ local SCAN_LIMIT = 2000
 local labels, after, since_latest, since_time, committed_before, latest_only, status, statuses,
     limit = unpack(cmsgpack.unpack(ARGV[1]))
 local meta = redis.call('HMGET', key('meta'), 'head', 'floor')
-local head, floor = tonumber(meta[1]), tonumber(meta[2])
+-- A store that is gone is empty, and whoever has seen more of it hears that it was rewound.
+local head, floor = tonumber(meta[1] or '0'), tonumber(meta[2] or '1')
 local upto = head
 
 -- The last revision that was committed before a time; times rise with revisions.
