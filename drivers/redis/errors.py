@@ -1,5 +1,7 @@
 """What redis-py's errors mean to a caller."""
 
+import re
+
 from redis import exceptions
 
 from flowstate.errors import (
@@ -65,5 +67,5 @@ def was_sent(error: exceptions.RedisError) -> bool:
 
 
 def _says(error: Exception, code: str) -> bool:
-    # A script's error begins with the code, or names it after what the script did.
-    return str(error).startswith(code) or f" {code} " in str(error)
+    # A script's error begins with the code, or names it, on old servers with a hyphen.
+    return re.search(rf"(?:^|[ -]){code} ", str(error)) is not None

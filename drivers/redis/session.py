@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from msgspec import msgpack
@@ -22,6 +22,7 @@ from flowstate.drivers.redis.reader import state_of
 from flowstate.drivers.redis.scripts import Scripts
 from flowstate.errors import (
     CommitUnknownError,
+    DriverClosedError,
     DriverError,
     RevisionMismatchError,
     StoreCorruptError,
@@ -35,6 +36,7 @@ T = TypeVar("T")
 Client = Redis
 VERSION = 1
 STEPS = 500
+CLOSING_PAUSE = 0.05
 
 
 class Session:
@@ -56,6 +58,9 @@ class Session:
         self.client = _client(store, timeout) if isinstance(store, str) else store
         self.prefix = f"{{{namespace}}}"
         self._scripts = Scripts(self.client, self.prefix)
+        self._closed = False
+        self._asking = 0  # How many wait for the server just now.
+        self._idle = asyncio.Event()
 
     async def open(self) -> tuple[str, Durability]:
         """Check the server and the namespace; return the store's id, and what a commit survives."""
@@ -84,9 +89,40 @@ class Session:
             raise DriverError("a Redis driver belongs to the event loop that opened it")
 
     async def close(self) -> None:
-        """Close what was opened."""
-        if self._owns_client:
+        """Close what was opened, all of it even when this is cancelled."""
+        self._closed = True
+        if not self._owns_client:
+            return
+        closing = asyncio.create_task(self._disconnect(), name="flowstate redis close")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
+
+    async def _disconnect(self) -> None:
+        """Close the connections, also those that others are about to open."""
+        await self.client.aclose()
+        while self._asking:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_PAUSE):
+                    await self._idle.wait()
             await self.client.aclose()
+
+    @contextlib.contextmanager
+    def _ask(self) -> Iterator[None]:
+        """Let nothing be asked of a server that has been left."""
+        if self._closed:
+            raise DriverClosedError(f"Redis namespace {self._namespace} was closed")
+        self._asking += 1
+        self._idle.clear()
+        try:
+            with losing_no_cancellation():
+                yield
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._idle.set()
 
     def backoff(self) -> Backoff:
         """Return pauses for as long as an operation may take."""
@@ -105,7 +141,7 @@ class Session:
         backoff = self.backoff()
         while True:
             try:
-                with losing_no_cancellation():
+                with self._ask():
                     return await action()
             except RedisError as error:
                 if not is_passing(error) or not await backoff.pause():
@@ -130,7 +166,12 @@ class Session:
         perhaps_written = False
         while True:
             try:
-                answer = await self._scripts.run("commit", *encoded)
+                with self._ask():
+                    answer = await self._scripts.run("commit", *encoded)
+            except DriverClosedError:
+                if not perhaps_written:
+                    raise
+                break
             except RedisError as error:
                 failure = error
                 perhaps_written = perhaps_written or was_sent(error)
