@@ -42,6 +42,7 @@ bench: $(VENV)/.test ## run all the benchmarks
 soak: $(VENV)/.test ## run the endurance test
 	@$(BIN)/python -m benchmarks soak $(ARGS)
 	@$(BIN)/python -m benchmarks soak --postgres
+	@$(BIN)/python -m benchmarks soak --redis
 
 clean: ## remove everything that make has made
 	@rm -rf .venv .venvs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.comparison import SIZES
 from benchmarks.report import measure, print_table, write_json
-from benchmarks.soak import soak, soak_postgres
+from benchmarks.soak import soak, soak_postgres, soak_redis
 from benchmarks.suite import comparisons
 
 __all__ = ["main"]
@@ -35,10 +35,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to soak")
     parser.add_argument("--postgres", action="store_true", help="soak Postgres instead")
+    parser.add_argument("--redis", action="store_true", help="soak Redis instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flowstate-benchmarks-") as folder:
         if arguments.size == "soak" and arguments.postgres:
             asyncio.run(soak_postgres())
+        elif arguments.size == "soak" and arguments.redis:
+            asyncio.run(soak_redis())
         elif arguments.size == "soak":
             asyncio.run(soak(arguments.minutes, Path(folder)))
         else:

@@ -19,7 +19,7 @@ from flowstate import (
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 
-__all__ = ["soak", "soak_postgres"]
+__all__ = ["soak", "soak_postgres", "soak_redis"]
 
 COUNTERS = 50
 
@@ -48,6 +48,18 @@ async def soak_postgres(commits: int = 100_000) -> None:
         revisions = await check_history(server.url(), "soak", commits)
         took = monotonic() - start
         print(f"history on Postgres: {revisions:,} revisions, exact, {took:.1f} s", flush=True)
+
+
+async def soak_redis(commits: int = 100_000) -> None:
+    """As on Postgres."""
+    from tests.postgres.history import check_history  # noqa: PLC0415 - needs an extra
+    from tests.redis_servers import DURABLE, RedisServer  # noqa: PLC0415
+
+    with RedisServer(DURABLE) as server:
+        start = monotonic()
+        revisions = await check_history(server.url(), "soak", commits)
+        took = monotonic() - start
+        print(f"history on Redis: {revisions:,} revisions, exact, {took:.1f} s", flush=True)
 
 
 async def _round(driver: Driver, tasks: int, increments: int) -> None:

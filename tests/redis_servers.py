@@ -67,13 +67,17 @@ class RedisServer:
     """
 
     def __init__(
-        self, settings: Mapping[str, object] | None = None, *, version: str = "8.2"
+        self,
+        settings: Mapping[str, object] | None = None,
+        *,
+        version: str = "8.2",
+        password: str | None = None,
     ) -> None:
         self.settings = dict(settings or {})
         self.version = version
         self.port = free_port()
         self._program = _program(version)
-        self._password = secrets.token_hex()
+        self._password = password or secrets.token_hex()
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="flowstate-redis-"))
         # In a session of its own, where no Ctrl-C reaches it.
@@ -185,8 +189,6 @@ class RedisServer:
             time.sleep(0.005)  # reason: it tells nobody that it is ready
 
     def _is_ready(self) -> bool:
-        if "tls-port" in self.settings:
-            return "Ready to accept connections" in self.log
         try:
             return bool(self.ask("PING"))
         except (exceptions.BusyLoadingError, exceptions.ConnectionError):

@@ -45,8 +45,8 @@ class RedisDriver(Driver):
     ``durability``; no setting makes a failover to a replica safe.
 
     Args:
-        store: the URL of a server, or a client of your own (``redis.asyncio.Redis``), which you
-            close.
+        store: the URL of a server, or a client of your own (``redis.asyncio.Redis`` or
+            ``RedisCluster``), which you close.
         namespace: where the keys are, all under the hash tag ``{namespace}``: on a cluster, one
             namespace is on one shard.
         require_durability: refuse a server that promises less.

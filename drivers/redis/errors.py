@@ -16,6 +16,7 @@ from flowstate.errors import (
 __all__ = ["is_passing", "translation", "was_sent"]
 
 REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+NOT_TRUSTED = "certificate verify failed"
 PASSING = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -55,7 +56,7 @@ def translation(error: exceptions.RedisError, namespace: str) -> DriverError:
 
 def is_passing(error: exceptions.RedisError) -> bool:
     """Return whether the same command may succeed a little later."""
-    if isinstance(error, REFUSED):
+    if isinstance(error, REFUSED) or NOT_TRUSTED in str(error):
         return False
     return isinstance(error, PASSING) or _says(error, "BUSY")
 

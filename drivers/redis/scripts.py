@@ -5,7 +5,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.client import NEVER_DECODE
 from redis.exceptions import NoScriptError
 
@@ -26,7 +26,7 @@ def _script(name: str) -> tuple[bytes, str]:
 class Scripts:
     """Runs scripts on the keys of one namespace, each of them atomic."""
 
-    def __init__(self, client: Redis, prefix: str) -> None:
+    def __init__(self, client: Redis | RedisCluster, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
 

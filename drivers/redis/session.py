@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from msgspec import msgpack
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -33,7 +33,7 @@ from flowstate.errors import (
 __all__ = ["Client", "Session"]
 
 T = TypeVar("T")
-Client = Redis
+Client = Redis | RedisCluster
 VERSION = 1
 STEPS = 500
 CLOSING_PAUSE = 0.05
@@ -76,10 +76,15 @@ class Session:
         return store_id.decode(), durability
 
     async def _settings(self) -> dict[str, Any]:
-        found: dict[str, Any] = dict(await self.client.info())
+        """Return what the server says of itself; of a cluster, the one that has the namespace."""
+        options: dict[str, Any] = {}
+        if isinstance(self.client, RedisCluster):
+            await self.client.initialize()
+            options["target_nodes"] = self.client.get_node_from_key(self.prefix)
+        found: dict[str, Any] = dict(_of_one(await self.client.info(**options)))
         with contextlib.suppress(RedisError):  # Managed servers do not let everybody ask.
             for name in ("appendfsync", "maxmemory-policy"):
-                reply = await self.client.config_get(name)
+                reply = _of_one(await self.client.config_get(name, **options))
                 found |= {_text(key): _text(value) for key, value in reply.items()}
         return found
 
@@ -253,6 +258,12 @@ def _durability(settings: dict[str, Any]) -> Durability:
     if not int(settings.get("aof_enabled", 0)):
         return "none"
     return "power" if settings.get("appendfsync") == "always" else "process"
+
+
+def _of_one(reply: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the only server's reply, which a cluster's client puts under its name."""
+    (first, *others) = reply.values() or (None,)
+    return first if isinstance(first, dict) and not others else reply
 
 
 def _text(value: object) -> str:
