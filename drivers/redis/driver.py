@@ -34,6 +34,7 @@ __all__ = ["RedisDriver"]
 CHUNK = 500
 DURABILITIES: tuple[Durability, ...] = ("none", "process", "power")
 LONGEST_NAMESPACE = 200
+MOST_REPLICAS = 1_000
 
 
 class RedisDriver(Driver):
@@ -50,6 +51,9 @@ class RedisDriver(Driver):
         namespace: where the keys are, all under the hash tag ``{namespace}``: on a cluster, one
             namespace is on one shard.
         require_durability: refuse a server that promises less.
+        wait_aof: how many must have a commit on disk before it is acknowledged, (1 for this
+            server or 0, replicas): needs Redis 7.2 and appendonly. A commit that too few have
+            raises ``CommitUnknownError``.
         timeout: seconds for which an operation is tried again while the server cannot be
             reached, and to wait for a reply.
         clock: for timeouts and pauses.
@@ -64,6 +68,7 @@ class RedisDriver(Driver):
         *,
         namespace: str = "flowstate",
         require_durability: Durability = "none",
+        wait_aof: tuple[int, int] | None = None,
         timeout: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
@@ -76,11 +81,15 @@ class RedisDriver(Driver):
             raise InvalidInputError("require_durability", reason)
         if not isinstance(timeout, int | float) or not 0 < timeout <= 1_000_000:  # noqa: PLR2004
             raise InvalidInputError("timeout", f"must be a number of seconds, not {timeout!r}")
+        if wait_aof is not None and not _is_wait(wait_aof):
+            reason = f"must be two numbers of servers, at most 1 and 1,000, not {wait_aof!r}"
+            raise InvalidInputError("wait_aof", reason)
         self.store_id = ""
         self.durability: Durability = "none"
         self._store = store
         self._namespace = namespace
         self._required = require_durability
+        self._wait_aof = wait_aof
         self._timeout = timeout
         self._clock = clock or SystemClock()
         self._users = 0
@@ -121,7 +130,13 @@ class RedisDriver(Driver):
             await session.close()
 
     async def _open(self) -> Session:
-        session = Session(self._store, self._namespace, timeout=self._timeout, clock=self._clock)
+        session = Session(
+            self._store,
+            self._namespace,
+            timeout=self._timeout,
+            wait_aof=self._wait_aof,
+            clock=self._clock,
+        )
         try:
             self.store_id, self.durability = await session.open()
             if DURABILITIES.index(self.durability) < DURABILITIES.index(self._required):
@@ -219,3 +234,10 @@ class RedisDriver(Driver):
         elif head != self._head:
             self._head = max(head, self._head)
             self._changed.notify()
+
+
+def _is_wait(value: object) -> bool:
+    match value:
+        case (int(local), int(replicas)):
+            return 0 <= local <= 1 and 0 <= replicas <= MOST_REPLICAS
+    return False

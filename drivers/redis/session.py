@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from operator import ge
 from typing import Any, TypeVar
 
 from msgspec import msgpack
@@ -36,6 +38,7 @@ T = TypeVar("T")
 Client = Redis | RedisCluster
 VERSION = 1
 STEPS = 500
+WAITAOF_SINCE = (7, 2)
 CLOSING_PAUSE = 0.05
 
 
@@ -48,11 +51,18 @@ class Session:
     """
 
     def __init__(
-        self, store: "str | Client", namespace: str, *, timeout: float, clock: Clock
+        self,
+        store: "str | Client",
+        namespace: str,
+        *,
+        timeout: float,
+        wait_aof: tuple[int, int] | None,
+        clock: Clock,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._namespace = namespace
         self._timeout = timeout
+        self._wait_aof = wait_aof
         self._clock = clock
         self._owns_client = isinstance(store, str)
         self.client = _client(store, timeout) if isinstance(store, str) else store
@@ -64,7 +74,10 @@ class Session:
 
     async def open(self) -> tuple[str, Durability]:
         """Check the server and the namespace; return the store's id, and what a commit survives."""
-        durability = _durability(await self.retried(self._settings))
+        settings = await self.retried(self._settings)
+        durability = _durability(settings)
+        if self._wait_aof is not None:
+            durability = self._durability_of_waiting(settings, durability)
         version, store_id = await self.run("open", VERSION, f"redis-{uuid.uuid4()}")
         if version is None or store_id is None:
             raise StoreCorruptError(f"Redis namespace {self._namespace}: the key meta is damaged")
@@ -74,6 +87,19 @@ class Session:
                 f"{VERSION}, the highest that this library knows; upgrade flowstate"
             )
         return store_id.decode(), durability
+
+    def _durability_of_waiting(
+        self, settings: dict[str, Any], durability: Durability
+    ) -> Durability:
+        version = str(settings.get("redis_version", "0"))
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < WAITAOF_SINCE:
+            raise StoreUnavailableError(f"wait_aof needs Redis 7.2; this server is {version}")
+        if isinstance(self.client, RedisCluster):
+            raise StoreUnavailableError("wait_aof does not work with the client of a cluster")
+        local = self._wait_aof is not None and self._wait_aof[0] > 0
+        if local and durability == "none":
+            raise StoreUnavailableError("wait_aof needs a server with appendonly yes")
+        return "power" if local else durability
 
     async def _settings(self) -> dict[str, Any]:
         """Return what the server says of itself; of a cluster, the one that has the namespace."""
@@ -172,7 +198,7 @@ class Session:
         while True:
             try:
                 with self._ask():
-                    answer = await self._scripts.run("commit", *encoded)
+                    answer, is_safe = await self._run_commit(encoded)
             except DriverClosedError:
                 if not perhaps_written:
                     raise
@@ -181,13 +207,28 @@ class Session:
                 failure = error
                 perhaps_written = perhaps_written or was_sent(error)
             else:
-                return await self._with_replays(commits, batch.verdicts(commits, answer))
+                found = batch.verdicts(commits, answer)
+                told = await self._with_replays(commits, list(found))
+                if self._wait_aof is None:
+                    return told
+                return _doubted(commits, found, told, is_safe)
             again = perhaps_written or is_passing(failure)
             if not again or not await backoff.pause():
                 break
         if perhaps_written:
             return [CommitUnknownError(writes.token) for writes in commits]
         raise translation(failure, self._namespace) from failure
+
+    async def _run_commit(self, encoded: list[bytes]) -> tuple[Any, bool]:
+        """Return the script's answer, and whether as many have it on disk as shall."""
+        wanted = self._wait_aof
+        if wanted is None:
+            return await self._scripts.run("commit", *encoded), True
+        # Half of the time, lest the client gives up before the server does.
+        answer, counts = await self._scripts.run_and_wait(
+            "commit", encoded, (*wanted, round(500 * self._timeout))
+        )
+        return answer, all(map(ge, counts, wanted))
 
     async def _with_replays(
         self, commits: Sequence[Writes], verdicts: list[Verdict]
@@ -229,6 +270,21 @@ class Session:
         count = len(writes.puts)
         found = msgpack.decode(await self.run("replay", first, count, writes.token))
         return tuple([state_of(each) for each in found]) if len(found) == count else None
+
+
+def _doubted(
+    commits: Sequence[Writes], found: list[Verdict], told: list[Verdict], is_safe: bool
+) -> list[Verdict]:
+    """Return the verdicts, but acknowledge nothing that may be on too few disks.
+
+    What an earlier attempt wrote came by another connection, whose disks nobody has waited for.
+    """
+    return [
+        CommitUnknownError(writes.token)
+        if isinstance(second, tuple) and not (is_safe and isinstance(first, tuple))
+        else second
+        for writes, first, second in zip(commits, found, told, strict=True)
+    ]
 
 
 def _client(url: str, timeout: float) -> "Client":
