@@ -208,7 +208,7 @@ class Session:
                 perhaps_written = perhaps_written or was_sent(error)
             else:
                 found = batch.verdicts(commits, answer)
-                told = await self._with_replays(commits, list(found))
+                told = await self._with_replays(commits, list(found), perhaps_written)
                 if self._wait_aof is None:
                     return told
                 return _doubted(commits, found, told, is_safe)
@@ -231,7 +231,7 @@ class Session:
         return answer, all(map(ge, counts, wanted))
 
     async def _with_replays(
-        self, commits: Sequence[Writes], verdicts: list[Verdict]
+        self, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
     ) -> list[Verdict]:
         """Give commits that were refused, because they had been committed, their old verdicts."""
         refused = [
@@ -242,14 +242,14 @@ class Session:
         if not refused:
             return verdicts
         try:
-            found = await self._find([commits[index] for index in refused])
+            found = await self._find([commits[index] for index in refused], perhaps_written)
         except DriverError:
             found = [CommitUnknownError(commits[index].token) for index in refused]
         for index, verdict in zip(refused, found, strict=True):
             verdicts[index] = verdict or verdicts[index]
         return verdicts
 
-    async def _find(self, commits: Sequence[Writes]) -> list[Verdict | None]:
+    async def _find(self, commits: Sequence[Writes], perhaps_written: bool) -> list[Verdict | None]:
         """Return the revisions of each commit, if it was committed."""
         found: list[Verdict | None] = [None] * len(commits)
         puts = [writes.puts[0] for writes in commits]
@@ -262,14 +262,19 @@ class Session:
                 match answer:
                     case [rev, token] if token == commits[index].token:
                         found[index] = await self._replay(rev, commits[index])
+                    case [False]:
+                        if perhaps_written:  # Its traces may have been compacted since.
+                            found[index] = CommitUnknownError(commits[index].token)
                     case [rev]:
                         open_[index] = (id, expected, rev)
         return found
 
-    async def _replay(self, first: int, writes: Writes) -> Verdict | None:
+    async def _replay(self, first: int, writes: Writes) -> Verdict:
         count = len(writes.puts)
         found = msgpack.decode(await self.run("replay", first, count, writes.token))
-        return tuple([state_of(each) for each in found]) if len(found) == count else None
+        if len(found) < count:  # Some have been compacted.
+            return CommitUnknownError(writes.token)
+        return tuple([state_of(each) for each in found])
 
 
 def _doubted(

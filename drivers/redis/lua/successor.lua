@@ -2,7 +2,7 @@
 -- ARGV[1]: MessagePack of a list of {id, the other revision, from which one to go on or false};
 -- ARGV[2]: at most how many steps for each.
 -- Returns MessagePack of a list: for each {revision, token} at the end, {revision} to go on from,
--- or {} if there is none.
+-- {false} if that cannot be told any more, or {} if there is none.
 local steps = tonumber(ARGV[2])
 
 local function successor(id, expected, rev)
@@ -10,7 +10,7 @@ local function successor(id, expected, rev)
     for _ = 1, steps do
         local entry = rev > expected and revision(rev)
         if not entry then
-            return {}
+            return rev > expected and {false} or {}
         end
         local previous = tonumber(entry.p)
         if previous == expected then

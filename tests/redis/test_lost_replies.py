@@ -1,0 +1,118 @@
+"""The connection is cut before the reply to a commit, and what is found out afterwards."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
+from flowstate.driver import Verdict, Writes
+from flowstate.drivers.redis import RedisDriver
+from tests.postgres.support import commit_one, put, read_log, through_proxy
+from tests.proxy import Proxy
+from tests.redis_servers import RedisLike, RedisServer
+
+
+@pytest.fixture
+async def other(redis_server: RedisLike, redis_namespace: str) -> AsyncIterator[RedisDriver]:
+    """A driver that nothing happens to."""
+    async with RedisDriver(redis_server.url(), namespace=redis_namespace) as driver:
+        yield driver
+
+
+@pytest.fixture
+async def cut_off(
+    redis_server: RedisLike, redis_namespace: str, other: RedisDriver
+) -> AsyncIterator[tuple[Proxy, RedisDriver]]:
+    """A driver behind a proxy."""
+    async with (
+        through_proxy(redis_server.url()) as (proxy, url),
+        RedisDriver(url, namespace=redis_namespace, timeout=5.0) as driver,
+    ):
+        yield proxy, driver
+
+
+@contextlib.asynccontextmanager
+async def lost(
+    cut_off: tuple[Proxy, RedisDriver], batch: Sequence[Writes]
+) -> AsyncIterator["asyncio.Future[Sequence[Verdict]]"]:
+    """Commit, lose the reply, and be without a server until the block ends."""
+    proxy, driver = cut_off
+    await driver.commit([put("known", "known", 7)])  # The server knows the script from now on.
+    cut = proxy.cut_before_reply(batch[-1].token.encode())
+    committing = asyncio.ensure_future(driver.commit(batch))
+    await cut.wait()
+    proxy.refuse()
+    yield committing
+    await proxy.accept()
+    await asyncio.wait([committing])
+
+
+def pair(token: str) -> Writes:
+    states = [State(id, transition=Transition("next")) for id in ("a", "b")]
+    return Writes(token, tuple(states))
+
+
+async def test_it_happened(cut_off: tuple[Proxy, RedisDriver], other: RedisDriver) -> None:
+    batch = [put("one", "c"), put("stale", "d", 7), pair("two")]
+    async with lost(cut_off, batch) as committing:
+        pass
+    one, stale, two = committing.result()
+    assert isinstance(stale, RevisionMismatchError)
+    assert isinstance(one, tuple)
+    assert isinstance(two, tuple)
+    assert await read_log(other) == [*one, *two]
+
+
+async def test_it_happened_and_the_state_went_on(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver
+) -> None:
+    async with lost(cut_off, [pair("two")]) as committing:
+        await commit_one(other, put("x", "a", 1))
+        await commit_one(other, put("y", "a", 3))
+    (two,) = committing.result()
+    assert isinstance(two, tuple)
+    assert [state.rev for state in two] == [1, 2]
+
+
+@pytest.mark.parametrize("moved_on", ["ab", "b"])
+async def test_it_happened_and_was_compacted(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, moved_on: str
+) -> None:
+    """Nobody can tell any more; it must not be called refused."""
+    async with lost(cut_off, [pair("two"), put("stale", "c", 7), put("lone", "d")]) as committing:
+        for id in moved_on:
+            await commit_one(other, put(f"x{id}", id, 1 if id == "a" else 2))
+        await other.compact(10)
+    two, stale, lone = committing.result()
+    assert isinstance(two, CommitUnknownError)
+    assert isinstance(stale, RevisionMismatchError)
+    assert isinstance(lone, tuple)
+
+
+async def test_nobody_can_be_asked(redis_server: RedisLike, redis_namespace: str) -> None:
+    async with (
+        through_proxy(redis_server.url()) as (proxy, url),
+        RedisDriver(url, namespace=redis_namespace, timeout=0.3) as driver,
+    ):
+        async with lost((proxy, driver), [put("one", "a"), put("two", "b")]) as committing:
+            verdicts = await committing
+        assert [type(verdict) for verdict in verdicts] == [CommitUnknownError] * 2
+        assert [state.rev for state in await read_log(driver)] == [1, 2]
+        (again,) = await driver.commit([put("one", "a")])
+        assert isinstance(again, tuple)
+
+
+async def test_nobody_has_waited_for_its_disks(private_redis: RedisServer) -> None:
+    """A second attempt, which writes nothing, is told at once that all is on disk."""
+    async with (
+        through_proxy(private_redis.url()) as (proxy, url),
+        RedisDriver(url, namespace="waited", wait_aof=(1, 0)) as driver,
+    ):
+        async with lost((proxy, driver), [put("one", "a"), put("stale", "b", 7)]) as committing:
+            pass
+        one, stale = committing.result()
+        assert isinstance(one, CommitUnknownError)
+        assert isinstance(stale, RevisionMismatchError)
+        assert [state.rev for state in await read_log(driver)] == [1]
