@@ -16,10 +16,11 @@ class Sizes(Struct, frozen=True):
         rounds: of each comparison.
         memory: commits by one task.
         sqlite: the same.
-        postgres: the same.
+        postgres: the same, and on Redis.
         memory_log: revisions of the large store.
         sqlite_log: the same.
         postgres_log: the same.
+        redis_log: the same.
         operations: of each kind on stores that are filled.
     """
 
@@ -30,13 +31,14 @@ class Sizes(Struct, frozen=True):
     memory_log: int
     sqlite_log: int
     postgres_log: int
+    redis_log: int
     operations: int
 
 
 SIZES = {
-    "tiny": Sizes(1, 300, 64, 20, 1_000, 1_000, 1_000, 20),
-    "quick": Sizes(5, 100_000, 1_280, 300, 100_000, 30_000, 100_000, 300),
-    "full": Sizes(9, 100_000, 6_400, 1_000, 1_000_000, 300_000, 2_000_000, 1_000),
+    "tiny": Sizes(1, 300, 64, 20, 1_000, 1_000, 1_000, 1_000, 20),
+    "quick": Sizes(5, 100_000, 1_280, 300, 100_000, 30_000, 100_000, 50_000, 300),
+    "full": Sizes(9, 100_000, 6_400, 1_000, 1_000_000, 300_000, 2_000_000, 1_000_000, 1_000),
 }
 
 

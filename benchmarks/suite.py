@@ -14,6 +14,7 @@ from benchmarks.growth import Filled, growth
 from benchmarks.limits import bare_memory, bare_sqlite
 from benchmarks.postgres.suite import comparisons as postgres_comparisons
 from benchmarks.processes import between_processes
+from benchmarks.redis.suite import comparisons as redis_comparisons
 from flowstate import Driver, Engine
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
@@ -42,6 +43,7 @@ async def comparisons(sizes: Sizes, folder: Path) -> AsyncIterator[list[Comparis
             )
             found += growth(f"{name}, {revisions:,} revisions", small, large, sizes)
         found += postgres_comparisons(stack, sizes)
+        found += redis_comparisons(stack, sizes)
         found += [
             Comparison("import, beside asyncio", "s", _import_time, None, 0.067),
             *_footprint(),

@@ -43,6 +43,9 @@ def redis_on(url: str, namespace: str) -> MakeDriver:
     return make
 
 
+MARKS = {"redis62": pytest.mark.slow}
+
+
 def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
     """Return what makes a driver on a new place; some need a server."""
     if driver == "sqlite":
@@ -59,7 +62,7 @@ def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
 @pytest.mark.parametrize(
     ("driver", "case"),
     [
-        pytest.param(driver, case, id=f"{driver}-{case.name}")
+        pytest.param(driver, case, id=f"{driver}-{case.name}", marks=MARKS.get(driver, ()))
         for driver, capabilities in CAPABILITIES.items()
         for case in select(ALL, capabilities)
     ],

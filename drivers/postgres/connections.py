@@ -1,10 +1,8 @@
 """Connections of one driver: where they come from, and what is tried again on a fresh one."""
 
-import asyncio
 import contextlib
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -13,15 +11,15 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import PoolTimeout
 
+from flowstate.backoff import Backoff
+from flowstate.cancellation import losing_no_cancellation
 from flowstate.clock import Clock
 from flowstate.drivers.postgres.errors import UnreachableError, is_passing, translation
 from flowstate.drivers.postgres.pool import OwnPool, Pool
 
-__all__ = ["Backoff", "Connections", "cursor_of", "is_alive"]
+__all__ = ["Connections", "cursor_of", "is_alive"]
 
 T = TypeVar("T")
-FIRST_PAUSE = 0.02
-LAST_PAUSE = 1.0
 # Below this size the pool is left to reads and commits; from it on one connection is kept for
 # listening. Of a pool that is ours those that commit are kept too, which saves check-outs; one of
 # the user may have to do for several drivers, and for whatever else the user does.
@@ -50,22 +48,6 @@ def is_alive(connection: AsyncConnection[Any]) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def losing_no_cancellation() -> Iterator[None]:
-    """Raise the cancellation of a task also if something inside has swallowed it.
-
-    Python 3.11's ``asyncio.wait_for`` does, when what it waits for comes at the same moment, and
-    psycopg waits with it (github.com/python/cpython/issues/86296).
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
 
 
 class Connections:
@@ -145,7 +127,7 @@ class Connections:
 
         return await self.retried(run)
 
-    def backoff(self) -> "Backoff":
+    def backoff(self) -> Backoff:
         """Return pauses for as long as an operation may take."""
         return Backoff(self._clock, self._timeout)
 
@@ -163,25 +145,3 @@ class Connections:
             except psycopg.Error as error:
                 if not is_passing(error) or not await backoff.pause():
                     raise translation(error, self._schema) from error
-
-
-class Backoff:
-    """Pauses that grow, of random length so that many do not come back at once."""
-
-    def __init__(self, clock: Clock, timeout: float) -> None:
-        self._clock = clock
-        self._deadline = clock.monotonic() + timeout
-        self._length = FIRST_PAUSE
-
-    async def pause(self) -> bool:
-        """Wait a little, and return whether there is time for another attempt."""
-        if self._clock.monotonic() > self._deadline:
-            return False
-        await self.wait()
-        return True
-
-    async def wait(self) -> None:
-        """Wait, each time up to twice as long as before."""
-        length = self._length * random.uniform(0.5, 1.5)  # noqa: S311 - to be spread is enough
-        self._length = min(2 * self._length, LAST_PAUSE)
-        await self._clock.sleep(length)

@@ -16,6 +16,8 @@ from tests.ports import LOOPBACK, free_port
 from tests.postgres.support import commit_one, put, read_log
 from tests.redis_servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False)
 CASES = list(select(ALL, CAPABILITIES))[::6]
 RANGES = [(0, 5460), (5461, 10922), (10923, 16383)]

@@ -3,11 +3,15 @@
 import asyncio
 import random
 
+import pytest
+
 from flowstate import Commit, Engine, FlowRegistry, State, StateContext, Transit
 from flowstate.drivers.redis import RedisDriver
 from tests.postgres.load import MARKER, Load
 from tests.postgres.support import commit_one, put, read_log, through_proxy
 from tests.redis_servers import RedisServer
+
+pytestmark = pytest.mark.slow
 
 KILLS = 10
 AFTER_A_KILL = 50

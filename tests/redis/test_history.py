@@ -1,7 +1,11 @@
 """Processes that write and processes that watch: nothing is missed, reordered or doubled."""
 
+import pytest
+
 from tests.postgres.history import check_history
 from tests.redis_servers import RedisLike
+
+pytestmark = pytest.mark.slow
 
 COMMITS = 20_000
 

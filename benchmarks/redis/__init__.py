@@ -1,0 +1,1 @@
+"""Redis: beside bare scripts, and on a growing store."""
