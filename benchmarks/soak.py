@@ -40,7 +40,7 @@ async def soak(minutes: float, folder: Path, tasks: int = 1_000) -> None:
 
 async def soak_postgres(commits: int = 100_000) -> None:
     """Let processes commit and others watch, and check what they saw."""
-    from tests.postgres.history import check_history  # noqa: PLC0415 - needs an extra
+    from tests.history import check_history  # noqa: PLC0415 - needs an extra
     from tests.servers import PostgresServer  # noqa: PLC0415
 
     with PostgresServer() as server:
@@ -52,7 +52,7 @@ async def soak_postgres(commits: int = 100_000) -> None:
 
 async def soak_redis(commits: int = 100_000) -> None:
     """As on Postgres."""
-    from tests.postgres.history import check_history  # noqa: PLC0415 - needs an extra
+    from tests.history import check_history  # noqa: PLC0415 - needs an extra
     from tests.redis_servers import DURABLE, RedisServer  # noqa: PLC0415
 
     with RedisServer(DURABLE) as server:

@@ -13,8 +13,8 @@ from flowstate import Data, State, StoreFullError, Transition
 from flowstate.data import checksum_of
 from flowstate.driver import Writes
 from flowstate.drivers.postgres import PostgresDriver
-from tests.postgres.support import commit_one, put, read_log
 from tests.servers import PostgresServer
+from tests.support import commit_one, put, read_log
 
 SIZE = 4 * 1024 * 1024
 

@@ -21,8 +21,9 @@ from flowstate import (
     Transit,
 )
 from flowstate.drivers.postgres import PostgresDriver
-from tests.postgres.support import Server, commit_one, put, read_log
+from tests.postgres.server import Server
 from tests.servers import Postgres
+from tests.support import commit_one, put, read_log
 
 COMMITTING, LISTENING, READING = "%.commit(%", "LISTEN%", "%.log%"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.postgres.history import check_history
+from tests.history import check_history
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from flowstate.drivers.postgres import PostgresDriver
-from tests.postgres.load import MARKER, Load
-from tests.postgres.support import through_proxy
+from tests.load import MARKER, Load
 from tests.servers import PostgresServer
+from tests.support import through_proxy
 
 pytestmark = pytest.mark.slow
 

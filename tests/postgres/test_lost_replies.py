@@ -9,9 +9,9 @@ import pytest
 from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from tests.postgres.support import commit_one, put, read_log, through_proxy
 from tests.proxy import Proxy
 from tests.servers import Postgres
+from tests.support import commit_one, put, read_log, through_proxy
 
 
 @pytest.fixture

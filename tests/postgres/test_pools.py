@@ -27,8 +27,8 @@ from flowstate import (
 )
 from flowstate.driver import Driver
 from flowstate.drivers.postgres import PostgresDriver
-from tests.postgres.support import commit_one, put, read_log
 from tests.servers import Postgres
+from tests.support import commit_one, put, read_log
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 

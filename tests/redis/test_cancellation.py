@@ -13,9 +13,9 @@ from flowstate.driver import DelayQuery, StateQuery
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import Capabilities, Case, run
 from flowstate.testcases.cancelling import CASES, cancelled_everywhere
-from tests.postgres.support import commit_one, put, read_log, through_proxy
 from tests.proxy import Proxy
 from tests.redis_servers import RedisLike
+from tests.support import commit_one, put, read_log, through_proxy
 
 DELAY = 0.001
 IDS = [f"state-{number}" for number in range(50)]

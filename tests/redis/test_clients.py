@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 from flowstate import Clock
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL, Capabilities, Case, run, select
-from tests.postgres.support import commit_one, put, read_log
 from tests.redis_servers import RedisLike
+from tests.support import commit_one, put, read_log
 
 CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False)
 CASES = list(select(ALL, CAPABILITIES))[::8]

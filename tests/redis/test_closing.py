@@ -20,9 +20,9 @@ from flowstate import (
     Transit,
 )
 from flowstate.drivers.redis import RedisDriver
-from tests.postgres.support import commit_one, put, read_log, through_proxy
 from tests.proxy import Proxy
 from tests.redis_servers import RedisLike
+from tests.support import commit_one, put, read_log, through_proxy
 
 TIMEOUT = 5.0
 LIMIT = 2.0

@@ -13,8 +13,8 @@ from flowstate import Clock, StoreUnavailableError
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL, Capabilities, Case, run, select
 from tests.ports import LOOPBACK, free_port
-from tests.postgres.support import commit_one, put, read_log
 from tests.redis_servers import RedisServer
+from tests.support import commit_one, put, read_log
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pytest
 
 from flowstate import Commit, Engine, FlowRegistry, State, StateContext, Transit
 from flowstate.drivers.redis import RedisDriver
-from tests.postgres.load import MARKER, Load
-from tests.postgres.support import commit_one, put, read_log, through_proxy
+from tests.load import MARKER, Load
 from tests.redis_servers import RedisServer
+from tests.support import commit_one, put, read_log, through_proxy
 
 pytestmark = pytest.mark.slow
 

@@ -22,10 +22,10 @@ from flowstate import (
 from flowstate.driver import DelayQuery, NewDelay, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import FrozenDict
-from tests.postgres.load import Load
-from tests.postgres.support import commit_one, put, read_log
+from tests.load import Load
 from tests.redis.support import check_keys
 from tests.redis_servers import RedisServer
+from tests.support import commit_one, put, read_log
 
 SPIN = "for _ = 1, tonumber(ARGV[1]) do end"
 LONG = 100_000_000  # Rounds: about half a second.

@@ -14,9 +14,9 @@ from flowstate.driver import NewDelay, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import FrozenDict
 from flowstate.state import Transition
-from tests.postgres.support import commit_one, put, read_log
 from tests.redis.support import check_keys
 from tests.redis_servers import RedisLike
+from tests.support import commit_one, put, read_log
 
 ODD = ["a:b", "a*", "[a-z]?", "ä ö\n", "'\"\\", "%s", "日本語", "x" * 200]
 DATA = Data(b"blob", checksum=checksum_of(Data(b"blob")))

@@ -7,8 +7,8 @@ import sys
 import time
 
 from flowstate.drivers.redis import RedisDriver
-from tests.postgres.support import commit_one, put
 from tests.redis_servers import RedisLike
+from tests.support import commit_one, put
 
 WATCHER = """
 import asyncio, sys, time

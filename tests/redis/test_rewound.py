@@ -8,8 +8,8 @@ import pytest
 from flowstate import Engine, FlowRegistry, HistoryRewoundError, StoreCorruptError
 from flowstate.driver import DelayQuery, StateQuery
 from flowstate.drivers.redis import RedisDriver
-from tests.postgres.support import commit_one, put, read_log
 from tests.redis_servers import RedisServer
+from tests.support import commit_one, put, read_log
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from flowstate import StoreReadOnlyError, StoreUnavailableError
 from flowstate.driver import Durability
 from flowstate.drivers.redis import RedisDriver
 from tests.ports import free_port
-from tests.postgres.support import commit_one, put
 from tests.redis_servers import RedisServer
+from tests.support import commit_one, put
 
 
 async def refused(url: str, match: str, *, patience: float = 1.0) -> None:

@@ -14,8 +14,8 @@ import pytest
 from flowstate import StoreUnavailableError
 from flowstate.drivers.redis import RedisDriver
 from tests.ports import LOOPBACK, free_port
-from tests.postgres.support import commit_one, put
 from tests.redis_servers import RedisServer
+from tests.support import commit_one, put
 
 
 async def forward(reader: StreamReader, writer: StreamWriter) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from flowstate import CommitUnknownError, InvalidInputError, StoreUnavailableError
 from flowstate.drivers.redis import RedisDriver
-from tests.postgres.load import Load
-from tests.postgres.support import commit_one, put, read_log
+from tests.load import Load
 from tests.redis_servers import DURABLE, RedisServer
+from tests.support import commit_one, put, read_log
 
 EVERY_SECOND = {"appendonly": "yes", "appendfsync": "everysec"}
 

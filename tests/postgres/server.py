@@ -1,9 +1,9 @@
-"""What the tests of faults share: short writes, whole logs, a proxy, and a look at the server."""
+"""A look at the server behind a driver."""
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
@@ -11,42 +11,9 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier
 
-from flowstate import State, Transition
-from flowstate.driver import Driver, StateQuery, Writes
-from tests.proxy import Proxy
 from tests.servers import Postgres
 
-__all__ = ["Server", "commit_one", "put", "read_log", "through_proxy"]
-
-
-def put(token: str, id: str, rev: int = 0) -> Writes:
-    """Return writes that put one state at the revision that it expects."""
-    return Writes(token, (State(id, rev, transition=Transition("next")),))
-
-
-async def commit_one(driver: Driver, writes: Writes) -> tuple[State, ...]:
-    """Commit one, and raise what refuses it."""
-    (verdict,) = await driver.commit([writes])
-    if not isinstance(verdict, tuple):
-        raise verdict
-    return verdict
-
-
-async def read_log(driver: Driver) -> list[State]:
-    """Return every revision."""
-    page = await driver.get_states(StateQuery(limit=1_000))
-    assert not page.more
-    return list(page.states)
-
-
-@contextlib.asynccontextmanager
-async def through_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    """Start a proxy before a server; also return the URL that leads through it."""
-    parts = urlsplit(url)
-    assert parts.port is not None
-    async with Proxy(parts.hostname or "", parts.port) as proxy:
-        credentials = parts.netloc.rpartition("@")[0]
-        yield proxy, parts._replace(netloc=f"{credentials}@{proxy.host}:{proxy.port}").geturl()
+__all__ = ["Server"]
 
 
 class Server:
