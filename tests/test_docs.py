@@ -2,7 +2,8 @@
 
 Python blocks of a page run one after the other in one namespace; ``await`` may stand at the top
 level, as in ``python -m asyncio``. A page that reads ``DATABASE_URL`` finds an empty Postgres
-database there. A comment on the line before a block can say more:
+database there, and one that reads ``REDIS_URL`` an empty Redis database. A comment on the line
+before a block can say more:
 
 - ``<!-- alone -->``: the block starts with a new namespace.
 - ``<!-- from PATH -->``: the block is part of that file, which is tested elsewhere.
@@ -25,15 +26,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from msgspec import Struct
 from psycopg.sql import SQL, Identifier
+from redis import Redis
 
 import flowstate
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL
+from tests.redis_servers import RedisLike
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.repository
@@ -45,7 +50,7 @@ LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 OBJECTS: dict[str, tuple[type, ...]] = {
     "clock": (flowstate.FakeClock,),
     "ctx": (flowstate.StateContext,),
-    "driver": (flowstate.Driver, PostgresDriver),
+    "driver": (flowstate.Driver, PostgresDriver, RedisDriver),
     "engine": (flowstate.Engine,),
     "flows": (flowstate.FlowRegistry,),
     "page": (flowstate.Page,),
@@ -110,6 +115,22 @@ def empty_database(postgres: Postgres) -> Iterator[str]:
             connection.execute(SQL("DROP DATABASE {}").format(Identifier(name)))
 
 
+@contextlib.contextmanager
+def empty_redis(server: RedisLike) -> Iterator[str]:
+    """Find a database that holds nothing, and empty it at the end; its URL."""
+    for number in range(1, 16):
+        url = urlsplit(server.url())._replace(path=f"/{number}").geturl()
+        with Redis.from_url(url) as client:
+            if client.dbsize():
+                continue
+            try:
+                yield url
+            finally:
+                client.flushdb()
+            return
+    pytest.skip("the Redis server has no empty database")
+
+
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
@@ -128,6 +149,9 @@ def test_code_runs(
     if 'os.environ["DATABASE_URL"]' in page.read_text():
         postgres: Postgres = request.getfixturevalue("postgres")
         monkeypatch.setenv("DATABASE_URL", stack.enter_context(empty_database(postgres)))
+    if 'os.environ["REDIS_URL"]' in page.read_text():
+        redis_server: RedisLike = request.getfixturevalue("redis_server")
+        monkeypatch.setenv("REDIS_URL", stack.enter_context(empty_redis(redis_server)))
     names: dict[str, Any] = {"__name__": "page"}
     printed = ""
     with asyncio.Runner() as runner:
