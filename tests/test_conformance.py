@@ -10,15 +10,16 @@ from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.testcases import ALL, Capabilities, Case, MakeDriver, run, select
-from tests.redis_servers import RedisLike
+from tests.redis_servers import VERSIONS, RedisLike
 
 CAPABILITIES = {
     "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True),
     "sqlite": Capabilities(shared=True, durable=True, fake_clock=True, any_loop=True),
     "postgres": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
     "redis": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
-    "redis62": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
 }
+if "6.2" in VERSIONS:
+    CAPABILITIES["redis62"] = CAPABILITIES["redis"]
 SERVERS = {"redis": "redis_server", "redis62": "old_redis_server"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.redis_servers import DURABLE, GivenRedis, RedisServer
+from tests.redis_servers import DURABLE, VERSIONS, GivenRedis, RedisServer
 
 STARTED_BY_ANOTHER = """
 import sys
@@ -22,7 +22,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("version", ["8.2", "6.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_has_its_version(version: str) -> None:
     with RedisServer(version=version) as server, server.client() as client:
         assert str(client.info("server")["redis_version"]).startswith(version)

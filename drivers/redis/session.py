@@ -99,6 +99,8 @@ class Session:
         local = self._wait_aof is not None and self._wait_aof[0] > 0
         if local and durability == "none":
             raise StoreUnavailableError("wait_aof needs a server with appendonly yes")
+        if local and settings.get("appendfsync") == "no":
+            raise StoreUnavailableError("wait_aof would wait in vain: appendfsync is no")
         return "power" if local else durability
 
     async def _settings(self) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import FrozenDict
 from tests.load import Load
 from tests.redis.support import check_keys
-from tests.redis_servers import RedisServer
+from tests.redis_servers import VERSIONS, RedisServer
 from tests.support import commit_one, put, read_log
 
 SPIN = "for _ = 1, tonumber(ARGV[1]) do end"
 LONG = 100_000_000  # Rounds: about half a second.
 
 
-@pytest.fixture(params=["8.2", "6.2"])
+@pytest.fixture(params=VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     with RedisServer(version=request.param) as server:
         yield server

@@ -8,7 +8,7 @@ from flowstate import StoreReadOnlyError, StoreUnavailableError
 from flowstate.driver import Durability
 from flowstate.drivers.redis import RedisDriver
 from tests.ports import free_port
-from tests.redis_servers import RedisServer
+from tests.redis_servers import RedisServer, needs_old_server
 from tests.support import commit_one, put
 
 
@@ -45,6 +45,7 @@ async def test_durability(
         private_redis.ask("CONFIG", "SET", "appendfsync", "always")
 
 
+@needs_old_server
 async def test_an_old_server_has_durability_too() -> None:
     settings = {"appendonly": "yes", "appendfsync": "always"}
     with RedisServer(settings, version="6.2") as server:

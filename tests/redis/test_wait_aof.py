@@ -10,7 +10,7 @@ import pytest
 from flowstate import CommitUnknownError, InvalidInputError, StoreUnavailableError
 from flowstate.drivers.redis import RedisDriver
 from tests.load import Load
-from tests.redis_servers import DURABLE, RedisServer
+from tests.redis_servers import DURABLE, RedisServer, needs_old_server
 from tests.support import commit_one, put, read_log
 
 EVERY_SECOND = {"appendonly": "yes", "appendfsync": "everysec"}
@@ -79,11 +79,14 @@ async def opening_fails(server: RedisServer, why: str) -> None:
         await RedisDriver(server.url(), wait_aof=(1, 0)).__aenter__()
 
 
+@needs_old_server
 async def test_servers_that_cannot() -> None:
     with RedisServer(EVERY_SECOND, version="6.2") as old:
         await opening_fails(old, r"7\.2")
     with RedisServer() as forgetful:
         await opening_fails(forgetful, "appendonly")
+    with RedisServer({"appendonly": "yes", "appendfsync": "no"}) as careless:
+        await opening_fails(careless, "appendfsync")
 
 
 @pytest.mark.parametrize("value", [(2, 0), (-1, 0), (1,), 1, "ab", (0, 1_001)])
