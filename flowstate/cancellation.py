@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
-__all__ = ["losing_no_cancellation"]
+__all__ = ["losing_no_cancellation", "to_the_end"]
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -21,3 +24,19 @@ def losing_no_cancellation() -> Iterator[None]:
     finally:
         if task and task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do something that a cancellation must not leave half done; raise that afterwards.
+
+    A second cancellation does not wait.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task])
+        if task.done() and not task.cancelled():
+            task.exception()
+        raise

@@ -147,6 +147,11 @@ class Plan:
         self._more: More | None = None
 
     @property
+    def contexts(self) -> frozenset[StateContext]:
+        """Whatever the plan drafts."""
+        return frozenset(self._drafts)
+
+    @property
     def more(self) -> "More":
         """What the plan holds beside drafts; most plans hold nothing else."""
         if self._more is None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from flowstate.commands import Execute
 from flowstate.driver import DamagedDelay, DelayedState, DelayQuery
 from flowstate.engine import Engine
-from flowstate.errors import EngineStoppedError, RevisionMismatchError
+from flowstate.errors import DriverError, EngineStoppedError, RevisionMismatchError
 
 __all__ = ["Delayer"]
 
@@ -196,4 +196,8 @@ class Delayer:
     async def _renew(self, delay: DelayedState, until: datetime | None) -> None:
         while until is not None:
             await self._engine.clock.sleep(self._lease / 3)
-            until = await self._driver.claim_delay(delay.id, until, self._lease)
+            try:
+                until = await self._driver.claim_delay(delay.id, until, self._lease)
+            except DriverError as error:
+                extra = {"state_id": delay.state.id, "delay_id": delay.id}
+                logger.warning("cannot renew the lease of a delay: %s", error, extra=extra)

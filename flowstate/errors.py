@@ -115,7 +115,7 @@ class RevisionMismatchError(FlowstateError):
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
-        self.ids: tuple[str, ...] = tuple(sorted(ids))
+        self.ids: tuple[str, ...] = tuple(sorted(set(ids)))
         super().__init__(f"stored revision differs for: {', '.join(map(repr, self.ids))}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
@@ -30,6 +31,7 @@ from flowstate.driver import DelayedState, Driver, StateQuery, Transaction, Verd
 from flowstate.errors import (
     CodecError,
     DataNotFoundError,
+    InvalidCommandError,
     InvalidInputError,
     RevisionMismatchError,
     StateNotFoundError,
@@ -52,6 +54,7 @@ class Store:
         self._driver = driver
         self._flows = flows
         self._tokens = tokens
+        self._joined: WeakKeyDictionary[Transaction, set[StateContext]] = WeakKeyDictionary()
         self._group = GroupCommit(driver) if driver.batch_limit > 1 else None
 
     def plan(self) -> Plan:
@@ -91,7 +94,12 @@ class Store:
         if tx.store_id != self._driver.store_id:
             raise InvalidInputError("tx", "belongs to another store")
         plan = await self._planned(commit._commands)
+        joined = self._joined.setdefault(tx, set())
+        if not joined.isdisjoint(plan.contexts):
+            # Drafted from what an earlier commit of the transaction is about to change.
+            raise InvalidCommandError("ctx", "is part of this transaction already")
         tx.add(plan.writes(self._tokens()), plan.settle)
+        joined |= plan.contexts
 
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
         plan = await self._planned(commands)

@@ -1,6 +1,7 @@
 """Turns a batch of commits into what the server's function takes, and its answer into verdicts."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from msgspec import Raw, json
@@ -23,7 +24,7 @@ from flowstate.state import State
 
 __all__ = ["Batch"]
 
-MICROS_PER_SECOND = 1_000_000
+MICROSECOND = timedelta(microseconds=1)
 
 
 class Batch:
@@ -131,5 +132,5 @@ def _delay(delay: NewDelay) -> list[Any]:
     own = ABSENT if delay.put is not None else Raw(encode_state(delay.state))
     body = encode_delay(DelayBody(delay.to, delay.annotations, delay.commit, own)).decode()
     due = None if delay.due is None else to_micros(delay.due)
-    after = 0 if delay.after is None else int(delay.after.total_seconds() * MICROS_PER_SECOND)
+    after = 0 if delay.after is None else delay.after // MICROSECOND
     return [delay.state.rev, due, after, body]

@@ -132,6 +132,11 @@ class Commits:
         self, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
     ) -> list[Verdict]:
         """Give commits that were refused, because they had been committed, their old verdicts."""
+        if perhaps_written:
+            for index, writes in enumerate(commits):
+                if isinstance(verdicts[index], RevisionMismatchError) and not writes.puts:
+                    # Its delays may have been stored, and have fired since.
+                    verdicts[index] = CommitUnknownError(writes.token)
         refused = [
             index
             for index, verdict in enumerate(verdicts)

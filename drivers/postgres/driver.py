@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from psycopg import AsyncConnection
 
+from flowstate.cancellation import to_the_end
 from flowstate.clock import Clock, SystemClock
 from flowstate.data import Data
 from flowstate.driver import (
@@ -130,7 +131,7 @@ class PostgresDriver(Driver):
             session, self._session = self._session, None
             self._changed.notify()
             self._delay_written.notify()
-            await session.close()
+            await to_the_end(session.close())
 
     async def _open(self) -> Session:
         session = Session(
@@ -205,7 +206,7 @@ class PostgresDriver(Driver):
         tx = PostgresTransaction(self.store_id)
         async with joined(tx, connection, self._queries, session.commits):
             yield tx
-        if tx.writes:
+        if tx.verdicts:
             self._committed(session, tx.writes, tx.verdicts)
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
@@ -268,14 +269,15 @@ class PostgresDriver(Driver):
 
     async def _look(self) -> None:
         """Note what is new, and then wake whoever waits."""
+        before = self._head
         try:
             row = await self._opened().connections.row(self._queries.outlook)
         except DriverError:
             self._changed.notify()  # Whoever waits reads the store, and meets the error.
             return
         head, next_due = row or (0, None)
-        if head != self._head:
-            self._head = max(head, self._head)
+        if head > self._head or head < self._head == before:  # The latter: it was rewound.
+            self._head = head
             self._changed.notify()
         if next_due != self._next_due:
             self._next_due = next_due

@@ -32,6 +32,7 @@ class Queries:
         )
         self._commit = f"SELECT * FROM {schema}.commit(%b, %b, %b, %b)".encode()
         self._commit_puts = f"SELECT * FROM {schema}.commit(%b, %b, NULL, NULL)".encode()
+        self.store_id = f"SELECT store_id FROM {schema}.meta"
         self.lock = f"SELECT {schema}.lock_commits()"
         self.head = f"SELECT coalesce(max(rev), 0) FROM {schema}.log"
         self.outlook = (

@@ -1,5 +1,6 @@
 """Commits that are part of a transaction of the user's own."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
+from flowstate.cancellation import to_the_end
 from flowstate.driver import Transaction, Verdict, Writes
 from flowstate.drivers.postgres.arrays import register
 from flowstate.drivers.postgres.batch import Batch
 from flowstate.drivers.postgres.commits import Commits
+from flowstate.drivers.postgres.connections import cursor_of
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import CommitUnknownError, DriverError, InvalidInputError
 
@@ -71,28 +73,39 @@ async def joined(
             finally:
                 tx.end()
             if tx.writes:
-                verdicts = await _judged(connection, queries, tx.writes)
+                verdicts = await _judged(connection, queries, tx)
     except psycopg.OperationalError:
         if verdicts is None or not connection.closed:
             raise
         if not await _happened(commits, tx.writes):
             raise
-    tx.settle(verdicts or ())
+    except asyncio.CancelledError:
+        if verdicts is not None:
+            # It may have come while COMMIT was on its way, and contexts must tell the truth.
+            with contextlib.suppress(CommitUnknownError):
+                if await to_the_end(_happened(commits, tx.writes)):
+                    tx.settle(verdicts)
+        raise
+    if verdicts is not None:
+        tx.settle(verdicts)
 
 
 async def _judged(
-    connection: AsyncConnection[Any], queries: Queries, writes: Sequence[Writes]
+    connection: AsyncConnection[Any], queries: Queries, tx: PostgresTransaction
 ) -> list[Verdict]:
-    """Store ``writes``, in a transaction that ends soon.
+    """Store what was added to ``tx``, in a transaction that ends soon.
 
     Raises:
         FlowstateError: one of them was refused.
     """
-    batch = Batch(writes)
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        register(cursor)
-        await cursor.execute(queries.commit(batch), batch.parameters)
-        (answer,) = await cursor.fetchall()
+    batch = Batch(tx.writes)
+    cursor = cursor_of(connection)
+    register(cursor)
+    await cursor.execute(queries.store_id.encode())
+    if await cursor.fetchall() != [(tx.store_id,)]:
+        raise InvalidInputError("connection", "leads to another store")
+    await cursor.execute(queries.commit(batch), batch.parameters)
+    (answer,) = await cursor.fetchall()
     verdicts = batch.verdicts(answer)
     for verdict in verdicts:
         if isinstance(verdict, Exception):

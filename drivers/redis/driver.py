@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from msgspec import msgpack
 
+from flowstate.cancellation import to_the_end
 from flowstate.clock import Clock, SystemClock
 from flowstate.codec import decode_annotations
 from flowstate.data import Data
@@ -105,7 +106,11 @@ class RedisDriver(Driver):
             if self._session is None:
                 self._session = await self._open()
                 self._watcher = Watcher(
-                    self._session, self._timeout, self._saw_head, self._delay_written.notify
+                    self._session,
+                    self._timeout,
+                    known=lambda: self._head,
+                    on_head=self._saw_head,
+                    on_alarm=self._delay_written.notify,
                 )
                 self._head = 0
             self._users += 1
@@ -125,9 +130,7 @@ class RedisDriver(Driver):
             watcher, self._watcher = self._watcher, None
             self._changed.notify()
             self._delay_written.notify()
-            if watcher is not None:
-                await watcher.close()
-            await session.close()
+            await to_the_end(_close(watcher, session))
 
     async def _open(self) -> Session:
         session = Session(
@@ -228,12 +231,18 @@ class RedisDriver(Driver):
         if self._watcher is not None:
             self._watcher.start()
 
-    def _saw_head(self, head: int | None) -> None:
+    def _saw_head(self, head: int | None, before: int) -> None:
         if head is None:
             self._changed.notify()
-        elif head != self._head:
-            self._head = max(head, self._head)
+        elif head > self._head or head < self._head == before:  # The latter: it was rewound.
+            self._head = head
             self._changed.notify()
+
+
+async def _close(watcher: Watcher | None, session: Session) -> None:
+    if watcher is not None:
+        await watcher.close()
+    await session.close()
 
 
 def _is_wait(value: object) -> bool:

@@ -13,9 +13,10 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["is_passing", "translation", "was_sent"]
+__all__ = ["concerns_all", "is_passing", "translation", "was_sent"]
 
 REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+NOT_SENT = (*REFUSED, exceptions.MaxConnectionsError, exceptions.BusyLoadingError)
 NOT_TRUSTED = "certificate verify failed"
 PASSING = (
     exceptions.ConnectionError,
@@ -64,7 +65,15 @@ def is_passing(error: exceptions.RedisError) -> bool:
 def was_sent(error: exceptions.RedisError) -> bool:
     """Return whether the server may have had the command: the connection broke after it stood."""
     broke = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
-    return broke and not isinstance(error, REFUSED) and "connecting to" not in str(error)
+    return broke and not isinstance(error, NOT_SENT) and "connecting to" not in str(error)
+
+
+def concerns_all(error: BaseException | None) -> bool:
+    """Return whether every other command would fail for the same reason."""
+    if not isinstance(error, exceptions.RedisError):
+        return False
+    alike = (*NOT_SENT, exceptions.ReadOnlyError, exceptions.NoPermissionError)
+    return isinstance(error, alike) or is_passing(error) or _says(error, "READONLY")
 
 
 def _says(error: Exception, code: str) -> bool:

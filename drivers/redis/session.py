@@ -19,7 +19,7 @@ from flowstate.cancellation import losing_no_cancellation
 from flowstate.clock import Clock
 from flowstate.driver import Durability, Verdict, Writes
 from flowstate.drivers.redis import batch
-from flowstate.drivers.redis.errors import is_passing, translation, was_sent
+from flowstate.drivers.redis.errors import concerns_all, is_passing, translation, was_sent
 from flowstate.drivers.redis.reader import state_of
 from flowstate.drivers.redis.scripts import Scripts
 from flowstate.errors import (
@@ -189,8 +189,8 @@ class Session:
         try:
             return await self._commit(commits)
         except DriverError as error:
-            if len(commits) == 1:
-                return [error]
+            if len(commits) == 1 or concerns_all(error.__cause__):
+                return [error] * len(commits)
         return [(await self.commit([writes]))[0] for writes in commits]
 
     async def _commit(self, commits: Sequence[Writes]) -> list[Verdict]:
@@ -236,6 +236,11 @@ class Session:
         self, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
     ) -> list[Verdict]:
         """Give commits that were refused, because they had been committed, their old verdicts."""
+        if perhaps_written:
+            for index, writes in enumerate(commits):
+                if isinstance(verdicts[index], RevisionMismatchError) and not writes.puts:
+                    # Its delays may have been stored, and have fired since.
+                    verdicts[index] = CommitUnknownError(writes.token)
         refused = [
             index
             for index, verdict in enumerate(verdicts)

@@ -18,7 +18,9 @@ class Watcher:
     """A task that blocks on the streams of log and alarm, started when it is needed first.
 
     Args:
-        on_head: told the head whenever somebody looked, or ``None`` when that failed.
+        known: returns the highest revision that is known so far.
+        on_head: told the head whenever somebody looked, or ``None`` when that failed, and what
+            was known before.
         on_alarm: told that delays may have been written.
     """
 
@@ -26,11 +28,14 @@ class Watcher:
         self,
         session: Session,
         timeout: float,
-        on_head: Callable[[int | None], None],
+        *,
+        known: Callable[[], int],
+        on_head: Callable[[int | None, int], None],
         on_alarm: Callable[[], None],
     ) -> None:
         self._session = session
         self._block = round(1000 * min(LONGEST_BLOCK, timeout / 2)) or 1
+        self._known = known
         self._on_head = on_head
         self._on_alarm = on_alarm
         self._task: asyncio.Task[None] | None = None
@@ -56,7 +61,7 @@ class Watcher:
                 self._on_alarm()
                 await self._follow()
             except (RedisError, DriverError):
-                self._on_head(None)  # Whoever waits reads the store, and meets the error.
+                self._on_head(None, 0)  # Whoever waits reads the store, and meets the error.
                 await backoff.wait()
             else:
                 backoff = self._session.backoff()
@@ -68,8 +73,9 @@ class Watcher:
         newest = await client.xrevrange(alarm, count=1)
         alarmed: Any = newest[0][0] if newest else "0-0"
         while not self._closed:
+            before = self._known()
             head = int(await client.hget(f"{prefix}:meta", "head") or 0)
-            self._on_head(head)
+            self._on_head(head, before)
             streams: dict[Any, Any] = {log: f"{head}-0", alarm: alarmed}
             for name, entries in _pairs(await client.xread(streams, count=1, block=self._block)):
                 if _same(name, alarm):

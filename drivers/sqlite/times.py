@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from flowstate.errors import CodecError
 
-__all__ = ["FIRST", "LAST", "from_micros", "to_micros"]
+__all__ = ["FIRST", "LAST", "MICROSECOND", "from_micros", "to_micros"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

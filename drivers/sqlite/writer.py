@@ -20,7 +20,7 @@ from flowstate.codec import (
 from flowstate.data import Data
 from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite.rows import STATE, insert, state_of
-from flowstate.drivers.sqlite.times import LAST, from_micros, to_micros
+from flowstate.drivers.sqlite.times import LAST, MICROSECOND, from_micros, to_micros
 from flowstate.errors import CodecError, DataNotFoundError, RevisionMismatchError
 from flowstate.state import State
 
@@ -159,7 +159,7 @@ class Batch:
     def _due(self, delay: NewDelay) -> int:
         if delay.due is not None:
             return to_micros(delay.due)
-        after = 0 if delay.after is None else int(delay.after.total_seconds() * 1_000_000)
+        after = 0 if delay.after is None else delay.after // MICROSECOND
         return min(self._now + after, LAST)
 
     def _delay(self, id: str, delay: NewDelay, state: State, due: int) -> None:

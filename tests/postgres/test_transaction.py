@@ -159,15 +159,19 @@ async def test_what_cannot_be_part_of_it(
     engine: Engine, driver: PostgresDriver, connection: Connection
 ) -> None:
     ctx = StateContext(State("1"))
+    twice = StateContext(State("2"))
     async with driver.transaction(connection) as tx:
         with pytest.raises(InvalidCommandError, match="only Commit"):
             await engine.do(Pause(ctx), tx=tx)
+        await engine.do(Commit(Pause(twice)), tx=tx)
+        with pytest.raises(InvalidCommandError, match=r"ctx.*already"):
+            await engine.do(Commit(Transit(twice, "ship")), tx=tx)
         with pytest.raises(InvalidInputError, match=r"connection.*already"):
             async with driver.transaction(connection):
                 pass
     with pytest.raises(InvalidInputError, match=r"tx.*over"):
         await engine.do(Commit(Pause(ctx)), tx=tx)
-    assert await log(engine) == []
+    assert await log(engine) == [(1, "2")]
 
 
 async def test_a_transaction_of_another_store(
@@ -205,3 +209,55 @@ async def through_proxy(postgres: Postgres) -> AsyncIterator[tuple[Proxy, Connec
         url = make_conninfo(postgres.url(), host=proxy.host, port=proxy.port)
         async with await AsyncConnection.connect(url) as connection:
             yield proxy, connection
+
+
+async def test_contexts_tell_the_truth_whenever_it_is_cancelled(
+    engine: Engine, driver: PostgresDriver, postgres: Postgres
+) -> None:
+    contexts = [StateContext(State(f"{number}")) for number in range(24)]
+
+    async def pause(connection: Connection, ctx: StateContext) -> None:
+        async with driver.transaction(connection) as tx:
+            await engine.do(Commit(Pause(ctx)), tx=tx)
+
+    for number, ctx in enumerate(contexts):
+        async with through_proxy(postgres) as (proxy, connection):
+            proxy.delay = 0.01
+            pausing = asyncio.ensure_future(pause(connection, ctx))
+            await asyncio.wait([pausing], timeout=number * 0.006)  # At another point each time.
+            pausing.cancel()
+            await asyncio.wait([pausing])
+
+    committed = {id for _, id in await log(engine)}
+    assert {ctx.committed.id for ctx in contexts if ctx.committed.rev} == committed
+    assert 0 < len(committed) < len(contexts)
+
+
+async def test_a_rollback_on_purpose(
+    engine: Engine, driver: PostgresDriver, connection: Connection
+) -> None:
+    ctx = StateContext(State("1"))
+    async with driver.transaction(connection) as tx:
+        await engine.do(Commit(Pause(ctx)), tx=tx)
+        raise psycopg.Rollback
+
+    assert await log(engine) == []
+    assert ctx.committed.rev == 0
+
+
+async def test_a_connection_to_another_database(
+    engine: Engine, driver: PostgresDriver, postgres: Postgres, postgres_schema: str
+) -> None:
+    name = f"{postgres_schema}_other"
+    async with await AsyncConnection.connect(postgres.url(), autocommit=True) as admin:
+        await admin.execute(f'CREATE DATABASE "{name}"')
+        url = make_conninfo(postgres.url(), dbname=name)
+        async with PostgresDriver(url, schema=postgres_schema):
+            pass
+        async with await AsyncConnection.connect(url) as elsewhere:
+            with pytest.raises(InvalidInputError, match=r"connection.*another store"):
+                async with driver.transaction(elsewhere) as tx:
+                    await engine.do(Commit(Pause(StateContext(State("1")))), tx=tx)
+        await admin.execute(f'DROP DATABASE "{name}"')
+
+    assert await log(engine) == []
