@@ -12,6 +12,7 @@ from msgspec import msgpack
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from flowstate.backoff import Backoff
@@ -152,6 +153,11 @@ class Session:
         try:
             with losing_no_cancellation():
                 yield
+        except (AttributeError, TypeError) as error:
+            # What redis-py runs into when a connection is closed under its hands.
+            if not self._closed:
+                raise
+            raise RedisConnectionError("closed while it was asked") from error
         finally:
             self._asking -= 1
             if not self._asking:
