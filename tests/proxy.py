@@ -50,6 +50,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._listener: asyncio.Server | None = None
+        self._is_closed = False
         self._requests_flow = asyncio.Event()
         self._replies_flow = asyncio.Event()
         self._left: int | None = None
@@ -64,6 +65,7 @@ class Proxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.refuse()
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -129,19 +131,24 @@ class Proxy:
         self._marker, self._cut_reply = marker, asyncio.Event()
         return self._cut_reply
 
-    async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.accepted += 1
-        try:
-            server = await asyncio.open_connection(*self._target)
-        except OSError:
+        if self._is_closed:
             writer.transport.abort()
-        else:
-            await self._forward(_Link((reader, writer), server))
-        finally:
+            return
+        task = asyncio.create_task(self._connect(reader, writer))
+        self._tasks.add(task)
+
+        def end(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            writer.transport.abort()  # Also of a task that was cancelled before it began.
+
+        task.add_done_callback(end)
+
+    async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            server = await asyncio.open_connection(*self._target)
+            await self._forward(_Link((reader, writer), server))
 
     async def _forward(self, link: _Link) -> None:
         self._links.add(link)

@@ -136,6 +136,16 @@ async def test_refuses_new_connections_only(proxy: Proxy) -> None:
             assert await other.ask(b"after") == b"after"
 
 
+async def test_a_connection_that_is_being_made_ends_with_the_proxy(echo: Echo) -> None:
+    async with Proxy(LOOPBACK, echo.port) as proxy:
+        reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        while not proxy.accepted:  # noqa: ASYNC110 - no event is that early
+            await asyncio.sleep(0)  # reason: the turn in which it is accepted must be the last
+    async with asyncio.timeout(5.0):
+        assert await Client(reader, writer).is_cut()
+    writer.close()
+
+
 async def test_ends_connections_while_the_server_is_down(proxy: Proxy) -> None:
     async with Proxy(LOOPBACK, free_port()) as nowhere, connected(nowhere) as client:
         assert await client.is_cut()
