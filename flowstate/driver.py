@@ -19,12 +19,17 @@ from flowstate.state import State, Status
 
 __all__ = [
     "DamagedDelay",
+    "DamagedState",
     "DelayQuery",
     "DelayedState",
     "DelayedStates",
     "Driver",
     "Durability",
+    "Heartbeat",
+    "Liveness",
     "NewDelay",
+    "StalledQuery",
+    "StalledStates",
     "StateQuery",
     "States",
     "Transaction",
@@ -208,6 +213,88 @@ class DelayedStates(Struct, frozen=True, gc=False):
         return max(places, default=None)
 
 
+class Heartbeat(Struct, frozen=True, gc=False):
+    """A sign of life for one revision of a state, from whoever executes or holds it.
+
+    Attributes:
+        id: of the state.
+        rev: only while this is the state's latest revision.
+        seconds: how long from the store's now the state may stand still; ``None`` changes nothing
+            about that, nor does a number for a state that never stalls.
+        note: for others to read, at most ``MAX_NOTE_BYTES`` of UTF-8; replaces the last one.
+    """
+
+    id: str
+    rev: int
+    seconds: float | None
+    note: str
+
+
+class Liveness(Struct, frozen=True, gc=False):
+    """What is known about the latest revision of a state.
+
+    Attributes:
+        rev: that revision.
+        stalls_at: when it counts as stalled; ``None``: never.
+        beat_at: when the last heartbeat came for it, by the store's clock; ``None``: none came.
+        note: of that heartbeat.
+        now: the store's clock.
+    """
+
+    rev: int
+    stalls_at: datetime | None
+    beat_at: datetime | None
+    note: str
+    now: datetime
+
+
+class StalledQuery(Struct, frozen=True, gc=False):
+    """A page of stalled states, those that stalled first in front.
+
+    Attributes:
+        after: (time, id) of the end of the page before.
+        limit: at most so many.
+    """
+
+    after: tuple[datetime, str] | None = None
+    limit: int = 100
+
+
+class DamagedState(Struct, frozen=True, gc=False):
+    """A stalled state that cannot be read: damaged, or written by a newer library.
+
+    Attributes:
+        id: of the state.
+        rev: its latest revision.
+        error: what is wrong with it.
+    """
+
+    id: str
+    rev: int
+    error: str
+
+
+class StalledStates(Struct, frozen=True, gc=False):
+    """A page of stalled states.
+
+    Attributes:
+        states: latest revisions, in the order of (when they stalled, id).
+        more: whether there are further ones.
+        now: the store's clock when the page was read.
+        next_at: when the earliest state after this page stalls, or ``None``.
+        end: (time, id) of the last state of the page, for ``StalledQuery.after``; ``None`` when
+            it is empty.
+        damaged: those that cannot be read. They count for the limit.
+    """
+
+    states: Sequence[State]
+    more: bool
+    now: datetime
+    next_at: datetime | None
+    end: tuple[datetime, str] | None
+    damaged: Sequence[DamagedState] = ()
+
+
 class Transaction(Protocol):
     """A transaction of the user's own, which commits can be part of; some drivers have it.
 
@@ -291,6 +378,27 @@ class Driver(Protocol):
     @abstractmethod
     async def drop_delay(self, id: str) -> None:
         """Remove a delay, if it is still there."""
+
+    @abstractmethod
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        """Note signs of life; return for each whether its revision is the latest of its state.
+
+        The ids differ from each other. What was noted may be lost when the store crashes, and is
+        forgotten when the state gets its next revision.
+        """
+
+    @abstractmethod
+    async def get_liveness(self, id: str) -> Liveness | None:
+        """Return what is known about the latest revision of a state, if there is one."""
+
+    @abstractmethod
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        """Return a page of states that stall at or before the store's now.
+
+        A state stalls when :func:`flowstate.stalling.stalls_after` its latest revision has passed
+        since the commit, or since the earliest delay that was committed with it is due; a delay
+        that is stored for that revision later, and a heartbeat, move that time.
+        """
 
     @abstractmethod
     async def compact(self, before_rev: int) -> int:

@@ -34,6 +34,7 @@ from flowstate.testcases import (
     queries,
     replays,
     stack,
+    stalling,
     watching,
 )
 from flowstate.testcases.harness import Capabilities, Case, Harness, MakeDriver, case, run, select
@@ -50,6 +51,7 @@ ALL: tuple[Case, ...] = (
     *interruptions.CASES,
     *data.CASES,
     *stack.CASES,
+    *stalling.CASES,
     *commits.CASES,
     *history.CASES,
     *bad_input.CASES,

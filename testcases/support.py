@@ -14,6 +14,10 @@ from flowstate.driver import (
     DelayedStates,
     DelayQuery,
     Driver,
+    Heartbeat,
+    Liveness,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
     Verdict,
@@ -198,6 +202,18 @@ class DriverWrapper(Driver):
     async def drop_delay(self, id: str) -> None:
         """Pass on."""
         await self._driver.drop_delay(id)
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        """Pass on."""
+        return await self._driver.beat(heartbeats)
+
+    async def get_liveness(self, id: str) -> Liveness | None:
+        """Pass on."""
+        return await self._driver.get_liveness(id)
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        """Pass on."""
+        return await self._driver.get_stalled(query)
 
     async def compact(self, before_rev: int) -> int:
         """Pass on."""

@@ -20,6 +20,10 @@ from flowstate.driver import (
     DelayQuery,
     Driver,
     Durability,
+    Heartbeat,
+    Liveness,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
     Verdict,
@@ -28,6 +32,7 @@ from flowstate.driver import (
 from flowstate.drivers.memory.delays import Delays, delayed_puts, due_of
 from flowstate.drivers.memory.index import Index
 from flowstate.drivers.memory.postings import Postings
+from flowstate.drivers.memory.stalling import Stalling
 from flowstate.errors import (
     CompactedError,
     DataNotFoundError,
@@ -37,7 +42,7 @@ from flowstate.errors import (
 )
 from flowstate.query import matches
 from flowstate.signal import Signal
-from flowstate.state import State
+from flowstate.state import State, Status
 
 __all__ = ["MemoryDriver"]
 
@@ -46,6 +51,7 @@ INDEX_EVERY = 1_000
 YIELD_MASK = 63
 REMEMBERED_TOKENS = 1_000
 COMPACT_CHUNK = 10_000
+ACTIVE = StateQuery(status=Status.ACTIVE, latest_only=True)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -80,6 +86,7 @@ class MemoryDriver(Driver):
         self._replaced: list[int] = []  # By the revisions that the index does not know yet.
         self._index_at = INDEX_EVERY
         self._delays = Delays()
+        self._stalling = Stalling()
         self._data: dict[str, tuple[Data, int]] = {}  # With the head when it was stored.
         self._verdicts: dict[str, tuple[State, ...]] = {}  # Of the newest tokens.
 
@@ -149,6 +156,8 @@ class MemoryDriver(Driver):
         self._head = rev
         if self._delays.count:
             self._delays.remove_of(puts)
+        if self._stalling.beats:
+            self._stalling.forget(puts)
         self._verdicts[token] = states = tuple(committed)
         if rev >= self._index_at:
             self._bring_up_to_date()
@@ -187,9 +196,18 @@ class MemoryDriver(Driver):
             state = new.state if new.put is None else states[new.put]
             id = f"{writes.token}.{index}"
             self._delays.add(DelayedState(id, state, new.to, new.annotations, due, new.commit))
+            if new.put is None:
+                self._postpone(state, due)
         if dues:
             self._delay_written.notify()
         return states
+
+    def _postpone(self, delayed: State, due: datetime) -> None:
+        """Let a state that gets a delay without a new revision stall after that delay."""
+        state = self._at(delayed.rev)
+        if state is not None and state.id == delayed.id:
+            self._catch_up()
+            self._stalling.delay(state, due)
 
     # Reading
 
@@ -283,6 +301,53 @@ class MemoryDriver(Driver):
         self._check_open()
         with self._lock:
             self._delays.remove(id)
+
+    # Stalling
+
+    def _catch_up(self) -> None:
+        """Look at what has become the latest since."""
+        self._bring_up_to_date()
+        stalling = self._stalling
+        for rev in self._index.candidates(ACTIVE, stalling.seen, self._head) or ():
+            state = self._at(rev)
+            if state is not None and rev in self._index.live:
+                stalling.add(state)
+        stalling.seen = self._head
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        self._check_open()
+        with self._lock:
+            self._catch_up()
+            now = self._now()
+            found = [self._latest.get(beat.id) == beat.rev for beat in heartbeats]
+            for heartbeat, is_latest in zip(heartbeats, found, strict=True):
+                if is_latest:
+                    self._stalling.beat(heartbeat, now)
+            return found
+
+    async def get_liveness(self, id: str) -> Liveness | None:
+        self._check_open()
+        with self._lock:
+            self._catch_up()
+            rev = self._latest.get(id)
+            if rev is None:
+                return None
+            beat = self._stalling.beats.get(id)
+            at, note = (beat.at, beat.note) if beat else (None, "")
+            return Liveness(rev, self._stalling.at(id, rev), at, note, self._now())
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        self._check_open()
+        with self._lock:
+            self._catch_up()
+            now = self._now()
+            found, following = self._stalling.page(
+                query.after, now, query.limit, lambda id, rev: self._latest.get(id) == rev
+            )
+            states = [state for _, rev in found if (state := self._at(rev)) is not None]
+            more = following is not None and following[0] <= now
+            next_at = following[0] if following else None
+            return StalledStates(states, more, now, next_at, found[-1][0] if found else None)
 
     async def head(self) -> int:
         self._check_open()

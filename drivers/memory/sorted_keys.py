@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from datetime import datetime
 
-__all__ = ["SortedKeys"]
+__all__ = ["Key", "SortedKeys"]
 
 Key = tuple[datetime, str]
 CHUNK = 1_000

@@ -1,0 +1,65 @@
+"""When a state counts as stalled: the rules that each state carries itself.
+
+An active state that stands still for too long is recovered (see :mod:`flowstate.recovery`). How
+long that is, stands in its annotations, so that it is recovered under the rules that it was
+committed with, by whichever process.
+"""
+
+from datetime import timedelta
+
+from flowstate.state import State, Status
+
+__all__ = [
+    "ATTEMPT",
+    "DEFAULT_RETRY_AFTER",
+    "DISABLED",
+    "MAX_ATTEMPTS",
+    "PREFIX",
+    "RETRY_AFTER",
+    "WAIT",
+    "retry_after",
+    "stalls_after",
+]
+
+PREFIX = "flowstate.recovery."
+RETRY_AFTER = PREFIX + "retry_after"  # Annotations of a state; seconds.
+MAX_ATTEMPTS = PREFIX + "max_attempts"
+DISABLED = PREFIX + "disabled"
+ATTEMPT = PREFIX + "attempt"  # Annotations of the transition by which it was recovered.
+WAIT = PREFIX + "wait"  # Seconds.
+
+DEFAULT_RETRY_AFTER = timedelta(minutes=2)
+SHORTEST = 0.001
+LONGEST = 365_000 * 86_400.0
+ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
+
+
+def retry_after(state: State) -> timedelta:
+    """Return after how long without progress a state is recovered."""
+    return _seconds(state.annotations.get(RETRY_AFTER)) or DEFAULT_RETRY_AFTER
+
+
+def stalls_after(state: State) -> timedelta | None:
+    """Return how long a revision may stand still, or ``None``: for ever.
+
+    A driver adds it to the time of the commit, or to when the earliest delay of the revision is
+    due. Settings that cannot be read count as not there: that must keep no state from recovery.
+    """
+    transition = state.transition
+    if state.status is not ACTIVE or not transition.to:
+        return None
+    if not state.annotations and not transition.annotations:
+        return DEFAULT_RETRY_AFTER
+    if DISABLED in state.annotations:
+        return None
+    return _seconds(transition.annotations.get(WAIT)) or retry_after(state)
+
+
+def _seconds(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return timedelta(seconds=seconds) if SHORTEST <= seconds <= LONGEST else None
