@@ -25,8 +25,12 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Return seconds that never go back."""
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait so many seconds."""
+    async def sleep(self, seconds: float, *, background: bool = False) -> None:
+        """Wait so many seconds.
+
+        ``background`` says that nothing is missed while time stands still: a fake clock does not
+        jump on account of such a sleeper, as of one that only keeps something alive.
+        """
 
     def working(self) -> AbstractContextManager[None]:
         """Hold while work goes on that the event loop does not see, as in a thread."""
@@ -40,13 +44,16 @@ class SystemClock:
     now = staticmethod(partial(datetime.now, UTC))  # No frame of its own: it runs once a commit.
     monotonic = staticmethod(time.monotonic)
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, *, background: bool = False) -> None:  # noqa: ARG002
         """Wait so many seconds."""
         await asyncio.sleep(seconds)
 
     def working(self) -> AbstractContextManager[None]:
         """Do nothing: real time goes on by itself."""
         return self._nothing
+
+
+Sleeper = tuple[float, int, "asyncio.Future[None]"]
 
 
 class FakeClock:
@@ -65,7 +72,8 @@ class FakeClock:
         self._start = start
         self._elapsed = 0.0
         self._autojump = autojump
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sleepers: list[Sleeper] = []
+        self._in_background: list[Sleeper] = []
         self._order = itertools.count()
         self._working = 0
         self._lock = threading.Lock()
@@ -79,13 +87,14 @@ class FakeClock:
         """Return the fake seconds since the clock was made."""
         return self._elapsed
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, *, background: bool = False) -> None:
         """Wait until the clock has been advanced so far, or jumps there."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), woken))
+        sleepers = self._in_background if background else self._sleepers
+        heapq.heappush(sleepers, (self._elapsed + seconds, next(self._order), woken))
         self._arm()
         await woken
 
@@ -111,10 +120,11 @@ class FakeClock:
 
     def _move_to(self, elapsed: float) -> None:
         self._elapsed = max(elapsed, self._elapsed)
-        while self._sleepers and self._sleepers[0][0] <= self._elapsed:
-            woken = heapq.heappop(self._sleepers)[2]
-            if not woken.done():
-                woken.set_result(None)
+        for sleepers in (self._in_background, self._sleepers):
+            while sleepers and sleepers[0][0] <= self._elapsed:
+                woken = heapq.heappop(sleepers)[2]
+                if not woken.done():
+                    woken.set_result(None)
 
     def _arm(self) -> None:
         """Look for idleness from the next turn of the loop on."""
@@ -124,8 +134,9 @@ class FakeClock:
             self._sleepers[0][2].get_loop().call_soon(self._look, 0)
 
     def _forget_cancelled(self) -> None:
-        while self._sleepers and self._sleepers[0][2].done():
-            heapq.heappop(self._sleepers)
+        for sleepers in (self._in_background, self._sleepers):
+            while sleepers and sleepers[0][2].done():
+                heapq.heappop(sleepers)
 
     def _look(self, idle_turns: int) -> None:
         """Jump after two turns in a row in which the loop had nothing else to run.
@@ -143,5 +154,5 @@ class FakeClock:
             self._armed = True
             loop.call_soon(self._look, 0 if busy else idle_turns + 1)
             return
-        self._move_to(self._sleepers[0][0])
+        self._move_to(min(each[0][0] for each in (self._sleepers, self._in_background) if each))
         self._arm()

@@ -138,10 +138,11 @@ class More:
 class Plan:
     """The drafts of one commit, or of one command outside a commit."""
 
-    __slots__ = ("_drafts", "_flows", "_more", "_store_id")
+    __slots__ = ("_drafts", "_flows", "_more", "_sent_at", "_store_id")
 
-    def __init__(self, flows: FlowRegistry, store_id: str) -> None:
+    def __init__(self, flows: FlowRegistry, store_id: str, sent_at: float) -> None:
         self._flows = flows
+        self._sent_at = sent_at
         self._store_id = store_id
         self._drafts: dict[StateContext, Draft] = {}
         self._more: More | None = None
@@ -321,7 +322,10 @@ class Plan:
                 draft.current = draft.committed = state
                 draft.transitions = ()
                 draft.ctx._store_id = self._store_id
+                draft.ctx._sent_at = self._sent_at
             draft.apply()
+            if draft.put and draft.ctx._execution is not None:
+                draft.ctx._execution.committed(self._sent_at)
 
     def apply(self) -> None:
         """Make every context what was drafted."""

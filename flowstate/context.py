@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -9,6 +10,9 @@ from flowstate.data import Data
 from flowstate.errors import InvalidInputError
 from flowstate.frozen import FrozenDict
 from flowstate.state import State, Transition, frozen
+
+if TYPE_CHECKING:
+    from flowstate.execution import Execution
 
 __all__ = ["StateContext"]
 
@@ -28,7 +32,16 @@ class StateContext:
         data: blobs by alias, to be stored by ``StoreData`` or filled by ``GetData``.
     """
 
-    __slots__ = ("_stop", "_store_id", "committed", "current", "data", "transitions")
+    __slots__ = (
+        "_execution",
+        "_sent_at",
+        "_stop",
+        "_store_id",
+        "committed",
+        "current",
+        "data",
+        "transitions",
+    )
 
     def __init__(self, state: State) -> None:
         if not isinstance(state, State):
@@ -38,6 +51,8 @@ class StateContext:
         self.transitions: tuple[Transition, ...] = ()
         self.data: dict[str, Data] = {}
         self._store_id: str | None = None
+        self._execution: Execution | None = None  # That it belongs to.
+        self._sent_at: float | None = None  # When its last commit was sent, monotonic.
         self._stop: asyncio.Event | None = None
 
     def __repr__(self) -> str:
@@ -51,6 +66,7 @@ class StateContext:
         """Return a context for a new state that starts as a copy of this one's working copy."""
         current = replace(self.current, id=new_id, rev=0, committed_at=None, delayed_until=None)
         twin = self._duplicate(current, State(new_id))
+        twin._sent_at = None
         twin._store_id = None  # It was never committed, so nothing of it has been checked yet.
         return twin
 
@@ -61,6 +77,7 @@ class StateContext:
         twin.data = dict(self.data)
         twin._store_id = self._store_id
         twin._stop = self._stop
+        twin._sent_at = self._sent_at
         return twin
 
     def set_label(self, key: str, value: str | None) -> None:

@@ -1,7 +1,10 @@
 """The engine: does commands, and moves states from flow to flow."""
 
+import asyncio
 import itertools
 import logging
+import os
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
@@ -34,16 +37,19 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DelayedState, Driver, Transaction
-from flowstate.errors import EngineStoppedError, InvalidCommandError
+from flowstate.errors import EngineStoppedError, ExecutionLostError, InvalidCommandError
+from flowstate.execution import Execution
 from flowstate.executions import Executions
 from flowstate.feed import Feed
 from flowstate.flow import FlowRegistry
 from flowstate.frozen import EMPTY
-from flowstate.limits import check_rev
+from flowstate.keeper import Keeper
+from flowstate.limits import check_id, check_rev
 from flowstate.runner import Runner
 from flowstate.state import State, Status
 from flowstate.store import Store
 from flowstate.watch import Watch
+from flowstate.watchdog import Watchdog
 
 __all__ = ["Engine"]
 
@@ -67,6 +73,10 @@ class Engine:
         blocking_threads: how many ``blocking=True`` flows run at once.
         shutdown_timeout: seconds that a stop waits for running flows before it cancels them.
         tokens: makes a token for each commit; unique among all engines of a store.
+        name: tells this engine from all others, for people; made of host, process and a random
+            part by default.
+        warn_blocked_after: seconds for which a flow may block the event loop before a warning
+            names it. No heartbeat can be sent meanwhile.
     """
 
     def __init__(
@@ -80,13 +90,19 @@ class Engine:
         blocking_threads: int = 16,
         shutdown_timeout: float = 10.0,
         tokens: Callable[[], str] | None = None,
+        name: str | None = None,
+        warn_blocked_after: float = 5.0,
     ) -> None:
         self.driver = driver
         self.flows = flows
         self.clock: Clock = clock or SystemClock()
         self._shutdown_timeout = shutdown_timeout
-        self._store = Store(driver, flows, tokens or _unique_tokens())
-        self._runner = Runner(flows, self.clock, blocking_threads)
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        check_id("name", self.name)
+        self._store = Store(driver, flows, tokens or _unique_tokens(), self.clock.monotonic)
+        self._keeper = Keeper(driver, self.clock, self.name)
+        self._watchdog = Watchdog(self._keeper, warn_blocked_after)
+        self._runner = Runner(flows, self.clock, self._keeper, blocking_threads)
         self._executions = Executions(self._execute_logged, max_executions, max_pending)
         self._feed = Feed(driver)
         self._is_open = False
@@ -118,6 +134,8 @@ class Engine:
         await self._feed.close(EngineStoppedError("the engine is stopping"))
         await self._executions.finish(self._shutdown_timeout)
         await self._runner.close(self._shutdown_timeout)
+        self._watchdog.close()
+        await self._keeper.close()
         await self._store.drain()
 
     @overload
@@ -190,7 +208,7 @@ class Engine:
                 result = await self._store.get_delayed(command)
             case Execute(ctx):
                 self._runner.check(ctx)
-                await self._executions.submit(ctx.copy())
+                await self._submit(ctx.copy())
             case Noop():
                 pass
             case _:
@@ -212,12 +230,45 @@ class Engine:
         """
         if not self._is_open or self._runner.stop.is_set():
             raise EngineStoppedError("the engine takes no more executions")
-        await self._runner.execute(self, ctx)
+        self._runner.check(ctx)
+        await self._run(self._kept(ctx))
 
-    async def _execute_logged(self, ctx: StateContext) -> None:
+    def _kept(self, ctx: StateContext) -> Execution:
+        """Return an execution of ``ctx`` that is kept alive from now on."""
+        execution = Execution(ctx, self.clock.monotonic(), self._keeper.look_again)
+        self._keeper.add(execution)
+        self._watchdog.start()
+        return execution
+
+    async def _submit(self, ctx: StateContext) -> None:
+        execution = self._kept(ctx)
+        try:
+            await self._executions.submit(execution)
+        except BaseException:
+            self._keeper.remove(execution)
+            raise
+
+    async def _run(self, execution: Execution) -> None:
+        """Run an execution that is kept alive, and stop it when it is not."""
+        execution.task = task = asyncio.current_task()
+        try:
+            self._keeper.check(execution)
+            await self._runner.execute(self, execution)
+        except Exception as error:
+            self._keeper.note_failure(execution, error)
+            raise
+        finally:
+            self._keeper.remove(execution)
+            if execution.is_lost and task is not None and task.uncancel() == 0:
+                raise ExecutionLostError(execution.ctx.current.id)
+
+    async def _execute_logged(self, execution: Execution) -> None:
+        ctx = execution.ctx
         extra = {"state_id": ctx.current.id, "rev": ctx.committed.rev}
         try:
-            await self._runner.execute(self, ctx)
+            await self._run(execution)
+        except ExecutionLostError as error:
+            logger.warning("%s", error, extra=extra)
         except EngineStoppedError:
             logger.info("execution of %r stopped with the engine", ctx.current.id, extra=extra)
         except Exception:

@@ -13,6 +13,7 @@
     ├── CompactedError                      asked for revisions below the retention floor
     ├── HistoryRewoundError                 the store's head is behind the caller's cursor
     ├── CodecError (ValueError)             stored bytes cannot be read
+    ├── ExecutionLostError                  stopped, because others may have taken it over
     ├── EngineStoppedError                  the engine is stopping or has stopped
     ├── EngineOverloadedError               no room for another background execution
     └── DriverError                         the store failed
@@ -39,6 +40,7 @@ __all__ = [
     "DriverError",
     "EngineOverloadedError",
     "EngineStoppedError",
+    "ExecutionLostError",
     "FlowstateError",
     "HistoryRewoundError",
     "InvalidCommandError",
@@ -162,6 +164,20 @@ class HistoryRewoundError(FlowstateError):
 
 class CodecError(FlowstateError, ValueError):
     """Stored bytes are damaged, or were written by a newer, incompatible library."""
+
+
+class ExecutionLostError(FlowstateError):
+    """An execution was stopped, because its state could not be kept alive in the store.
+
+    Others may recover the state by now. It is as it was committed last.
+
+    Attributes:
+        id: of the state.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"the execution of {id!r} was stopped: no heartbeat got through in time")
+        self.id = id
 
 
 class EngineStoppedError(FlowstateError):

@@ -5,8 +5,8 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from flowstate.context import StateContext
 from flowstate.errors import EngineOverloadedError, EngineStoppedError
+from flowstate.execution import Execution
 
 __all__ = ["Executions"]
 
@@ -14,18 +14,18 @@ _inside: contextvars.ContextVar[bool] = contextvars.ContextVar("flowstate_inside
 
 
 class Executions:
-    """Runs at most ``max_running`` contexts at once and lets ``max_pending`` wait."""
+    """Runs at most ``max_running`` executions at once and lets ``max_pending`` wait."""
 
     def __init__(
         self,
-        run: Callable[[StateContext], Awaitable[None]],
+        run: Callable[[Execution], Awaitable[None]],
         max_running: int,
         max_pending: int,
     ) -> None:
         self._run = run
         self._max_running = max_running
         self._max_pending = max_pending
-        self._pending: deque[StateContext] = deque()
+        self._pending: deque[Execution] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._stopped = False
@@ -40,8 +40,8 @@ class Executions:
         """How many wait to run."""
         return len(self._pending)
 
-    async def submit(self, ctx: StateContext) -> None:
-        """Run ``ctx`` in the background.
+    async def submit(self, execution: Execution) -> None:
+        """Run an execution in the background.
 
         When nothing more may wait, a caller from outside waits for room; a flow does not, since
         the room may be what it occupies itself.
@@ -58,9 +58,9 @@ class Executions:
         if self._stopped:
             raise EngineStoppedError("the engine takes no more executions")
         if len(self._tasks) < self._max_running:
-            self._start(ctx)
+            self._start(execution)
         else:
-            self._pending.append(ctx)
+            self._pending.append(execution)
 
     async def idle(self) -> None:
         """Return when nothing runs or waits, the calling execution left aside."""
@@ -85,14 +85,15 @@ class Executions:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _start(self, ctx: StateContext) -> None:
-        task = asyncio.create_task(self._execute(ctx), name=f"flowstate {ctx.current.id}")
+    def _start(self, execution: Execution) -> None:
+        name = f"flowstate {execution.ctx.current.id}"
+        task = asyncio.create_task(self._execute(execution), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    async def _execute(self, ctx: StateContext) -> None:
+    async def _execute(self, execution: Execution) -> None:
         _inside.set(True)
-        await self._run(ctx)
+        await self._run(execution)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

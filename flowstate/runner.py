@@ -21,7 +21,9 @@ from flowstate.commands import (
 )
 from flowstate.context import StateContext
 from flowstate.errors import InvalidCommandError, InvalidInputError, RevisionMismatchError
+from flowstate.execution import Execution
 from flowstate.flow import FlowRegistry, RegisteredFlow
+from flowstate.keeper import Keeper
 from flowstate.limits import check_id
 from flowstate.state import Status
 
@@ -40,9 +42,10 @@ RETURNABLE = frozenset({Commit, Transit, Pause, Resume, End, Delay, Noop})
 class Runner:
     """Executes contexts, and owns the threads for flows that block."""
 
-    def __init__(self, flows: FlowRegistry, clock: Clock, threads: int) -> None:
+    def __init__(self, flows: FlowRegistry, clock: Clock, keeper: Keeper, threads: int) -> None:
         self._flows = flows
         self._clock = clock
+        self._keeper = keeper
         self._thread_count = threads
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
         self._blocking: dict[object, str] = {}
@@ -67,13 +70,19 @@ class Runner:
             raise InvalidCommandError("ctx", f"{state.id!r} was never sent to a flow")
         return self._flows.runnable(state.transition.to)
 
-    async def execute(self, engine: "Engine", ctx: StateContext) -> None:
+    async def execute(self, engine: "Engine", execution: Execution) -> None:
         """Run flow after flow, until one stops the state or loses a race."""
+        ctx = execution.ctx
         for step in itertools.count(1):
             flow = self.check(ctx)
             call = flow.call
             assert call is not None  # noqa: S101 - narrows the type; ``check`` has checked it
             ctx._stop = self.stop
+            now = self._clock.monotonic()
+            execution.follow(ctx, now)
+            if now >= execution.beat_at and not await self._keeper.confirm(execution):
+                logger.debug("%r has moved on", ctx.current.id, extra={"state_id": ctx.current.id})
+                return
             command: Any
             if flow.blocking:
                 command = await self._call_in_thread(call, ctx, engine)

@@ -50,16 +50,23 @@ STEPS_ALONE = frozenset({Transit, Pause, Resume, End})
 class Store:
     """Plans commits and reads, and does them against one open driver."""
 
-    def __init__(self, driver: Driver, flows: FlowRegistry, tokens: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        flows: FlowRegistry,
+        tokens: Callable[[], str],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._driver = driver
         self._flows = flows
         self._tokens = tokens
+        self._monotonic = monotonic
         self._joined: WeakKeyDictionary[Transaction, set[StateContext]] = WeakKeyDictionary()
         self._group = GroupCommit(driver) if driver.batch_limit > 1 else None
 
     def plan(self) -> Plan:
         """Return an empty plan."""
-        return Plan(self._flows, self._driver.store_id)
+        return Plan(self._flows, self._driver.store_id, self._monotonic())
 
     async def commit(self, commit: Commit) -> None:
         """Do a commit.
@@ -84,10 +91,12 @@ class Store:
         else:
             writes = changed_writes(self._tokens(), state, ctx)
         if self._group is None:
+            sent_at = self._monotonic()
             (verdict,) = await self._driver.commit((writes,))
-            _settle_step(ctx, store_id, verdict)
+            _settle_step(ctx, store_id, sent_at, verdict)
         else:
-            await self._group.commit(writes, partial(_settle_step, ctx, store_id))
+            settle = partial(_settle_step, ctx, store_id, self._monotonic())
+            await self._group.commit(writes, settle)
 
     async def commit_in(self, tx: Transaction, commit: Commit) -> None:
         """Let a commit be done when a transaction ends."""
@@ -220,9 +229,12 @@ def _content(state: State) -> State:
     return replace(state, rev=0, committed_at=None, delayed_until=None)
 
 
-def _settle_step(ctx: StateContext, store_id: str, verdict: Verdict) -> None:
+def _settle_step(ctx: StateContext, store_id: str, sent_at: float, verdict: Verdict) -> None:
     if type(verdict) is not tuple:
         raise verdict  # type: ignore[misc]
     ctx.current = ctx.committed = verdict[0]
     ctx.transitions = ()
     ctx._store_id = store_id
+    ctx._sent_at = sent_at
+    if ctx._execution is not None:
+        ctx._execution.committed(sent_at)

@@ -16,6 +16,7 @@ EXAMPLES: dict[str, Exception] = {
     "RevisionMismatchError": errors.RevisionMismatchError(["b", "a"]),
     "CommitUnknownError": errors.CommitUnknownError("token"),
     "CompactedError": errors.CompactedError(7),
+    "ExecutionLostError": errors.ExecutionLostError("a"),
     "HistoryRewoundError": errors.HistoryRewoundError(7, 3),
 }
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from flowstate import EngineOverloadedError, EngineStoppedError, State, StateContext
+from flowstate.execution import Execution
 from flowstate.executions import Executions
 
 
@@ -17,7 +18,8 @@ class Flows:
         self.cancelled: list[str] = []
         self.go_on = asyncio.Event()
 
-    async def run(self, ctx: StateContext) -> None:
+    async def run(self, execution: Execution) -> None:
+        ctx = execution.ctx
         self.running.append(ctx.current.id)
         try:
             await self.go_on.wait()
@@ -27,8 +29,8 @@ class Flows:
         self.done.append(ctx.current.id)
 
 
-def new(number: int) -> StateContext:
-    return StateContext(State(str(number)))
+def new(number: int) -> Execution:
+    return Execution(StateContext(State(str(number))), 0.0)
 
 
 async def turns() -> None:
@@ -68,7 +70,8 @@ async def test_a_caller_from_outside_waits_for_room() -> None:
 async def test_a_flow_is_told_that_there_is_no_room() -> None:
     ran: list[str] = []
 
-    async def run(ctx: StateContext) -> None:
+    async def run(execution: Execution) -> None:
+        ctx = execution.ctx
         if ctx.current.id == "0":
             with pytest.raises(EngineOverloadedError):
                 await executions.submit(new(2))
@@ -113,7 +116,8 @@ async def test_finish_lets_what_runs_end_and_then_cancels_it() -> None:
 
 
 async def test_one_that_fails_makes_room() -> None:
-    async def run(ctx: StateContext) -> None:
+    async def run(execution: Execution) -> None:
+        ctx = execution.ctx
         done.append(ctx.current.id)
         if ctx.current.id == "0":
             raise asyncio.CancelledError

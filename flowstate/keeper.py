@@ -1,0 +1,190 @@
+"""Keeps the states that an engine executes from being recovered by others meanwhile.
+
+Most executions are over, or have committed, long before their state would stall, and cost the
+store nothing. The others are kept alive by heartbeats, many with one write. An execution for which
+no heartbeat got through is stopped before others may take it over.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable, Sequence
+
+from flowstate.clock import Clock
+from flowstate.driver import Driver, Heartbeat
+from flowstate.errors import ExecutionLostError, FlowstateError
+from flowstate.execution import Execution, Note
+
+__all__ = ["Keeper"]
+
+logger = logging.getLogger("flowstate.engine")
+
+TRY_AGAIN_AFTER = 1 / 12  # Of the time that a state may stand still.
+BATCH = 500
+MOST_FAILURES = 1_000
+CLOSING_SECONDS = 1.0
+SHORTEST_PAUSE = 0.001
+LONGEST_PAUSE = 3600.0
+
+
+class Keeper:
+    """Sends heartbeats for the executions of one engine.
+
+    Args:
+        driver: of the engine.
+        clock: of the engine.
+        name: of the engine.
+    """
+
+    def __init__(self, driver: Driver, clock: Clock, name: str) -> None:
+        self._driver = driver
+        self._clock = clock
+        self._name = name
+        self._executions: dict[Execution, None] = {}
+        self._failures: dict[str, Heartbeat] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._sleep: asyncio.Task[None] | None = None
+        self._wake_at = 0.0
+        self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def executions(self) -> Iterable[Execution]:
+        """Those that run or wait now."""
+        return self._executions
+
+    def add(self, execution: Execution) -> None:
+        """Keep an execution alive from now on."""
+        self._executions[execution] = None
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="flowstate keeper")
+        else:
+            self.look_again(execution)
+
+    def look_again(self, execution: Execution) -> None:
+        """Look at an execution that has changed, if nothing else is due before."""
+        if execution.beat_at < self._wake_at:
+            self._wake()
+
+    def remove(self, execution: Execution) -> None:
+        """Keep it no longer."""
+        self._executions.pop(execution, None)
+
+    async def confirm(self, execution: Execution) -> bool:
+        """Make sure that nobody takes over what is about to be executed.
+
+        Returns whether the state is still what it was. Costs a write to the store when the state
+        was not committed by this process a moment ago.
+
+        Raises:
+            DriverError: the store failed.
+        """
+        now = self._clock.monotonic()
+        if now < execution.beat_at:
+            return True
+        state = execution.ctx.committed
+        heartbeat = self._heartbeat(execution, now)
+        (is_latest,) = await self._driver.beat([heartbeat])
+        if is_latest:
+            execution.alive_at = now
+            self._wake()
+        elif execution.ctx.committed is state:
+            execution.seconds = None
+        return is_latest
+
+    def check(self, execution: Execution) -> None:
+        """Raise, when others may have taken the execution over; also before the keeper knows."""
+        if self._clock.monotonic() >= execution.stop_at:
+            raise ExecutionLostError(execution.ctx.current.id)
+
+    def note_failure(self, execution: Execution, error: BaseException) -> None:
+        """Let others know why an execution failed, if the store will have it."""
+        state = execution.ctx.committed
+        if execution.seconds is None or len(self._failures) >= MOST_FAILURES:
+            return
+        note = Note.of_failure(self._name, error).encode()
+        self._failures[state.id] = Heartbeat(state.id, state.rev, None, note)
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop, once what failed is noted."""
+        if self._failures and self._beating is None:
+            self._start_beating([])
+        if self._beating is not None:
+            await asyncio.wait([self._beating], timeout=CLOSING_SECONDS)
+        tasks = {task for task in (self._task, self._sleep, self._beating) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _wake(self) -> None:
+        self._wake_at = 0.0
+        if self._sleep is not None:
+            self._sleep.cancel()
+
+    async def _run(self) -> None:
+        while self._executions or self._failures:
+            now = self._clock.monotonic()
+            self._wake_at = self._look(now)
+            pause = min(max(self._wake_at - now, SHORTEST_PAUSE), LONGEST_PAUSE)
+            self._sleep = asyncio.ensure_future(self._clock.sleep(pause, background=True))
+            await asyncio.wait([self._sleep])
+        self._task = None
+
+    def _look(self, now: float) -> float:
+        """Stop what is lost, begin to send heartbeats, and return when to look again."""
+        for execution in list(self._executions):
+            if now >= execution.stop_at:
+                self._lose(execution)
+        due = [execution for execution in self._executions if now >= execution.beat_at]
+        for execution in due:
+            execution.try_again_at = now + (execution.seconds or 0.0) * TRY_AGAIN_AFTER
+        if (due or self._failures) and self._beating is None:
+            self._start_beating(due)
+        times = (min(each.beat_at, each.stop_at) for each in self._executions)
+        return min(times, default=math.inf)
+
+    def _lose(self, execution: Execution) -> None:
+        execution.is_lost, execution.seconds = True, None
+        if execution.task is not None:
+            execution.task.cancel()
+
+    def _start_beating(self, due: Sequence[Execution]) -> None:
+        failures = list(self._failures.values())
+        self._failures.clear()
+        self._beating = asyncio.create_task(self._beat(due, failures), name="flowstate heartbeats")
+
+    async def _beat(self, due: Sequence[Execution], failures: Sequence[Heartbeat]) -> None:
+        now = self._clock.monotonic()
+        try:
+            newest: dict[str, Execution] = {}
+            for execution in sorted(due, key=lambda each: each.ctx.committed.rev):
+                newest[execution.ctx.committed.id] = execution
+            known = list(newest.values())
+            for start in range(0, len(known), BATCH):
+                await self._beat_some(known[start : start + BATCH], now)
+            noted = [each for each in failures if each.id not in newest]
+            for start in range(0, len(noted), BATCH):
+                await self._driver.beat(noted[start : start + BATCH])
+        except FlowstateError as error:
+            logger.warning("cannot send heartbeats: %s", error, extra={"engine": self._name})
+        finally:
+            self._beating = None
+            self._wake()
+
+    async def _beat_some(self, executions: Sequence[Execution], now: float) -> None:
+        contexts = [(each, each.ctx.committed) for each in executions]
+        heartbeats = [self._heartbeat(each, now) for each in executions]
+        answers = await self._driver.beat(heartbeats)
+        for (execution, state), is_latest in zip(contexts, answers, strict=True):
+            if execution.ctx.committed is not state:
+                continue  # It has moved on by itself meanwhile.
+            if is_latest:
+                execution.alive_at = max(execution.alive_at, now)
+            else:
+                execution.seconds = None  # Somebody else has moved it on; it will lose its race.
+
+    def _heartbeat(self, execution: Execution, now: float) -> Heartbeat:
+        state = execution.ctx.committed
+        note = Note(self._name, round(now - execution.began, 3)).encode()
+        return Heartbeat(state.id, state.rev, execution.seconds, note)

@@ -1,0 +1,409 @@
+"""An engine keeps alive what it executes, and stops what it cannot keep alive."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import pytest
+
+from flowstate import (
+    Command,
+    Commit,
+    DriverError,
+    End,
+    Engine,
+    Execute,
+    ExecutionLostError,
+    FakeClock,
+    FlowRegistry,
+    Noop,
+    State,
+    StateContext,
+    Transit,
+)
+from flowstate.driver import Heartbeat, StalledQuery
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.execution import Note, read_note
+from flowstate.limits import MAX_NOTE_BYTES
+from flowstate.stalling import DISABLED, RETRY_AFTER
+from flowstate.testcases.support import DriverWrapper
+
+HOUR = 3600.0
+
+
+class Recorder(DriverWrapper):
+    """Counts heartbeats, and fails them on request."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(MemoryDriver(clock))
+        self.beats: list[Heartbeat] = []
+        self.calls = 0
+        self.is_away = False
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        self.calls += 1
+        if self.is_away:
+            raise DriverError("away")
+        self.beats += heartbeats
+        return await super().beat(heartbeats)
+
+    async def stalled(self) -> list[str]:
+        return [state.id for state in (await self.get_stalled(StalledQuery())).states]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def driver(clock: FakeClock) -> Recorder:
+    return Recorder(clock)
+
+
+@pytest.fixture
+async def engine(driver: Recorder, clock: FakeClock) -> AsyncIterator[Engine]:
+    async with Engine(driver, FlowRegistry(), clock=clock, name="here") as engine:
+        yield engine
+
+
+async def committed(engine: Engine, id: str = "a", **annotations: str) -> StateContext:
+    ctx = StateContext(State(id, annotations=annotations))
+    await engine.do(Commit(Transit(ctx, "work")))
+    return ctx
+
+
+async def test_ten_hours_are_never_stalled_and_cost_a_heartbeat_each_third(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    stalled: list[str] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        for _ in range(10 * 60):
+            await clock.sleep(60.0)
+            stalled.extend(await driver.stalled())
+        return Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+    assert stalled == []
+    assert len(driver.beats) == pytest.approx(10 * HOUR / 40.0, abs=2)
+    assert read_note(driver.beats[-1].note).engine == "here"
+    assert read_note(driver.beats[-1].note).seconds == pytest.approx(10 * HOUR, abs=100)
+
+
+async def test_shorter_rules_count_from_their_commit_on(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    stalled: list[str] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ctx.set_annotation(RETRY_AFTER, "1")
+        await engine.do(Commit(Transit(ctx, "work")))
+        for _ in range(50):
+            await clock.sleep(0.5)
+            stalled.extend(await driver.stalled())
+        return Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+    assert stalled == []
+
+
+async def test_each_commit_of_a_long_execution_starts_anew(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    stalled: list[str] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        for _ in range(100):
+            await clock.sleep(30.0)
+            await engine.do(Commit(Transit(ctx, "work")))
+            stalled.extend(await driver.stalled())
+        return Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+    assert stalled == []
+    assert {beat.id for beat in driver.beats} <= {"a"}
+
+
+async def test_short_executions_cost_no_heartbeat(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(39.0)
+        return Commit(End(ctx))
+
+    contexts = [await committed(engine, str(number)) for number in range(10)]
+    await asyncio.gather(*(engine.execute(ctx) for ctx in contexts))
+    assert driver.calls == 0
+
+
+async def test_many_are_kept_alive_with_one_call(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(70.0)
+        return Commit(End(ctx))
+
+    for number in range(200):
+        await engine.do(Execute(await committed(engine, str(number))))
+    await engine.idle()
+    assert (len(driver.beats), driver.calls) == (200, 1)
+
+
+async def test_the_own_rules_of_a_state_count(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(100.0)
+        return Commit(End(ctx))
+
+    quick = await committed(engine, "quick", **{RETRY_AFTER: "3"})
+    slow = await committed(engine, "slow", **{RETRY_AFTER: "3000"})
+    off = await committed(engine, "off", **{DISABLED: ""})
+    await asyncio.gather(*(engine.execute(ctx) for ctx in (quick, slow, off)))
+    assert {beat.id for beat in driver.beats} == {"quick"}
+    assert len(driver.beats) == pytest.approx(100, abs=5)
+
+
+async def test_what_waits_for_its_turn_is_kept_alive(driver: Recorder, clock: FakeClock) -> None:
+    stalled: list[str] = []
+    flows = FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(500.0)
+        stalled.extend(await driver.stalled())
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock, max_executions=1) as engine:
+        for number in range(5):
+            await engine.do(Execute(await committed(engine, str(number))))
+        await engine.idle()
+    assert stalled == []
+
+
+async def test_an_old_state_is_kept_alive_before_its_flow_begins(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    beats: list[int] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        beats.append(len(driver.beats))
+        return Commit(End(ctx))
+
+    await committed(engine)
+    await clock.sleep(119.0)
+    await engine.execute(StateContext(await engine.get_state("a")))
+    assert beats == [1]
+
+
+async def test_a_state_that_has_moved_on_is_not_executed(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    ran = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx)
+        return Noop()
+
+    ctx = await committed(engine)
+    old = StateContext(ctx.committed)
+    await engine.do(Commit(Transit(ctx, "work")))
+    await engine.execute(old)
+    assert ran == []
+
+
+@pytest.mark.parametrize("background", [True, False])
+async def test_without_contact_it_stops_before_others_may_take_over(
+    engine: Engine,
+    driver: Recorder,
+    clock: FakeClock,
+    background: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped: list[tuple[float, list[str]]] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        driver.is_away = True
+        try:
+            await clock.sleep(HOUR)
+        except asyncio.CancelledError:
+            stopped.append((clock.monotonic(), await driver.stalled()))
+            raise
+        return Commit(End(ctx))
+
+    ctx = await committed(engine)
+    if background:
+        await engine.do(Execute(ctx))
+        await engine.idle()
+        assert "no heartbeat got through" in caplog.text
+    else:
+        with pytest.raises(ExecutionLostError, match="no heartbeat got through"):
+            await engine.execute(ctx)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+    ((at, stalled),) = stopped
+    assert at == pytest.approx(108.0, abs=1.0)
+    assert stalled == []
+    assert driver.calls > 3  # It tried again meanwhile.
+
+
+async def test_contact_that_comes_back_saves_the_execution(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        driver.is_away = True
+        await clock.sleep(90.0)
+        driver.is_away = False
+        await clock.sleep(HOUR)
+        return Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+    assert (await engine.get_state("a")).status == "ended"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_process_that_slept_too_long_looks_before_it_calls_another_flow(
+    engine: Engine, driver: Recorder, clock: FakeClock, taken: bool
+) -> None:
+    ran = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.current.id)
+        if len(ran) > 1:
+            return Commit(End(ctx))
+        if taken:
+            await engine.do(Commit(Transit(StateContext(ctx.committed), "work")))
+        clock.advance(HOUR)  # As when the process is stopped, right before it goes on.
+        return Transit(ctx, "work")
+
+    await engine.execute(await committed(engine))
+    assert ran == ["a"] if taken else ["a", "a"]
+
+
+async def test_only_the_lost_one_of_two_nested_executions_stops(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    ends: list[str] = []
+
+    @engine.flows.flow("outer")
+    async def outer(ctx: StateContext, engine: Engine) -> Command[None]:
+        try:
+            await engine.execute(await committed(engine, "inner", **{RETRY_AFTER: "10"}))
+        except ExecutionLostError as lost:
+            ends.append(lost.id)
+        driver.is_away = False
+        await clock.sleep(1.0)
+        return Commit(End(ctx))
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        driver.is_away = True
+        await clock.sleep(HOUR)
+        return Noop()
+
+    ctx = StateContext(State("outer"))
+    await engine.do(Commit(Transit(ctx, "outer")))
+    await engine.execute(ctx)
+    assert ends == ["inner"]
+    assert ctx.committed.status == "ended"
+
+
+async def test_why_it_failed_is_noted(engine: Engine, driver: Recorder) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        raise ValueError("no " + "luck " * 10_000)
+
+    ctx = await committed(engine)
+    before = await driver.get_liveness("a")
+    await engine.do(Execute(ctx))
+    await engine.idle()
+    while not driver.beats:  # noqa: ASYNC110 - it is sent by a task that nobody can wait for
+        await asyncio.sleep(0)  # reason: that task needs its turn
+    found = await driver.get_liveness("a")
+    assert found is not None
+    assert before is not None
+    assert found.stalls_at == before.stalls_at
+    note = read_note(found.note)
+    assert (note.engine, note.seconds) == ("here", None)
+    assert note.error.startswith("ValueError: no luck")
+    assert len(found.note.encode()) <= MAX_NOTE_BYTES
+
+
+async def test_failures_are_noted_before_the_engine_closes(
+    driver: Recorder, clock: FakeClock
+) -> None:
+    flows = FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        raise ValueError(ctx.current.id)
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        for number in range(10):
+            await engine.do(Execute(await committed(engine, str(number))))
+    assert {read_note(beat.note).error for beat in driver.beats} == {
+        f"ValueError: {number}" for number in range(10)
+    }
+
+
+def test_any_error_can_be_noted() -> None:
+    for text in ("\ud800", "\0" * 10_000, "\U0001f600" * 10_000, '"\\' * 10_000):
+        note = Note.of_failure("here", ValueError(text)).encode()
+        assert len(note.encode()) <= MAX_NOTE_BYTES
+        assert read_note(note).error.startswith("ValueError: ")
+
+
+@pytest.mark.parametrize("text", ["", "x", "[]", '{"seconds": "x"}', "[" * 100_000])
+def test_odd_notes_are_empty(text: str) -> None:
+    assert read_note(text) == Note()
+
+
+async def test_a_flow_that_blocks_the_loop_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    flows = FlowRegistry()
+
+    @flows.flow("rude")
+    async def rude(ctx: StateContext, engine: Engine) -> Command[None]:
+        await asyncio.sleep(0)  # reason: what blocks is not the first part of the flow
+        deadline = time.monotonic() + 10.0
+        while "blocks the event loop" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)  # noqa: ASYNC251 - reason: this is what is to be noticed
+        return Commit(End(ctx))
+
+    with caplog.at_level(logging.WARNING):
+        async with Engine(MemoryDriver(), flows, warn_blocked_after=0.1) as engine:
+            ctx = StateContext(State("a"))
+            await engine.do(Commit(Transit(ctx, "rude")))
+            await engine.execute(ctx)
+    assert "flow 'rude' of 'a' blocks the event loop" in caplog.text
+    assert "time.sleep(0.01)" in caplog.text
+    (record,) = [each for each in caplog.records if "blocks" in each.message]
+    assert record.flow == "rude"  # type: ignore[attr-defined]
+
+
+async def test_blocking_flows_disturb_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    flows = FlowRegistry()
+
+    @flows.flow("work", blocking=True)
+    def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        time.sleep(0.3)  # reason: longer than the loop may be blocked
+        return Commit(End(ctx))
+
+    async with Engine(MemoryDriver(), flows, warn_blocked_after=0.1) as engine:
+        ctx = await committed(engine, **{RETRY_AFTER: str(timedelta(hours=1).total_seconds())})
+        await engine.execute(ctx)
+    assert caplog.text == ""
