@@ -16,12 +16,16 @@ from flowstate.driver import (
     DelayQuery,
     Driver,
     Durability,
+    Heartbeat,
+    Liveness,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
     Verdict,
     Writes,
 )
-from flowstate.drivers.sqlite import compaction, reader
+from flowstate.drivers.sqlite import compaction, reader, stalling
 from flowstate.drivers.sqlite.file import File
 from flowstate.drivers.sqlite.session import Session
 from flowstate.drivers.sqlite.times import to_micros
@@ -189,6 +193,16 @@ class SQLiteDriver(Driver):
 
     async def drop_delay(self, id: str) -> None:
         await self._write(lambda c: c.execute("DELETE FROM delay WHERE id = ?", (id,)))
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        return await self._write(lambda c: stalling.beat(c, heartbeats, self._clock.now()))
+
+    async def get_liveness(self, id: str) -> Liveness | None:
+        return await self._read(lambda c: stalling.get_liveness(c, id, self._clock.now))
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        now = self._clock.now()
+        return await self._read(lambda c: stalling.get_stalled(c, query, now))
 
     async def compact(self, before_rev: int) -> int:
         removed = 0

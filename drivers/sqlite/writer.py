@@ -12,6 +12,7 @@ from flowstate.codec import (
     ABSENT,
     DelayBody,
     decode_annotations,
+    decode_state,
     encode_annotations,
     encode_body,
     encode_delay,
@@ -20,6 +21,7 @@ from flowstate.codec import (
 from flowstate.data import Data
 from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite.rows import STATE, insert, state_of
+from flowstate.drivers.sqlite.stalling import postpone, stalls_at
 from flowstate.drivers.sqlite.times import LAST, MICROSECOND, from_micros, to_micros
 from flowstate.errors import CodecError, DataNotFoundError, RevisionMismatchError
 from flowstate.state import State
@@ -27,9 +29,11 @@ from flowstate.state import State
 __all__ = ["Batch"]
 
 Row = tuple[Any, ...]
+LATEST = "latest (id, rev, status, labels, stalls_at)"
 UPDATE_LATEST = (
     "ON CONFLICT (id) DO UPDATE SET"
-    " rev = excluded.rev, status = excluded.status, labels = excluded.labels"
+    " rev = excluded.rev, status = excluded.status, labels = excluded.labels,"
+    " stalls_at = excluded.stalls_at, beat_at = NULL, note = NULL"
 )
 UPDATE_DATA = "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at"
 SUCCESSOR = (
@@ -136,6 +140,8 @@ class Batch:
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
             self._delay(f"{writes.token}.{index}", delay, state, due)
+            if delay.put is None:
+                self._postpone(state, due)
         return states
 
     def _put(self, draft: State, token: str, until: int | None) -> State:
@@ -150,7 +156,8 @@ class Batch:
             self._references += {(rev, ref.checksum) for ref in draft.data.values()}
         row = (rev, id, draft.rev, status, self._stamp, until, token, encode_body(draft))
         self._log.append(row)
-        self._latest[id] = (id, rev, status, labels)
+        stalls = stalls_at(draft, self._stamp if until is None else until)
+        self._latest[id] = (id, rev, status, labels, stalls)
         if self._has_delays or self._delays:
             self._delays[id] = []
         delayed_until = None if until is None else from_micros(until)
@@ -166,6 +173,16 @@ class Batch:
         own = ABSENT if delay.put is not None else Raw(encode_state(state))
         body = encode_delay(DelayBody(delay.to, delay.annotations, delay.commit, own)).decode()
         self._delays.setdefault(state.id, []).append((id, state.id, state.rev, due, body))
+
+    def _postpone(self, delayed: State, due: int) -> None:
+        """Let a revision that gets a delay by itself stall after that delay."""
+        row = self._latest.get(delayed.id)
+        if row is None:
+            postpone(self._connection, delayed, due)
+        elif row[1] == delayed.rev and row[4] is not None:
+            body = self._log[delayed.rev - self._log[0][0]][7]
+            until = stalls_at(decode_state(body), due) or 0
+            self._latest[delayed.id] = (*row[:4], max(row[4], until))
 
     def _store_data(self, data: Data) -> None:
         annotations = encode_annotations(data.annotations).decode()
@@ -194,7 +211,7 @@ class Batch:
     def flush(self) -> None:
         """Write everything that was not refused."""
         insert(self._connection, "log", self._log)
-        insert(self._connection, "latest", list(self._latest.values()), UPDATE_LATEST)
+        insert(self._connection, LATEST, list(self._latest.values()), UPDATE_LATEST)
         if self._labels or any(labels for _, labels in self._stored.values()):
             self._flush_labels()
         insert(self._connection, "data", list(self._data.values()), UPDATE_DATA)
@@ -221,7 +238,7 @@ class Batch:
         insert(self._connection, "label", self._labels)
         outdated: list[Row] = []
         newest: list[Row] = []
-        for id, rev, _, labels in self._latest.values():
+        for id, rev, _, labels, _ in self._latest.values():
             old_rev, old_labels = self._stored.get(id, (0, None))
             if old_labels is not None:
                 outdated += [(*pair, old_rev) for pair in _pairs(old_labels)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowstate.driver import StateQuery
+from flowstate.driver import Heartbeat, StateQuery
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.lock import WriterLock
 from tests.sqlite.support import commit_one, driver_threads, put, read_log, revs_in
@@ -47,6 +47,18 @@ async def test_commit(tmp_path: Path, lock: WriterLock) -> None:
         (verdict,) = await driver.commit([put("1", "a")])  # The same commit, asked for again.
         assert isinstance(verdict, tuple)
         assert [state.rev for state in await read_log(driver)] == [1]
+    await no_threads_left()
+
+
+async def test_beat(tmp_path: Path, lock: WriterLock) -> None:
+    async with SQLiteDriver(tmp_path / "store.db") as driver:
+        (state,) = await commit_one(driver, put("1", "a"))
+        with lock:
+            await cancelled_after_a_turn(driver.beat([Heartbeat("a", state.rev, 60.0, "first")]))
+        assert await driver.beat([Heartbeat("a", state.rev, 60.0, "second")]) == [True]
+        found = await driver.get_liveness("a")
+        assert found is not None
+        assert found.note == "second"
     await no_threads_left()
 
 

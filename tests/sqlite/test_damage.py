@@ -13,7 +13,14 @@ import pytest
 
 from flowstate import CodecError, Data, RevisionMismatchError, State, Status, StoreCorruptError
 from flowstate.data import DataRef, checksum_of
-from flowstate.driver import DelayQuery, NewDelay, StateQuery, Writes
+from flowstate.driver import (
+    DelayQuery,
+    Heartbeat,
+    NewDelay,
+    StalledQuery,
+    StateQuery,
+    Writes,
+)
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.frozen import EMPTY, FrozenDict
 from tests.sqlite.support import commit_one, put
@@ -61,6 +68,9 @@ CALLS: list[Call] = [
     lambda driver: driver.get_states(StateQuery(since_time=datetime.now(UTC))),
     lambda driver: driver.get_data(CHECKSUM),
     lambda driver: driver.get_delayed(DelayQuery(everything=True)),
+    lambda driver: driver.beat([Heartbeat("state-3", rev, 0.0, "x" * 2_000) for rev in (4, 5, 6)]),
+    lambda driver: driver.get_liveness("state-3"),
+    lambda driver: driver.get_stalled(StalledQuery(limit=7)),
     lambda driver: commit_one(driver, put("more", "more", labels={"kind": "test"})),
     update,
     lambda driver: driver.drop_delay("1.0"),
@@ -120,7 +130,7 @@ async def test_a_file_that_is_cut_short(whole: Path, tmp_path: Path, part: float
 ODD = ["NULL", "'x'", "CAST(x'ff' AS TEXT)", "-1.5", "9223372036854775807"]
 COLUMNS = {
     "log": ["id", "status", "committed_at", "delayed_until", "token", "body"],
-    "latest": ["rev", "status", "labels"],
+    "latest": ["rev", "status", "labels", "stalls_at", "beat_at", "note"],
     "label": ["value", "rev"],
     "latest_label": ["value", "rev"],
     "data": ["stored_at", "annotations", "blob"],
@@ -146,5 +156,7 @@ async def test_odd_values(whole: Path, tmp_path: Path, table: str, column: str) 
 def loosen(connection: sqlite3.Connection) -> None:
     """Let every column of the schema take every value, as damage does."""
     connection.execute("PRAGMA writable_schema = ON")
-    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '')")
+    connection.execute(
+        "UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '') WHERE type = 'table'"
+    )
     connection.execute("PRAGMA writable_schema = RESET")

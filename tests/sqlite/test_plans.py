@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from flowstate import Data, State, Status
+from flowstate import Data, State, Status, Transition
 from flowstate.data import DataRef, checksum_of
-from flowstate.driver import DelayQuery, NewDelay, StateQuery, Writes
+from flowstate.driver import DelayQuery, Heartbeat, NewDelay, StalledQuery, StateQuery, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.frozen import EMPTY, FrozenDict
 from tests.sqlite.support import commit_one, put
@@ -35,7 +35,7 @@ async def write_everything(driver: SQLiteDriver) -> None:
     ref = FrozenDict({"blob": DataRef(1, CHECKSUM)})
     await commit_one(driver, Writes("data", data=(Data(DATA.blob, checksum=CHECKSUM),)))
     for i in range(20):
-        state = State(f"{i}", 0, LABELS, data=ref)
+        state = State(f"{i}", 0, LABELS, transition=Transition("next"), data=ref)
         delay = NewDelay(state, "next", EMPTY, None, HOUR, commit=True, put=0)
         (first,) = await commit_one(
             driver, Writes(f"{i}", (state,), delays=(delay,), needs=(CHECKSUM,))
@@ -49,6 +49,10 @@ async def write_everything(driver: SQLiteDriver) -> None:
     page = await driver.get_delayed(DelayQuery(everything=True))
     await driver.claim_delay(page.delayed[0].id, page.delayed[0].due, 60.0)
     await driver.drop_delay(page.delayed[0].id)
+    latest = (await driver.get_states(StateQuery(latest_only=True))).states
+    for seconds in (60.0, None):
+        beats = [Heartbeat(state.id, state.rev, seconds, "note") for state in latest]
+        assert all(await driver.beat(beats))
 
 
 def queries() -> Iterator[StateQuery]:
@@ -74,6 +78,9 @@ async def read_everything(driver: SQLiteDriver) -> None:
         DelayQuery(until=NOW + HOUR, after=(NOW, "3.0")),
     ):
         await driver.get_delayed(delays)
+    for stalled in (StalledQuery(), StalledQuery((NOW, "3"))):
+        await driver.get_stalled(stalled)
+    await driver.get_liveness("3")
     await driver.get_state("3")
     await driver.get_state("3", 4)
     await driver.get_data(CHECKSUM)

@@ -21,6 +21,7 @@ from flowstate import (
     StateContext,
     Transit,
 )
+from flowstate.driver import Heartbeat, StalledQuery
 from flowstate.drivers.sqlite import SQLiteDriver
 
 
@@ -137,6 +138,18 @@ async def hold(path: str) -> None:
         say("released")
 
 
+async def beat(path: str) -> None:
+    """Say whether each heartbeat that is told counts, or which states have stalled."""
+    async with SQLiteDriver(path, timeout=30.0) as driver:
+        while line := await told():
+            if line == "stalled":
+                page = await driver.get_stalled(StalledQuery())
+                say(*(state.id for state in page.states))
+            else:
+                id, rev, seconds, note = line.split()
+                say(*await driver.beat([Heartbeat(id, int(rev), float(seconds), note)]))
+
+
 async def open_and_close(path: str) -> None:
     """Say the store's id, as soon as told to begin."""
     say("ready")
@@ -164,6 +177,7 @@ async def attempt(path: str, user: str) -> None:
 JOBS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "acknowledge": acknowledge,
     "attempt": attempt,
+    "beat": beat,
     "clock": clock,
     "flood": flood,
     "hold": hold,

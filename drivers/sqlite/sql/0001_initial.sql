@@ -20,14 +20,19 @@ CREATE TABLE log (
 );
 CREATE INDEX log_status ON log (status, rev);
 
--- Which revision of each state is the latest; narrow, because every commit changes it.
+-- Which revision of each state is the latest; narrow, because every commit changes it. When that
+-- revision counts as stalled, if ever, and the last heartbeat for it, if there was one.
 CREATE TABLE latest (
     id TEXT PRIMARY KEY,
     rev INTEGER NOT NULL,
     status TEXT NOT NULL,
-    labels TEXT
+    labels TEXT,
+    stalls_at INTEGER,
+    beat_at INTEGER,
+    note TEXT
 ) WITHOUT ROWID;
 CREATE INDEX latest_status ON latest (status, rev);
+CREATE INDEX latest_stalls ON latest (stalls_at, id) WHERE stalls_at IS NOT NULL;
 
 -- Which revisions have a label, and which of those are the latest of their state.
 CREATE TABLE label (
