@@ -20,11 +20,14 @@ from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.drivers.postgres.arrays import BigintArray, TextArray
 from flowstate.drivers.postgres.times import from_micros, to_micros
 from flowstate.errors import DataNotFoundError, RevisionMismatchError
+from flowstate.stalling import DEFAULT_RETRY_AFTER, stalls_after
 from flowstate.state import State
 
 __all__ = ["Batch"]
 
 MICROSECOND = timedelta(microseconds=1)
+NEVER = -1
+DEFAULT = DEFAULT_RETRY_AFTER // MICROSECOND
 
 
 class Batch:
@@ -47,7 +50,7 @@ class Batch:
             first_put = self._put + 1
             for state in writes.puts:
                 self._put += 1
-                counts += (place, self._place(state.id), state.rev)
+                counts += (place, self._place(state.id), state.rev, _stalls_after(state))
                 words += (state.status._value_, encode_body(state))
                 if state.labels or state.data:
                     self._add_labels_and_references(state)
@@ -125,6 +128,14 @@ def _committed(
             replace(state, rev=rev, committed_at=committed_at, delayed_until=delayed_until)
         )
     return tuple(states)
+
+
+def _stalls_after(state: State) -> int:
+    """Return after how many microseconds a put stalls, -1 for never."""
+    after = stalls_after(state)
+    if after is DEFAULT_RETRY_AFTER:
+        return DEFAULT
+    return NEVER if after is None else after // MICROSECOND
 
 
 def _delay(delay: NewDelay) -> list[Any]:

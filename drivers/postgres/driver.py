@@ -17,6 +17,10 @@ from flowstate.driver import (
     DelayQuery,
     Driver,
     Durability,
+    Heartbeat,
+    Liveness,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
     Transaction,
@@ -26,7 +30,14 @@ from flowstate.driver import (
 from flowstate.drivers.postgres import schema as schemas
 from flowstate.drivers.postgres.pool import Pool
 from flowstate.drivers.postgres.queries import Queries
-from flowstate.drivers.postgres.reader import data_of, delayed_of, page_of, state_of
+from flowstate.drivers.postgres.reader import (
+    data_of,
+    delayed_of,
+    liveness_of,
+    page_of,
+    stalled_of,
+    state_of,
+)
 from flowstate.drivers.postgres.session import Options, Session
 from flowstate.drivers.postgres.times import from_micros, to_micros
 from flowstate.drivers.postgres.transaction import PostgresTransaction, joined
@@ -235,6 +246,17 @@ class PostgresDriver(Driver):
 
     async def drop_delay(self, id: str) -> None:
         await self._opened().connections.execute(self._queries.drop, id)
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        return await self._opened().heartbeats.beat(heartbeats)
+
+    async def get_liveness(self, id: str) -> Liveness | None:
+        row = await self._opened().connections.row(self._queries.liveness, id)
+        return None if row is None else liveness_of(row)
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        statement, parameters = self._queries.stalled(query)
+        return stalled_of(query, await self._opened().connections.rows(statement, parameters))
 
     async def compact(self, before_rev: int) -> int:
         connections = self._opened().connections

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flowstate.driver import DelayQuery, StateQuery
+from flowstate.driver import DelayQuery, StalledQuery, StateQuery
 from flowstate.drivers.postgres.batch import Batch
 from flowstate.drivers.postgres.times import FIRST, LAST, to_micros
 from flowstate.state import Status
@@ -50,6 +50,12 @@ class Queries:
             f" RETURNING {schema}.to_micros(due)"
         )
         self.drop = f"DELETE FROM {schema}.delay WHERE id = %s"
+        self.beat = f"SELECT {schema}.beat(%s::text[], %s::bigint[], %s::bigint[], %s::text[])"
+        self.liveness = (
+            f"SELECT rev, {schema}.to_micros(stalls_at), {schema}.to_micros(beat_at),"
+            f" coalesce(note, ''), {schema}.to_micros(clock_timestamp())"
+            f" FROM {schema}.latest WHERE id = %s"
+        )
         self.compact = f"SELECT * FROM {schema}.compact_some(%s, %s, %s)"
         self.drop_unreferenced = f"SELECT {schema}.drop_unreferenced(%s, %s)"
         # From each first put of a refused commit along its state's revisions, down to the one
@@ -89,12 +95,34 @@ class Queries:
             f"SELECT * FROM {schema}.delay WHERE (due, id) > ({schema}.from_micros(%s), %s)"
             f" AND due <= (SELECT last FROM span) ORDER BY due, id LIMIT {query.limit + 1})"
             f" SELECT {schema}.to_micros(span.now), {schema}.to_micros((SELECT min(due)"
-            f" FROM {schema}.delay WHERE due > span.last)), page.id, {schema}.to_micros(page.due),"
-            f" page.state_id, page.rev, page.body::text, {self.state}"
+            f" FROM {schema}.delay WHERE due > (SELECT last FROM span))), page.id,"
+            f" {schema}.to_micros(page.due), page.state_id, page.rev, page.body::text, {self.state}"
             " FROM span LEFT JOIN page ON true"
             f" LEFT JOIN {schema}.log ON log.rev = page.rev ORDER BY page.due, page.id"
         )
         return statement, [*parameters, *after]
+
+    def stalled(self, query: StalledQuery) -> tuple[str, Parameters]:
+        """Return the statement for a page of stalled states: the rest of the page, then each.
+
+        The offset keeps the planner from reading the whole log for a large page.
+        """
+        schema = self._schema
+        after = (FIRST, "") if query.after is None else (to_micros(query.after[0]), query.after[1])
+        statement = (
+            "WITH asked AS MATERIALIZED (SELECT clock_timestamp() AS now), page AS MATERIALIZED ("
+            f"SELECT stalls_at, id, rev FROM {schema}.latest"
+            f" WHERE (stalls_at, id) > ({schema}.from_micros(%s), %s)"
+            f" AND stalls_at <= (SELECT now FROM asked) ORDER BY stalls_at, id"
+            f" LIMIT {query.limit + 1})"
+            f" SELECT {schema}.to_micros(asked.now), {schema}.to_micros((SELECT min(stalls_at)"
+            f" FROM {schema}.latest WHERE stalls_at > (SELECT now FROM asked))),"
+            f" {schema}.to_micros(page.stalls_at), page.id, page.rev, {self.state}"
+            " FROM asked LEFT JOIN page ON true LEFT JOIN LATERAL"
+            f" (SELECT * FROM {schema}.log WHERE log.rev = page.rev OFFSET 0) AS log ON true"
+            " ORDER BY page.stalls_at, page.id"
+        )
+        return statement, [*after]
 
     def page(self, query: StateQuery) -> tuple[str, Parameters]:
         """Return the statement for a page of states.

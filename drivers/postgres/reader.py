@@ -1,6 +1,7 @@
 """From rows to pages."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -9,9 +10,13 @@ from flowstate.codec import ABSENT, decode_annotations, decode_delay, decode_sta
 from flowstate.data import Data
 from flowstate.driver import (
     DamagedDelay,
+    DamagedState,
     DelayedState,
     DelayedStates,
     DelayQuery,
+    Liveness,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
 )
@@ -20,7 +25,7 @@ from flowstate.errors import CodecError, CompactedError
 from flowstate.frozen import freeze
 from flowstate.state import State
 
-__all__ = ["data_of", "delayed_of", "page_of", "state_of"]
+__all__ = ["data_of", "delayed_of", "liveness_of", "page_of", "stalled_of", "state_of"]
 
 Row = Sequence[Any]
 
@@ -32,8 +37,7 @@ def state_of(row: Row) -> State:
         CodecError: the body is damaged, or of a newer version.
     """
     rev, committed_at, delayed_until, body = row
-    until = None if delayed_until is None else from_micros(delayed_until)
-    return decode_state(body, rev, from_micros(committed_at), until)
+    return decode_state(body, rev, from_micros(committed_at), _time(delayed_until))
 
 
 def data_of(row: Row, checksum: str) -> Data:
@@ -75,8 +79,7 @@ def delayed_of(query: DelayQuery, rows: Sequence[Row]) -> DelayedStates:
         except CodecError as error:
             id, due, state_id, *_ = row
             damaged.append(DamagedDelay(id, state_id, from_micros(due), str(error)))
-    next_at = None if next_due is None else from_micros(next_due)
-    return DelayedStates(delayed, more, from_micros(now), next_at, damaged)
+    return DelayedStates(delayed, more, from_micros(now), _time(next_due), damaged)
 
 
 def _delayed(row: Row) -> DelayedState:
@@ -93,3 +96,41 @@ def _delayed(row: Row) -> DelayedState:
         raise CodecError(f"delay: of {state_id!r}, but revision {rev} is of {state.id!r}")
     annotations = freeze("annotations", body.annotations)
     return DelayedState(id, state, body.to, annotations, from_micros(due), body.commit)
+
+
+def liveness_of(row: Row) -> Liveness:
+    """Return what a row says of a latest revision."""
+    rev, stalls_at, beat_at, note, now = row
+    return Liveness(rev, _time(stalls_at), _time(beat_at), note, from_micros(now))
+
+
+def stalled_of(query: StalledQuery, rows: Sequence[Row]) -> StalledStates:
+    """Return the page that the rows of a page of stalled states make."""
+    now, next_at = rows[0][:2]
+    found = [row[2:] for row in rows if row[2] is not None]
+    more = len(found) > query.limit
+    if more:
+        next_at = found[query.limit][0]
+        found = found[: query.limit]
+    states: list[State] = []
+    damaged: list[DamagedState] = []
+    for _, id, rev, *in_log in found:
+        try:
+            states.append(_latest(id, rev, in_log))
+        except CodecError as error:
+            damaged.append(DamagedState(id, rev, str(error)))
+    end = (from_micros(found[-1][0]), found[-1][1]) if found else None
+    return StalledStates(states, more, from_micros(now), _time(next_at), end, tuple(damaged))
+
+
+def _latest(id: str, rev: int, in_log: Row) -> State:
+    if in_log[0] is None:
+        raise CodecError(f"state: revision {rev} is not stored")
+    state = state_of(in_log)
+    if state.id != id:
+        raise CodecError(f"state: revision {rev} of {id!r} is of {state.id!r}")
+    return state
+
+
+def _time(micros: int | None) -> datetime | None:
+    return None if micros is None else from_micros(micros)

@@ -11,6 +11,7 @@ from flowstate.driver import Durability
 from flowstate.drivers.postgres import schema as schemas
 from flowstate.drivers.postgres.commits import Commits
 from flowstate.drivers.postgres.connections import Connections, cursor_of
+from flowstate.drivers.postgres.heartbeats import Heartbeats
 from flowstate.drivers.postgres.hints import Hints
 from flowstate.drivers.postgres.pool import OwnPool, Pool
 from flowstate.drivers.postgres.queries import Queries
@@ -44,6 +45,7 @@ class Session:
     Attributes:
         connections: for reads.
         commits: one batch at a time.
+        heartbeats: many at a time.
         hints: to and from other processes.
     """
 
@@ -66,6 +68,7 @@ class Session:
             )
         self.connections = Connections(store, schema, options.timeout, clock)
         self.commits = Commits(self.connections, queries, schema)
+        self.heartbeats = Heartbeats(self.connections, queries, schema)
         listen = options.listen and self.connections.listens
         default_interval = POLL_INTERVAL_WHEN_LISTENING if listen else POLL_INTERVAL
         self.hints = Hints(

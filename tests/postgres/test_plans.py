@@ -85,14 +85,15 @@ class Store:
         """Run a statement and undo it; ``generic`` plans it without a look at the values."""
         with self._connection.transaction(force_rollback=True):
             scans = self._scans()
-            plan = self._plan_of(statement, parameters, generic=generic)
+            plan = self.plan_of(statement, parameters, generic=generic)
             return Work(
-                sum(map(_rows_of, _nodes(plan))),
+                sum(map(_rows_of, nodes(plan))),
                 plan["Shared Hit Blocks"] + plan["Shared Read Blocks"],
                 {name for name, _ in self._scans() - scans},
             )
 
-    def _plan_of(self, statement: str, parameters: Sequence[Any], *, generic: bool) -> Any:
+    def plan_of(self, statement: str, parameters: Sequence[Any], *, generic: bool) -> Any:
+        """Return what EXPLAIN tells of a statement that it runs."""
         cursor: psycopg.Cursor[Any] = self._connection.cursor()
         register(cast("Any", cursor))
         if generic:
@@ -141,10 +142,11 @@ def _type_of(value: Any) -> str:
     return {int: "bigint", float: "float8"}.get(type(value), "unknown")
 
 
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return all nodes of a plan."""
     yield plan
     for child in plan.get("Plans", ()):
-        yield from _nodes(child)
+        yield from nodes(child)
 
 
 def _rows_of(node: dict[str, Any]) -> int:

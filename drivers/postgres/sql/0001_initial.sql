@@ -24,15 +24,21 @@ CREATE TABLE {schema}.log (
 );
 CREATE INDEX log_status ON {schema}.log (status, rev);
 
--- Which revision of each state is the latest; narrow, because every commit changes it.
+-- Which revision of each state is the latest, when that stalls, and its last heartbeat; narrow,
+-- because every commit changes it.
 CREATE TABLE {schema}.latest (
     id text COLLATE "C" PRIMARY KEY,
     rev bigint NOT NULL,
     status text COLLATE "C" NOT NULL,
     labelled boolean NOT NULL,
-    delayed boolean NOT NULL
+    delayed boolean NOT NULL,
+    stalls_at timestamptz,
+    stalls_after bigint,
+    beat_at timestamptz,
+    note text
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX latest_status ON {schema}.latest (status, rev);
+CREATE INDEX latest_stalls_at ON {schema}.latest (stalls_at, id) WHERE stalls_at IS NOT NULL;
 
 -- Which revisions have a label, and which of those are the latest of their state.
 CREATE TABLE {schema}.label (
@@ -82,6 +88,12 @@ LANGUAGE sql STABLE RETURN timestamptz '1970-01-01 00:00:00+00' + make_interval(
     hours => (micros / 3600000000)::integer, secs => (micros % 3600000000)::float8 / 1000000
 );
 
+-- So many microseconds after a moment, but no later than drivers can tell; null if they are negative.
+CREATE FUNCTION {schema}.later(moment timestamptz, micros bigint) RETURNS timestamptz
+LANGUAGE sql STABLE RETURN CASE WHEN micros >= 0 THEN least(
+    moment + micros * interval '1 microsecond', timestamptz '9999-12-31 23:59:59.999999+00'
+) END;
+
 -- Held to the end of every transaction that writes revisions or removes data: it makes revisions
 -- dense, and visible in their order. To be taken in a statement of its own, because what is read
 -- afterwards must come from a later snapshot. Whoever holds it for long makes others give up, and
@@ -106,6 +118,38 @@ RETURN {schema}.from_micros(coalesce(
     (delay ->> 5)::bigint,
     least({schema}.to_micros(moment) + (delay ->> 6)::numeric, 253402300799999999)::bigint
 ));
+
+-- Stores the delays of a batch. One that belongs to no put, and so has a state in its body, lets the
+-- latest revision stall no earlier than that delay allows; the others count already.
+CREATE FUNCTION {schema}.store_delays(
+    delays jsonb, revs bigint[], refused boolean[], moment timestamptz, ids text[], put_by bigint[]
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    -- A delay is outdated already if a later commit of the batch has put its state.
+    WITH stored AS (
+        INSERT INTO {schema}.delay
+            SELECT delay ->> 1, ids[(delay ->> 3)::integer],
+                coalesce(revs[(delay ->> 2)::integer], (delay ->> 4)::bigint),
+                {schema}.due_at(delay, moment), (delay ->> 7)::json
+            FROM jsonb_array_elements(delays) AS delay
+            WHERE NOT refused[(delay ->> 0)::integer]
+                AND NOT coalesce(put_by[(delay ->> 3)::integer] > (delay ->> 0)::integer, false)
+            ON CONFLICT (id) DO NOTHING
+            RETURNING state_id, rev, due, body -> 'state' IS NOT NULL AS by_itself
+    )
+    UPDATE {schema}.latest
+        SET delayed = true, stalls_at = CASE WHEN until IS NULL THEN stalls_at
+            ELSE greatest(stalls_at, {schema}.later(until, stalls_after)) END
+        FROM (
+            SELECT state_id, max(stored.due) FILTER (
+                WHERE stored.by_itself AND stored.rev = known.rev
+            ) AS until
+            FROM stored JOIN {schema}.latest AS known ON known.id = stored.state_id
+            GROUP BY state_id
+        ) AS found
+        WHERE latest.id = found.state_id;
+END
+$$;
 
 -- Stores what only some commits of a batch have.
 --
@@ -134,19 +178,7 @@ BEGIN
         WHERE NOT refused[(item ->> 0)::integer]
         ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at;
     IF rest ? 'delays' THEN
-        -- A delay is outdated already if a later commit of the batch has put its state.
-        WITH stored AS (
-            INSERT INTO {schema}.delay
-                SELECT delay ->> 1, ids[(delay ->> 3)::integer],
-                    coalesce(revs[(delay ->> 2)::integer], (delay ->> 4)::bigint),
-                    {schema}.due_at(delay, moment), (delay ->> 7)::json
-                FROM jsonb_array_elements(rest -> 'delays') AS delay
-                WHERE NOT refused[(delay ->> 0)::integer]
-                    AND NOT coalesce(put_by[(delay ->> 3)::integer] > (delay ->> 0)::integer, false)
-                ON CONFLICT (id) DO NOTHING
-                RETURNING state_id
-        )
-        UPDATE {schema}.latest SET delayed = true FROM stored WHERE latest.id = stored.state_id;
+        PERFORM {schema}.store_delays(rest -> 'delays', revs, refused, moment, ids, put_by);
     END IF;
 END
 $$;
@@ -154,7 +186,8 @@ $$;
 -- Judges a batch of independent commits one after the other, and stores what is not refused.
 --
 -- counts: how many commits and ids the batch has; then for each put, in the order of the
---   commits: the place of its commit, of its id, and the revision that it expects.
+--   commits: the place of its commit, of its id, the revision that it expects, and after how
+--   many microseconds it stalls, -1 for never.
 -- words: a token for each commit, then the ids, then status and body of each put.
 -- rest: null, or lists of what only some commits have:
 --   checks [commit, id, rev], needs [commit, checksum], data [commit, checksum, annotations],
@@ -180,7 +213,7 @@ AS $$
 DECLARE
     commits constant integer := counts[1];
     ids constant integer := counts[2];
-    puts constant integer := (cardinality(counts) - 2) / 3;
+    puts constant integer := (cardinality(counts) - 2) / 4;
     before_first_put constant integer := commits + ids - 1;
     moment timestamptz;
     committed timestamptz;
@@ -210,7 +243,9 @@ BEGIN
     -- One put of a state without labels and delays: a lone commit is mostly that, and takes two
     -- thirds of the time this way.
     IF puts = 1 AND commits = 1 AND rest IS NULL THEN
-        UPDATE {schema}.latest SET rev = head + 1, status = words[3]
+        UPDATE {schema}.latest SET rev = head + 1, status = words[3],
+                stalls_at = {schema}.later(committed, counts[6]),
+                stalls_after = nullif(counts[6], -1), beat_at = NULL, note = NULL
             WHERE id = words[2] AND rev = counts[5] AND NOT labelled AND NOT delayed;
         IF FOUND THEN
             revs := ARRAY[head + 1];
@@ -234,9 +269,9 @@ BEGIN
     mismatched := '{}';
 
     FOR place IN 1 .. commits LOOP
-        WHILE next_put <= puts AND counts[3 * next_put] = place LOOP
-            here := counts[3 * next_put + 1];
-            IF current[here] <> counts[3 * next_put + 2] THEN
+        WHILE next_put <= puts AND counts[4 * next_put - 1] = place LOOP
+            here := counts[4 * next_put];
+            IF current[here] <> counts[4 * next_put + 1] THEN
                 refused[place] := true;
                 mismatched := mismatched || ARRAY[place, here];
             END IF;
@@ -271,7 +306,7 @@ BEGIN
         IF NOT refused[place] THEN
             FOR put IN first_put .. next_put - 1 LOOP
                 head := head + 1;
-                here := counts[3 * put + 1];
+                here := counts[4 * put];
                 revs[put] := head;
                 current[here] := head;
                 last_put[here] := put;
@@ -313,24 +348,73 @@ BEGIN
             WHERE had_delays[slot] AND last_put[slot] IS NOT NULL AND old.state_id = words[commits + slot];
     END IF;
     INSERT INTO {schema}.log
-        SELECT revs[put], words[commits + counts[3 * put + 1]], counts[3 * put + 2],
-            words[before_first_put + 2 * put], committed, until[put], words[counts[3 * put]],
+        SELECT revs[put], words[commits + counts[4 * put]], counts[4 * put + 1],
+            words[before_first_put + 2 * put], committed, until[put], words[counts[4 * put - 1]],
             words[before_first_put + 2 * put + 1]::json
         FROM generate_series(1, puts) AS put WHERE revs[put] IS NOT NULL;
     INSERT INTO {schema}.latest
-        SELECT words[commits + slot], current[slot], words[before_first_put + 2 * last_put[slot]],
-            put_labels[last_put[slot]], false
-        FROM generate_series(1, ids) AS slot WHERE last_put[slot] IS NOT NULL
+        SELECT words[commits + slot], current[slot], words[before_first_put + 2 * put],
+            put_labels[put], false,
+            {schema}.later(coalesce(until[put], committed), counts[4 * put + 2]),
+            nullif(counts[4 * put + 2], -1)
+        FROM generate_series(1, ids) AS slot, LATERAL (SELECT last_put[slot]) AS last (put)
+        WHERE put IS NOT NULL
         ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, status = excluded.status,
-            labelled = excluded.labelled, delayed = excluded.delayed;
+            labelled = excluded.labelled, delayed = excluded.delayed,
+            stalls_at = excluded.stalls_at, stalls_after = excluded.stalls_after,
+            beat_at = NULL, note = NULL;
     IF rest IS NOT NULL THEN
         PERFORM {schema}.store_rest(
             rest, blobs, revs, refused, head, moment,
             words[commits + 1 : commits + ids],
-            ARRAY(SELECT counts[3 * last_put[slot]] FROM generate_series(1, ids) AS slot),
+            ARRAY(SELECT counts[4 * last_put[slot] - 1] FROM generate_series(1, ids) AS slot),
             current
         );
     END IF;
+END
+$$;
+
+-- Notes heartbeats; returns for each whether its revision is the latest of its state, and null where
+-- the row was locked, so that it must be asked again: a commit may be about to replace the revision.
+--
+-- It waits for no row. So it takes part in no deadlock, in whatever order commits take their rows,
+-- and nobody whose row it has locked waits for anything but this statement.
+--
+-- micros: how long from now each state may stand still; null changes nothing about that.
+CREATE FUNCTION {schema}.beat(ids text[], revs bigint[], micros bigint[], notes text[])
+RETURNS boolean[] LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+    moment constant timestamptz := clock_timestamp();
+    answers boolean[];
+    here bigint;
+BEGIN
+    -- To the end of the transaction, because it is there that it counts: a crash may take them.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    answers := ARRAY(
+        SELECT CASE WHEN latest.rev = asked.rev THEN NULL ELSE false END
+        FROM unnest(ids, revs) WITH ORDINALITY AS asked (id, rev, place)
+        LEFT JOIN {schema}.latest ON latest.id = asked.id ORDER BY asked.place
+    );
+    FOR here IN
+        WITH held AS MATERIALIZED (
+            SELECT asked.* FROM unnest(ids, revs, micros, notes) WITH ORDINALITY
+                AS asked (id, rev, micros, note, place)
+            JOIN {schema}.latest ON latest.id = asked.id AND latest.rev = asked.rev
+            FOR NO KEY UPDATE OF latest SKIP LOCKED
+        )
+        UPDATE {schema}.latest SET note = held.note,
+            beat_at = moment + CASE WHEN beat_at = moment THEN interval '1 microsecond'
+                ELSE interval '0' END,
+            stalls_at = CASE WHEN stalls_at IS NULL OR held.micros IS NULL THEN stalls_at
+                ELSE {schema}.later(moment, held.micros) END
+        FROM held WHERE latest.id = held.id RETURNING held.place
+    LOOP
+        answers[here] := true;
+    END LOOP;
+    RETURN answers;
 END
 $$;
 

@@ -1,0 +1,101 @@
+"""Looking for stalled states, and heartbeats, cost the same however many states are active."""
+
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from flowstate.driver import StalledQuery
+from flowstate.drivers.postgres import migration_sql
+from tests.postgres.test_plans import Store, nodes
+from tests.servers import Postgres
+
+pytestmark = pytest.mark.slow
+
+ACTIVE = 100_000
+STALLED = 100
+LIMIT = 100
+FILL = f"""
+INSERT INTO log SELECT rev, 'state-' || rev, 0, 'active', clock_timestamp(), NULL, 'token-' || rev,
+    json_build_object('v', 1, 'id', 'state-' || rev)
+    FROM generate_series(1, {ACTIVE}) AS rev;
+INSERT INTO latest SELECT id, rev, 'active', false, false,
+    CASE WHEN rev % {ACTIVE // STALLED} = 0 THEN timestamptz '2025-01-01 00:00:00+00'
+        ELSE timestamptz '9000-01-01 00:00:00+00' END + rev * interval '1 second', 120000000
+    FROM log;
+"""
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: Postgres) -> Iterator[Store]:
+    schema = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        store = Store(connection, schema)
+        connection.execute(migration_sql(schema).encode())
+        connection.execute(f"SET search_path = {schema}")
+        for table in store.tables():
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        connection.execute(FILL)
+        connection.execute("RESET search_path")
+        yield store
+        connection.execute("SET client_min_messages = warning")
+        connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
+
+
+@pytest.fixture(scope="module", params=["no statistics", "statistics"])
+def store(filled: Store, request: pytest.FixtureRequest) -> Store:
+    """A store before its tables were ever analyzed, and afterwards."""
+    if request.param == "statistics":
+        filled.analyze()
+    assert filled.is_analyzed() == (request.param == "statistics")
+    return filled
+
+
+def pages() -> Iterator[StalledQuery]:
+    for limit in (1, LIMIT, 10 * LIMIT):
+        yield StalledQuery(limit=limit)
+        yield StalledQuery((datetime(2025, 1, 1, 12, tzinfo=UTC), "state-43000"), limit)
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+def test_stalled_states_come_from_their_index(store: Store, generic: bool) -> None:
+    for query in pages():
+        statement, parameters = store.queries.stalled(query)
+        plan = list(nodes(store.plan_of(statement, parameters, generic=generic)))
+        used = [node for node in plan if node.get("Index Name") == "latest_stalls_at"]
+        assert {node["Node Type"] for node in used} <= {"Index Scan", "Index Only Scan"}
+        assert len(used) == 2, plan  # The page, and when the next one stalls.
+        assert [node for node in plan if node["Node Type"] == "Seq Scan"] == []
+        # The page as it is handed over is brought into its order again, and nothing else.
+        for sort in (node for node in plan if "Sort" in node["Node Type"]):
+            assert sort["Actual Rows"] <= min(query.limit + 1, STALLED), sort
+        work = store.work(statement, parameters, generic=generic)
+        assert work.scanned == set()
+        assert work.rows <= 3 * min(query.limit, STALLED) + 10
+        assert work.blocks <= 10 * min(query.limit, STALLED) + 50
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+@pytest.mark.parametrize("count", [1, 1_000])
+def test_heartbeats_look_at_their_states_only(store: Store, generic: bool, count: int) -> None:
+    revs = list(range(1, count + 1))
+    parameters: list[Any] = [
+        [f"state-{rev}" for rev in revs],
+        revs,
+        [60_000_000] * count,
+        [""] * count,
+    ]
+    work = store.work(store.queries.beat, parameters, generic=generic)
+    assert work.scanned == set()
+    assert work.blocks < 200 + 60 * count
+
+
+def test_liveness_is_one_look(store: Store) -> None:
+    work = store.work(store.queries.liveness, ("state-37",))
+    assert work.scanned == set()
+    assert work.rows == 1
+    assert work.blocks < 10
