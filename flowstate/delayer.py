@@ -2,22 +2,45 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Sequence
-from datetime import datetime
+from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from msgspec.structs import replace
 
 from flowstate.commands import Execute
 from flowstate.driver import DamagedDelay, DelayedState, DelayQuery
 from flowstate.engine import Engine
-from flowstate.errors import DriverError, EngineStoppedError, RevisionMismatchError
+from flowstate.errors import EngineStoppedError, RevisionMismatchError
+from flowstate.held_delay import HeldDelay
+from flowstate.shares import Shares
 
 __all__ = ["Delayer"]
 
 logger = logging.getLogger("flowstate.delayer")
+
+BATCHES_OF_A_WINDOW = 10
+MOST_LOST = 1 / 4  # Of a batch; beyond that it is better to see what others have left.
+MOST_REMEMBERED = 10_000
+
+Outcome = Literal["settled", "lost", "left"]
+"""Of an attempt to fire a delay: done, or others were faster, or it has to be tried again."""
+
+
+class Round:
+    """What a look at everything that is due has come to so far.
+
+    Attributes:
+        tried: ids of delays of the window that were tried.
+        damaged: ids of delays that cannot be read.
+        pauses: seconds until there is something to do again.
+    """
+
+    def __init__(self) -> None:
+        self.tried: set[str] = set()
+        self.damaged: set[str] = set()
+        self.pauses: set[float] = set()
 
 
 class Delayer:
@@ -26,7 +49,12 @@ class Delayer:
     A delay fires by a commit at the revision that it belongs to, so one of them wins, and a
     state that has moved on is left alone. Then the engine executes the state. A delay made with
     ``commit=False`` is claimed for ``lease`` seconds while its flow runs, and fires again if the
-    process dies meanwhile.
+    process dies meanwhile. The claim is renewed in time; when that fails until the lease is
+    nearly over, the execution is cancelled.
+
+    When many delays are due at once, delayers divide them: each reads a window of the earliest,
+    fires it in an order of its own, batch by batch, and looks anew when others were too often
+    faster.
 
     Args:
         engine: executes what fires. Delays to flows that its registry does not have are left
@@ -34,8 +62,9 @@ class Delayer:
         poll_interval: seconds until a delay that could not be fired, or not even be read, is
             tried again. Delays that become due are fired at their time, and new ones are noticed
             by the driver's hints.
-        batch: how many delays are fired at the same time.
+        batch: how many delays are fired at the same time; ten times as many are read at once.
         lease: seconds.
+        rng: where chance comes from; by default it differs from delayer to delayer.
     """
 
     def __init__(
@@ -45,12 +74,15 @@ class Delayer:
         poll_interval: float = 1.0,
         batch: int = 100,
         lease: float = 60.0,
+        rng: Random | None = None,
     ) -> None:
         self._engine = engine
         self._driver = engine.driver
         self._poll_interval = poll_interval
         self._batch = batch
         self._lease = lease
+        self._rng = rng or Random()  # noqa: S311 - no secret
+        self._shares = Shares(self._rng)
         self._task: asyncio.Task[None] | None = None
         self._holding: set[asyncio.Task[None]] = set()
         self._unknown: set[str] = set()
@@ -85,8 +117,7 @@ class Delayer:
                 logger.exception("cannot fire delays")
                 failures = min(failures + 1, 10)
                 ceiling = min(30.0, self._poll_interval * 2**failures)
-                jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - no secret
-                await self._engine.clock.sleep(jittered)
+                await self._engine.clock.sleep(self._rng.uniform(ceiling / 2, ceiling))
             else:
                 failures = 0
                 await self._wait(pause, seen)
@@ -104,61 +135,79 @@ class Delayer:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _fire_due(self) -> float | None:
-        """Fire all that is due, page by page; return the seconds until there is more to do."""
-        query = DelayQuery(limit=self._batch)
-        left = claimed = False
-        damaged: set[str] = set()
+        """Fire all that is due, window by window; return the seconds until there is more to do."""
+        query = DelayQuery(limit=BATCHES_OF_A_WINDOW * self._batch)
+        round_ = Round()
         while True:
-            found = await self._driver.get_delayed(query)
-            self._report(found.damaged)
-            damaged.update(delay.id for delay in found.damaged)
-            left |= any(delay.due is not None for delay in found.damaged)
-            left |= await self._fire(found.delayed)
-            claimed |= not all(delay.commit for delay in found.delayed)
-            if not found.more:
+            window = await self._driver.get_delayed(query)
+            self._report(window.damaged, round_)
+            if not await self._fire_window(window.delayed, round_):
+                continue
+            if not window.more:
                 break
-            query = replace(query, after=found.end)
-        self._damaged &= damaged  # What is repaired or gone must not be remembered for ever.
-        pauses = [self._poll_interval] if left else []
-        if claimed:
-            pauses.append(self._lease)
-        if found.next_due is not None:
-            pauses.append(max(0.0, (found.next_due - found.now).total_seconds()))
-        return min(pauses, default=None)
+            query = replace(query, after=window.end)
+        self._damaged &= round_.damaged  # What is repaired or gone must not be remembered for ever.
+        if window.next_due is not None:
+            round_.pauses.add(max(0.0, (window.next_due - window.now).total_seconds()))
+        return min(round_.pauses, default=None)
 
-    def _report(self, damaged: Sequence[DamagedDelay]) -> None:
+    def _report(self, damaged: Sequence[DamagedDelay], round_: Round) -> None:
         """Log each damaged delay once, although every round meets it again."""
         for delay in damaged:
-            if delay.id not in self._damaged:
+            if delay.due is not None:
+                round_.pauses.add(self._poll_interval)
+            if delay.id not in self._damaged and len(self._damaged) < MOST_REMEMBERED:
                 self._damaged.add(delay.id)
                 extra = {"state_id": delay.state_id, "delay_id": delay.id}
                 logger.error("cannot read delay %s: %s", delay.id, delay.error, extra=extra)
+            if delay.id in self._damaged:
+                round_.damaged.add(delay.id)
 
-    async def _fire(self, delayed: Sequence[DelayedState]) -> bool:
-        """Fire a page of delays at the same time; return whether one of them has to wait."""
-        outcomes = await asyncio.gather(
-            *(self._fire_one(delay) for delay in delayed), return_exceptions=True
-        )
-        for delay, outcome in zip(delayed, outcomes, strict=True):
-            if isinstance(outcome, EngineStoppedError | asyncio.CancelledError):
-                raise outcome
-            if isinstance(outcome, BaseException):
+    async def _fire_window(self, delays: Sequence[DelayedState], round_: Round) -> bool:
+        """Fire what was not tried, batch by batch; return False to have it read anew instead."""
+        known = [delay for delay in delays if self._knows(delay)]
+        if len(known) < len(delays):
+            round_.pauses.add(self._poll_interval)
+        round_.tried.intersection_update([delay.id for delay in delays])
+        todo = self._shares.arrange(delay for delay in known if delay.id not in round_.tried)
+        for start in range(0, len(todo), self._batch):
+            batch = todo[start : start + self._batch]
+            outcomes = await self._fire(batch)
+            round_.tried.update(delay.id for delay in batch)
+            if "left" in outcomes:
+                round_.pauses.add(self._poll_interval)
+            if not all(delay.commit for delay in batch):
+                round_.pauses.add(self._lease)
+            lost = [d for d, outcome in zip(batch, outcomes, strict=True) if outcome == "lost"]
+            self._shares.learn(batch, lost)
+            if len(lost) > MOST_LOST * len(batch) and start + self._batch < len(todo):
+                return False
+        return True
+
+    async def _fire(self, delays: Sequence[DelayedState]) -> list[Outcome]:
+        """Fire delays at the same time."""
+        results = await asyncio.gather(*map(self._fire_one, delays), return_exceptions=True)
+        outcomes: list[Outcome] = []
+        for delay, result in zip(delays, results, strict=True):
+            if isinstance(result, EngineStoppedError | asyncio.CancelledError):
+                raise result
+            if isinstance(result, BaseException):
                 extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
-                logger.error("cannot fire delay %s", delay.id, exc_info=outcome, extra=extra)
-        return not all(outcome is True for outcome in outcomes)
+                logger.error("cannot fire delay %s", delay.id, exc_info=result, extra=extra)
+                outcomes.append("left")
+            else:
+                outcomes.append(result)
+        return outcomes
 
-    async def _fire_one(self, delay: DelayedState) -> bool:
-        """Fire one delay; return whether that is settled."""
-        if not self._knows(delay):
-            return False
+    async def _fire_one(self, delay: DelayedState) -> Outcome:
         if not delay.commit:
             return await self._claim(delay)
         try:
             ctx = await self._engine.commit_delay(delay)
         except RevisionMismatchError:
-            return True  # Somebody else fired it, or moved the state on.
+            return "lost"  # Or the state has moved on.
         await self._engine.do(Execute(ctx))
-        return True
+        return "settled"
 
     def _knows(self, delay: DelayedState) -> bool:
         if self._engine.can_execute(delay.to):
@@ -168,36 +217,15 @@ class Delayer:
             logger.warning("delays to flow %r are left to an engine that has it", delay.to)
         return False
 
-    async def _claim(self, delay: DelayedState) -> bool:
+    async def _claim(self, delay: DelayedState) -> Outcome:
         if len(self._holding) >= self._batch:
-            return False
+            return "left"
+        began = self._engine.clock.monotonic()
         until = await self._driver.claim_delay(delay.id, delay.due, self._lease)
-        if until is not None:
-            task = asyncio.create_task(self._hold(delay, until), name=f"flowstate {delay.id}")
-            self._holding.add(task)
-            task.add_done_callback(self._holding.discard)
-        return True
-
-    async def _hold(self, delay: DelayedState, until: datetime) -> None:
-        """Execute a claimed delay, and keep the claim while that lasts."""
-        extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
-        renewing = asyncio.create_task(self._renew(delay, until))
-        try:
-            await self._engine.execute(self._engine.draft_delay(delay))
-            await self._driver.drop_delay(delay.id)
-        except EngineStoppedError:
-            logger.info("delay %s fires again elsewhere", delay.id, extra=extra)
-        except Exception:
-            logger.exception("delay %s fires again after its lease", delay.id, extra=extra)
-        finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
-
-    async def _renew(self, delay: DelayedState, until: datetime | None) -> None:
-        while until is not None:
-            await self._engine.clock.sleep(self._lease / 3)
-            try:
-                until = await self._driver.claim_delay(delay.id, until, self._lease)
-            except DriverError as error:
-                extra = {"state_id": delay.state.id, "delay_id": delay.id}
-                logger.warning("cannot renew the lease of a delay: %s", error, extra=extra)
+        if until is None:
+            return "lost"
+        held = HeldDelay(self._engine, delay, self._lease, until, began)
+        task = asyncio.create_task(held.execute(), name=f"flowstate held {delay.id}")
+        self._holding.add(task)
+        task.add_done_callback(self._holding.discard)
+        return "settled"

@@ -1,15 +1,25 @@
 """Delayers fire what is due: once, on time, whoever else fires, and whatever fails."""
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from flowstate.commands import Command, Commit, Delay, End
+from flowstate.commands import Command, Commit, Delay, End, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
+from flowstate.driver import Driver
 from flowstate.engine import Engine
+from flowstate.errors import StoreUnavailableError
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Harness, case, check
-from flowstate.testcases.support import committed, contents, delays_of, take, visiting
+from flowstate.testcases.support import (
+    DriverWrapper,
+    committed,
+    contents,
+    delays_of,
+    take,
+    visiting,
+)
 
 __all__ = ["CASES"]
 
@@ -220,6 +230,95 @@ async def delays_survive(h: Harness) -> None:
         await h.visited("second")
 
 
+class _BadLine(DriverWrapper):
+    """Loses some of the claims after the first: the request, or only the reply."""
+
+    def __init__(self, driver: Driver, *, lost: int, arrive: bool) -> None:
+        super().__init__(driver)
+        self._lost = range(2, 2 + lost)
+        self._arrive = arrive
+        self._claims = 0
+
+    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
+        """Claim, or fail before or after that."""
+        self._claims += 1
+        if self._claims not in self._lost:
+            return await super().claim_delay(id, due, seconds)
+        if self._arrive:
+            await super().claim_delay(id, due, seconds)
+        raise StoreUnavailableError("the connection is lost")
+
+
+async def _hold(h: Harness, line: Driver) -> list[str]:
+    """Let a delay be held for long over ``line`` while another delayer waits for it.
+
+    Returns which attempts began and were cancelled, and in which second.
+    """
+
+    @h.flows.flow("later")
+    async def later(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(f"begun in {round(engine.clock.monotonic())}")
+        try:
+            await engine.clock.sleep(300)
+        except asyncio.CancelledError:
+            h.visit(f"cancelled in {round(engine.clock.monotonic())}")
+            raise
+        return Commit(End(ctx))
+
+    ctx = await committed(h, "delayed")
+    await h.engine.do(Delay(ctx, "later", after=timedelta(0), commit=False))
+    async with (
+        h.make_engine(line) as holder,
+        Delayer(holder, lease=60),
+        h.engine.watch(status=Status.ENDED) as ended,
+    ):
+        await h.until(lambda visits: len(visits) > 0)
+        async with Delayer(h.engine, lease=60):
+            await anext(ended)
+            await h.clock.sleep(600)
+    check(await delays_of(h), [], "delays that are left")
+    return h.visits
+
+
+@case("fake_clock")
+async def renewal_whose_reply_is_lost(h: Harness) -> None:
+    """G10: a lease that was renewed is kept, although the reply to the renewal was lost."""
+    found = await _hold(h, _BadLine(h.driver, lost=1, arrive=True))
+    check(found, ["begun in 0"], "attempts")
+
+
+@case("fake_clock")
+async def renewals_that_fail_for_a_while(h: Harness) -> None:
+    """G10: a lease is kept when one of the attempts to renew it succeeds in time."""
+    found = await _hold(h, _BadLine(h.driver, lost=5, arrive=False))
+    check(found, ["begun in 0"], "attempts")
+
+
+@case("fake_clock")
+async def renewals_that_fail(h: Harness) -> None:
+    """G10: an execution whose lease cannot be renewed is cancelled before another one begins."""
+    found = await _hold(h, _BadLine(h.driver, lost=1_000_000, arrive=False))
+    check(found, ["begun in 0", "cancelled in 54", "begun in 60"], "attempts")
+
+
+@case("fake_clock")
+async def held_delay_of_a_state_that_moves_on(h: Harness) -> None:
+    """G10: an execution that commits goes on when its delay, and so its lease, is gone."""
+
+    @h.flows.flow("later")
+    async def later(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Transit(ctx, "later")))
+        await engine.clock.sleep(300)
+        h.visit("later")
+        return Commit(End(ctx))
+
+    ctx = await committed(h, "delayed")
+    await h.engine.do(Delay(ctx, "later", after=timedelta(0), commit=False))
+    async with Delayer(h.engine, lease=60), h.engine.watch(status=Status.ENDED) as ended:
+        await anext(ended)
+    check(h.visits, ["later"], "visits")
+
+
 CASES: tuple[Case, ...] = (
     many_delays_due_at_once,
     delay_without_commit,
@@ -233,4 +332,8 @@ CASES: tuple[Case, ...] = (
     delay_to_a_flow_of_another_process,
     failing_flow_holds_no_delay_up,
     delays_survive,
+    renewal_whose_reply_is_lost,
+    renewals_that_fail_for_a_while,
+    renewals_that_fail,
+    held_delay_of_a_state_that_moves_on,
 )
