@@ -14,6 +14,7 @@ IMPORTS = (
     "flowstate",
     "flowstate.drivers.memory",
     "flowstate.drivers.sqlite",
+    "flowstate.recovery",
     "flowstate.testcases",
 )
 NEED_AN_EXTRA = {

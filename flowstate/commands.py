@@ -32,6 +32,7 @@ __all__ = [
     "Page",
     "Pause",
     "Resume",
+    "Retry",
     "Stack",
     "StoreData",
     "Transit",
@@ -72,6 +73,17 @@ class Pause(Struct, Command[None], frozen=True):
 
 class Resume(Struct, Command[None], frozen=True):
     """Make a paused state active again, in the flow that it was in."""
+
+    ctx: StateContext
+    annotations: Mapping[str, str] = EMPTY
+
+
+class Retry(Struct, Command[None], frozen=True):
+    """Make a state active again in its flow, and leave its last transition as it is.
+
+    The flow finds all that it found before: whether it was resumed or delayed, and the
+    annotations of the transition, to which those given here are added.
+    """
 
     ctx: StateContext
     annotations: Mapping[str, str] = EMPTY

@@ -20,6 +20,7 @@ from flowstate.commands import (
     Noop,
     Pause,
     Resume,
+    Retry,
     Stack,
     StoreData,
     Transit,
@@ -49,7 +50,7 @@ __all__ = ["Draft", "Plan", "Step", "changed_writes", "checked", "draft_delay", 
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 STACK_PREFIX = "flowstate.stack."
 LONGEST_DELAY = timedelta(days=365_000)
-Step = Transit | Pause | Resume | End
+Step = Transit | Pause | Resume | Retry | End
 STEPS: dict[type[Step], tuple[Cause, Status]] = {
     Pause: ("pause", Status.PAUSED),
     Resume: ("resume", Status.ACTIVE),
@@ -74,9 +75,19 @@ def stepped(state: State, command: Step, flows: FlowRegistry) -> State:
             to = flows.check(to)
         transition = Transition(to, annotations)
         return replace(state, transition=transition, status=ACTIVE, delayed_until=None)
+    if type(command) is Retry:
+        transition = _retried(state.transition, annotations)
+        return replace(state, transition=transition, status=ACTIVE, delayed_until=None)
     cause, status = STEPS[type(command)]
     transition = Transition(state.transition.to, annotations, cause)
     return replace(state, transition=transition, status=status, delayed_until=None)
+
+
+def _retried(last: Transition, annotations: Mapping[str, str]) -> Transition:
+    """Return a transition like the last one, with more annotations; always a new object."""
+    merged = FrozenDict({**last.annotations, **annotations})
+    check_annotations("annotations", merged)
+    return replace(last, annotations=merged)
 
 
 class Draft:
@@ -181,7 +192,7 @@ class Plan:
             InvalidCommandError: not a command that can be part of a commit.
         """
         match command:
-            case Transit() | Pause() | Resume() | End():
+            case Transit() | Pause() | Resume() | Retry() | End():
                 self.draft(command.ctx).step(command, self._flows)
             case Delay(ctx):
                 self._delay(command)

@@ -29,6 +29,7 @@ from flowstate.commands import (
     Page,
     Pause,
     Resume,
+    Retry,
     Stack,
     StoreData,
     Transit,
@@ -130,7 +131,10 @@ class Engine:
         self._runner.stop.set()
         forgotten = self._executions.stop()
         if forgotten:
-            logger.warning("%d pending executions are left to recovery", forgotten)
+            logger.warning("%d pending executions are left to recovery", len(forgotten))
+        for execution in forgotten:
+            self._keeper.remove(execution)
+            execution.finish(EngineStoppedError("the engine is stopping"))
         await self._feed.close(EngineStoppedError("the engine is stopping"))
         await self._executions.finish(self._shutdown_timeout)
         await self._runner.close(self._shutdown_timeout)
@@ -190,7 +194,7 @@ class Engine:
         result: Any = None
         plan = self._store.plan()
         match command:
-            case Transit() | Pause() | Resume() | End() | Stack():
+            case Transit() | Pause() | Resume() | Retry() | End() | Stack():
                 plan.add(command)
             case Unstack():
                 await self._store.unstack(plan, command)
@@ -240,13 +244,30 @@ class Engine:
         self._watchdog.start()
         return execution
 
-    async def _submit(self, ctx: StateContext) -> None:
+    async def start(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
+        """Do :class:`Execute`; return a future of what went wrong, or of ``None``.
+
+        Raises what ``Execute`` raises.
+        """
+        if not self._is_open:
+            raise EngineStoppedError("the engine is not open")
+        self._runner.check(ctx)
+        return await self._submit(ctx.copy())
+
+    @property
+    def waiting(self) -> int:
+        """How many background executions wait for their turn."""
+        return self._executions.pending
+
+    async def _submit(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
         execution = self._kept(ctx)
+        execution.finished = asyncio.get_running_loop().create_future()
         try:
             await self._executions.submit(execution)
         except BaseException:
             self._keeper.remove(execution)
             raise
+        return execution.finished
 
     async def _run(self, execution: Execution) -> None:
         """Run an execution that is kept alive, and stop it when it is not."""
@@ -265,14 +286,23 @@ class Engine:
     async def _execute_logged(self, execution: Execution) -> None:
         ctx = execution.ctx
         extra = {"state_id": ctx.current.id, "rev": ctx.committed.rev}
+        failure: BaseException | None = None
         try:
             await self._run(execution)
         except ExecutionLostError as error:
+            failure = error
             logger.warning("%s", error, extra=extra)
-        except EngineStoppedError:
+        except EngineStoppedError as error:
+            failure = error
             logger.info("execution of %r stopped with the engine", ctx.current.id, extra=extra)
-        except Exception:
+        except Exception as error:
+            failure = error
             logger.exception("execution of %r failed", ctx.current.id, extra=extra)
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
+        finally:
+            execution.finish(failure)
 
     async def idle(self) -> None:
         """Return when no background execution runs or waits any more."""

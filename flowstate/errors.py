@@ -14,6 +14,7 @@
     ├── HistoryRewoundError                 the store's head is behind the caller's cursor
     ├── CodecError (ValueError)             stored bytes cannot be read
     ├── ExecutionLostError                  stopped, because others may have taken it over
+    ├── LeaseLostError                      somebody else may hold the lease by now
     ├── EngineStoppedError                  the engine is stopping or has stopped
     ├── EngineOverloadedError               no room for another background execution
     └── DriverError                         the store failed
@@ -45,6 +46,7 @@ __all__ = [
     "HistoryRewoundError",
     "InvalidCommandError",
     "InvalidInputError",
+    "LeaseLostError",
     "RevisionMismatchError",
     "StateNotFoundError",
     "StoreBusyError",
@@ -178,6 +180,18 @@ class ExecutionLostError(FlowstateError):
     def __init__(self, id: str) -> None:
         super().__init__(f"the execution of {id!r} was stopped: no heartbeat got through in time")
         self.id = id
+
+
+class LeaseLostError(FlowstateError):
+    """A lease is not held by this process, as far as it can know.
+
+    Attributes:
+        name: of the lease.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the lease {name!r} is not held by this process")
+        self.name = name
 
 
 class EngineStoppedError(FlowstateError):

@@ -64,6 +64,7 @@ class Execution:
             no longer ours to keep.
         state: the revision that is kept alive.
         task: what runs it; ``None`` while it has to wait.
+        finished: set, to what went wrong or ``None``, when a background execution is over.
         is_lost: whether it was stopped because others may have taken it over.
     """
 
@@ -72,6 +73,7 @@ class Execution:
         "alive_at",
         "began",
         "ctx",
+        "finished",
         "is_lost",
         "seconds",
         "state",
@@ -86,6 +88,7 @@ class Execution:
         self._on_change = on_change
         self.task: asyncio.Task[object] | None = None
         self.is_lost = False
+        self.finished: asyncio.Future[BaseException | None] | None = None
         self.try_again_at = 0.0
         self.state: State | None = None
         self.follow(ctx, now)
@@ -106,6 +109,11 @@ class Execution:
         self.follow(self.ctx, now)
         if self._on_change is not None:
             self._on_change(self)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Tell who waits that it is over."""
+        if self.finished is not None and not self.finished.done():
+            self.finished.set_result(error)
 
     @property
     def beat_at(self) -> float:

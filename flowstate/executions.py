@@ -67,10 +67,10 @@ class Executions:
         while tasks := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(tasks)
 
-    def stop(self) -> int:
-        """Take no more, forget those that wait, and return how many those were."""
+    def stop(self) -> list[Execution]:
+        """Take no more, forget those that wait, and return them."""
         self._stopped = True
-        forgotten = len(self._pending)
+        forgotten = list(self._pending)
         self._pending.clear()
         self._room.set()
         return forgotten

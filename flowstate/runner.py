@@ -17,6 +17,7 @@ from flowstate.commands import (
     Noop,
     Pause,
     Resume,
+    Retry,
     Transit,
 )
 from flowstate.context import StateContext
@@ -36,7 +37,7 @@ logger = logging.getLogger("flowstate.engine")
 
 STEPS_BEFORE_YIELD = 64
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
-RETURNABLE = frozenset({Commit, Transit, Pause, Resume, End, Delay, Noop})
+RETURNABLE = frozenset({Commit, Transit, Pause, Resume, Retry, End, Delay, Noop})
 
 
 class Runner:

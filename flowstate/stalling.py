@@ -13,9 +13,12 @@ __all__ = [
     "ATTEMPT",
     "DEFAULT_RETRY_AFTER",
     "DISABLED",
+    "LONGEST",
     "MAX_ATTEMPTS",
+    "ORIGIN",
     "PREFIX",
     "RETRY_AFTER",
+    "SHORTEST",
     "WAIT",
     "retry_after",
     "stalls_after",
@@ -26,7 +29,8 @@ RETRY_AFTER = PREFIX + "retry_after"  # Annotations of a state; seconds.
 MAX_ATTEMPTS = PREFIX + "max_attempts"
 DISABLED = PREFIX + "disabled"
 ATTEMPT = PREFIX + "attempt"  # Annotations of the transition by which it was recovered.
-WAIT = PREFIX + "wait"  # Seconds.
+WAIT = PREFIX + "wait"  # Seconds until the next one.
+ORIGIN = PREFIX + "origin"  # The revision that brought the state to this step.
 
 DEFAULT_RETRY_AFTER = timedelta(minutes=2)
 SHORTEST = 0.001

@@ -20,6 +20,7 @@ from flowstate.commands import (
     Page,
     Pause,
     Resume,
+    Retry,
     StoreData,
     Transit,
     Unstack,
@@ -44,7 +45,7 @@ from flowstate.state import State
 
 __all__ = ["Store"]
 
-STEPS_ALONE = frozenset({Transit, Pause, Resume, End})
+STEPS_ALONE = frozenset({Transit, Pause, Resume, Retry, End})
 
 
 class Store:

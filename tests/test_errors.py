@@ -17,6 +17,7 @@ EXAMPLES: dict[str, Exception] = {
     "CommitUnknownError": errors.CommitUnknownError("token"),
     "CompactedError": errors.CompactedError(7),
     "ExecutionLostError": errors.ExecutionLostError("a"),
+    "LeaseLostError": errors.LeaseLostError("nightly"),
     "HistoryRewoundError": errors.HistoryRewoundError(7, 3),
 }
 

@@ -93,7 +93,7 @@ async def test_stop_forgets_who_waits_and_refuses_the_rest() -> None:
     waiting = asyncio.create_task(executions.submit(new(3)))
     await turns()
 
-    assert executions.stop() == 2
+    assert len(executions.stop()) == 2
     for late in (waiting, executions.submit(new(4))):
         with pytest.raises(EngineStoppedError):
             await late

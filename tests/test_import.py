@@ -11,6 +11,7 @@ import pytest
 
 import flowstate
 import flowstate.drivers
+import flowstate.recovery
 import flowstate.testcases
 
 ALLOWED_SECONDS = 0.040
@@ -43,7 +44,7 @@ def fresh(program: str) -> Any:
 
 def public_modules() -> list[str]:
     found = set[str]()
-    for root in (flowstate, flowstate.drivers, flowstate.testcases):
+    for root in (flowstate, flowstate.drivers, flowstate.recovery, flowstate.testcases):
         found.add(root.__name__)
         found |= {info.name for info in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")}
     return sorted(name for name in found if "._" not in name)
@@ -55,7 +56,7 @@ def test_import_brings_no_driver_and_nothing_optional() -> None:
 
     assert "flowstate" in modules
     assert {name.partition(".")[0] for name in modules} & OPTIONAL == set()
-    assert own & {"flowstate.drivers", "flowstate.testcases"} == set()
+    assert own & {"flowstate.drivers", "flowstate.recovery", "flowstate.testcases"} == set()
 
 
 def test_import_takes_at_most_40_ms_more_than_asyncio_and_attrs() -> None:

@@ -1,0 +1,299 @@
+"""Leader election: a lease that one of many processes holds, with a fence for what it writes.
+
+The lease is one state of the store. Whoever commits its next revision by compare-and-set holds
+it: that revision is the *term*. The holder sends heartbeats for it, which write no revisions. A
+standby takes over when it has seen no heartbeat for the time of the lease, by its own monotonic
+clock: no clocks of two machines are ever compared. A holder that cannot send heartbeats steps down
+before that; and one that was asleep meanwhile is refused by the fence: a ``Check`` of its term,
+in the same commit as what it writes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from types import TracebackType
+from typing import Any, Self
+
+from flowstate.commands import Check, Commit, End, Pause
+from flowstate.context import StateContext
+from flowstate.driver import Heartbeat, Liveness
+from flowstate.engine import Engine
+from flowstate.errors import (
+    CommitUnknownError,
+    FlowstateError,
+    InvalidInputError,
+    LeaseLostError,
+    RevisionMismatchError,
+)
+from flowstate.execution import Note
+from flowstate.limits import check_id
+from flowstate.state import State, Status
+
+__all__ = ["HOLDER", "Lease", "lease_id"]
+
+logger = logging.getLogger("flowstate.recovery")
+
+PREFIX = "flowstate.lease."
+HOLDER = PREFIX + "holder"
+LABEL = "flowstate.lease"
+RENEW_AT = 1 / 3  # Parts of the time of the lease.
+STEP_DOWN_AT = 2 / 3
+TRY_AGAIN_AFTER = 1 / 12
+LEAST_PAUSE = 0.1
+SHORTEST_SECONDS = 0.05
+
+
+def lease_id(name: str) -> str:
+    """Return the id of the state that is the lease."""
+    return PREFIX + name
+
+
+class Lease:
+    """One of all processes that use the same name on the same store holds it at a time.
+
+    Use it as ``async with``; it strives for the lease until the end, and gives it back then::
+
+        async with Lease(engine, "nightly report") as lease:
+            await lease.wait_held()
+            await engine.do(Commit(lease.check(), Transit(ctx, "send")))
+
+    Args:
+        engine: open until the lease is left.
+        name: of what is leased.
+        seconds: after which a silent holder is replaced.
+        poll_interval: seconds between two looks of a standby. One that is given back is taken at
+            once where the driver hears of other processes' commits.
+        chance: for jitter.
+
+    Attributes:
+        id: of the state that is the lease.
+        holder: the engine that held it when this process looked last; empty when nobody did.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        *,
+        seconds: float = 15.0,
+        poll_interval: float = 1.0,
+        chance: random.Random | None = None,
+    ) -> None:
+        check_id("name", lease_id(name) if isinstance(name, str) else name)
+        if not isinstance(seconds, int | float) or not seconds >= SHORTEST_SECONDS:
+            raise InvalidInputError("seconds", f"must be at least {SHORTEST_SECONDS}")
+        if not isinstance(poll_interval, int | float) or not poll_interval > 0:
+            raise InvalidInputError("poll_interval", "must be above 0")
+        self.holder = ""
+        self._engine = engine
+        self._driver = engine.driver
+        self._clock = engine.clock
+        self.id = lease_id(name)
+        self._name = name
+        self._seconds = seconds
+        self._poll_interval = poll_interval
+        self._chance = chance or random.Random()  # noqa: S311 - no secret
+        self._ctx: StateContext | None = None  # While it is held.
+        self._valid_until = 0.0
+        self._held = asyncio.Event()
+        self._not_held = asyncio.Event()
+        self._not_held.set()
+        self._seen: tuple[object, ...] | None = None
+        self._seen_at = 0.0
+        self._state: State | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=f"flowstate lease {self._name}")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        ctx, held = self._ctx, self.is_held
+        self._drop()
+        if ctx is not None and held:
+            await self._give_back(ctx)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it, for all it can know."""
+        return self._ctx is not None and self._clock.monotonic() < self._valid_until
+
+    @property
+    def term(self) -> int:
+        """A number that grows with every holder, for systems that can refuse lower ones.
+
+        Raises:
+            LeaseLostError: it is not held.
+        """
+        return self._held_ctx().committed.rev
+
+    def check(self) -> Check:
+        """Return the fence: a commit with it is refused when somebody else has taken the lease.
+
+        Raises:
+            LeaseLostError: it is not held.
+        """
+        return Check(self._held_ctx())
+
+    async def wait_held(self) -> None:
+        """Return when this process holds the lease."""
+        while not self.is_held:
+            self._held.clear()
+            await self._held.wait()
+
+    async def wait_lost(self) -> None:
+        """Return when this process does not hold the lease."""
+        await self._not_held.wait()
+
+    def give_up(self) -> None:
+        """Stop holding it, because a fence has shown that somebody else does."""
+        self._drop()
+
+    def _held_ctx(self) -> StateContext:
+        ctx = self._ctx
+        if ctx is None or not self.is_held:
+            raise LeaseLostError(self._name)
+        return ctx
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._ctx is None:
+                    await self._stand_by()
+                else:
+                    await self._renew(self._ctx)
+            except FlowstateError as error:
+                logger.warning("lease %r: %s", self._name, error, extra={"lease": self._name})
+                await self._clock.sleep(self._poll_interval, background=True)
+
+    # Standing by
+
+    async def _stand_by(self) -> None:
+        """Take the lease, or wait for a change."""
+        head = await self._driver.head()
+        liveness = await self._driver.get_liveness(self.id)
+        now = self._clock.monotonic()
+        if liveness is None:
+            self.holder = ""
+            await self._take(StateContext(State(self.id, labels={LABEL: self._name})))
+            return
+        if self._state is None or self._state.rev != liveness.rev:
+            self._state = await self._engine.get_state(self.id)
+        if self._state.rev != liveness.rev:
+            return  # It changes hands just now.
+        self.holder = self._state.annotations.get(HOLDER, "")
+        if self._is_free(liveness, now):
+            await self._take(StateContext(self._state))
+        else:
+            await self._wait_for_change(head, self._seen_at + self._seconds - now)
+
+    def _is_free(self, liveness: Liveness, now: float) -> bool:
+        if self._state is not None and self._state.status is Status.ENDED:
+            return True
+        seen = (liveness.rev, liveness.beat_at, liveness.note)
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, now
+        return now - self._seen_at >= self._seconds
+
+    async def _wait_for_change(self, head: int, left: float) -> None:
+        pause = max(min(left, self._poll_interval), SHORTEST_SECONDS / 10)
+        least = min(pause, LEAST_PAUSE)
+        await self._clock.sleep(least, background=True)  # However often others commit.
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(_coroutine(self._driver.wait(head))),
+            asyncio.create_task(_coroutine(self._clock.sleep(pause - least, background=True))),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self, ctx: StateContext) -> None:
+        self._state = None
+        ctx.set_annotation(HOLDER, self._engine.name)
+        sent_at = self._clock.monotonic()
+        try:
+            await self._engine.do(Commit(Pause(ctx)))
+        except (RevisionMismatchError, CommitUnknownError):
+            return  # Somebody was faster; or it is seen when one looks again.
+        self._ctx = ctx
+        self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
+        self.holder = self._engine.name
+        self._seen = None
+        self._not_held.clear()
+        self._held.set()
+        logger.info("lease %r: held by %s", self._name, self.holder, extra={"lease": self._name})
+
+    # Holding
+
+    async def _renew(self, ctx: StateContext) -> None:
+        """Send heartbeats until that is in vain."""
+        renew_at = self._clock.monotonic() + self._next_renewal()
+        while True:
+            now = self._clock.monotonic()
+            await self._clock.sleep(min(renew_at, self._valid_until) - now, background=True)
+            sent_at = self._clock.monotonic()
+            if sent_at >= self._valid_until:
+                break
+            outcome = await self._beat(ctx, self._valid_until - sent_at)
+            if outcome is False:
+                break
+            if outcome:
+                self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
+                renew_at = sent_at + self._next_renewal()
+            else:
+                renew_at = self._clock.monotonic() + self._seconds * TRY_AGAIN_AFTER
+        logger.warning("lease %r: lost", self._name, extra={"lease": self._name})
+        self._drop()
+
+    def _next_renewal(self) -> float:
+        return self._seconds * RENEW_AT * self._chance.uniform(0.8, 1.0)
+
+    async def _beat(self, ctx: StateContext, seconds: float) -> bool | None:
+        """Return whether the lease is still ours, or ``None`` when nobody can tell in time."""
+        note = Note(self._engine.name).encode()
+        heartbeat = Heartbeat(self.id, ctx.committed.rev, None, note)
+        beating = asyncio.ensure_future(_coroutine(self._driver.beat([heartbeat])))
+        pausing = asyncio.ensure_future(self._clock.sleep(seconds, background=True))
+        try:
+            await asyncio.wait([beating, pausing], return_when=asyncio.FIRST_COMPLETED)
+            return bool(beating.result()[0]) if beating.done() else None
+        except FlowstateError as error:
+            extra = {"lease": self._name}
+            logger.warning("lease %r: no heartbeat: %s", self._name, error, extra=extra)
+            return None
+        finally:
+            for task in (beating, pausing):
+                task.cancel()
+            await asyncio.gather(beating, pausing, return_exceptions=True)
+
+    def _drop(self) -> None:
+        self._ctx = None
+        self._valid_until = 0.0
+        self._held.clear()
+        self._not_held.set()
+
+    async def _give_back(self, ctx: StateContext) -> None:
+        ctx.set_annotation(HOLDER, None)
+        with contextlib.suppress(RevisionMismatchError):
+            try:
+                await self._engine.do(Commit(End(ctx)))
+            except FlowstateError as error:
+                extra = {"lease": self._name}
+                logger.warning("lease %r: not given back: %s", self._name, error, extra=extra)
+        self.holder = ""
+
+
+async def _coroutine(awaitable: Any) -> Any:
+    return await awaitable

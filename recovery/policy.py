@@ -1,0 +1,141 @@
+"""Under which rules a state is recovered: kept in the state itself."""
+
+import random
+from datetime import timedelta
+from typing import Literal
+
+from flowstate.context import StateContext
+from flowstate.errors import InvalidInputError
+from flowstate.stalling import (
+    ATTEMPT,
+    DISABLED,
+    LONGEST,
+    MAX_ATTEMPTS,
+    ORIGIN,
+    RETRY_AFTER,
+    SHORTEST,
+    WAIT,
+    retry_after,
+)
+from flowstate.state import State
+
+__all__ = [
+    "DEFAULT_MAX_ATTEMPTS",
+    "Decision",
+    "attempt",
+    "attempt_annotations",
+    "decide",
+    "disable",
+    "enable",
+    "idempotency_key",
+    "is_disabled",
+    "max_attempts",
+    "set_max_attempts",
+    "set_retry_after",
+    "without_attempt",
+]
+
+DEFAULT_MAX_ATTEMPTS = 3
+MOST_ATTEMPTS = 1_000_000
+LONGEST_DOUBLING = 10
+JITTER = 0.25
+
+Decision = Literal["retry", "drop", "unknown flow"]
+
+
+def set_retry_after(ctx: StateContext, after: timedelta) -> None:
+    """Let the state be recovered after it has made no progress for so long; 2 minutes by default.
+
+    Counts from the next commit of the state on, and is kept with it. A live execution is never
+    taken for a standstill.
+
+    Raises:
+        InvalidInputError: not from 1 millisecond to 365,000 days.
+    """
+    if not isinstance(after, timedelta):
+        raise InvalidInputError("after", f"must be a timedelta, not {type(after).__name__}")
+    if not SHORTEST <= after.total_seconds() <= LONGEST:
+        raise InvalidInputError("after", "must be from 1 millisecond to 365,000 days")
+    ctx.set_annotation(RETRY_AFTER, repr(after.total_seconds()))
+
+
+def set_max_attempts(ctx: StateContext, attempts: int) -> None:
+    """Let the state be executed again at most so many times without progress; 3 by default.
+
+    Counts from the next commit of the state on. After the last attempt it is ended by force. With
+    0 that happens as soon as it stalls.
+
+    Raises:
+        InvalidInputError: not an integer from 0 to 1,000,000.
+    """
+    if type(attempts) is not int or not 0 <= attempts <= MOST_ATTEMPTS:
+        raise InvalidInputError("attempts", f"must be from 0 to {MOST_ATTEMPTS}, not {attempts!r}")
+    ctx.set_annotation(MAX_ATTEMPTS, str(attempts))
+
+
+def disable(ctx: StateContext) -> None:
+    """Let the state never be recovered, from its next commit on."""
+    ctx.set_annotation(DISABLED, "")
+
+
+def enable(ctx: StateContext) -> None:
+    """Take :func:`disable` back, from the next commit of the state on."""
+    ctx.set_annotation(DISABLED, None)
+
+
+def is_disabled(state: State) -> bool:
+    """Return whether a state is never recovered."""
+    return DISABLED in state.annotations
+
+
+def attempt(state: State) -> int:
+    """Return how many times a state has been executed again since its last progress.
+
+    Within a flow, ``attempt(ctx.current)`` is 0 in the first execution.
+    """
+    return _count(state.transition.annotations.get(ATTEMPT)) or 0
+
+
+def max_attempts(state: State) -> int:
+    """Return how many times a state may be executed again without progress."""
+    found = _count(state.annotations.get(MAX_ATTEMPTS))
+    return DEFAULT_MAX_ATTEMPTS if found is None else found
+
+
+def idempotency_key(ctx: StateContext) -> str:
+    """Return a text for calls of other services: each attempt of the same step has the same one.
+
+    It names the state and the revision that brought it to this step.
+    """
+    state = ctx.committed
+    return f"{state.id}:{state.transition.annotations.get(ORIGIN, state.rev)}"
+
+
+def decide(state: State, *, is_known: bool) -> Decision:
+    """Return what is to be done with a state that has stalled."""
+    if attempt(state) >= max_attempts(state):
+        return "drop"
+    return "retry" if is_known else "unknown flow"
+
+
+def attempt_annotations(state: State, chance: random.Random) -> dict[str, str]:
+    """Return what the transition of the next attempt says.
+
+    The wait after it doubles with every attempt, and is up to a quarter longer by chance, so that
+    states that stalled together do not come back together.
+    """
+    number = attempt(state) + 1
+    doubled = retry_after(state).total_seconds() * 2 ** min(number - 1, LONGEST_DOUBLING)
+    wait = min(doubled * chance.uniform(1, 1 + JITTER), LONGEST)
+    origin = state.transition.annotations.get(ORIGIN, str(state.rev))
+    return {ATTEMPT: str(number), WAIT: f"{wait:.6f}", ORIGIN: origin}
+
+
+def without_attempt(state: State) -> dict[str, str]:
+    """Return the annotations of the transition as they were before any attempt."""
+    ours = (ATTEMPT, WAIT, ORIGIN)
+    return {key: text for key, text in state.transition.annotations.items() if key not in ours}
+
+
+def _count(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
