@@ -116,11 +116,14 @@ class Execution:
             self.finished.set_result(error)
 
     @property
+    def fresh_until(self) -> float:
+        """Until when nobody has to hear of it."""
+        return math.inf if self.seconds is None else self.alive_at + self.seconds * BEAT_AT
+
+    @property
     def beat_at(self) -> float:
-        """When a heartbeat is due."""
-        if self.seconds is None:
-            return math.inf
-        return max(self.alive_at + self.seconds * BEAT_AT, self.try_again_at)
+        """When to send a heartbeat, or to try again."""
+        return max(self.fresh_until, self.try_again_at)
 
     @property
     def stop_at(self) -> float:

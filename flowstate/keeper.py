@@ -79,7 +79,7 @@ class Keeper:
             DriverError: the store failed.
         """
         now = self._clock.monotonic()
-        if now < execution.beat_at:
+        if now < execution.fresh_until:
             return True
         state = execution.ctx.committed
         heartbeat = self._heartbeat(execution, now)

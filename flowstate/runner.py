@@ -81,7 +81,7 @@ class Runner:
             ctx._stop = self.stop
             now = self._clock.monotonic()
             execution.follow(ctx, now)
-            if now >= execution.beat_at and not await self._keeper.confirm(execution):
+            if now >= execution.fresh_until and not await self._keeper.confirm(execution):
                 logger.debug("%r has moved on", ctx.current.id, extra={"state_id": ctx.current.id})
                 return
             command: Any
