@@ -80,7 +80,8 @@ class Lease:
         poll_interval: float = 1.0,
         chance: random.Random | None = None,
     ) -> None:
-        check_id("name", lease_id(name) if isinstance(name, str) else name)
+        check_id("name", name)
+        check_id("name", lease_id(name))
         if not isinstance(seconds, int | float) or not seconds >= SHORTEST_SECONDS:
             raise InvalidInputError("seconds", f"must be at least {SHORTEST_SECONDS}")
         if not isinstance(poll_interval, int | float) or not poll_interval > 0:

@@ -1,0 +1,239 @@
+"""A lease has one holder, and whoever lost it without knowing is refused."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+
+from flowstate import recovery
+from flowstate.clock import FakeClock, SystemClock
+from flowstate.commands import Command, Commit, End, Execute, Transit
+from flowstate.context import StateContext
+from flowstate.driver import Driver, Heartbeat
+from flowstate.engine import Engine
+from flowstate.errors import (
+    DriverError,
+    InvalidInputError,
+    LeaseLostError,
+    RevisionMismatchError,
+)
+from flowstate.recovery import Lease, Recoverer
+from flowstate.state import Status
+from flowstate.testcases.harness import Case, Harness, case, check
+from flowstate.testcases.support import DriverWrapper, end, know, raised
+
+__all__ = ["CASES"]
+
+SECONDS = 1.0
+
+
+class _Silent(DriverWrapper):
+    """A driver whose heartbeats fail on request, as when the network is down."""
+
+    is_silent = False
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        if self.is_silent:
+            raise DriverError("the network is down")
+        return await super().beat(heartbeats)
+
+
+class _Ahead(SystemClock):
+    """A clock that is an hour ahead of all others."""
+
+    def now(self) -> datetime:
+        return SystemClock.now() + timedelta(hours=1)
+
+
+@contextlib.asynccontextmanager
+async def _lease(engine: Engine, name: str = "job") -> AsyncIterator[Lease]:
+    async with Lease(engine, name, seconds=SECONDS, poll_interval=0.05) as lease:
+        yield lease
+
+
+@contextlib.asynccontextmanager
+async def _asleep(h: Harness, driver: Driver) -> AsyncIterator[tuple[Engine, Lease, FakeClock]]:
+    """Return an engine whose time stands still while it has the lease, as in a stopped process."""
+    clock = FakeClock(autojump=False)
+    async with h.make_engine(driver, clock=clock) as engine:
+        lease = Lease(engine, "job", seconds=SECONDS, poll_interval=0.05)
+        await lease.__aenter__()
+        await lease.wait_held()
+        try:
+            yield engine, lease, clock
+        finally:
+            await lease.__aexit__(None, None, None)
+
+
+@case(real_time=True)
+async def lease_has_one_holder(h: Harness) -> None:
+    """G11: of many that want it at once, one gets it; the others know who, and come after."""
+    terms: list[int] = []
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(h.make_engine()) for _ in range(5)]
+        leases = [Lease(each, "job", seconds=SECONDS, poll_interval=0.05) for each in engines]
+        await asyncio.gather(*(lease.__aenter__() for lease in leases))
+        while leases:
+            waiting = [asyncio.create_task(lease.wait_held()) for lease in leases]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await h.clock.sleep(0.3)
+            held = [lease for lease in leases if lease.is_held]
+            check(len(held), 1, "holders")
+            check({lease.holder for lease in leases}, {held[0].holder}, "who is known to hold it")
+            terms.append(held[0].term)
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            leases.remove(held[0])
+            await held[0].__aexit__(None, None, None)
+            check((held[0].is_held, held[0].holder), (False, ""), "after it was given back")
+    check(terms, sorted(set(terms)), "terms grow")
+
+
+@case(real_time=True)
+async def lease_costs_no_revisions_while_it_is_held(h: Harness) -> None:
+    """G13: a holder renews it for as long as it likes, and the log does not grow."""
+    async with _lease(h.engine) as lease:
+        await lease.wait_held()
+        head = await h.engine.head()
+        term = lease.term
+        await h.clock.sleep(2.5 * SECONDS)
+        check((lease.is_held, lease.term), (True, term), "still held")
+        check(await h.engine.head(), head, "head")
+
+
+@case(real_time=True)
+async def lease_fences_a_holder_that_was_asleep(h: Harness) -> None:
+    """G11: one that was stopped past its lease believes to hold it, and is refused."""
+    know(h, "work")
+    async with _asleep(h, h.driver) as (sleeper, old, clock), _lease(h.engine) as new:
+        await new.wait_held()
+        check(old.is_held, True, "the sleeper believes to hold it")
+        check(old.term < new.term, True, "terms grow")
+        ctx = h.ctx("a")
+        commit = Commit(old.check(), Transit(ctx, "work"))
+        lost = await raised(RevisionMismatchError, sleeper.do, commit)
+        check(lost.ids, (old.id,), "refused because of the lease")
+        check(ctx.committed.rev, 0, "nothing was written")
+        await h.engine.do(Commit(new.check(), Transit(ctx, "work")))
+        clock.advance(SECONDS)
+        await old.wait_lost()
+        await raised(LeaseLostError, old.check)
+
+
+@case(real_time=True)
+async def lease_is_left_before_another_takes_it(h: Harness) -> None:
+    """G11: a holder that cannot reach the store steps down before anybody may take over."""
+    silent = _Silent(h.driver)
+    async with h.make_engine(silent) as away, _lease(away) as holder:
+        await holder.wait_held()
+        await _left(h, silent, holder)
+
+
+async def _left(h: Harness, silent: _Silent, holder: Lease) -> None:
+    async with _lease(h.engine) as standby:
+        silent.is_silent = True
+        await holder.wait_lost()
+        check(standby.is_held, False, "taken before it was left")
+        await standby.wait_held()
+        check(holder.is_held, False, "two holders")
+        silent.is_silent = False
+        await h.clock.sleep(SECONDS)
+        check((holder.is_held, standby.is_held), (False, True), "it stays with the new holder")
+
+
+@case(real_time=True)
+async def lease_survives_a_short_silence(h: Harness) -> None:
+    """G11: a heartbeat that fails is sent again, and nobody takes over meanwhile."""
+    silent = _Silent(h.driver)
+    async with h.make_engine(silent) as engine, _lease(engine) as lease:
+        await lease.wait_held()
+        async with _lease(h.engine) as standby:
+            silent.is_silent = True
+            await h.clock.sleep(0.35 * SECONDS)
+            silent.is_silent = False
+            await h.clock.sleep(SECONDS)
+            check((lease.is_held, standby.is_held), (True, False), "who holds it")
+
+
+@case(real_time=True)
+async def lease_and_clocks_an_hour_apart(h: Harness) -> None:
+    """G11: the time of day of a process has no part in leases and recovery."""
+    h.flows.set("work", end)
+
+    @h.flows.flow("slow")
+    async def slow(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(f"attempt {recovery.attempt(ctx.current)}")
+        await h.clock.sleep(1.5)
+        return Commit(End(ctx))
+
+    async with (
+        h.make_engine(clock=_Ahead()) as ahead,
+        Recoverer(ahead, lease=SECONDS, poll_interval=0.05) as first,
+    ):
+        while not first.is_leading:
+            await h.clock.sleep(0.01)
+        async with Recoverer(h.engine, lease=SECONDS, poll_interval=0.05) as second:
+            ctx, fresh = h.ctx("slow"), h.ctx("fresh")
+            recovery.set_retry_after(ctx, timedelta(seconds=1.2))
+            await h.engine.do(Commit(Transit(ctx, "slow")), Execute(ctx))
+            await ahead.do(Commit(Transit(fresh, "work")))
+            await h.engine.idle()
+            check(h.visits, ["attempt 0"], "executions of what is alive")
+            check((first.is_leading, second.is_leading), (True, False), "one leader")
+            check(first.stats().retried, 0, "recovered before its time")
+
+
+@case(real_time=True)
+async def recovery_by_a_leader_that_was_asleep(h: Harness) -> None:
+    """G11: its attempts are refused, counted as such, and it steps down."""
+    h.flows.set("work", end)
+    clock = FakeClock(autojump=False)
+    async with h.make_engine(clock=clock) as sleeper:
+        old = Recoverer(sleeper, lease=SECONDS, poll_interval=0.05, rate=1e9)
+        await old.__aenter__()
+        while not old.is_leading:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)  # reason: real time, in which its clock stands still
+        async with Recoverer(h.engine, lease=SECONDS, poll_interval=0.05) as new:
+            while not new.is_leading:
+                await h.clock.sleep(0.01)
+            check(old.is_leading, True, "the sleeper believes to lead")
+            for number in range(10):
+                ctx = h.ctx(f"job {number}")
+                recovery.set_retry_after(ctx, timedelta(milliseconds=300))
+                await h.engine.do(Commit(Transit(ctx, "work")))
+            for number in range(10):
+                while (await h.engine.get_state(f"job {number}")).status is not Status.ENDED:
+                    clock.advance(0.001)  # It wakes up, and goes on where it was.
+                    await h.clock.sleep(0.01)
+            check(new.stats().retried, 10, "recovered by the one that leads")
+            check(old.stats().retried, 0, "recovered by the sleeper")
+        await old.__aexit__(None, None, None)
+    log = [state for state in await h.log() if recovery.attempt(state)]
+    check(len(log), 10, "attempts")
+
+
+@case()
+async def lease_refuses_bad_input(h: Harness) -> None:
+    """G14: a bad name or time is refused before anything is written."""
+    for name in ("", None, "x" * 600, "\0"):
+        error = await raised(InvalidInputError, Lease, h.engine, name)
+        check(error.field, "name", "field")
+    for seconds in (0, -1, "1", None, float("nan")):
+        error = await raised(InvalidInputError, Lease, h.engine, "job", seconds=seconds)
+        check(error.field, "seconds", "field")
+    check(await h.engine.head(), 0, "head")
+    lease = Lease(h.engine, "job")
+    await raised(LeaseLostError, lease.check)
+
+
+CASES: tuple[Case, ...] = (
+    lease_has_one_holder,
+    lease_costs_no_revisions_while_it_is_held,
+    lease_fences_a_holder_that_was_asleep,
+    lease_is_left_before_another_takes_it,
+    lease_survives_a_short_silence,
+    lease_and_clocks_an_hour_apart,
+    recovery_by_a_leader_that_was_asleep,
+    lease_refuses_bad_input,
+)
