@@ -25,6 +25,7 @@ from flowstate import (
     StoreReadOnlyError,
     Transit,
 )
+from flowstate.driver import Heartbeat, StalledQuery
 from flowstate.drivers.postgres import PostgresDriver
 from tests.servers import Postgres
 
@@ -55,6 +56,7 @@ async def connection(postgres: Postgres, postgres_schema: str) -> AsyncIterator[
         await engine.do(Commit(StoreData(order, "invoice"), Pause(order)))
         await engine.do(Commit(Transit(order, "charge")))
         await engine.do(Commit(Delay(later, "charge", after=timedelta(hours=1))))
+        await engine.driver.beat([Heartbeat("order-1", order.committed.rev, 0.0, "worker 1")])
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(SQL("SET search_path = {}").format(Identifier(postgres_schema)))
         connection.execute("UPDATE log SET committed_at = committed_at - interval '1 hour'")
@@ -62,7 +64,7 @@ async def connection(postgres: Postgres, postgres_schema: str) -> AsyncIterator[
 
 
 def test_the_page_has_queries() -> None:
-    assert len(QUERIES) == 6
+    assert len(QUERIES) == 7
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -113,6 +115,8 @@ async def use_as_worker(url: str, schema: str) -> None:
         delayed, _ = (await engine.get_delayed_states()).delayed
         assert await engine.driver.claim_delay(delayed.id, delayed.due, 60)
         await engine.driver.drop_delay(delayed.id)
+        assert await engine.driver.beat([Heartbeat("order-1", delayed.state.rev, 60.0, "")])
+        assert (await engine.driver.get_stalled(StalledQuery())).now
         async with engine.watch(labels={"kind": "order"}, since_rev=0) as states:
             assert [(await anext(states)).rev for _ in range(4)] == [1, 2, 3, 4]
 

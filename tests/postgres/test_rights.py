@@ -12,7 +12,7 @@ from psycopg.sql import SQL, Identifier
 
 from flowstate import Data, FlowstateError, State, StoreReadOnlyError
 from flowstate.data import DataRef, checksum_of
-from flowstate.driver import DelayQuery, NewDelay, StateQuery, Writes
+from flowstate.driver import DelayQuery, Heartbeat, NewDelay, StalledQuery, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
 from flowstate.frozen import EMPTY, FrozenDict
 from tests.servers import Postgres
@@ -74,6 +74,8 @@ async def read_everything(driver: PostgresDriver) -> None:
     await driver.get_state("a")
     await driver.get_data(CHECKSUM)
     await driver.get_delayed(DelayQuery(everything=True))
+    await driver.get_liveness("a")
+    await driver.get_stalled(StalledQuery())
     await driver.head()
 
 
@@ -89,6 +91,7 @@ async def write_everything(driver: PostgresDriver) -> None:
     (delayed, *_) = (await driver.get_delayed(DelayQuery(everything=True))).delayed
     await driver.claim_delay(delayed.id, delayed.due, 60.0)
     await driver.drop_delay(delayed.id)
+    assert await driver.beat([Heartbeat(id, rev, 60.0, "")]) == [True]
     await driver.compact(rev)
 
 
