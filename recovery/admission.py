@@ -38,19 +38,19 @@ class Admission:
         self._chance = chance
         self._next_start = 0.0
         self._beginning = 0
+        self._one_by_one = asyncio.Lock()
         self._running: deque[tuple[float, Outcome]] = deque()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it while an attempt begins."""
-        now = self._clock.monotonic()
-        turn = max(now, self._next_start)
-        self._next_start = turn + self._interval * self._chance.uniform(0.8, 1.2)
-        if turn > now:
-            await self._clock.sleep(turn - now)
-        while self._is_full():
-            await self._change()
-        self._beginning += 1
+        """Wait for a turn, in the order of asking, and hold it while an attempt begins."""
+        async with self._one_by_one:
+            await self._clock.sleep(self._next_start - self._clock.monotonic())
+            while self._is_full():
+                await self._change()
+            pause = self._interval * self._chance.uniform(0.8, 1.2)
+            self._next_start = max(self._next_start, self._clock.monotonic()) + pause
+            self._beginning += 1
         try:
             yield
         finally:
@@ -62,21 +62,25 @@ class Admission:
 
     def _is_full(self) -> bool:
         limit = self._clock.monotonic() - YOUNG
-        self._running = deque(each for each in self._running if not each[1].done())
-        young = sum(started > limit for started, _ in self._running)
-        return young + self._beginning >= self._max_running or self._engine.waiting > 0
+        running = (each for each in self._running if each[0] > limit and not each[1].done())
+        self._running = deque(running)
+        return len(self._running) + self._beginning >= self._max_running or self._engine.waiting > 0
 
     async def _change(self) -> None:
-        """Wait until an attempt is over, or a moment has passed."""
-        pause = asyncio.create_task(self._pause())
+        """Wait until an attempt is over, or no longer young."""
+        pause = FULL_PAUSE
+        if self._running and not self._engine.waiting:
+            pause = max(pause, self._running[0][0] + YOUNG - self._clock.monotonic())
+        sleep = asyncio.create_task(_sleep(self._clock, pause))
         running: list[asyncio.Future[Any]] = [
             outcome for _, outcome in self._running if not outcome.done()
         ]
         try:
-            await asyncio.wait({pause, *running}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sleep, *running}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            pause.cancel()
-            await asyncio.gather(pause, return_exceptions=True)
+            sleep.cancel()
+            await asyncio.gather(sleep, return_exceptions=True)
 
-    async def _pause(self) -> None:
-        await self._clock.sleep(FULL_PAUSE)
+
+async def _sleep(clock: Clock, seconds: float) -> None:
+    await clock.sleep(seconds)

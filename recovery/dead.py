@@ -12,7 +12,7 @@ from flowstate.context import StateContext
 from flowstate.engine import Engine
 from flowstate.errors import InvalidCommandError, RevisionMismatchError
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.recovery.policy import attempt, without_attempt
+from flowstate.recovery.policy import attempt, read_count, without_attempt
 from flowstate.stalling import PREFIX
 from flowstate.state import Cause, State, Status, Transition
 
@@ -81,11 +81,10 @@ def is_dead(state: State) -> bool:
 def read_dead(state: State) -> DeadState:
     """Return what is marked on a state that was ended by force."""
     marks = state.transition.annotations
-    attempts = marks.get(ATTEMPTS, "")
     return DeadState(
         state=state,
         reason=marks.get(REASON, ""),
-        attempts=int(attempts) if attempts.isascii() and attempts.isdigit() else 0,
+        attempts=read_count(marks.get(ATTEMPTS)) or 0,
         error=marks.get(ERROR, ""),
         at=state.committed_at,
     )

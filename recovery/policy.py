@@ -30,6 +30,7 @@ __all__ = [
     "idempotency_key",
     "is_disabled",
     "max_attempts",
+    "read_count",
     "set_max_attempts",
     "set_retry_after",
     "without_attempt",
@@ -93,12 +94,12 @@ def attempt(state: State) -> int:
 
     Within a flow, ``attempt(ctx.current)`` is 0 in the first execution.
     """
-    return _count(state.transition.annotations.get(ATTEMPT)) or 0
+    return read_count(state.transition.annotations.get(ATTEMPT)) or 0
 
 
 def max_attempts(state: State) -> int:
     """Return how many times a state may be executed again without progress."""
-    found = _count(state.annotations.get(MAX_ATTEMPTS))
+    found = read_count(state.annotations.get(MAX_ATTEMPTS))
     return DEFAULT_MAX_ATTEMPTS if found is None else found
 
 
@@ -137,5 +138,8 @@ def without_attempt(state: State) -> dict[str, str]:
     return {key: text for key, text in state.transition.annotations.items() if key not in ours}
 
 
-def _count(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+def read_count(text: str | None) -> int | None:
+    """Return a count from an annotation, or ``None`` when there is none that can be read."""
+    if text is None or len(text) > len(str(MOST_ATTEMPTS)):
+        return None
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -193,19 +193,18 @@ class Recoverer:
 
     async def _pause(self, found: StalledStates, head: int, longest: float) -> None:
         """Wait until the next state stalls, or one that was committed meanwhile may."""
-        background = True
-        pause = longest
+        waits = [
+            asyncio.ensure_future(self._changed(head)),
+            asyncio.ensure_future(self._clock.sleep(longest, background=True)),
+        ]
         if found.next_at is not None:
-            until_next = max(0.0, (found.next_at - found.now).total_seconds())
-            if until_next <= longest:
-                pause, background = until_next, False
-        sleep = asyncio.ensure_future(self._clock.sleep(pause, background=background))
-        changed = asyncio.ensure_future(self._changed(head))
+            left = max(0.0, (found.next_at - found.now).total_seconds())
+            waits.append(asyncio.ensure_future(self._clock.sleep(left)))
         try:
-            await asyncio.wait([sleep, changed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancelled(sleep)
-            await _cancelled(changed)
+            for wait in waits:
+                await _cancelled(wait)
 
     async def _changed(self, head: int) -> None:
         with contextlib.suppress(FlowstateError):
