@@ -15,8 +15,9 @@ from flowstate.codec import (
     encode_state,
 )
 from flowstate.driver import NewDelay, Verdict, Writes
-from flowstate.drivers.redis.times import from_digits, from_micros, split, to_digits
+from flowstate.drivers.redis.times import MICROSECOND, from_digits, from_micros, split, to_digits
 from flowstate.errors import DataNotFoundError, RevisionMismatchError
+from flowstate.stalling import stalls_after
 from flowstate.state import State
 
 __all__ = ["encode", "verdicts"]
@@ -48,7 +49,9 @@ def _commit(writes: Writes, blobs: list[bytes]) -> tuple[Any, ...]:
 def _put(state: State) -> tuple[Any, ...]:
     labels = [text for pair in state.labels.items() for text in pair] if state.labels else ()
     sums = list({ref.checksum for ref in state.data.values()}) if state.data else ()
-    return state.id, state.rev, state.status._value_, encode_body(state), labels, sums
+    after = stalls_after(state)
+    micros = str(after // MICROSECOND) if after is not None else False
+    return state.id, state.rev, state.status._value_, encode_body(state), labels, sums, micros
 
 
 def _delay(id: str, delay: NewDelay) -> tuple[Any, ...]:

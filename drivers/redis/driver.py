@@ -17,12 +17,16 @@ from flowstate.driver import (
     DelayQuery,
     Driver,
     Durability,
+    Heartbeat,
+    Liveness,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
     Verdict,
     Writes,
 )
-from flowstate.drivers.redis import reader
+from flowstate.drivers.redis import reader, stalling
 from flowstate.drivers.redis.session import Client, Session
 from flowstate.drivers.redis.times import from_digits, split, to_digits
 from flowstate.drivers.redis.watcher import Watcher
@@ -197,6 +201,21 @@ class RedisDriver(Driver):
 
     async def drop_delay(self, id: str) -> None:
         await self._opened().run("drop", id)
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        session = self._opened()
+        found: list[bool] = []
+        for start in range(0, len(heartbeats), CHUNK):
+            some = heartbeats[start : start + CHUNK]
+            found += msgpack.decode(await session.run("beat", stalling.ask_beat(some)))
+        return found
+
+    async def get_liveness(self, id: str) -> Liveness | None:
+        return stalling.liveness_of(await self._opened().run("liveness", id))
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        answer = await self._opened().run("stalled", *stalling.ask_stalled(query))
+        return stalling.stalled_of(answer)
 
     async def compact(self, before_rev: int) -> int:
         session = self._opened()

@@ -5,6 +5,8 @@ from typing import Any
 from msgspec import msgpack
 from redis import Redis
 
+from flowstate.codec import decode_state
+from flowstate.stalling import stalls_after
 from tests.redis_servers import RedisLike
 
 __all__ = ["check_keys"]
@@ -34,9 +36,20 @@ def _check_keys(client: "Redis", prefix: str) -> None:
             id: rev for id, (rev, fields) in latest.items() if fields[b"s"] == status
         }
     _check_labels(client, prefix, entries, latest)
+    _check_stalls(client, prefix, latest)
     due: Any = client.zrange(f"{prefix}due", 0, -1)
     delays: Any = client.hkeys(f"{prefix}delays")
     assert sorted(member[18:] for member in due) == sorted(delays)
+
+
+def _check_stalls(client: "Redis", prefix: str, latest: Any) -> None:
+    found = {id: stalls_after(decode_state(fields[b"b"])) for id, (_, fields) in latest.items()}
+    stalling = {id for id, after in found.items() if after is not None}
+    assert set(_scores(client, f"{prefix}stalls")) == stalling
+    beats: Any = client.hgetall(f"{prefix}beats")
+    assert {id: int(value.split()[0]) for id, value in beats.items()} == {
+        id: latest[id][0] for id in beats
+    }
 
 
 def _check_labels(client: "Redis", prefix: str, entries: Any, latest: Any) -> None:

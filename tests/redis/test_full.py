@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from flowstate import (
     Data,
@@ -15,11 +16,12 @@ from flowstate import (
     Engine,
     FlowRegistry,
     State,
+    Status,
     StoreBusyError,
     StoreFullError,
     Transition,
 )
-from flowstate.driver import DelayQuery, NewDelay, StateQuery, Writes
+from flowstate.driver import DelayQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import FrozenDict
 from tests.load import Load
@@ -99,6 +101,25 @@ async def test_compaction_makes_room(server: RedisServer) -> None:
         assert await driver.compact(1_000) == 99
         await commit_one(driver, put("full", "b"))
         assert [state.rev for state in await read_log(driver)] == [100, 101]
+
+
+async def test_a_heartbeat_without_memory(server: RedisServer) -> None:
+    """It is refused, and so is the end of what had one: not even the heartbeat is gone."""
+    async with RedisDriver(server.url(), timeout=1.0) as driver:
+        (state,) = await commit_one(driver, put("1", "a"))
+        assert await driver.beat([Heartbeat("a", 1, 60.0, "before")]) == [True]
+        before = await driver.get_liveness("a")
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(StoreFullError):
+            await driver.beat([Heartbeat("a", 1, 600.0, "x"), Heartbeat("a", 0, 1.0, "x")])
+        with pytest.raises(StoreFullError):
+            await commit_one(driver, Writes("2", (replace(state, status=Status.ENDED),)))
+        after = await driver.get_liveness("a")
+        assert before is not None
+        assert after == replace(before, now=after.now if after else before.now)
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        assert await driver.beat([Heartbeat("a", 1, None, "after")]) == [True]
+        check_keys(server, "flowstate")
 
 
 @contextlib.contextmanager

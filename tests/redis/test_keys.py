@@ -34,6 +34,7 @@ KEYS = [
     "delays",
     "delays_of",
     "alarm",
+    "stalls",
 ]
 
 
@@ -77,8 +78,11 @@ def dump(client: "Redis", namespace: str) -> dict[bytes, Any]:
     return {key: client.dump(key) for key in keys}
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("count", [0, 1])
+# Nobody looks for heartbeats for what is new.
+CHANGED = [(key, count) for key in KEYS for count in (0, 1)] + [("beats", 1)]
+
+
+@pytest.mark.parametrize(("key", "count"), CHANGED)
 async def test_a_key_of_another_type(
     redis_server: RedisLike, redis_namespace: str, key: str, count: int
 ) -> None:

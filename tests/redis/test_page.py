@@ -26,6 +26,7 @@ from flowstate import (
     StoreReadOnlyError,
     Transit,
 )
+from flowstate.driver import Heartbeat, StalledQuery
 from flowstate.drivers.redis import RedisDriver
 from tests.redis_servers import RedisLike
 
@@ -55,6 +56,7 @@ async def client(redis_server: RedisLike, redis_namespace: str) -> AsyncIterator
         await engine.do(Commit(Pause(paused.copy())))
         await engine.do(StoreData(paused, "draft"))
         await engine.do(Commit(Delay(later, "charge", after=timedelta(hours=1))))
+        await driver.beat([Heartbeat(order.current.id, order.committed.rev, 60.0, "working")])
     options = {"decode_responses": True, "encoding_errors": "surrogateescape"}  # Some is binary.
     with Redis.from_url(redis_server.url(), **options) as client:
         yield client
@@ -101,7 +103,7 @@ async def test_the_page_knows_every_field(client: "Redis", redis_namespace: str,
 
 
 def test_the_page_has_commands() -> None:
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 9
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -144,6 +146,9 @@ async def use_as_worker(engine: Engine) -> None:
     (delayed,) = (await engine.get_delayed_states()).delayed
     assert await engine.driver.claim_delay(delayed.id, delayed.due, 60)
     await engine.driver.drop_delay(delayed.id)
+    assert await engine.driver.beat([Heartbeat("order-1", order.committed.rev, 0.0, "")]) == [True]
+    assert await engine.driver.get_liveness("order-1")
+    assert not (await engine.driver.get_stalled(StalledQuery())).states
     async with engine.watch(labels={"kind": "order"}, since_rev=0) as states:
         assert [(await anext(states)).rev for _ in range(2)] == [1, 2]
         waiting = asyncio.ensure_future(anext(states))

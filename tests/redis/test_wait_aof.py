@@ -36,6 +36,9 @@ async def test_it_promises_more(server: RedisServer) -> None:
         server.kill()
         server.start()
         assert [state.rev for state in await read_log(driver)] == [1, 2, 3, 4]
+        liveness = await driver.get_liveness("3")
+        assert liveness is not None
+        assert liveness.stalls_at is not None
 
 
 async def test_a_server_killed(server: RedisServer) -> None:

@@ -1,7 +1,8 @@
 -- Judges a batch of independent commits one after the other, and stores what is not refused.
 --
 -- ARGV: blobs after the first, which is MessagePack of a list of commits:
---   {token, puts, checks, needs, data, delays}, with put {id, expected revision, status, body, labels {key, value, ...}, checksums},
+--   {token, puts, checks, needs, data, delays}, with put {id, expected revision, status, body, labels {key, value, ...}, checksums,
+--   digits of the microseconds after which it stalls or false},
 --   check {id, revision}, data {checksum, annotations, place of its blob},
 --   delay {id, place of put or false, state id, revision, due or false, seconds and microseconds
 --   after now, body}.
@@ -70,10 +71,10 @@ local function judge(commit, place)
         brought[data[1]] = true
     end
     local first, untils = head + 1, false
-    for _, put in ipairs(commit[2]) do
+    for number, put in ipairs(commit[2]) do
         head = head + 1
         local state = latest(put[1])
-        state.current, state.put, put_by[put[1]] = head, put, place
+        state.current, state.put, state.number, put_by[put[1]] = head, put, number, place
     end
     for _, delay in ipairs(commit[6]) do
         if delay[2] then
@@ -100,9 +101,9 @@ local checked = {}
 
 local function check(command, name)
     if not checked[name] then
-        checked[name] = true
-        redis.call(command, key(name))
+        checked[name] = redis.call(command, key(name))
     end
+    return checked[name]
 end
 
 local function check_stream(name, first)
@@ -137,6 +138,10 @@ local function check_old(id, state)
     state.labels, state.delays = {}, {}
     if state.status then
         check('ZCARD', 'latest_status:' .. state.status)
+        state.beats = check('HLEN', 'beats') > 0
+    end
+    if state.after and not state.put[7] then
+        check('ZCARD', 'stalls')
     end
     if state.labelled then
         local entry = revision(state.rev)
@@ -172,6 +177,10 @@ local function check_commit(commit)
         check('HLEN', 'delays')
         check('ZCARD', 'due')
         check('XLEN', 'alarm')
+        if not delay[2] then
+            check('HLEN', 'latest')
+            check('ZCARD', 'stalls')
+        end
     end
 end
 
@@ -229,6 +238,15 @@ local function drop_delays(id, state)
     end
 end
 
+-- A state that is delayed without a new revision stalls no earlier than after that delay, by the
+-- rules of the revision that is stored. What never stalls has no score, and gets none.
+local function postpone(id, rev, due)
+    local state = latest_of(redis.call('HGET', key('latest'), id))
+    if state.rev == rev and state.after then
+        redis.call('ZADD', key('stalls'), 'XX', 'GT', score_of(micros_of(due) + state.after), id)
+    end
+end
+
 local function store_delay(delay, place, first)
     -- A later commit of the batch has outdated it already.
     if (put_by[delay[3]] or 0) > place or redis.call('HEXISTS', key('delays'), delay[1]) == 1 then
@@ -241,6 +259,9 @@ local function store_delay(delay, place, first)
     ids = ids and cmsgpack.unpack(ids) or {}
     ids[#ids + 1] = delay[1]
     redis.call('HSET', key('delays_of'), delay[3], cmsgpack.pack(ids))
+    if not delay[2] then
+        postpone(delay[3], rev, due)
+    end
 end
 
 local function move_labels(id, state)
@@ -258,7 +279,9 @@ end
 local function move_latest(id, state)
     local status = state.put[3]
     local labelled = #state.put[5] > 0 and '1' or '0'
-    redis.call('HSET', key('latest'), id, text(state.current) .. ' ' .. status .. ' ' .. labelled)
+    local after = state.put[7] and ' ' .. state.put[7] or ''
+    redis.call('HSET', key('latest'), id,
+        text(state.current) .. ' ' .. status .. ' ' .. labelled .. after)
     if state.status and state.status ~= status then
         redis.call('ZREM', key('latest_status:' .. state.status), id)
     end
@@ -266,12 +289,32 @@ local function move_latest(id, state)
     move_labels(id, state)
 end
 
+-- When the last put of each state stalls. That is written first: if it cannot be, nothing has been.
+local stalls, never, outdated = {}, {}, {}
+for id, state in pairs(known) do
+    local after = state.put and state.put[7]
+    if after then
+        local untils = verdicts[put_by[id]][3]
+        local until_ = untils and untils[state.number]
+        stalls[#stalls + 1] = score_of((until_ and micros_of(until_) or stamp) + after)
+        stalls[#stalls + 1] = id
+    elseif state.put and state.after then
+        never[#never + 1] = id
+    end
+    if state.put and state.beats then
+        outdated[#outdated + 1] = id
+    end
+end
+call_with('ZADD', 'stalls', stalls)
 for id, state in pairs(known) do
     if state.put then
         drop_delays(id, state)
         move_latest(id, state)
     end
 end
+-- Heartbeats were for what has been replaced.
+call_with('ZREM', 'stalls', never)
+call_with('HDEL', 'beats', outdated)
 local alarm = false
 for place, commit in ipairs(batch) do
     local verdict = verdicts[place]

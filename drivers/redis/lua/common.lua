@@ -61,13 +61,43 @@ local function stored(entry)
     return {entry.rev, tonumber(entry.c), entry.u ~= '' and entry.u, entry.b}
 end
 
--- Revision and status of the latest revision of a state, and whether it has labels.
+-- Of the latest revision of a state: its number and status, whether it has labels, and after how
+-- many microseconds it stalls, if ever.
 local function latest_of(value)
     if not value then
         return {rev = 0}
     end
-    local rev, status, labelled = string.match(value, '^(%d+) (%l+) (%d)$')
-    return {rev = tonumber(rev), status = status, labelled = labelled == '1'}
+    local rev, status, labelled, after = string.match(value, '^(%d+) (%l+) (%d) ?(%d*)$')
+    return {rev = tonumber(rev), status = status, labelled = labelled == '1',
+        after = tonumber(after)}
+end
+
+-- The last heartbeat for a state: its revision, when it came, and the note.
+local function beat_of(value)
+    local rev, at, note = string.match(value or '', '^(%d+) (%d+) (.*)$')
+    return tonumber(rev), tonumber(at), note
+end
+
+-- Scores of the sorted set "stalls" are microseconds since 1970. A double cannot hold each of them
+-- after the year 2255; then they are rounded, by less than 32. This is the last one before the
+-- year 10000.
+local LAST_SCORE = 253402300799999968
+
+local function score_of(micros)
+    return text(math.min(micros, LAST_SCORE))
+end
+
+-- A command with any number of arguments, in few calls: a call costs more than what it does. Their
+-- number is even; Lua cannot take more than some thousands.
+local function call_with(command, name, arguments, option)
+    for first = 1, #arguments, 1000 do
+        local last = math.min(first + 999, #arguments)
+        if option then
+            redis.call(command, key(name), option, unpack(arguments, first, last))
+        else
+            redis.call(command, key(name), unpack(arguments, first, last))
+        end
+    end
 end
 
 -- Times of delays are texts of 18 digits, microseconds since the year 1: a double cannot hold
@@ -82,6 +112,12 @@ local function later(seconds, micros)
         return LAST
     end
     return string.format('%012.0f%06.0f', seconds, micros % 1000000)
+end
+
+-- The same time in microseconds since 1970.
+local function micros_of(digits)
+    local seconds, micros = tonumber(string.sub(digits, 1, 12)), tonumber(string.sub(digits, 13))
+    return (seconds - 62135596800) * 1000000 + micros
 end
 
 -- Members of the sorted set "due" are the time and the id, all of score 0: in the order of bytes.
