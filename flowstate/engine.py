@@ -241,7 +241,8 @@ class Engine:
         """Return an execution of ``ctx`` that is kept alive from now on."""
         execution = Execution(ctx, self.clock.monotonic(), self._keeper.look_again)
         self._keeper.add(execution)
-        self._watchdog.start()
+        if not self._watchdog.is_started:
+            self._watchdog.start()
         return execution
 
     async def start(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
@@ -273,7 +274,6 @@ class Engine:
         """Run an execution that is kept alive, and stop it when it is not."""
         execution.task = task = asyncio.current_task()
         try:
-            self._keeper.check(execution)
             await self._runner.execute(self, execution)
         except Exception as error:
             self._keeper.note_failure(execution, error)

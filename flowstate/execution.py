@@ -9,12 +9,13 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.limits import MAX_NOTE_BYTES
-from flowstate.stalling import stalls_after
+from flowstate.stalling import DEFAULT_RETRY_AFTER, stalls_after
 from flowstate.state import State
 
 __all__ = ["Execution", "Note", "read_note"]
 
 NEVER = -math.inf
+DEFAULT_SECONDS = DEFAULT_RETRY_AFTER.total_seconds()
 BEAT_AT = 1 / 3  # Parts of the time that a state may stand still.
 STOP_AT = 9 / 10
 MAX_ERROR = MAX_NOTE_BYTES // 8  # Characters; each may take six bytes in JSON.
@@ -64,6 +65,7 @@ class Execution:
             no longer ours to keep.
         state: the revision that is kept alive.
         task: what runs it; ``None`` while it has to wait.
+        fresh_until: when others have to hear of it again.
         finished: set, to what went wrong or ``None``, when a background execution is over.
         is_lost: whether it was stopped because others may have taken it over.
     """
@@ -74,6 +76,7 @@ class Execution:
         "began",
         "ctx",
         "finished",
+        "fresh_until",
         "is_lost",
         "seconds",
         "state",
@@ -94,15 +97,27 @@ class Execution:
         self.follow(ctx, now)
 
     def follow(self, ctx: StateContext, now: float) -> None:
-        """Go on with what a step has left."""
-        if ctx.committed is self.state:
+        """Go on with what a step or a commit has left. Runs for each: every call counts."""
+        committed = ctx.committed
+        if committed is self.state:
             return
-        self.ctx, self.state = ctx, ctx.committed
+        self.ctx, self.state = ctx, committed
         ctx._execution = self
         sent_at = ctx._sent_at
-        self.alive_at = NEVER if sent_at is None else min(sent_at, now)
-        after = stalls_after(_known(ctx)) if ctx.committed.rev else None
-        self.seconds = None if after is None else after.total_seconds()
+        if sent_at is None:
+            self.alive_at = NEVER
+        else:
+            self.alive_at = min(now, sent_at)
+        after = None
+        if committed.rev:
+            # Of a state whose delay fires without a commit only the revision is known.
+            after = stalls_after(committed if committed.transition.to else ctx.current)
+        if after is None:
+            self.seconds, self.fresh_until = None, math.inf
+        else:
+            seconds = DEFAULT_SECONDS if after is DEFAULT_RETRY_AFTER else after.total_seconds()
+            self.seconds = seconds
+            self.fresh_until = self.alive_at + seconds * BEAT_AT
 
     def committed(self, now: float) -> None:
         """Go on with what a commit within the flow has left, which may have other rules."""
@@ -110,15 +125,20 @@ class Execution:
         if self._on_change is not None:
             self._on_change(self)
 
+    def heard(self, at: float) -> None:
+        """Note that a heartbeat that was sent at some time got through."""
+        if self.seconds is not None and at > self.alive_at:
+            self.alive_at = at
+            self.fresh_until = at + self.seconds * BEAT_AT
+
+    def let_go(self) -> None:
+        """Keep it alive no longer: it is not ours any more."""
+        self.seconds, self.fresh_until = None, math.inf
+
     def finish(self, error: BaseException | None) -> None:
         """Tell who waits that it is over."""
         if self.finished is not None and not self.finished.done():
             self.finished.set_result(error)
-
-    @property
-    def fresh_until(self) -> float:
-        """Until when nobody has to hear of it."""
-        return math.inf if self.seconds is None else self.alive_at + self.seconds * BEAT_AT
 
     @property
     def beat_at(self) -> float:
@@ -131,8 +151,3 @@ class Execution:
         if self.seconds is None or self.alive_at == NEVER:
             return math.inf
         return self.alive_at + self.seconds * STOP_AT
-
-
-def _known(ctx: StateContext) -> State:
-    """Return what is known of the stored revision; when a delay is fired, only its number is."""
-    return ctx.committed if ctx.committed.transition.to else ctx.current

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from flowstate.clock import Clock
 from flowstate.driver import Driver, Heartbeat
-from flowstate.errors import ExecutionLostError, FlowstateError
+from flowstate.errors import FlowstateError
 from flowstate.execution import Execution, Note
 
 __all__ = ["Keeper"]
@@ -62,12 +62,13 @@ class Keeper:
 
     def look_again(self, execution: Execution) -> None:
         """Look at an execution that has changed, if nothing else is due before."""
-        if execution.beat_at < self._wake_at:
+        if execution.fresh_until < self._wake_at:
             self._wake()
 
     def remove(self, execution: Execution) -> None:
         """Keep it no longer."""
         self._executions.pop(execution, None)
+        execution.ctx._execution = None  # Else the two would wait for the garbage collector.
 
     async def confirm(self, execution: Execution) -> bool:
         """Make sure that nobody takes over what is about to be executed.
@@ -85,16 +86,11 @@ class Keeper:
         heartbeat = self._heartbeat(execution, now)
         (is_latest,) = await self._driver.beat([heartbeat])
         if is_latest:
-            execution.alive_at = now
+            execution.heard(now)
             self._wake()
         elif execution.ctx.committed is state:
-            execution.seconds = None
+            execution.let_go()
         return is_latest
-
-    def check(self, execution: Execution) -> None:
-        """Raise, when others may have taken the execution over; also before the keeper knows."""
-        if self._clock.monotonic() >= execution.stop_at:
-            raise ExecutionLostError(execution.ctx.current.id)
 
     def note_failure(self, execution: Execution, error: BaseException) -> None:
         """Let others know why an execution failed, if the store will have it."""
@@ -134,6 +130,7 @@ class Keeper:
     def _look(self, now: float) -> float:
         """Stop what is lost, begin to send heartbeats, and return when to look again."""
         for execution in list(self._executions):
+            execution.follow(execution.ctx, now)
             if now >= execution.stop_at:
                 self._lose(execution)
         due = [execution for execution in self._executions if now >= execution.beat_at]
@@ -145,7 +142,8 @@ class Keeper:
         return min(times, default=math.inf)
 
     def _lose(self, execution: Execution) -> None:
-        execution.is_lost, execution.seconds = True, None
+        execution.is_lost = True
+        execution.let_go()
         if execution.task is not None:
             execution.task.cancel()
 
@@ -180,9 +178,9 @@ class Keeper:
             if execution.ctx.committed is not state:
                 continue  # It has moved on by itself meanwhile.
             if is_latest:
-                execution.alive_at = max(execution.alive_at, now)
+                execution.heard(now)
             else:
-                execution.seconds = None  # Somebody else has moved it on; it will lose its race.
+                execution.let_go()  # Somebody else has moved it on; it will lose its race.
 
     def _heartbeat(self, execution: Execution, now: float) -> Heartbeat:
         state = execution.ctx.committed

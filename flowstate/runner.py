@@ -80,7 +80,8 @@ class Runner:
             assert call is not None  # noqa: S101 - narrows the type; ``check`` has checked it
             ctx._stop = self.stop
             now = self._clock.monotonic()
-            execution.follow(ctx, now)
+            if ctx.committed is not execution.state:
+                execution.follow(ctx, now)
             if now >= execution.fresh_until and not await self._keeper.confirm(execution):
                 logger.debug("%r has moved on", ctx.current.id, extra={"state_id": ctx.current.id})
                 return

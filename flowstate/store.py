@@ -233,9 +233,13 @@ def _content(state: State) -> State:
 def _settle_step(ctx: StateContext, store_id: str, sent_at: float, verdict: Verdict) -> None:
     if type(verdict) is not tuple:
         raise verdict  # type: ignore[misc]
-    ctx.current = ctx.committed = verdict[0]
+    before = ctx.committed
+    ctx.current = ctx.committed = state = verdict[0]
     ctx.transitions = ()
     ctx._store_id = store_id
     ctx._sent_at = sent_at
-    if ctx._execution is not None:
+    # Most commits leave the rules as they are, and the execution goes on with its next step.
+    if ctx._execution is not None and (
+        state.annotations is not before.annotations or before.transition.annotations
+    ):
         ctx._execution.committed(sent_at)

@@ -25,9 +25,13 @@ class Watchdog:
     Args:
         keeper: knows the executions.
         limit: seconds after which a loop counts as blocked.
+
+    Attributes:
+        is_started: whether it watches a loop, or has.
     """
 
     def __init__(self, keeper: Keeper, limit: float) -> None:
+        self.is_started = False
         self._keeper = keeper
         self._limit = limit
         self._thread: threading.Thread | None = None
@@ -37,6 +41,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Watch the loop that runs now."""
+        self.is_started = True
         if self._thread is None and not self._closed.is_set():
             loop = asyncio.get_running_loop()
             self._turn(loop)
