@@ -272,7 +272,7 @@ class Engine:
 
     async def _run(self, execution: Execution) -> None:
         """Run an execution that is kept alive, and stop it when it is not."""
-        execution.task = task = asyncio.current_task()
+        task = asyncio.current_task()
         try:
             await self._runner.execute(self, execution)
         except Exception as error:

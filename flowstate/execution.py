@@ -64,7 +64,7 @@ class Execution:
         seconds: how long from then on the state may stand still; ``None``: for ever, or it is
             no longer ours to keep.
         state: the revision that is kept alive.
-        task: what runs it; ``None`` while it has to wait.
+        task: what runs it; ``None`` until its first flow is called.
         fresh_until: when others have to hear of it again.
         finished: set, to what went wrong or ``None``, when a background execution is over.
         is_lost: whether it was stopped because others may have taken it over.
@@ -132,8 +132,11 @@ class Execution:
             self.fresh_until = at + self.seconds * BEAT_AT
 
     def let_go(self) -> None:
-        """Keep it alive no longer: it is not ours any more."""
-        self.seconds, self.fresh_until = None, math.inf
+        """Keep it alive no longer: it is not ours any more.
+
+        What has not begun is confirmed first, which finds that out again.
+        """
+        self.seconds, self.fresh_until = None, math.inf if self.task else NEVER
 
     def finish(self, error: BaseException | None) -> None:
         """Tell who waits that it is over."""
@@ -143,11 +146,11 @@ class Execution:
     @property
     def beat_at(self) -> float:
         """When to send a heartbeat, or to try again."""
-        return max(self.fresh_until, self.try_again_at)
+        return math.inf if self.seconds is None else max(self.fresh_until, self.try_again_at)
 
     @property
     def stop_at(self) -> float:
         """When it has to stop, because others may take it over soon."""
-        if self.seconds is None or self.alive_at == NEVER:
+        if self.task is None or self.seconds is None or self.alive_at == NEVER:
             return math.inf
         return self.alive_at + self.seconds * STOP_AT

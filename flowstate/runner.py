@@ -79,11 +79,7 @@ class Runner:
             call = flow.call
             assert call is not None  # noqa: S101 - narrows the type; ``check`` has checked it
             ctx._stop = self.stop
-            now = self._clock.monotonic()
-            if ctx.committed is not execution.state:
-                execution.follow(ctx, now)
-            if now >= execution.fresh_until and not await self._keeper.confirm(execution):
-                logger.debug("%r has moved on", ctx.current.id, extra={"state_id": ctx.current.id})
+            if not await self._is_ours(execution, ctx):
                 return
             command: Any
             if flow.blocking:
@@ -108,6 +104,16 @@ class Runner:
                     return
             if step % STEPS_BEFORE_YIELD == 0:
                 await asyncio.sleep(0)
+
+    async def _is_ours(self, execution: Execution, ctx: StateContext) -> bool:
+        """Return whether the state may be executed here: nobody else has moved it on."""
+        now = self._clock.monotonic()
+        if ctx.committed is not execution.state:
+            execution.follow(ctx, now)
+        if now < execution.fresh_until or await self._keeper.confirm(execution):
+            return True
+        logger.debug("%r has moved on", ctx.current.id, extra={"state_id": ctx.current.id})
+        return False
 
     async def _call_in_thread(
         self, call: Callable[..., Any], ctx: StateContext, engine: "Engine"
