@@ -239,6 +239,7 @@ class Liveness(Struct, frozen=True, gc=False):
         beat_at: when the last heartbeat came for it, by the store's clock; ``None``: none came.
         note: of that heartbeat.
         now: the store's clock.
+        delay_due: when the earliest delay of that revision that has not fired is due.
     """
 
     rev: int
@@ -246,6 +247,7 @@ class Liveness(Struct, frozen=True, gc=False):
     beat_at: datetime | None
     note: str
     now: datetime
+    delay_due: datetime | None
 
 
 class StalledQuery(Struct, frozen=True, gc=False):

@@ -143,12 +143,12 @@ def _why(
     """Return the reason in a word and in words, and which facts are others because of it."""
     flow, now = state.transition.to, liveness.now
     stalls_at = liveness.stalls_at
-    if state.delayed_until is not None and note == Note():
-        if state.delayed_until > now:
-            text = f"delayed until {_at(state.delayed_until)}"
-            return "delayed", text, {"until": state.delayed_until}
-        text = f"its delay has been due since {_at(state.delayed_until)}; does a Delayer run?"
-        return "overdue", text, {"since": state.delayed_until}
+    due = liveness.delay_due
+    if due is not None and note == Note():
+        if due > now:
+            return "delayed", f"delayed until {_at(due)}", {"until": due}
+        text = f"its delay has been due since {_at(due)}; does a Delayer run?"
+        return "overdue", text, {"since": due}
     if not flow:
         return "unsent", "active, but never sent to a flow", {}
     if note.seconds is not None and liveness.beat_at is not None:

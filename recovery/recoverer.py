@@ -216,11 +216,17 @@ class Recoverer:
         flow = state.transition.to
         extra = {"state_id": state.id, "rev": state.rev, "flow": flow, "attempt": attempt(state)}
         try:
+            liveness = await self._driver.get_liveness(state.id)
+            if liveness is None or liveness.rev != state.rev:
+                return  # It has moved on by itself.
             decision = decide(state, is_known=self._engine.can_execute(flow))
-            if decision == "unknown flow":
+            if liveness.delay_due is not None:
+                why = f"a delayer has not fired its delay since {liveness.delay_due}"
+                self._skip(state.id, state.rev, "delayed", why)
+            elif decision == "unknown flow":
                 self._skip(state.id, state.rev, decision, f"no flow {flow!r} here")
             elif decision == "drop":
-                await self._drop(state)
+                await self._drop(state, read_note(liveness.note).error)
             else:
                 await self._retry(state)
         except RevisionMismatchError as lost:
@@ -266,9 +272,7 @@ class Recoverer:
         extra = {"state_id": state.id, "rev": state.rev, "attempt": attempt(state)}
         logger.info("attempt %d of %r %s", attempt(state), state.id, what, extra=extra)
 
-    async def _drop(self, state: State) -> None:
-        liveness = await self._driver.get_liveness(state.id)
-        error = read_note(liveness.note).error if liveness and liveness.rev == state.rev else ""
+    async def _drop(self, state: State, error: str) -> None:
         reason = f"made no progress in {attempt(state)} attempts"
         await end_by_force(self._engine, state, reason, error, self._lease.check())
         self._counts.done["dropped"] += 1

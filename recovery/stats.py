@@ -19,7 +19,8 @@ class Stats(Struct, frozen=True):
         failed: attempts whose flow raised, or that were stopped.
         dropped: states that were ended by force.
         skipped: states that were left alone, by reason, each revision once: ``"unknown flow"``,
-            ``"moved on"``, ``"not leading"``, ``"damaged"``.
+            ``"delayed"`` (a delayer has yet to fire an overdue delay), ``"moved on"``,
+            ``"not leading"``, ``"damaged"``.
     """
 
     is_leading: bool

@@ -184,6 +184,30 @@ async def recovery_of_a_delay_that_fired(h: Harness) -> None:
 
 
 @case()
+async def recovery_leaves_overdue_delays_to_delayers(h: Harness) -> None:
+    """G10, G11: a delay that nobody has fired for long is not lost to recovery."""
+
+    @h.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(f"{ctx.current.id} {ctx.current.transition.cause}")
+        return Commit(End(ctx))
+
+    h.flows.set("first", end)
+    soon = timedelta(milliseconds=1)
+    within, alone = _quick(h, "within"), _quick(h, "alone")
+    await h.engine.do(Commit(Transit(within, "first"), Delay(within, "work", after=soon)))
+    await h.engine.do(Commit(Transit(alone, "first")), Delay(alone, "work", after=soon))
+    async with _recovering(h) as recoverer:
+        while recoverer.stats().skipped.get("delayed") != 2:
+            await h.clock.sleep(0.01)
+        async with Delayer(h.engine):
+            await _ended(h, "within")
+            await _ended(h, "alone")
+        check(recoverer.stats().retried, 0, "retried")
+    check(sorted(h.visits), ["alone delay", "within delay"], "visits")
+
+
+@case()
 async def recovery_waits_for_what_is_alive(h: Harness) -> None:
     """G11: an execution is not taken over, however long it runs, by this engine or another."""
     running = 0
@@ -485,6 +509,7 @@ CASES: tuple[Case, ...] = (
     recovery_of_a_flow_that_always_fails,
     recovery_leaves_alone_what_does_not_want_it,
     recovery_of_a_delay_that_fired,
+    recovery_leaves_overdue_delays_to_delayers,
     recovery_waits_for_what_is_alive,
     recovery_of_what_a_crash_left,
     recovery_is_not_held_up_by_one_state,

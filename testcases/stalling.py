@@ -123,7 +123,11 @@ async def stalled_after_the_delay(h: Harness) -> None:
     await h.engine.do(Commit(Delay(ctx, "work", after=HOUR)))
     until = ctx.committed.delayed_until
     assert until is not None
-    check((await _liveness(h, "delayed")).stalls_at, until + timedelta(seconds=60), "committed")
+    found = await _liveness(h, "delayed")
+    check(found.stalls_at, until + timedelta(seconds=60), "committed")
+    check(found.delay_due, until, "when it is due")
+    await h.engine.do(Commit(Transit(ctx, "work")))
+    check((await _liveness(h, "delayed")).delay_due, None, "once it has moved on")
     alone = await _short(h, "alone", "60")
     await h.engine.do(Delay(alone, "work", after=HOUR))
     (delay,) = [

@@ -44,6 +44,11 @@ class Delays:
         if not ids:
             del self._by_state[delay.state.id]
 
+    def due_of(self, state_id: str, rev: int) -> datetime | None:
+        """Return when the earliest delay of a revision is due, if there is one."""
+        delays = (self._by_id[id] for id in self._by_state.get(state_id, ()))
+        return min((delay.due for delay in delays if delay.state.rev == rev), default=None)
+
     def remove_of(self, states: Iterable[State]) -> None:
         """Remove all delays of these states."""
         for state in states:

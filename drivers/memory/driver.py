@@ -334,7 +334,8 @@ class MemoryDriver(Driver):
                 return None
             beat = self._stalling.beats.get(id)
             at, note = (beat.at, beat.note) if beat else (None, "")
-            return Liveness(rev, self._stalling.at(id, rev), at, note, self._now())
+            due = self._delays.due_of(id, rev)
+            return Liveness(rev, self._stalling.at(id, rev), at, note, self._now(), due)
 
     async def get_stalled(self, query: StalledQuery) -> StalledStates:
         self._check_open()

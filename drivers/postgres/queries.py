@@ -53,7 +53,9 @@ class Queries:
         self.beat = f"SELECT {schema}.beat(%s::text[], %s::bigint[], %s::bigint[], %s::text[])"
         self.liveness = (
             f"SELECT rev, {schema}.to_micros(stalls_at), {schema}.to_micros(beat_at),"
-            f" coalesce(note, ''), {schema}.to_micros(clock_timestamp())"
+            f" coalesce(note, ''), {schema}.to_micros(clock_timestamp()), (SELECT"
+            f" {schema}.to_micros(min(due)) FROM {schema}.delay"
+            f" WHERE state_id = latest.id AND delay.rev = latest.rev)"
             f" FROM {schema}.latest WHERE id = %s"
         )
         self.compact = f"SELECT * FROM {schema}.compact_some(%s, %s, %s)"

@@ -100,8 +100,8 @@ def _delayed(row: Row) -> DelayedState:
 
 def liveness_of(row: Row) -> Liveness:
     """Return what a row says of a latest revision."""
-    rev, stalls_at, beat_at, note, now = row
-    return Liveness(rev, _time(stalls_at), _time(beat_at), note, from_micros(now))
+    rev, stalls_at, beat_at, note, now, due = row
+    return Liveness(rev, _time(stalls_at), _time(beat_at), note, from_micros(now), _time(due))
 
 
 def stalled_of(query: StalledQuery, rows: Sequence[Row]) -> StalledStates:

@@ -39,13 +39,14 @@ def liveness_of(answer: Sequence[bytes] | None) -> Liveness | None:
     """Return what is known about a state."""
     if answer is None:
         return None
-    rev, score, beat_at, note, now = answer
+    rev, score, beat_at, note, now, due = answer
     return Liveness(
         int(rev),
         from_score(score) if score else None,
         from_micros(int(beat_at)) if beat_at else None,
         note.decode(errors="replace"),
         from_micros(int(now)),
+        from_digits(due.decode()) if due else None,
     )
 
 

@@ -104,14 +104,16 @@ def get_liveness(
         CodecError: damaged.
     """
     row = connection.execute(
-        "SELECT rev, stalls_at, beat_at, note FROM latest WHERE id = ?", (id,)
+        "SELECT rev, stalls_at, beat_at, note, (SELECT min(due) FROM delay"
+        " WHERE state_id = latest.id AND delay.rev = latest.rev) FROM latest WHERE id = ?",
+        (id,),
     ).fetchone()
     if row is None:
         return None
-    rev, stalls, beat_at, note = row
+    rev, stalls, beat_at, note, due = row
     if type(rev) is not int or not isinstance(note, str | None):
         raise CodecError(f"liveness of {id!r}: revision {rev!r}, note {note!r}")
-    return Liveness(rev, _time(stalls), _time(beat_at), note or "", now())
+    return Liveness(rev, _time(stalls), _time(beat_at), note or "", now(), _time(due))
 
 
 def _time(micros: int | None) -> datetime | None:
