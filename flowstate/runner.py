@@ -81,6 +81,8 @@ class Runner:
             ctx._stop = self.stop
             if not await self._is_ours(execution, ctx):
                 return
+            if execution.task is None:  # Not before: what has not begun cannot be stopped.
+                execution.task = asyncio.current_task()
             command: Any
             if flow.blocking:
                 command = await self._call_in_thread(call, ctx, engine)
