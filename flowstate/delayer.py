@@ -171,7 +171,7 @@ class Delayer:
         round_.tried.intersection_update([delay.id for delay in delays])
         todo = self._shares.arrange(delay for delay in known if delay.id not in round_.tried)
         for start in range(0, len(todo), self._batch):
-            batch = todo[start : start + self._batch]
+            batch = sorted(todo[start : start + self._batch], key=lambda delay: delay.due)
             outcomes = await self._fire(batch)
             round_.tried.update(delay.id for delay in batch)
             if "left" in outcomes:
