@@ -5,7 +5,7 @@ PATH_TO ?=
 
 BIN := $(VENV)/bin
 CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
-LINKS := flowstate/drivers flowstate/recovery flowstate/testcases
+LINKS := flowstate/drivers flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check wheel bench-quick bench soak clean FORCE

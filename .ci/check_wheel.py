@@ -16,6 +16,7 @@ IMPORTS = (
     "flowstate.drivers.sqlite",
     "flowstate.recovery",
     "flowstate.testcases",
+    "flowstate.testing",
 )
 NEED_AN_EXTRA = {
     "flowstate.drivers.postgres": "flowstate-engine[postgres]",

@@ -13,6 +13,7 @@ import flowstate
 import flowstate.drivers
 import flowstate.recovery
 import flowstate.testcases
+import flowstate.testing
 
 ALLOWED_SECONDS = 0.040
 ALLOWED_PART = 0.8  # Of what asyncio and attrs take: 50 ms on a machine of 2024.
@@ -44,7 +45,13 @@ def fresh(program: str) -> Any:
 
 def public_modules() -> list[str]:
     found = set[str]()
-    for root in (flowstate, flowstate.drivers, flowstate.recovery, flowstate.testcases):
+    for root in (
+        flowstate,
+        flowstate.drivers,
+        flowstate.recovery,
+        flowstate.testcases,
+        flowstate.testing,
+    ):
         found.add(root.__name__)
         found |= {info.name for info in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")}
     return sorted(name for name in found if "._" not in name)
