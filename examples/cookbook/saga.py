@@ -18,6 +18,7 @@ from flowstate import (
     State,
     StateContext,
     Transit,
+    recovery,
 )
 
 STEPS = ("flight", "hotel", "card")
@@ -77,7 +78,7 @@ async def back(ctx: StateContext, engine: Engine) -> Command[None]:
 
 def key_of(ctx: StateContext) -> str:
     """Name this step of this state: the same when it is done again after a crash."""
-    return f"{ctx.current.id}@{ctx.committed.rev}"
+    return recovery.idempotency_key(ctx)
 
 
 async def demo(engine: Engine) -> list[str]:
