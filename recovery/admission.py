@@ -25,17 +25,17 @@ class Admission:
         clock: of the engine.
         max_running: at once; those that have run for half a minute no longer count.
         rate: in a second.
-        chance: for jitter.
+        rng: for jitter.
     """
 
     def __init__(
-        self, engine: Engine, clock: Clock, max_running: int, rate: float, chance: random.Random
+        self, engine: Engine, clock: Clock, max_running: int, rate: float, rng: random.Random
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._max_running = max_running
         self._interval = 1.0 / rate
-        self._chance = chance
+        self._rng = rng
         self._next_start = 0.0
         self._beginning = 0
         self._one_by_one = asyncio.Lock()
@@ -48,7 +48,7 @@ class Admission:
             await self._clock.sleep(self._next_start - self._clock.monotonic())
             while self._is_full():
                 await self._change()
-            pause = self._interval * self._chance.uniform(0.8, 1.2)
+            pause = self._interval * self._rng.uniform(0.8, 1.2)
             self._next_start = max(self._next_start, self._clock.monotonic()) + pause
             self._beginning += 1
         try:

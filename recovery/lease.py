@@ -64,7 +64,7 @@ class Lease:
         seconds: after which a silent holder is replaced.
         poll_interval: seconds between two looks of a standby. One that is given back is taken at
             once where the driver hears of other processes' commits.
-        chance: for jitter.
+        rng: for jitter.
 
     Attributes:
         id: of the state that is the lease.
@@ -78,7 +78,7 @@ class Lease:
         *,
         seconds: float = 15.0,
         poll_interval: float = 1.0,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         check_id("name", name)
         check_id("name", lease_id(name))
@@ -94,7 +94,7 @@ class Lease:
         self._name = name
         self._seconds = seconds
         self._poll_interval = poll_interval
-        self._chance = chance or random.Random()  # noqa: S311 - no secret
+        self._rng = rng or random.Random()  # noqa: S311 - no secret
         self._ctx: StateContext | None = None  # While it is held.
         self._valid_until = 0.0
         self._held = asyncio.Event()
@@ -259,7 +259,7 @@ class Lease:
         self._drop()
 
     def _next_renewal(self) -> float:
-        return self._seconds * RENEW_AT * self._chance.uniform(0.8, 1.0)
+        return self._seconds * RENEW_AT * self._rng.uniform(0.8, 1.0)
 
     async def _beat(self, ctx: StateContext, seconds: float) -> bool | None:
         """Return whether the lease is still ours, or ``None`` when nobody can tell in time."""

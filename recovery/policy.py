@@ -119,7 +119,7 @@ def decide(state: State, *, is_known: bool) -> Decision:
     return "retry" if is_known else "unknown flow"
 
 
-def attempt_annotations(state: State, chance: random.Random) -> dict[str, str]:
+def attempt_annotations(state: State, rng: random.Random) -> dict[str, str]:
     """Return what the transition of the next attempt says.
 
     The wait after it doubles with every attempt, and is up to a quarter longer by chance, so that
@@ -127,7 +127,7 @@ def attempt_annotations(state: State, chance: random.Random) -> dict[str, str]:
     """
     number = attempt(state) + 1
     doubled = retry_after(state).total_seconds() * 2 ** min(number - 1, LONGEST_DOUBLING)
-    wait = min(doubled * chance.uniform(1, 1 + JITTER), LONGEST)
+    wait = min(doubled * rng.uniform(1, 1 + JITTER), LONGEST)
     origin = state.transition.annotations.get(ORIGIN, str(state.rev))
     return {ATTEMPT: str(number), WAIT: f"{wait:.6f}", ORIGIN: origin}
 

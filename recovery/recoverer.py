@@ -64,7 +64,7 @@ class Recoverer:
         max_running: how many attempts are on their way at once. Those that have run for half a
             minute no longer count, so that long flows do not hold up the others.
         rate: attempts begun in a second, at most.
-        chance: for jitter.
+        rng: for jitter.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Recoverer:
         poll_interval: float = 1.0,
         max_running: int = 100,
         rate: float = 100.0,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         if type(max_running) is not int or max_running < 1:
             raise InvalidInputError("max_running", f"must be at least 1, not {max_running!r}")
@@ -88,15 +88,15 @@ class Recoverer:
         self._driver = engine.driver
         self._clock = engine.clock
         self._poll_interval = poll_interval
-        self._chance = chance or random.Random()  # noqa: S311 - no secret
+        self._rng = rng or random.Random()  # noqa: S311 - no secret
         self._lease = Lease(
             engine,
             lease_name(group),
             seconds=lease,
             poll_interval=poll_interval,
-            chance=self._chance,
+            rng=self._rng,
         )
-        self._admission = Admission(engine, engine.clock, max_running, rate, self._chance)
+        self._admission = Admission(engine, engine.clock, max_running, rate, self._rng)
         self._counts = Counts()
         self._skipped: dict[tuple[str, int], None] = {}
         self._task: asyncio.Task[None] | None = None
@@ -151,7 +151,7 @@ class Recoverer:
         since: datetime | None = None
         full_look_at = self._clock.monotonic() + FULL_LOOK_EVERY
         # A crash of everything lets everybody begin at the same time.
-        await self._clock.sleep(self._chance.uniform(0, self._poll_interval / 2))
+        await self._clock.sleep(self._rng.uniform(0, self._poll_interval / 2))
         while True:
             try:
                 head = await self._driver.head()
@@ -165,7 +165,7 @@ class Recoverer:
                 logger.warning("cannot look for stalled states: %s", error, exc_info=exc_info)
                 failures = min(failures + 1, 6)
                 ceiling = self._poll_interval * 2**failures
-                await self._clock.sleep(self._chance.uniform(ceiling / 2, ceiling))
+                await self._clock.sleep(self._rng.uniform(ceiling / 2, ceiling))
                 continue
             failures = 0
             since = found.now - OVERLAP
@@ -246,7 +246,7 @@ class Recoverer:
 
     async def _begin(self, state: State) -> None:
         ctx = StateContext(state)
-        annotations = attempt_annotations(state, self._chance)
+        annotations = attempt_annotations(state, self._rng)
         await self._engine.do(Commit(self._lease.check(), Retry(ctx, annotations)))
         number = attempt(ctx.committed)
         extra = {"state_id": state.id, "rev": ctx.committed.rev, "attempt": number}

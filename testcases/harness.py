@@ -98,6 +98,11 @@ class Harness:
         self.driver = make_driver(clock)
         self.engine = self.make_engine(self.driver)
 
+    @property
+    def has_fake_clock(self) -> bool:
+        """Whether time costs nothing."""
+        return isinstance(self.clock, FakeClock)
+
     async def __aenter__(self) -> Self:
         await self._exit.enter_async_context(self.engine)
         return self

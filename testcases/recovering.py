@@ -20,15 +20,19 @@ from flowstate.testcases.support import committed, end, raised
 
 __all__ = ["CASES"]
 
-SHORT = timedelta(milliseconds=250)
 LEASE = 1.0
 QUICK = {"lease": LEASE, "poll_interval": 0.05}
+
+
+def _short(h: Harness) -> timedelta:
+    """Return after what time states are recovered here; a busy machine must keep them alive."""
+    return timedelta(milliseconds=250 if h.has_fake_clock else 800)
 
 
 def _quick(h: Harness, id: str, attempts: int | None = None, **state: Any) -> StateContext:
     """Return a new context that is recovered soon."""
     ctx = h.ctx(id, **state)
-    recovery.set_retry_after(ctx, SHORT)
+    recovery.set_retry_after(ctx, _short(h))
     if attempts is not None:
         recovery.set_max_attempts(ctx, attempts)
     return ctx
@@ -144,7 +148,7 @@ async def recovery_leaves_alone_what_does_not_want_it(h: Harness) -> None:
     await h.engine.do(Commit(Transit(_quick(h, "stalled"), "work")))
     async with _recovering(h):
         await _ended(h, "stalled")
-        await h.clock.sleep(2 * SHORT.total_seconds())
+        await h.clock.sleep(2 * _short(h).total_seconds())
         check(h.visits, ["stalled"], "visits")
         recovery.enable(disabled)
         await h.engine.do(Commit(Transit(disabled, "work")))
@@ -217,13 +221,13 @@ async def recovery_waits_for_what_is_alive(h: Harness) -> None:
         nonlocal running
         running += 1
         check(running, 1, "executions at once")
-        await h.clock.sleep(8 * SHORT.total_seconds())
+        await h.clock.sleep(8 * _short(h).total_seconds())
         running -= 1
         h.visit("work")
         return Commit(End(ctx))
 
     ctx = h.ctx("long")
-    recovery.set_retry_after(ctx, 4 * SHORT)
+    recovery.set_retry_after(ctx, 4 * _short(h))
     async with h.make_engine() as other, _recovering(h, other):
         await h.engine.do(Commit(Transit(ctx, "work")), Execute(ctx))
         await _ended(h, "long")

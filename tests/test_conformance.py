@@ -9,7 +9,16 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.testcases import ALL, Capabilities, Case, MakeDriver, run, select
+from flowstate.testcases import (
+    ALL,
+    Capabilities,
+    Case,
+    MakeDriver,
+    leasing,
+    recovering,
+    run,
+    select,
+)
 from tests.redis_servers import VERSIONS, RedisLike
 
 CAPABILITIES = {
@@ -44,7 +53,14 @@ def redis_on(url: str, namespace: str) -> MakeDriver:
     return make
 
 
-MARKS = {"redis62": pytest.mark.slow}
+TAKES_TIME = {*leasing.CASES, *recovering.CASES}
+
+
+def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
+    """Return what keeps a case from running on every interpreter."""
+    is_real = case.real_time or not CAPABILITIES[driver].fake_clock
+    is_slow = driver == "redis62" or (case in TAKES_TIME and is_real)
+    return [pytest.mark.slow] if is_slow else []
 
 
 def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
@@ -63,7 +79,7 @@ def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
 @pytest.mark.parametrize(
     ("driver", "case"),
     [
-        pytest.param(driver, case, id=f"{driver}-{case.name}", marks=MARKS.get(driver, ()))
+        pytest.param(driver, case, id=f"{driver}-{case.name}", marks=marks(driver, case))
         for driver, capabilities in CAPABILITIES.items()
         for case in select(ALL, capabilities)
     ],
