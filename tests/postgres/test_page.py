@@ -115,8 +115,10 @@ async def use_as_worker(url: str, schema: str) -> None:
         delayed, _ = (await engine.get_delayed_states()).delayed
         assert await engine.driver.claim_delay(delayed.id, delayed.due, 60)
         await engine.driver.drop_delay(delayed.id)
-        assert await engine.driver.beat([Heartbeat("order-1", delayed.state.rev, 60.0, "")])
-        assert (await engine.driver.get_stalled(StalledQuery())).now
+        heartbeat = Heartbeat("order-1", order.committed.rev, 60.0, "me")
+        assert await engine.driver.beat([heartbeat]) == [True]
+        assert await engine.driver.get_liveness("order-1")
+        assert (await engine.driver.get_stalled(StalledQuery())).damaged == ()
         async with engine.watch(labels={"kind": "order"}, since_rev=0) as states:
             assert [(await anext(states)).rev for _ in range(4)] == [1, 2, 3, 4]
 
