@@ -40,7 +40,7 @@ LABEL = "flowstate.lease"
 RENEW_AT = 1 / 3  # Parts of the time of the lease.
 STEP_DOWN_AT = 2 / 3
 TRY_AGAIN_AFTER = 1 / 12
-LEAST_PAUSE = 0.1
+LEAST_PAUSE = 0.25
 SHORTEST_SECONDS = 0.05
 
 
@@ -102,6 +102,7 @@ class Lease:
         self._not_held.set()
         self._seen: tuple[object, ...] | None = None
         self._seen_at = 0.0
+        self._head: int | None = None
         self._state: State | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -180,7 +181,8 @@ class Lease:
 
     async def _stand_by(self) -> None:
         """Take the lease, or wait for a change."""
-        head = await self._driver.head()
+        if self._head is None:
+            self._head = await self._driver.head()
         liveness = await self._driver.get_liveness(self.id)
         now = self._clock.monotonic()
         if liveness is None:
@@ -195,7 +197,7 @@ class Lease:
         if self._is_free(liveness, now):
             await self._take(StateContext(self._state))
         else:
-            await self._wait_for_change(head, self._seen_at + self._seconds - now)
+            await self._wait_for_change(self._head, self._seen_at + self._seconds - now)
 
     def _is_free(self, liveness: Liveness, now: float) -> bool:
         if self._state is not None and self._state.status is Status.ENDED:
@@ -215,6 +217,8 @@ class Lease:
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                self._head = None
         finally:
             for task in tasks:
                 task.cancel()
