@@ -28,9 +28,10 @@ from flowstate.errors import (
 )
 from flowstate.execution import Note
 from flowstate.limits import check_id
+from flowstate.stalling import LONGEST
 from flowstate.state import State, Status
 
-__all__ = ["HOLDER", "Lease", "lease_id"]
+__all__ = ["HOLDER", "Lease", "check_seconds", "lease_id"]
 
 logger = logging.getLogger("flowstate.recovery")
 
@@ -42,6 +43,12 @@ STEP_DOWN_AT = 2 / 3
 TRY_AGAIN_AFTER = 1 / 12
 LEAST_PAUSE = 0.25
 SHORTEST_SECONDS = 0.05
+
+
+def check_seconds(field: str, seconds: float) -> None:
+    """Refuse what cannot be the time of a lease."""
+    if not isinstance(seconds, int | float) or not SHORTEST_SECONDS <= seconds < LONGEST:
+        raise InvalidInputError(field, f"must be from {SHORTEST_SECONDS} seconds to 365,000 days")
 
 
 def lease_id(name: str) -> str:
@@ -82,8 +89,7 @@ class Lease:
     ) -> None:
         check_id("name", name)
         check_id("name", lease_id(name))
-        if not isinstance(seconds, int | float) or not seconds >= SHORTEST_SECONDS:
-            raise InvalidInputError("seconds", f"must be at least {SHORTEST_SECONDS}")
+        check_seconds("seconds", seconds)
         if not isinstance(poll_interval, int | float) or not poll_interval > 0:
             raise InvalidInputError("poll_interval", "must be above 0")
         self.holder = ""

@@ -106,17 +106,19 @@ def max_attempts(state: State) -> int:
 def idempotency_key(ctx: StateContext) -> str:
     """Return a text for calls of other services: each attempt of the same step has the same one.
 
-    It names the state and the revision that brought it to this step.
+    It names the state, the revision that brought it to this step, and the flow, since a state can
+    go through several flows between two commits.
     """
     state = ctx.committed
-    return f"{state.id}:{state.transition.annotations.get(ORIGIN, state.rev)}"
+    origin = state.transition.annotations.get(ORIGIN, state.rev)
+    return f"{state.id}:{origin}:{ctx.current.transition.to}"
 
 
 def decide(state: State, *, is_known: bool) -> Decision:
     """Return what is to be done with a state that has stalled."""
-    if attempt(state) >= max_attempts(state):
-        return "drop"
-    return "retry" if is_known else "unknown flow"
+    if not is_known:
+        return "unknown flow"
+    return "drop" if attempt(state) >= max_attempts(state) else "retry"
 
 
 def attempt_annotations(state: State, rng: random.Random) -> dict[str, str]:

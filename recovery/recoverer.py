@@ -21,9 +21,10 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.execution import read_note
+from flowstate.limits import check_id
 from flowstate.recovery.admission import Admission, Outcome
 from flowstate.recovery.dead import end_by_force
-from flowstate.recovery.lease import Lease
+from flowstate.recovery.lease import Lease, check_seconds
 from flowstate.recovery.policy import attempt, attempt_annotations, decide, max_attempts
 from flowstate.recovery.stats import Counts, Stats
 from flowstate.state import State
@@ -82,8 +83,8 @@ class Recoverer:
             raise InvalidInputError("max_running", f"must be at least 1, not {max_running!r}")
         if not isinstance(rate, int | float) or not rate > 0:
             raise InvalidInputError("rate", f"must be above 0, not {rate!r}")
-        if not isinstance(group, str):
-            raise InvalidInputError("group", f"must be a string, not {type(group).__name__}")
+        check_id("group", group)
+        check_seconds("lease", lease)
         self._engine = engine
         self._driver = engine.driver
         self._clock = engine.clock
@@ -273,7 +274,8 @@ class Recoverer:
         logger.info("attempt %d of %r %s", attempt(state), state.id, what, extra=extra)
 
     async def _drop(self, state: State, error: str) -> None:
-        reason = f"made no progress in {attempt(state)} attempts"
+        number = attempt(state)
+        reason = f"made no progress in {number} attempt{'s' if number != 1 else ''}"
         await end_by_force(self._engine, state, reason, error, self._lease.check())
         self._counts.done["dropped"] += 1
         extra = {"state_id": state.id, "rev": state.rev, "attempt": attempt(state)}

@@ -214,16 +214,12 @@ async def recovery_leaves_overdue_delays_to_delayers(h: Harness) -> None:
 @case()
 async def recovery_waits_for_what_is_alive(h: Harness) -> None:
     """G11: an execution is not taken over, however long it runs, by this engine or another."""
-    running = 0
 
     @h.flows.flow("work")
     async def work(ctx: StateContext, engine: Engine) -> Command[None]:
-        nonlocal running
-        running += 1
-        check(running, 1, "executions at once")
+        h.visit("begin")
         await h.clock.sleep(8 * _short(h).total_seconds())
-        running -= 1
-        h.visit("work")
+        h.visit("end")
         return Commit(End(ctx))
 
     ctx = h.ctx("long")
@@ -232,7 +228,7 @@ async def recovery_waits_for_what_is_alive(h: Harness) -> None:
         await h.engine.do(Commit(Transit(ctx, "work")), Execute(ctx))
         await _ended(h, "long")
         await h.engine.idle()
-    check(h.visits, ["work"], "visits")
+    check(h.visits, ["begin", "end"], "visits")
 
 
 @case()
@@ -397,8 +393,10 @@ async def recovery_settings_are_checked(h: Harness) -> None:
         error = await raised(InvalidInputError, recovery.set_max_attempts, ctx, attempts)
         check(error.field, "attempts", "field")
     check(dict(ctx.current.annotations), {}, "annotations")
-    for options in ({"rate": 0}, {"max_running": 0}, {"lease": 0.0}, {"poll_interval": 0}):
-        await raised(InvalidInputError, Recoverer, h.engine, **options)
+    for field, bad in (("rate", 0), ("max_running", 0), ("lease", 0.0), ("group", "")):
+        error = await raised(InvalidInputError, Recoverer, h.engine, **{field: bad})
+        check(error.field, field, "field")
+    await raised(InvalidInputError, Recoverer, h.engine, poll_interval=0)
 
 
 @case()

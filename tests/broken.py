@@ -11,7 +11,10 @@ from flowstate.clock import Clock
 from flowstate.driver import (
     DelayedStates,
     DelayQuery,
+    Heartbeat,
     NewDelay,
+    StalledQuery,
+    StalledStates,
     StateQuery,
     States,
     Verdict,
@@ -336,6 +339,59 @@ class LinearScan(Base):
         return await self.apply(writes)
 
 
+class OldHeartbeats(Base):
+    """Takes heartbeats for revisions that are not the latest any more."""
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        found = [await self.get_state(beat.id) for beat in heartbeats]
+        newest = [
+            replace(beat, rev=state.rev if state else beat.rev)
+            for beat, state in zip(heartbeats, found, strict=True)
+        ]
+        return await super().beat(newest)
+
+
+class DeafToHeartbeats(Base):
+    """Acknowledges heartbeats, and lets states stall all the same."""
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        return await super().beat([replace(beat, seconds=None) for beat in heartbeats])
+
+
+class ForgetsDelays(Base):
+    """Lets a state stall although a delay that was stored for it later is not due yet."""
+
+    async def commit_one(self, writes: Writes) -> Verdict:
+        verdict = await self.apply(writes)
+        for delay in writes.delays:
+            if delay.put is None:
+                beat = Heartbeat(delay.state.id, delay.state.rev, 60.0, "")
+                await super().beat([beat])
+        return verdict
+
+
+class ShortStalledPages(Base):
+    """Says that there is nothing more behind the first page of stalled states."""
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        return replace(await super().get_stalled(query), more=False)
+
+
+class StalledInAnyOrder(Base):
+    """Has no regard for what stalled first."""
+
+    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+        found = await super().get_stalled(query)
+        return replace(found, states=found.states[::-1])
+
+
+class UnfencedLeases(Base):
+    """Ignores the fence of whoever lost a lease without knowing."""
+
+    async def commit_one(self, writes: Writes) -> Verdict:
+        return await self.apply(replace(writes, checks=()))
+
+
 BROKEN: dict[type[Base], str] = {
     HalfDone: "batch_is_judged_in_order defect_01_refused_commit_leaves_no_delay_and_no_data",
     Unchecked: "increments_are_never_lost opposite_orders_do_not_deadlock",
@@ -362,6 +418,12 @@ BROKEN: dict[type[Base], str] = {
     StaleReads: "threads_share_a_driver",
     StuckLock: "cancelled_commit_tells_the_truth",
     LostReply: "cancelled_commit_tells_the_truth",
+    OldHeartbeats: "heartbeat_of_another_revision",
+    DeafToHeartbeats: "heartbeat_postpones recovery_waits_for_what_is_alive",
+    ForgetsDelays: "stalled_after_the_delay",
+    ShortStalledPages: "stalled_first_in_front",
+    StalledInAnyOrder: "stalled_first_in_front",
+    UnfencedLeases: "lease_fences_a_holder_that_was_asleep",
     LinearScan: "defect_12_commits_do_not_slow_down_with_the_log",
 }
 """Each broken driver, and the cases that must fail on it."""

@@ -44,7 +44,7 @@ CAME_OUT = {
     "call": ["sum: 42"],
     "cron": [f"report 2030-01-01T00:{minute}:00+00:00: ended" for minute in (15, 30, 45)],
     "fork_join": ["build: ended, 0 parts left"],
-    "idempotent": ["payment: 995 cents, receipt payment@1"],
+    "idempotent": ["payment: 995 cents, receipt payment:1:charge"],
     "mutex": ["anna: ended", "ben: ended", "cleo: ended"],
     "rate_limit": [f"call {number}: ended" for number in range(10)],
     "saga": ["poor: 0 steps done", "rich: 3 steps done"],
@@ -73,7 +73,7 @@ def check_actor(log: list[State]) -> None:
 
 
 def check_idempotent(log: list[State]) -> None:
-    assert list(idempotent.bank.receipts) == ["payment@1"]
+    assert list(idempotent.bank.receipts) == ["payment:1:charge"]
 
 
 def check_mutex(log: list[State]) -> None:

@@ -85,7 +85,7 @@ def test_attempts_double_their_wait_and_differ_by_chance() -> None:
         found = attempt_annotations(state, random.Random(number))
         state = committed(ctx, note="kept", **found)
         assert recovery.attempt(state) == number
-        assert recovery.idempotency_key(StateContext(state)) == "a:7"
+        assert recovery.idempotency_key(StateContext(state)) == "a:7:work"
         after = stalls_after(state)
         assert after is not None
         waits.append(after.total_seconds())
@@ -110,7 +110,7 @@ def test_decisions() -> None:
     assert decide(first, is_known=True) == "retry"
     assert decide(first, is_known=False) == "unknown flow"
     assert decide(second, is_known=True) == "drop"
-    assert decide(second, is_known=False) == "drop"
+    assert decide(second, is_known=False) == "unknown flow"
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "\u0663", "1" * 5_000])
@@ -295,7 +295,7 @@ async def test_every_decision_is_logged(
         "lease 'recovery.default': held by",
         "'a' stalled in flow 'work': attempt 1 of 1",
         "attempt 1 of 'a' failed",
-        "'a' ended by force: made no progress in 1 attempts: ValueError: no luck",
+        "'a' ended by force: made no progress in 1 attempt: ValueError: no luck",
         "'elsewhere 0' is not recovered: unknown flow",
     ):
         assert text in caplog.text

@@ -1,4 +1,4 @@
-"""Idempotent external calls: the key is the id of the state and its committed revision.
+"""Idempotent external calls: the key names the state, the revision of this step, and its flow.
 
 A step that is done again, after a crash or by two executions at once, sends the same key, and
 the next step sends another one.
@@ -20,6 +20,7 @@ from flowstate import (
     StateContext,
     StoreData,
     Transit,
+    recovery,
 )
 
 PAYMENTS = {"kind": "payment"}
@@ -41,7 +42,7 @@ bank = Bank()
 
 @flows.flow("charge")
 async def charge(ctx: StateContext, engine: Engine) -> Command[None]:
-    key = f"{ctx.current.id}@{ctx.committed.rev}"
+    key = recovery.idempotency_key(ctx)
     receipt = await bank.charge(key, int(ctx.current.annotations["cents"]))
     ctx.data["receipt"] = Data(receipt)
     return Commit(StoreData(ctx, "receipt"), Transit(ctx, "charged"))
