@@ -262,6 +262,7 @@ class Lease:
                 break
             if outcome:
                 self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
+                self._held.set()  # Somebody may have begun to wait at the last moment.
                 renew_at = sent_at + self._next_renewal()
             else:
                 renew_at = self._clock.monotonic() + self._seconds * TRY_AGAIN_AFTER
