@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from flowstate.commands import Commit, Retry
 from flowstate.context import StateContext
-from flowstate.driver import StalledQuery, StalledStates
+from flowstate.driver import Liveness, StalledQuery, StalledStates
 from flowstate.engine import Engine
 from flowstate.errors import (
     EngineStoppedError,
@@ -217,9 +217,9 @@ class Recoverer:
         flow = state.transition.to
         extra = {"state_id": state.id, "rev": state.rev, "flow": flow, "attempt": attempt(state)}
         try:
-            liveness = await self._driver.get_liveness(state.id)
-            if liveness is None or liveness.rev != state.rev:
-                return  # It has moved on by itself.
+            liveness = await self._stalled(state)
+            if liveness is None:
+                return
             decision = decide(state, is_known=self._engine.can_execute(flow))
             if liveness.delay_due is not None:
                 why = f"a delayer has not fired its delay since {liveness.delay_due}"
@@ -243,7 +243,15 @@ class Recoverer:
 
     async def _retry(self, state: State) -> None:
         async with self._admission.turn():
-            await self._begin(state)
+            if await self._stalled(state) is not None:  # Its turn may have been long in coming.
+                await self._begin(state)
+
+    async def _stalled(self, state: State) -> Liveness | None:
+        """Return what is known of a state; ``None`` when it has moved on, or is alive after all."""
+        found = await self._driver.get_liveness(state.id)
+        if found is None or found.rev != state.rev:
+            return None
+        return None if found.stalls_at is None or found.stalls_at > found.now else found
 
     async def _begin(self, state: State) -> None:
         ctx = StateContext(state)
