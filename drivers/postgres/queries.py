@@ -15,6 +15,7 @@ AFTER, UPTO = "(SELECT after FROM span)", "(SELECT upto FROM bounds)"
 Parameters = list[Any]
 Source = tuple[str, dict[str, str]]
 """A table with an index of some columns and rev, and which values those columns must have."""
+NEAR = 64  # Revisions.
 
 
 class Queries:
@@ -60,18 +61,27 @@ class Queries:
         )
         self.compact = f"SELECT * FROM {schema}.compact_some(%s, %s, %s)"
         self.drop_unreferenced = f"SELECT {schema}.drop_unreferenced(%s, %s)"
-        # From each first put of a refused commit along its state's revisions, down to the one
-        # that took the place of what it expected. Needs no lock: that one never changes.
+        # What took the place of the revision that each first put of a refused commit expected:
+        # among those right after it, where a state that changes often has it; else from the
+        # state's latest revision backwards. Needs no lock: that one never changes.
         self.successors = (
-            "WITH RECURSIVE later (place, expected, rev, previous, token) AS ("
-            "SELECT asked.place, asked.expected, log.rev, log.previous, log.token"
-            " FROM unnest(%s::text[], %s::bigint[]) WITH ORDINALITY AS asked (id, expected, place)"
+            "WITH RECURSIVE asked AS MATERIALIZED (SELECT * FROM"
+            " unnest(%s::text[], %s::bigint[]) WITH ORDINALITY AS asked (id, expected, place)),"
+            " near AS MATERIALIZED (SELECT asked.place, asked.expected, next.*"
+            " FROM asked CROSS JOIN LATERAL (SELECT log.rev, log.previous, log.token"
+            f" FROM {schema}.log WHERE log.rev > asked.expected"
+            f" AND log.rev <= asked.expected + {NEAR} AND log.id = asked.id"
+            " ORDER BY log.rev LIMIT 1) AS next),"
+            " later (place, expected, rev, previous, token) AS ("
+            "SELECT asked.place, asked.expected, log.rev, log.previous, log.token FROM asked"
             f" JOIN {schema}.latest ON latest.id = asked.id AND latest.rev > asked.expected"
             f" JOIN {schema}.log ON log.rev = latest.rev"
+            " WHERE NOT EXISTS (SELECT FROM near WHERE near.place = asked.place)"
             " UNION ALL"
             " SELECT place, expected, log.rev, log.previous, log.token"
             f" FROM later JOIN {schema}.log ON log.rev = later.previous"
             " WHERE later.previous > later.expected)"
+            " SELECT place, rev, token FROM near WHERE previous = expected UNION ALL"
             " SELECT place, rev, token FROM later WHERE previous = expected"
         )
         self.revisions = (

@@ -36,6 +36,10 @@ UPDATE_LATEST = (
     " stalls_at = excluded.stalls_at, beat_at = NULL, note = NULL"
 )
 UPDATE_DATA = "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at"
+# What took the place of a revision: right after it, where a state that changes often has it, or
+# else from the state's latest revision backwards.
+NEXT = "SELECT rev, token FROM log WHERE rev > ? AND rev <= ? AND id = ? ORDER BY rev LIMIT 1"
+NEAR = 64
 SUCCESSOR = (
     "WITH RECURSIVE later (rev, previous, token) AS ("
     "SELECT rev, previous, token FROM latest JOIN log USING (rev)"
@@ -199,7 +203,11 @@ class Batch:
         if not writes.puts:
             return None
         first = writes.puts[0]
-        found = self._connection.execute(SUCCESSOR, (first.id, first.rev, first.rev)).fetchone()
+        near = (first.rev, first.rev + NEAR, first.id)
+        found = self._connection.execute(NEXT, near).fetchone()
+        if found is None:
+            later = (first.id, first.rev, first.rev)
+            found = self._connection.execute(SUCCESSOR, later).fetchone()
         if found is None or found[1] != writes.token:
             return None
         rows = self._connection.execute(
