@@ -41,8 +41,8 @@ bench: $(VENV)/.test ## run all the benchmarks
 
 soak: $(VENV)/.test ## run the endurance test
 	@$(BIN)/python -m benchmarks soak $(ARGS)
-	@$(BIN)/python -m benchmarks soak --postgres
-	@$(BIN)/python -m benchmarks soak --redis
+	@$(BIN)/python -m benchmarks soak --postgres $(ARGS)
+	@$(BIN)/python -m benchmarks soak --redis $(ARGS)
 
 clean: ## remove everything that make has made
 	@rm -rf .venv .venvs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

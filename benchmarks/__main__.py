@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.comparison import SIZES
 from benchmarks.report import measure, print_table, write_json
-from benchmarks.soak import soak, soak_postgres, soak_redis
+from benchmarks.soak import soak, soak_cluster, soak_postgres, soak_redis
 from benchmarks.suite import comparisons
 
 __all__ = ["main"]
@@ -39,11 +39,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flowstate-benchmarks-") as folder:
         if arguments.size == "soak" and arguments.postgres:
-            asyncio.run(soak_postgres())
+            asyncio.run(soak_postgres(arguments.minutes, Path(folder)))
         elif arguments.size == "soak" and arguments.redis:
-            asyncio.run(soak_redis())
+            asyncio.run(soak_redis(arguments.minutes, Path(folder)))
         elif arguments.size == "soak":
             asyncio.run(soak(arguments.minutes, Path(folder)))
+            asyncio.run(soak_cluster(arguments.minutes, Path(folder)))
         else:
             asyncio.run(run(arguments.size, arguments.only, arguments.json, Path(folder)))
 

@@ -1,4 +1,4 @@
-"""A long mixed run with exact checks: shared counters by compare-and-set, watched."""
+"""Long runs with exact checks: counters by compare-and-set, histories, clusters under fire."""
 
 import asyncio
 import random
@@ -19,9 +19,11 @@ from flowstate import (
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 
-__all__ = ["soak", "soak_postgres", "soak_redis"]
+__all__ = ["soak", "soak_cluster", "soak_postgres", "soak_redis"]
 
 COUNTERS = 50
+JOBS_PER_SECOND = 40
+GRACE = 300.0
 
 
 async def soak(minutes: float, folder: Path, tasks: int = 1_000) -> None:
@@ -38,8 +40,13 @@ async def soak(minutes: float, folder: Path, tasks: int = 1_000) -> None:
         rounds += 1
 
 
-async def soak_postgres(commits: int = 100_000) -> None:
-    """Let processes commit and others watch, and check what they saw."""
+async def soak_cluster(minutes: float, folder: Path) -> None:
+    """Kill and stop workers on SQLite, and check that each job was done once."""
+    await _burn(str(folder / "cluster.db"), minutes, folder)
+
+
+async def soak_postgres(minutes: float, folder: Path, commits: int = 100_000) -> None:
+    """Let processes commit and others watch, and check what they saw; then as on SQLite."""
     from tests.history import check_history  # noqa: PLC0415 - needs an extra
     from tests.servers import PostgresServer  # noqa: PLC0415
 
@@ -48,9 +55,10 @@ async def soak_postgres(commits: int = 100_000) -> None:
         revisions = await check_history(server.url(), "soak", commits)
         took = monotonic() - start
         print(f"history on Postgres: {revisions:,} revisions, exact, {took:.1f} s", flush=True)
+        await _burn(server.url(), minutes, folder)
 
 
-async def soak_redis(commits: int = 100_000) -> None:
+async def soak_redis(minutes: float, folder: Path, commits: int = 100_000) -> None:
     """As on Postgres."""
     from tests.history import check_history  # noqa: PLC0415 - needs an extra
     from tests.redis_servers import DURABLE, RedisServer  # noqa: PLC0415
@@ -60,6 +68,27 @@ async def soak_redis(commits: int = 100_000) -> None:
         revisions = await check_history(server.url(), "soak", commits)
         took = monotonic() - start
         print(f"history on Redis: {revisions:,} revisions, exact, {took:.1f} s", flush=True)
+        await _burn(server.url(), minutes, folder)
+
+
+async def _burn(url: str, minutes: float, folder: Path) -> None:
+    from tests.recovery.fire import check_under_fire  # noqa: PLC0415 - needs an extra
+
+    def say(progress: str) -> None:
+        print(f"under fire: {progress}", flush=True)
+
+    seconds = 60 * minutes
+    say(
+        await check_under_fire(
+            url,
+            "fire",
+            folder,
+            jobs=int(JOBS_PER_SECOND * seconds),
+            seconds=seconds,
+            grace=GRACE,
+            say=say,
+        )
+    )
 
 
 async def _round(driver: Driver, tasks: int, increments: int) -> None:
