@@ -11,6 +11,8 @@ A whole test file, with pytest and pytest-asyncio::
     @pytest.mark.parametrize("case", select(ALL, CAPABILITIES), ids=repr)
     async def test_conformance(case, tmp_path):
         await run(case, lambda clock: MyDriver(tmp_path / "store"), CAPABILITIES)
+
+Without a test framework: ``python -m flowstate.testcases package.module:make_store``.
 """
 
 from flowstate.testcases import (
@@ -41,31 +43,42 @@ from flowstate.testcases import (
 )
 from flowstate.testcases.harness import Capabilities, Case, Harness, MakeDriver, case, run, select
 
-__all__ = ["ALL", "Capabilities", "Case", "Harness", "MakeDriver", "case", "run", "select"]
+__all__ = [
+    "ALL",
+    "Capabilities",
+    "Case",
+    "Harness",
+    "MakeDriver",
+    "THEMES",
+    "case",
+    "run",
+    "select",
+]
 
-ALL: tuple[Case, ...] = (
-    *flows.CASES,
-    *patterns.CASES,
-    *delays.CASES,
-    *firing.CASES,
-    *queries.CASES,
-    *watching.CASES,
-    *interruptions.CASES,
-    *data.CASES,
-    *stack.CASES,
-    *stalling.CASES,
-    *recovering.CASES,
-    *leasing.CASES,
-    *commits.CASES,
-    *history.CASES,
-    *bad_input.CASES,
-    *bad_commands.CASES,
-    *odd_input.CASES,
-    *lifecycle.CASES,
-    *executions.CASES,
-    *concurrency.CASES,
-    *cancelling.CASES,
-    *faults.CASES,
-    *replays.CASES,
-    *defects.CASES,
-)
+THEMES: dict[str, tuple[Case, ...]] = {
+    "flows": flows.CASES,
+    "patterns": patterns.CASES,
+    "delays": delays.CASES,
+    "firing": firing.CASES,
+    "queries": queries.CASES,
+    "watching": watching.CASES,
+    "interruptions": interruptions.CASES,
+    "data": data.CASES,
+    "stack": stack.CASES,
+    "stalling": stalling.CASES,
+    "recovering": recovering.CASES,
+    "leasing": leasing.CASES,
+    "commits": commits.CASES,
+    "history": history.CASES,
+    "bad input": bad_input.CASES,
+    "bad commands": bad_commands.CASES,
+    "odd input": odd_input.CASES,
+    "lifecycle": lifecycle.CASES,
+    "executions": executions.CASES,
+    "concurrency": concurrency.CASES,
+    "cancelling": cancelling.CASES,
+    "faults": faults.CASES,
+    "replays": replays.CASES,
+    "defects": defects.CASES,
+}
+ALL: tuple[Case, ...] = tuple(case for cases in THEMES.values() for case in cases)
