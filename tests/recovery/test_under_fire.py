@@ -18,14 +18,20 @@ SECONDS = 45.0
 GRACE = 120.0  # Twenty seconds are usual; waits double with each attempt that is killed.
 
 
+async def burn(url: str, schema: str, folder: Path) -> str:
+    """Return what happened."""
+    return await check_under_fire(url, schema, folder, jobs=JOBS, seconds=SECONDS, grace=GRACE)
+
+
 async def test_sqlite_under_fire(tmp_path: Path, record_testsuite_property: Record) -> None:
-    await _check(str(tmp_path / "store.db"), "", tmp_path, record_testsuite_property)
+    record_testsuite_property("fire_sqlite", await burn(str(tmp_path / "store.db"), "", tmp_path))
 
 
 async def test_postgres_under_fire(
     postgres: Postgres, postgres_schema: str, tmp_path: Path, record_testsuite_property: Record
 ) -> None:
-    await _check(postgres.url(), postgres_schema, tmp_path, record_testsuite_property)
+    summary = await burn(postgres.url(), postgres_schema, tmp_path)
+    record_testsuite_property("fire_postgres", summary)
 
 
 async def test_redis_under_fire(
@@ -34,11 +40,5 @@ async def test_redis_under_fire(
     tmp_path: Path,
     record_testsuite_property: Record,
 ) -> None:
-    await _check(redis_server.url(), redis_namespace, tmp_path, record_testsuite_property)
-
-
-async def _check(url: str, schema: str, folder: Path, record: Record) -> None:
-    summary = await check_under_fire(
-        url, schema, folder, jobs=JOBS, seconds=SECONDS, grace=GRACE, say=print
-    )
-    record(f"under_fire_{url.partition(':')[0]}", summary)
+    summary = await burn(redis_server.url(), redis_namespace, tmp_path)
+    record_testsuite_property("fire_redis", summary)
