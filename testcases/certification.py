@@ -95,7 +95,7 @@ def certify(
         for case in selected:
             failure = _run_alone(case, make_store, capabilities)
             on_case(case, failure)
-            failures.append(failure)  # noqa: PERF401 - each is told at once
+            failures.append(failure)
         found = tuple(failure for failure in failures if failure is not None)
         results.append(
             Theme(
@@ -113,11 +113,11 @@ def table(themes: Sequence[Theme]) -> str:
     """Return the results as text."""
     width = max(len(theme.name) for theme in themes)
     lines = [f"{'theme':{width}}  passed  failed  not needed  seconds"]
-    for theme in themes:
-        lines.append(
-            f"{theme.name:{width}}  {theme.passed:6}  {len(theme.failures):6}"
-            f"  {theme.left_out:10}  {theme.seconds:7.1f}"
-        )
+    lines += [
+        f"{theme.name:{width}}  {theme.passed:6}  {len(theme.failures):6}"
+        f"  {theme.left_out:10}  {theme.seconds:7.1f}"
+        for theme in themes
+    ]
     passed = sum(theme.passed for theme in themes)
     failed = sum(len(theme.failures) for theme in themes)
     lines.append(f"{'all':{width}}  {passed:6}  {failed:6}")
