@@ -1,0 +1,120 @@
+"""Waits until nothing is left to do in a store, and lets recovery do what a crash has left."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from flowstate.driver import DelayedState, DelayQuery, StalledQuery
+from flowstate.engine import Engine
+from flowstate.recovery import Recoverer, explain
+from flowstate.recovery.policy import decide
+from flowstate.state import State
+
+__all__ = ["RestlessError", "settle"]
+
+PAGE = 1_000
+SHORTEST_PAUSE = 0.001
+LONGEST_PAUSE = 3600.0
+LEASE = 3600.0  # Nobody else competes for it; a long one is not renewed all the while.
+MOST_EXPLAINED = 5
+
+
+class RestlessError(Exception):
+    """There was still something to do after a long time."""
+
+
+async def settle(
+    engine: Engine, running: "asyncio.Future[None]", longest: timedelta, rng: random.Random
+) -> None:
+    """Return when ``running`` is done, nothing executes, and no state will move by itself.
+
+    Raises whatever ``running`` raises.
+
+    Args:
+        engine: beside a delayer, on a fake clock.
+        running: gives it work.
+        longest: how long that may take, by the clock of the engine.
+        rng: of the recoverer.
+
+    Raises:
+        RestlessError: it took longer.
+    """
+    driver, clock = engine.driver, engine.clock
+    end = clock.monotonic() + longest.total_seconds()
+    pause, seen = SHORTEST_PAUSE, -1
+    while True:
+        if running.done():
+            running.result()
+        stalled = await driver.get_stalled(StalledQuery(limit=PAGE))
+        if await _recoverable(engine, stalled.states):
+            await _recover(engine, end, rng)
+            continue
+        delayed, now = await _delays(engine)
+        times = [delay.due for delay in delayed]
+        times += [stalled.next_at] if stalled.next_at else []
+        if not times and running.done() and await _is_idle(engine):
+            return
+        await _check_time(engine, end)
+        head = await driver.head()
+        pause = SHORTEST_PAUSE if head != seen else min(2 * pause, LONGEST_PAUSE)
+        seen = head
+        left = min(((time - now).total_seconds() for time in times), default=0.0)
+        await clock.sleep(min(left, LONGEST_PAUSE) if left > 0 else pause)
+
+
+async def _recover(engine: Engine, end: float, rng: random.Random) -> None:
+    """Let a recoverer deal with what has stalled; without such it would only look and look."""
+    async with Recoverer(engine, group=engine.name, lease=LEASE, rng=rng):
+        while True:
+            await engine.clock.sleep(0.1)
+            stalled = await engine.driver.get_stalled(StalledQuery(limit=PAGE))
+            if not await _recoverable(engine, stalled.states):
+                return
+            await _check_time(engine, end)
+
+
+async def _recoverable(engine: Engine, states: Sequence[State]) -> bool:
+    """Return whether a recoverer would do something about one of these stalled states."""
+    for state in states:
+        known = engine.can_execute(state.transition.to)
+        if decide(state, is_known=known) != "unknown flow":
+            liveness = await engine.driver.get_liveness(state.id)
+            if liveness is not None and liveness.rev == state.rev and liveness.delay_due is None:
+                return True
+    return False
+
+
+async def _delays(engine: Engine) -> tuple[list[DelayedState], datetime]:
+    """Return all delays that the engine can fire, and the store's clock."""
+    query = DelayQuery(everything=True, limit=PAGE)
+    found: list[DelayedState] = []
+    while True:
+        page = await engine.driver.get_delayed(query)
+        found += [delay for delay in page.delayed if engine.can_execute(delay.to)]
+        if not page.more:
+            return found, page.now
+        query = replace(query, after=page.end)
+
+
+async def _is_idle(engine: Engine) -> bool:
+    idle = asyncio.ensure_future(engine.idle())
+    await asyncio.sleep(0)
+    found = idle.done()
+    idle.cancel()
+    return found
+
+
+async def _check_time(engine: Engine, end: float) -> None:
+    if engine.clock.monotonic() < end:
+        return
+    stalled = await engine.driver.get_stalled(StalledQuery(limit=PAGE))
+    delayed, _ = await _delays(engine)
+    restless = {state.id: None for state in [*stalled.states, *(d.state for d in delayed)]}
+    lines = [
+        f"{id!r}: {(await explain(engine, id)).text}" for id in list(restless)[:MOST_EXPLAINED]
+    ]
+    text = "; ".join(lines) or "run() has not returned, or flows still execute"
+    raise RestlessError(f"there is still something to do: {text}")
