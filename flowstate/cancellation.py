@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["losing_no_cancellation", "to_the_end"]
+__all__ = ["all_cancelled", "losing_no_cancellation", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -40,3 +40,23 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         if task.done() and not task.cancelled():
             task.exception()
         raise
+
+
+async def all_cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait for their ends, also when this is itself cancelled meanwhile.
+
+    What they raise is not raised here.
+    """
+    for task in tasks:
+        task.cancel()
+    interruption: asyncio.CancelledError | None = None
+    while running := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            interruption = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # Else asyncio says that nobody has asked for it.
+    if interruption is not None:
+        raise interruption

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from msgspec.structs import replace
 
+from flowstate.cancellation import all_cancelled
 from flowstate.commands import Execute
 from flowstate.driver import DamagedDelay, DelayedState, DelayQuery
 from flowstate.engine import Engine
@@ -130,9 +131,7 @@ class Delayer:
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            await all_cancelled(*waits)
 
     async def _fire_due(self) -> float | None:
         """Fire all that is due, window by window; return the seconds until there is more to do."""

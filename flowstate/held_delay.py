@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from flowstate.backoff import Backoff
+from flowstate.cancellation import all_cancelled
 from flowstate.driver import DelayedState, DelayQuery
 from flowstate.engine import Engine
 from flowstate.errors import DriverError, EngineStoppedError
@@ -68,9 +69,7 @@ class HeldDelay:
                 executing.cancel()
             await asyncio.wait([executing])
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await all_cancelled(*tasks)
 
     async def _execute(self) -> None:
         try:

@@ -45,6 +45,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._sleep: asyncio.Task[None] | None = None
         self._wake_at = 0.0
+        self._is_closed = False
         self._beating: asyncio.Task[None] | None = None
 
     @property
@@ -55,6 +56,8 @@ class Keeper:
     def add(self, execution: Execution) -> None:
         """Keep an execution alive from now on."""
         self._executions[execution] = None
+        if self._is_closed:
+            return  # The engine is about to refuse it.
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="flowstate keeper")
         else:
@@ -103,6 +106,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Stop, once what failed is noted."""
+        self._is_closed = True
         if self._failures and self._beating is None:
             self._start_beating([])
         if self._beating is not None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from flowstate.cancellation import all_cancelled
 from flowstate.clock import Clock
 from flowstate.engine import Engine
 
@@ -78,8 +79,7 @@ class Admission:
         try:
             await asyncio.wait({sleep, *running}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            sleep.cancel()
-            await asyncio.gather(sleep, return_exceptions=True)
+            await all_cancelled(sleep)
 
 
 async def _sleep(clock: Clock, seconds: float) -> None:

@@ -15,6 +15,7 @@ import random
 from types import TracebackType
 from typing import Any, Self
 
+from flowstate.cancellation import all_cancelled
 from flowstate.commands import Check, Commit, End, Pause
 from flowstate.context import StateContext
 from flowstate.driver import Heartbeat, Liveness
@@ -226,9 +227,7 @@ class Lease:
             if tasks[0].done():
                 self._head = None
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await all_cancelled(*tasks)
 
     async def _take(self, ctx: StateContext) -> None:
         self._state = None
@@ -286,9 +285,7 @@ class Lease:
             logger.warning("lease %r: no heartbeat: %s", self._name, error, extra=extra)
             return None
         finally:
-            for task in (beating, pausing):
-                task.cancel()
-            await asyncio.gather(beating, pausing, return_exceptions=True)
+            await all_cancelled(beating, pausing)
 
     def _drop(self) -> None:
         self._ctx = None

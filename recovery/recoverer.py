@@ -7,8 +7,9 @@ import random
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from flowstate.cancellation import all_cancelled
 from flowstate.commands import Commit, Retry
 from flowstate.context import StateContext
 from flowstate.driver import Liveness, StalledQuery, StalledStates
@@ -115,7 +116,7 @@ class Recoverer:
     ) -> None:
         try:
             if self._task is not None:
-                await _cancelled(self._task)
+                await all_cancelled(self._task)
         finally:
             await self._lease.__aexit__(exc_type, exc, traceback)
 
@@ -141,9 +142,8 @@ class Recoverer:
             try:
                 await asyncio.wait([leading, lost], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _cancelled(lost)
-                failure = await _cancelled(leading)
-            if isinstance(failure, EngineStoppedError):
+                await all_cancelled(leading, lost)
+            if not leading.cancelled() and isinstance(leading.exception(), EngineStoppedError):
                 return
 
     async def _lead(self) -> None:
@@ -204,8 +204,7 @@ class Recoverer:
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                await _cancelled(wait)
+            await all_cancelled(*waits)
 
     async def _changed(self, head: int) -> None:
         with contextlib.suppress(FlowstateError):
@@ -299,9 +298,3 @@ class Recoverer:
         self._counts.skipped[reason] += 1
         extra = {"state_id": id, "rev": rev, "reason": reason}
         logger.info("%r is not recovered: %s: %s", id, reason, why, extra=extra)
-
-
-async def _cancelled(task: "asyncio.Future[Any]") -> Any:
-    """Cancel a task, and return its result or error."""
-    task.cancel()
-    return (await asyncio.gather(task, return_exceptions=True))[0]

@@ -11,7 +11,7 @@ import pytest
 from tests.redis_servers import RedisLike
 from tests.servers import Postgres
 
-pytestmark = [pytest.mark.repository, pytest.mark.slow]
+pytestmark = [pytest.mark.repository, pytest.mark.slow, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parent.parent
 
