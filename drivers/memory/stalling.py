@@ -54,8 +54,10 @@ class Stalling:
 
     def beat(self, heartbeat: Heartbeat, now: datetime) -> None:
         """Note a heartbeat for a latest revision."""
-        id, rev = heartbeat.id, heartbeat.rev
-        self.beats[id] = Beat(rev, now, heartbeat.note)
+        id, rev, last = heartbeat.id, heartbeat.rev, self.beats.get(heartbeat.id)
+        # The time always rises, so that a heartbeat can be told from those before it.
+        at = now if last is None or last.at < now else last.at + timedelta(microseconds=1)
+        self.beats[id] = Beat(rev, at, heartbeat.note)
         if heartbeat.seconds is not None and self.at(id, rev) is not None:
             self._set(id, rev, _later(now, timedelta(seconds=heartbeat.seconds)))
 
