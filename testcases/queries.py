@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowstate.commands import Command, Commit, Delay, End, GetStates, Pause, Transit
+from flowstate.context import StateContext
 from flowstate.errors import CompactedError, HistoryRewoundError, StateNotFoundError
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check
@@ -239,6 +240,10 @@ async def reading_below_the_floor(h: Harness) -> None:
     check([s.rev for s in latest.states], [5, 11, 13, 14], "latest")
     await raised(StateNotFoundError, lambda: h.engine.get_state("a", 1))
     check(await h.engine.get_state("a"), log[4], "latest revision below the floor")
+    await h.engine.do(Commit(Pause(StateContext(log[4]))))
+    check(await h.engine.compact(5), 0, "removed revisions below one that is left")
+    check(await h.engine.get_state("a", 5), log[4], "revision that is no longer the latest")
+    check(await h.engine.compact(6), 1, "removed revisions once it is below")
 
 
 @case("shared")

@@ -374,7 +374,7 @@ class MemoryDriver(Driver):
         touched: dict[Postings, None] = {}
         with self._lock:
             self._bring_up_to_date()
-            removed += self._forget(self._outdated_kept(), touched)
+            removed += self._forget(self._outdated_kept(before_rev), touched)
         while self._floor < target:
             with self._lock:
                 self._bring_up_to_date()
@@ -389,9 +389,10 @@ class MemoryDriver(Driver):
             self._drop_unreferenced(target)
         return removed
 
-    def _outdated_kept(self) -> list[State]:
+    def _outdated_kept(self, before_rev: int) -> list[State]:
         """Take out what was the latest of its state at an earlier compaction, but no longer is."""
-        gone = [state for rev, state in self._kept.items() if rev not in self._index.live]
+        below = [state for rev, state in self._kept.items() if rev < before_rev]
+        gone = [state for state in below if state.rev not in self._index.live]
         for state in gone:
             del self._kept[state.rev]
         return gone
