@@ -369,7 +369,7 @@ class MemoryDriver(Driver):
 
     async def compact(self, before_rev: int) -> int:
         self._check_open()
-        target = max(self._floor, min(before_rev, self._head))
+        target = min(before_rev, self._head)
         removed = 0
         touched: dict[Postings, None] = {}
         with self._lock:

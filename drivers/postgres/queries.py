@@ -60,7 +60,9 @@ class Queries:
             f" FROM {schema}.latest WHERE id = %s"
         )
         self.compact = f"SELECT * FROM {schema}.compact_some(%s, %s, %s)"
-        self.drop_unreferenced = f"SELECT {schema}.drop_unreferenced(%s, %s)"
+        # What was stored at the head is meant for a commit that is still to come.
+        head = f"(SELECT coalesce(max(rev), 0) FROM {schema}.log)"
+        self.drop_unreferenced = f"SELECT {schema}.drop_unreferenced(least(%s, {head}), %s)"
         # What took the place of the revision that each first put of a refused commit expected:
         # among those right after it, where a state that changes often has it; else from the
         # state's latest revision backwards. Needs no lock: that one never changes.

@@ -41,9 +41,12 @@ def compact_some(
 
 
 def drop_unreferenced(connection: sqlite3.Connection, before_rev: int) -> None:
-    """Remove data that no revision refers to and that was stored before ``before_rev``."""
+    """Remove data that no revision refers to and that was stored before ``before_rev``.
+
+    What was stored at the head is meant for a commit that is still to come.
+    """
     connection.execute(
-        "DELETE FROM data WHERE stored_at < ? AND NOT EXISTS"
+        "DELETE FROM data WHERE stored_at < min(?, (SELECT max(rev) FROM log)) AND NOT EXISTS"
         " (SELECT 1 FROM data_reference WHERE data_reference.checksum = data.checksum)",
         (before_rev,),
     )
