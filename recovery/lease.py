@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -219,8 +220,8 @@ class Lease:
         least = min(pause, LEAST_PAUSE)
         await self._clock.sleep(least, background=True)  # However often others commit.
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(_coroutine(self._driver.wait(head))),
-            asyncio.create_task(_coroutine(self._clock.sleep(pause - least, background=True))),
+            asyncio.create_task(_called(self._driver.wait, head)),
+            asyncio.create_task(_called(self._clock.sleep, pause - least, background=True)),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -275,7 +276,7 @@ class Lease:
         """Return whether the lease is still ours, or ``None`` when nobody can tell in time."""
         note = Note(self._engine.name).encode()
         heartbeat = Heartbeat(self.id, ctx.committed.rev, None, note)
-        beating = asyncio.ensure_future(_coroutine(self._driver.beat([heartbeat])))
+        beating = asyncio.ensure_future(_called(self._driver.beat, [heartbeat]))
         pausing = asyncio.ensure_future(self._clock.sleep(seconds, background=True))
         try:
             await asyncio.wait([beating, pausing], return_when=asyncio.FIRST_COMPLETED)
@@ -304,5 +305,6 @@ class Lease:
         self.holder = ""
 
 
-async def _coroutine(awaitable: Any) -> Any:
-    return await awaitable
+async def _called(function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
+    """Await what a function returns. Cancelled before it begins, this leaves nothing unawaited."""
+    return await function(*args, **options)
