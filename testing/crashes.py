@@ -18,6 +18,7 @@ from flowstate.flow import FlowRegistry
 from flowstate.testing.crash_report import Broken, Exploration, Judge, report
 from flowstate.testing.outcome import Outcome
 from flowstate.testing.process import Fault
+from flowstate.testing.settling import Until
 from flowstate.testing.stage import Stage
 
 __all__ = ["Exploration", "explore_crashes"]
@@ -36,6 +37,7 @@ def explore_crashes(
     outside: Callable[[W], object] = lambda _: None,
     invariants: Sequence[Callable[[Outcome[W]], object]] = (),
     ignore: Collection[str] = (),
+    until: Until | None = None,
     crashes: int = 1,
     max_runs: int = 1_000,
     longest: timedelta = LONGEST,
@@ -62,6 +64,8 @@ def explore_crashes(
         outside: what of the world must be as in the undisturbed run; it is copied.
         invariants: raise ``AssertionError`` when an outcome is wrong.
         ignore: keys of labels and annotations that may differ, such as a time of day.
+        until: says of the latest states, by id, whether a run is over, for flows that go on for
+            ever. By default it is when nothing executes, is delayed or is to be recovered.
         crashes: with 2, whatever recovers dies as well, everywhere; and so on.
         max_runs: at most; beyond that chance decides which.
         longest: how long a run may take in virtual time.
@@ -77,6 +81,7 @@ def explore_crashes(
         run=run,
         outside=outside,
         invariants=invariants,
+        until=until,
         longest=longest,
         seed=seed,
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -11,12 +11,16 @@ from flowstate.driver import DelayedState, DelayQuery, StalledQuery
 from flowstate.engine import Engine
 from flowstate.recovery import Recoverer, explain
 from flowstate.recovery.policy import decide
-from flowstate.state import State
+from flowstate.state import State, Status
 
-__all__ = ["RestlessError", "settle"]
+__all__ = ["RestlessError", "Until", "settle"]
 
+Until = Callable[[Mapping[str, State]], bool]
+
+LEASES = "flowstate.lease."
 PAGE = 1_000
 SHORTEST_PAUSE = 0.001
+SHORTEST_LOOK = 0.1
 LONGEST_PAUSE = 3600.0
 LEASE = 3600.0  # Nobody else competes for it; a long one is not renewed all the while.
 MOST_EXPLAINED = 5
@@ -27,7 +31,11 @@ class RestlessError(Exception):
 
 
 async def settle(
-    engine: Engine, running: "asyncio.Future[None]", longest: timedelta, rng: random.Random
+    engine: Engine,
+    running: "asyncio.Future[None]",
+    until: Until | None,
+    longest: timedelta,
+    rng: random.Random,
 ) -> None:
     """Return when ``running`` is done, nothing executes, and no state will move by itself.
 
@@ -36,6 +44,7 @@ async def settle(
     Args:
         engine: beside a delayer, on a fake clock.
         running: gives it work.
+        until: says of the latest states whether it is over, instead.
         longest: how long that may take, by the clock of the engine.
         rng: of the recoverer.
 
@@ -50,14 +59,16 @@ async def settle(
             running.result()
         stalled = await driver.get_stalled(StalledQuery(limit=PAGE))
         if await _recoverable(engine, stalled.states):
-            await _recover(engine, end, rng)
+            await _recover(engine, running, end, rng)
             continue
         delayed, now = await _delays(engine)
         times = [delay.due for delay in delayed]
         times += [stalled.next_at] if stalled.next_at else []
-        if not times and running.done() and await _is_idle(engine):
+        if running.done() and (
+            until(await _latest(engine)) if until else not times and await _is_idle(engine)
+        ):
             return
-        await _check_time(engine, end)
+        await _check_time(engine, running, end)
         head = await driver.head()
         pause = SHORTEST_PAUSE if head != seen else min(2 * pause, LONGEST_PAUSE)
         seen = head
@@ -65,15 +76,19 @@ async def settle(
         await clock.sleep(min(left, LONGEST_PAUSE) if left > 0 else pause)
 
 
-async def _recover(engine: Engine, end: float, rng: random.Random) -> None:
+async def _recover(
+    engine: Engine, running: "asyncio.Future[None]", end: float, rng: random.Random
+) -> None:
     """Let a recoverer deal with what has stalled; without such it would only look and look."""
+    pause = SHORTEST_LOOK
     async with Recoverer(engine, group=engine.name, lease=LEASE, rng=rng):
         while True:
-            await engine.clock.sleep(0.1)
+            await engine.clock.sleep(pause)
             stalled = await engine.driver.get_stalled(StalledQuery(limit=PAGE))
             if not await _recoverable(engine, stalled.states):
                 return
-            await _check_time(engine, end)
+            await _check_time(engine, running, end)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
 async def _recoverable(engine: Engine, states: Sequence[State]) -> bool:
@@ -107,14 +122,17 @@ async def _is_idle(engine: Engine) -> bool:
     return found
 
 
-async def _check_time(engine: Engine, end: float) -> None:
+async def _latest(engine: Engine, status: Status | None = None) -> dict[str, State]:
+    """Return the latest revisions by id, those of leases left aside."""
+    states = engine.states(latest_only=True, status=status)
+    return {state.id: state async for state in states if not state.id.startswith(LEASES)}
+
+
+async def _check_time(engine: Engine, running: "asyncio.Future[None]", end: float) -> None:
     if engine.clock.monotonic() < end:
         return
-    stalled = await engine.driver.get_stalled(StalledQuery(limit=PAGE))
     delayed, _ = await _delays(engine)
-    restless = {state.id: None for state in [*stalled.states, *(d.state for d in delayed)]}
-    lines = [
-        f"{id!r}: {(await explain(engine, id)).text}" for id in list(restless)[:MOST_EXPLAINED]
-    ]
-    text = "; ".join(lines) or "run() has not returned, or flows still execute"
-    raise RestlessError(f"there is still something to do: {text}")
+    restless = {**await _latest(engine, Status.ACTIVE), **{d.state.id: None for d in delayed}}
+    lines = [] if running.done() else ["run() has not returned"]
+    lines += [f"{id!r}: {(await explain(engine, id)).text}" for id in [*restless][:MOST_EXPLAINED]]
+    raise RestlessError("\n".join(["there is still something to do:", *lines]))

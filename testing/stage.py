@@ -19,7 +19,7 @@ from flowstate.errors import RevisionMismatchError
 from flowstate.flow import FlowRegistry
 from flowstate.testing.outcome import Outcome, read_outcome
 from flowstate.testing.process import Fault, Process, Script
-from flowstate.testing.settling import RestlessError, settle
+from flowstate.testing.settling import RestlessError, Until, settle
 
 __all__ = ["Played", "Stage"]
 
@@ -27,6 +27,7 @@ W = TypeVar("W")
 Run = Callable[[Engine, W], Awaitable[object]]
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
+NEVER = 1e6  # The loop of a process that is dead does not turn.
 
 
 class Played(Struct, Generic[W], frozen=True):
@@ -60,6 +61,7 @@ class Stage(Generic[W]):
         run: as there.
         outside: as there.
         invariants: as there.
+        until: as there.
         longest: as there.
         seed: as there.
     """
@@ -72,6 +74,7 @@ class Stage(Generic[W]):
         run: Run[W],
         outside: Callable[[W], object],
         invariants: Sequence[Callable[[Outcome[W]], object]],
+        until: Until | None,
         longest: timedelta,
         seed: int,
     ) -> None:
@@ -80,6 +83,7 @@ class Stage(Generic[W]):
         self._run = run
         self._outside = outside
         self._invariants = invariants
+        self._until = until
         self._longest = longest
         self._seed = seed
 
@@ -137,6 +141,7 @@ class Stage(Generic[W]):
             shutdown_timeout=0.0,
             tokens=lambda: next(tokens),
             name=name,
+            warn_blocked_after=NEVER,
         )
         rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - no secret
         async with engine:
@@ -145,7 +150,7 @@ class Stage(Generic[W]):
             async with Delayer(engine, rng=rng):
                 running = asyncio.create_task(request.send(engine))
                 try:
-                    await settle(engine, running, self._longest, rng)
+                    await settle(engine, running, self._until, self._longest, rng)
                 except RestlessError as error:
                     request.failure = str(error)
                     running.cancel()

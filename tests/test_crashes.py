@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
@@ -22,14 +22,17 @@ from flowstate import (
     Execute,
     FlowRegistry,
     Pause,
+    RevisionMismatchError,
     State,
     StateContext,
+    Status,
     StoreData,
     Transit,
     recovery,
 )
 from flowstate.testing import Outcome, explore_crashes
 
+MESSAGE = {"kind": "message"}
 L = TypeVar("L", bound="Ledger")
 
 
@@ -247,6 +250,19 @@ def test_delays_of_days_pass(commit: bool) -> None:
     assert explored.seconds < 10
 
 
+def test_flows_in_threads_pass() -> None:
+    def make_flows(keys: Keys) -> FlowRegistry:
+        def work(ctx: StateContext, engine: Engine) -> Command[None]:
+            keys(recovery.idempotency_key(ctx))
+            return Commit(End(ctx))
+
+        flows = FlowRegistry()
+        flows.set("work", work, blocking=True)
+        return flows
+
+    assert explore_crashes(Keys, make_flows, start, outside=done).runs == 8
+
+
 def test_a_flow_that_fails_once_in_each_process_passes() -> None:
     def make_flows(ledger: Ledger) -> FlowRegistry:
         calls = 0
@@ -424,8 +440,37 @@ def test_what_never_comes_to_rest_is_said_so() -> None:
 
         return only(work=work)
 
-    with fails("without any crash:\n  there is still something to do: 'a': paused in flow 'work'"):
+    with fails(
+        "without any crash:\n  there is still something to do:\n  'a': paused in flow 'work'"
+    ):
         explore_crashes(Ledger, make_flows, start)
+
+
+def test_flows_that_go_on_for_ever_pass_until_something() -> None:
+    def make_flows(keys: Keys) -> FlowRegistry:
+        async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+            async with engine.watch(labels=MESSAGE, status=Status.PAUSED) as states:
+                async for state in states:
+                    keys(state.id)
+                    with contextlib.suppress(RevisionMismatchError):
+                        await engine.do(Commit(End(StateContext(state))))
+            raise AssertionError("a watch goes on for ever")
+
+        return only(work=work)
+
+    async def run(engine: Engine, keys: Keys) -> None:
+        with contextlib.suppress(RevisionMismatchError):
+            await start(engine, keys)
+        for id in ("b", "c"):
+            with contextlib.suppress(RevisionMismatchError):
+                await engine.do(Commit(Pause(StateContext(State(id, labels=MESSAGE)))))
+
+    def handled(states: Mapping[str, State]) -> bool:
+        return sum(state.status is Status.ENDED for state in states.values()) == 2
+
+    explored = explore_crashes(Keys, make_flows, run, outside=done, until=handled)
+
+    assert len(explored.points) == 5
 
 
 def test_a_run_that_waits_for_ever_is_said_so() -> None:
