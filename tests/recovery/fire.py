@@ -180,5 +180,5 @@ def _judge(observer: Observer, cluster: Cluster, jobs: int) -> str:
         f"{len(cluster.suspensions) - kills} stops; {verdict.not_run} attempts were cut off before "
         f"they ran, {len(verdict.taken_over)} executions were taken over from stopped workers, "
         f"which ended theirs at most {longest:.3f} s after they went on; {verdict.late} began so "
-        "late that they met with an attempt"
+        f"late that they met with an attempt; {verdict.starved} attempts were starved"
     )

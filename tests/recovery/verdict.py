@@ -18,6 +18,7 @@ __all__ = ["LEASE_ID", "Verdict"]
 
 LEASE_ID = lease_id(lease_name("default"))
 MICROSECOND = timedelta(microseconds=1)
+MOST_STARVED = 1 / 100  # Of all attempts.
 MOMENT = 1_000_000_000  # In which a worker that goes on must have stopped what it executed.
 
 
@@ -35,6 +36,7 @@ class Verdict:
             the nanoseconds that they did so after it went on.
         late: how many executions began only after their revision had stalled, and met with an
             attempt that was being committed just then.
+        starved: how many attempts did not begin before the next one was due.
         not_run: how many attempts were not run because their worker was killed or stopped.
     """
 
@@ -52,7 +54,7 @@ class Verdict:
             self._suspensions[suspension.worker].append(suspension)
         self._executions = list(executions)
         self.taken_over: list[int] = []
-        self.late = 0
+        self.late = self.starved = 0
         self.not_run = 0
 
     def faults(self) -> list[str]:
@@ -130,20 +132,28 @@ class Verdict:
     def _attempts_not_run(self) -> Iterable[str]:
         """Every attempt has begun, unless its worker was killed or stopped before it could.
 
+        On a machine that is far too busy, the store may not answer in time that an attempt may
+        begin, so that the next one is due. That must be rare.
+
         The worker is the one that held the lease: each attempt is fenced by it.
         """
         began = {(each.id, each.rev): each for each in self._executions}
         leases = [state for state in self._log if state.id == LEASE_ID]
         terms = [lease.rev for lease in leases]
-        for state in self._attempts():
+        attempts = list(self._attempts())
+        unexplained: list[str] = []
+        for state in attempts:
             holder = leases[bisect(terms, state.rev) - 1].annotations.get(HOLDER, "")
             found = began.get((state.id, state.rev))
             if found is None and self._was_suspended(holder, state):
                 self.not_run += 1
             elif found is None:
-                yield f"not executed by {holder}: attempt {attempt(state)}, {state}"
+                unexplained.append(f"not executed by {holder}: attempt {attempt(state)}, {state}")
             elif (found.worker, found.attempt) != (holder, attempt(state)):
                 yield f"committed by {holder}: attempt {attempt(state)}, but {found}"
+        self.starved = len(unexplained)
+        if self.starved > MOST_STARVED * len(attempts):
+            yield from unexplained
 
     def _attempts(self) -> Iterable[State]:
         """Return the revisions that are attempts; one that only has a new delay is none."""
