@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from flowstate.recovery.dead import is_dead, read_dead
 from flowstate.state import State
 from flowstate.testing.outcome import differences
 from flowstate.testing.process import Fault
@@ -73,8 +74,13 @@ class Judge(Generic[W]):
     def __init__(self, base: Played[W], ignore: Collection[str]) -> None:
         self._base = base
         self._ignore = ignore
-        if base.wrong:
-            lines = ["without any crash:", *_indented(base.wrong), *_log(base)]
+        dead = [read_dead(state) for state in base.outcome.states.values() if is_dead(state)]
+        wrong = [
+            *base.wrong,
+            *(f"{each.state.id!r} ended by force: {each.reason}: {each.error}" for each in dead),
+        ]
+        if wrong:
+            lines = ["without any crash:", *_indented(wrong), *_log(base)]
             raise AssertionError("\n".join(lines))
 
     def judge(self, played: Played[W]) -> list[str]:

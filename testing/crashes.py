@@ -53,9 +53,10 @@ def explore_crashes(
     says that the request had got through, ends it then. Ids of states must not depend on chance.
 
     The end must be that of the run in which nobody dies: states by id, with flow, status, labels
-    and annotations, their data, and what is ``outside``. Call it from a plain function, since it
-    runs event loops of its own. Flows in threads (``blocking=True``) run to their end in a process
-    that dies meanwhile.
+    and annotations, their data, and what is ``outside``; and no state is ended by force.
+
+    Call it from a plain function, since it runs event loops of its own. Flows in threads
+    (``blocking=True``) run to their end in a process that dies meanwhile.
 
     Args:
         make_world: makes what survives a crash beside the store: fakes of other services.

@@ -143,6 +143,17 @@ def test_what_is_wrong_without_a_crash_is_said_so() -> None:
         explore_crashes(Ledger, charging(without_key), start, invariants=[never])
 
 
+def test_flows_that_always_fail_do_not_pass() -> None:
+    def make_flows(ledger: Ledger) -> FlowRegistry:
+        async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+            raise NameError("a slip")
+
+        return only(work=work)
+
+    with fails("without any crash:\n  'a' ended by force: made no .* attempts: NameError: a slip"):
+        explore_crashes(Ledger, make_flows, start)
+
+
 def test_states_labels_annotations_flows_and_data_are_compared() -> None:
     def make_flows(world: list[str]) -> FlowRegistry:
         async def work(ctx: StateContext, engine: Engine) -> Command[None]:
