@@ -19,7 +19,7 @@ from flowstate.state import State, Transition
 
 __all__ = ["Capabilities", "Case", "Harness", "MakeDriver", "case", "check", "run", "select"]
 
-TIME_LIMIT = 60.0
+TIME_LIMIT = 120.0
 
 MakeDriver = Callable[[Clock], Driver]
 """Makes a driver object on the store under test; called again, another one on the same store."""
@@ -170,7 +170,7 @@ async def run(case: Case, make_driver: MakeDriver, capabilities: Capabilities) -
 
     Raises:
         AssertionError: the guarantee does not hold.
-        TimeoutError: the case did not end within a minute.
+        TimeoutError: the case did not end within two minutes.
     """
     fake = capabilities.fake_clock and not case.real_time
     clock: Clock = FakeClock() if fake else SystemClock()

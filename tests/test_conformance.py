@@ -53,13 +53,20 @@ def redis_on(url: str, namespace: str) -> MakeDriver:
     return make
 
 
-TAKES_TIME = {*leasing.CASES, *recovering.CASES}
+TAKES_TIME = {case.name for case in (*leasing.CASES, *recovering.CASES)} | {
+    "compaction_under_a_watch",
+    "every_combination_in_pages",
+    "every_combination_of_filters",
+    "many_increments_of_shared_counters",
+    "revisions_are_dense",
+    "slow_consumer",
+}
 
 
 def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
     """Return what keeps a case from running on every interpreter."""
     is_real = case.real_time or not CAPABILITIES[driver].fake_clock
-    is_slow = driver == "redis62" or (case in TAKES_TIME and is_real)
+    is_slow = driver == "redis62" or (case.name in TAKES_TIME and is_real)
     return [pytest.mark.slow] if is_slow else []
 
 

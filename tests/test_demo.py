@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.repository, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.repository, pytest.mark.slow, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parent.parent
 PYTHON_FILE = """

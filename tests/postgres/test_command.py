@@ -6,6 +6,8 @@ import sys
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
 from tests.servers import Postgres
 
+pytestmark = pytest.mark.slow
+
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "flowstate.drivers.postgres", *arguments]

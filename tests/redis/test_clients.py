@@ -11,6 +11,8 @@ from flowstate.testcases import ALL, Capabilities, Case, run, select
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log
 
+pytestmark = pytest.mark.slow
+
 CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False)
 CASES = list(select(ALL, CAPABILITIES))[::8]
 

@@ -29,6 +29,8 @@ from tests.redis.support import check_keys
 from tests.redis_servers import VERSIONS, RedisServer
 from tests.support import commit_one, put, read_log
 
+pytestmark = pytest.mark.slow
+
 SPIN = "for _ = 1, tonumber(ARGV[1]) do end"
 LONG = 100_000_000  # Rounds: about half a second.
 

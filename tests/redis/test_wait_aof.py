@@ -13,6 +13,8 @@ from tests.load import Load
 from tests.redis_servers import DURABLE, RedisServer, needs_old_server
 from tests.support import commit_one, put, read_log
 
+pytestmark = pytest.mark.slow
+
 EVERY_SECOND = {"appendonly": "yes", "appendfsync": "everysec"}
 
 

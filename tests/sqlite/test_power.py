@@ -11,6 +11,8 @@ from msgspec import Struct
 from flowstate.drivers.sqlite import SQLiteDriver
 from tests.sqlite.support import commit_one, put, revs_in
 
+pytestmark = pytest.mark.slow
+
 FRAME = 24 + 4096
 COMMITS = 40
 

@@ -14,6 +14,8 @@ from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.stalling import get_stalled
 from tests.sqlite.support import commit_one
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2024, 1, 1, tzinfo=UTC)
 STALLED = 100
 ACTIVE = 100_000
