@@ -281,6 +281,8 @@ class Engine:
         finally:
             self._keeper.remove(execution)
             if execution.is_lost and task is not None and task.uncancel() == 0:
+                if self._runner.stop.is_set():
+                    raise EngineStoppedError("the engine has stopped")
                 raise ExecutionLostError(execution.ctx.current.id)
 
     async def _execute_logged(self, execution: Execution) -> None:

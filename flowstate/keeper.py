@@ -105,7 +105,10 @@ class Keeper:
         self._wake()
 
     async def close(self) -> None:
-        """Stop, once what failed is noted."""
+        """Stop, once what failed is noted; and with it what still runs, since others may now."""
+        for execution in list(self._executions):
+            if execution.task is not asyncio.current_task():
+                self._lose(execution)
         self._is_closed = True
         if self._failures and self._beating is None:
             self._start_beating([])

@@ -79,7 +79,7 @@ class Runner:
             call = flow.call
             assert call is not None  # noqa: S101 - narrows the type; ``check`` has checked it
             ctx._stop = self.stop
-            if not await self._is_ours(execution, ctx):
+            if not await self._is_ours(execution, ctx) or execution.is_lost:
                 return
             if execution.task is None:  # Not before: what has not begun cannot be stopped.
                 execution.task = asyncio.current_task()
