@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
 from tests.servers import Postgres
 
