@@ -23,7 +23,8 @@ def check_belongings(
         if name.rpartition(".")[0] not in attempts:
             yield Violation("G1", f"delay {name} is stored, and comes from no recorded commit")
     for same in owners:
-        yield from _check_delays(same, log, delays, history.dropped)
+        if same[0].invoked.delays:
+            yield from _check_delays(same, log, delays, history.dropped)
 
 
 def _check_data(
@@ -37,10 +38,12 @@ def _check_data(
             lost = [checksum for checksum in row.data if checksum not in data]
             if lost:
                 yield Violation("G1", f"data {lost[0]} of a revision is not stored", (row,))
-    impossible = [same for same in owners if not _can_have_happened(same, log)]
+    impossible: list[Sequence[Attempt]] = []
     for same in owners:
         if _can_have_happened(same, log):
             allowed.update(same[0].invoked.data)
+        else:
+            impossible.append(same)
     for same in impossible:
         for checksum in same[0].invoked.data:
             if checksum in data and checksum not in allowed:

@@ -59,8 +59,7 @@ def _violations(history: History) -> Iterator[Violation]:
     log = IndexedLog(history.log)
     bounds = Bounds(log)
     yield from _check_log(log, attempts)
-    for same in attempts.values():
-        yield from _check_commit(same, log, bounds)
+    yield from _check_commits(attempts, log, bounds)
     yield from check_belongings(history, log, attempts)
     yield from _check_reads(history, log, bounds)
     yield from check_pages(history, log, bounds)
@@ -85,22 +84,40 @@ def _check_log(log: IndexedLog, attempts: dict[str, list[Attempt]]) -> Iterator[
     rows = log.rows
     latest: dict[str, int] = {}
     for place, (token, first, last) in enumerate(log.commits):
-        same = attempts.get(token)
-        if same is None:
-            yield Violation("G8", "a revision comes from no recorded commit", (rows[first - 1],))
-        elif log.by_token[token] != place:
-            yield _torn_apart(log, place, same[0])
+        same, row = attempts.get(token), rows[first - 1]
+        plain = ((row.id, latest.get(row.id, 0)),)
+        if (
+            same is None
+            or same[0].invoked.puts != plain
+            or first != last
+            or same[0].invoked.checks
+            or log.by_token[token] != place
+        ):  # Most commits are plain, and not worth a call.
+            yield from _check_run(log, place, same, latest)
+            for rev in range(first, last + 1):
+                latest[rows[rev - 1].id] = rev
         else:
-            puts = same[0].invoked.puts
-            if len(puts) != last - first + 1:
-                yield _not_whole(log, place, same[0])
-            if same[0].invoked.checks:
-                yield from _check_checks(same[0], latest, rows[first - 1])
-            for rev, (id, expected) in enumerate(puts[: last - first + 1], first):
-                if rows[rev - 1].id != id or latest.get(id, 0) != expected:
-                    yield _bad_put(same[0], id, expected, latest.get(id, 0), rows[rev - 1])
-        for rev in range(first, last + 1):
-            latest[rows[rev - 1].id] = rev
+            latest[row.id] = first
+
+
+def _check_run(
+    log: IndexedLog, place: int, same: Sequence[Attempt] | None, latest: dict[str, int]
+) -> Iterator[Violation]:
+    """Compare a run of revisions that have one token with the commit of that token."""
+    token, first, last = log.commits[place]
+    if same is None:
+        yield Violation("G8", "a revision comes from no recorded commit", (log.rows[first - 1],))
+        return
+    if log.by_token[token] != place:
+        yield _torn_apart(log, place, same[0])
+        return
+    puts = same[0].invoked.puts
+    if len(puts) != last - first + 1:
+        yield _not_whole(log, place, same[0])
+    yield from _check_checks(same[0], latest, log.rows[first - 1])
+    for rev, (id, expected) in enumerate(puts[: last - first + 1], first):
+        if log.rows[rev - 1].id != id or latest.get(id, 0) != expected:
+            yield _bad_put(same[0], id, expected, latest.get(id, 0), log.rows[rev - 1])
 
 
 def _check_checks(attempt: Attempt, latest: dict[str, int], row: LogRow) -> Iterator[Violation]:
@@ -139,6 +156,29 @@ def _not_whole(log: IndexedLog, place: int, attempt: Attempt) -> Violation:
         text = f"a commit was applied again, as revision {first + puts}"
         return Violation("G8", text, (attempt, row))
     return Violation("G1", f"a commit has {count} revisions of {puts}", (attempt, row))
+
+
+def _check_commits(
+    attempts: dict[str, list[Attempt]], log: IndexedLog, bounds: Bounds
+) -> Iterator[Violation]:
+    """Compare each commit with what the log has of it."""
+    lower, lower_by, upper, upper_by = bounds.lower, bounds.lower_by, bounds.upper, bounds.upper_by
+    for token, same in attempts.items():
+        attempt = same[0]
+        outcome = attempt.outcome
+        place = log.by_token.get(token)
+        if place is not None and type(outcome) is Committed and len(same) == 1:
+            _, first, last = log.commits[place]
+            if outcome.revs == ((first,) if first == last else tuple(range(first, last + 1))):
+                # Most are sent once, and acknowledged as what they are: not worth a call.
+                if attempt.invoked.at > lower[place]:
+                    lower[place] = attempt.invoked.at
+                    lower_by[place] = attempt
+                if outcome.at < upper[place]:
+                    upper[place] = outcome.at
+                    upper_by[place] = attempt
+                continue
+        yield from _check_commit(same, log, bounds)
 
 
 def _check_commit(same: Sequence[Attempt], log: IndexedLog, bounds: Bounds) -> Iterator[Violation]:

@@ -4,6 +4,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import msgspec
+
 from flowstate.testing.history import Filter, LogRow
 from flowstate.testing.violation import Violation
 
@@ -33,7 +35,7 @@ class IndexedLog:
         self.by_token: dict[str, int] = {}
         self.successor = [0] * (self.head + 1)
         self.first: dict[str, int] = {}
-        self._filtered: dict[object, Sequence[int]] = {}
+        self._filtered: dict[bytes, Sequence[int]] = {}
         latest: dict[str, int] = {}
         token, start, place = "", 1, -1
         for rev, row in enumerate(rows, 1):
@@ -68,8 +70,7 @@ class IndexedLog:
         """Return all revisions that pass a filter, in order."""
         if wanted == EVERYTHING:
             return range(1, self.head + 1)
-        alternatives = frozenset(frozenset(labels.items()) for labels in wanted.labels)
-        key = (alternatives, wanted.status, wanted.since_time, wanted.committed_before)
+        key = msgspec.json.encode(wanted)
         if key not in self._filtered:
             self._filtered[key] = [row.rev for row in self.rows if passes(wanted, row)]
         return self._filtered[key]
