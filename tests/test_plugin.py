@@ -34,8 +34,12 @@ pytest_plugins = ["pytester"]
 # pytester forgets what is imported in its runs; whatever is imported here stays the same.
 KEPT = (async_fixtures, journal, postgres, redis, sqlite, stores)
 MODULE = "flowstate.testing.plugin"
+# Not entry_points(): that leaves out the second of two descriptions of one distribution, and one
+# without the plugin may lie in the folder of the repository.
 INSTALLED = any(
-    entry.value == MODULE for entry in importlib.metadata.entry_points(group="pytest11")
+    entry.value == MODULE
+    for distribution in importlib.metadata.distributions()
+    for entry in distribution.entry_points
 )
 ASYNCIO = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
 CONFTEST = """
