@@ -20,6 +20,7 @@ __all__ = ["LEASE", "POLL_INTERVAL"]
 
 LEASE = 2.0
 POLL_INTERVAL = 0.25
+MOST_AT_ONCE = 30  # Heartbeats wait for a connection behind what the flows ask.
 
 
 async def work(url: str, schema: str, journal: Path) -> None:
@@ -29,7 +30,9 @@ async def work(url: str, schema: str, journal: Path) -> None:
     protocol = asyncio.StreamReaderProtocol(lines)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     async with (
-        Engine(driver_on(url, schema), flows, name=journal.stem) as engine,
+        Engine(
+            driver_on(url, schema), flows, name=journal.stem, max_executions=MOST_AT_ONCE
+        ) as engine,
         Recoverer(engine, lease=LEASE, poll_interval=POLL_INTERVAL),
         Delayer(engine, poll_interval=POLL_INTERVAL),
     ):
