@@ -101,7 +101,7 @@ class Engine:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         check_id("name", self.name)
         self._store = Store(driver, flows, tokens or _unique_tokens(), self.clock.monotonic)
-        self._keeper = Keeper(driver, self.clock, self.name)
+        self._keeper = Keeper(driver, self.clock, self.name, self._renew)
         self._watchdog = Watchdog(self._keeper, warn_blocked_after)
         self._runner = Runner(flows, self.clock, self._keeper, blocking_threads)
         self._executions = Executions(self._execute_logged, max_executions, max_pending)
@@ -259,6 +259,12 @@ class Engine:
     def waiting(self) -> int:
         """How many background executions wait for their turn."""
         return self._executions.pending
+
+    async def _renew(self, state: State) -> State:
+        """Commit a state as it is, and return its new revision."""
+        ctx = StateContext(state)
+        await self.do(Commit(Retry(ctx)))
+        return ctx.committed
 
     async def _submit(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
         execution = self._kept(ctx)

@@ -8,18 +8,22 @@ no heartbeat got through is stopped before others may take it over.
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from msgspec.structs import replace
 
 from flowstate.clock import Clock
-from flowstate.driver import Driver, Heartbeat
-from flowstate.errors import FlowstateError
+from flowstate.driver import Driver, Heartbeat, Liveness
+from flowstate.errors import FlowstateError, RevisionMismatchError
 from flowstate.execution import Execution, Note
+from flowstate.state import State
 
 __all__ = ["Keeper"]
 
 logger = logging.getLogger("flowstate.engine")
 
-TRY_AGAIN_AFTER = 1 / 12  # Of the time that a state may stand still.
+SAFE = 1 / 3  # Parts of the time that a state may stand still.
+TRY_AGAIN_AFTER = 1 / 12
 BATCH = 500
 MOST_FAILURES = 1_000
 CLOSING_SECONDS = 1.0
@@ -34,10 +38,18 @@ class Keeper:
         driver: of the engine.
         clock: of the engine.
         name: of the engine.
+        renew: commits a state as it is, and returns its new revision.
     """
 
-    def __init__(self, driver: Driver, clock: Clock, name: str) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        clock: Clock,
+        name: str,
+        renew: Callable[[State], Awaitable[State]],
+    ) -> None:
         self._driver = driver
+        self._renew = renew
         self._clock = clock
         self._name = name
         self._executions: dict[Execution, None] = {}
@@ -76,8 +88,10 @@ class Keeper:
     async def confirm(self, execution: Execution) -> bool:
         """Make sure that nobody takes over what is about to be executed.
 
-        Returns whether the state is still what it was. Costs a write to the store when the state
-        was not committed by this process a moment ago.
+        Returns whether the state is still what it was. Costs a read and a write to the store when
+        the state was not committed by this process a moment ago. One that has stalled, or is about
+        to, gets a new revision, since a heartbeat could come between another engine's look at it
+        and the commit by which that one takes it over.
 
         Raises:
             DriverError: the store failed.
@@ -85,15 +99,44 @@ class Keeper:
         now = self._clock.monotonic()
         if now < execution.fresh_until:
             return True
-        state = execution.ctx.committed
-        heartbeat = self._heartbeat(execution, now)
-        (is_latest,) = await self._driver.beat([heartbeat])
-        if is_latest:
-            execution.heard(now)
-            self._wake()
-        elif execution.ctx.committed is state:
-            execution.let_go()
-        return is_latest
+        seconds, state = execution.seconds, execution.ctx.committed
+        if seconds is None:  # It was let go before it began.
+            return False
+        liveness = await self._driver.get_liveness(state.id)
+        if liveness is None or liveness.rev != state.rev:
+            return self._moved_on(execution)
+        if liveness.delay_due is not None or not _is_about_to_stall(liveness, seconds):
+            (is_latest,) = await self._driver.beat([self._heartbeat(execution, now)])
+            if not is_latest:
+                return self._moved_on(execution)
+            in_time = self._clock.monotonic() - now < seconds * SAFE
+            if in_time or liveness.delay_due is not None or liveness.stalls_at is None:
+                execution.heard(now)
+                self._wake()
+                return True
+        return await self._renewed(execution)
+
+    async def _renewed(self, execution: Execution) -> bool:
+        """Give a state a new revision, the same otherwise; return whether nobody was faster."""
+        ctx, now = execution.ctx, self._clock.monotonic()
+        stored = await self._driver.get_state(ctx.committed.id, ctx.committed.rev)
+        try:
+            renewed = None if stored is None else await self._renew(stored)
+        except RevisionMismatchError:
+            renewed = None
+        if renewed is None:
+            return self._moved_on(execution)
+        changed = ctx.current is not ctx.committed
+        at = renewed.committed_at
+        ctx.current = replace(ctx.current, rev=renewed.rev, committed_at=at) if changed else renewed
+        ctx.committed, ctx._sent_at = renewed, now
+        execution.follow(ctx, now)
+        self._wake()
+        return True
+
+    def _moved_on(self, execution: Execution) -> bool:
+        execution.let_go()
+        return False
 
     def note_failure(self, execution: Execution, error: BaseException) -> None:
         """Let others know why an execution failed, if the store will have it."""
@@ -193,3 +236,9 @@ class Keeper:
         state = execution.ctx.committed
         note = Note(self._name, round(now - execution.began, 3)).encode()
         return Heartbeat(state.id, state.rev, execution.seconds, note)
+
+
+def _is_about_to_stall(liveness: Liveness, seconds: float) -> bool:
+    if liveness.stalls_at is None:
+        return False
+    return (liveness.stalls_at - liveness.now).total_seconds() < seconds * SAFE

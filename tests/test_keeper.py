@@ -193,17 +193,61 @@ async def test_what_waits_for_its_turn_is_kept_alive(driver: Recorder, clock: Fa
 async def test_an_old_state_is_kept_alive_before_its_flow_begins(
     engine: Engine, driver: Recorder, clock: FakeClock
 ) -> None:
-    beats: list[int] = []
+    found: list[tuple[int, int]] = []
 
     @engine.flows.flow("work")
     async def work(ctx: StateContext, engine: Engine) -> Command[None]:
-        beats.append(len(driver.beats))
+        assert await driver.stalled() == []
+        found.append((len(driver.beats), ctx.committed.rev))
         return Commit(End(ctx))
 
     await committed(engine)
-    await clock.sleep(119.0)
+    await clock.sleep(41.0)
     await engine.execute(StateContext(await engine.get_state("a")))
-    assert beats == [1]
+    assert found == [(1, 1)]
+
+
+@pytest.mark.parametrize("age", [85.0, 119.0, 121.0, 7200.0])
+async def test_one_that_stalls_soon_gets_a_new_revision_before_its_flow_begins(
+    engine: Engine, driver: Recorder, clock: FakeClock, age: float
+) -> None:
+    found: list[tuple[int, str | None, str]] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        assert await driver.stalled() == []
+        note = ctx.current.transition.annotations.get("note")
+        found.append((ctx.committed.rev, note, ctx.current.labels["draft"]))
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Transit(ctx, "work", {"note": "kept"})))
+    await clock.sleep(age)
+    old = StateContext(await engine.get_state("a"))
+    old.set_label("draft", "of the caller")
+    await engine.execute(old)
+    assert found == [(2, "kept", "of the caller")]
+    second, third = [s async for s in engine.states(since_rev=1)]
+    assert (second.transition, dict(second.labels)) == (ctx.committed.transition, {})
+    assert (third.status, dict(third.labels)) == ("ended", {"draft": "of the caller"})
+
+
+async def test_of_two_that_execute_a_stalled_state_at_once_one_does(
+    engine: Engine, clock: FakeClock
+) -> None:
+    ran = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.committed.rev)
+        await clock.sleep(10.0)
+        return Commit(End(ctx))
+
+    await committed(engine)
+    await clock.sleep(500.0)
+    contexts = [StateContext(await engine.get_state("a")) for _ in range(5)]
+    await asyncio.gather(*(engine.execute(ctx) for ctx in contexts))
+    assert ran == [2]
 
 
 async def test_a_state_that_has_moved_on_is_not_executed(
