@@ -191,6 +191,7 @@ class Lease:
         """Take the lease, or wait for a change."""
         if self._head is None:
             self._head = await self._driver.head()
+        asked_at = self._clock.monotonic()
         liveness = await self._driver.get_liveness(self.id)
         now = self._clock.monotonic()
         if liveness is None:
@@ -202,18 +203,19 @@ class Lease:
         if self._state.rev != liveness.rev:
             return  # It changes hands just now.
         self.holder = self._state.annotations.get(HOLDER, "")
-        if self._is_free(liveness, now):
+        if self._is_free(liveness, asked_at, now):
             await self._take(StateContext(self._state))
         else:
             await self._wait_for_change(self._head, self._seen_at + self._seconds - now)
 
-    def _is_free(self, liveness: Liveness, now: float) -> bool:
+    def _is_free(self, liveness: Liveness, asked_at: float, now: float) -> bool:
         if self._state is not None and self._state.status is Status.ENDED:
             return True
         seen = (liveness.rev, liveness.beat_at, liveness.note)
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
-        return now - self._seen_at >= self._seconds
+        # Not by now: this process may have stood still since the store replied.
+        return asked_at - self._seen_at >= self._seconds
 
     async def _wait_for_change(self, head: int, left: float) -> None:
         pause = max(min(left, self._poll_interval), SHORTEST_SECONDS / 10)
