@@ -1,0 +1,226 @@
+# ruff: noqa: ARG001 - every flow takes the same arguments
+"""What simulated processes execute: flows that need every promise of the library.
+
+A state carries its plan: the flows that it is to go through, one after the other. Each flow
+commits its step in another way.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from flowstate.commands import Check, Command, Commit, Delay, End, Execute, Noop, Pause, Transit
+from flowstate.context import StateContext
+from flowstate.engine import Engine
+from flowstate.errors import RevisionMismatchError, StateNotFoundError
+from flowstate.flow import Flow, FlowRegistry
+from flowstate.recovery import retry_after, set_max_attempts, set_retry_after
+from flowstate.state import State
+
+__all__ = [
+    "AT",
+    "BY",
+    "COUNT",
+    "COUNTER",
+    "SEEN",
+    "FlowFailedError",
+    "Plan",
+    "counter_of",
+    "draw_plans",
+    "goes_on_in",
+    "incremented",
+    "make_flows",
+    "new_context",
+]
+
+STEPS = ("work", "count", "count", "check", "delay", "delay", "claim", "long", "long", "fail")
+PLAN, AT, SEEN, COUNT, BY = "plan", "at", "seen", "count", "by"  # Annotations.
+COUNTER = "counter-"
+COUNTERS = 2
+LONG = 1.6  # Times the retry_after of a state.
+SHORT = 0.2
+FAILURES = 0.35
+
+Running = Callable[[StateContext], AbstractContextManager[None]]
+"""Made around every run of a flow, so that somebody can keep a record."""
+
+
+class FlowFailedError(Exception):
+    """A flow raised, as it was meant to."""
+
+
+class Plan(Struct, frozen=True):
+    """A state that is to be.
+
+    Attributes:
+        id: of the state.
+        steps: the flows it goes through.
+        retry_after: seconds.
+        max_attempts: of recovery.
+        at: when it is created.
+    """
+
+    id: str
+    steps: tuple[str, ...]
+    retry_after: float
+    max_attempts: int
+    at: float
+
+
+def draw_plans(rng: Random, count: int, within: float) -> list[Plan]:
+    """Return plans for so many states, in the order of their times."""
+    times = sorted(rng.uniform(0.0, within) for _ in range(count))
+    return [
+        Plan(
+            id=f"s{number}",
+            steps=(*rng.choices(STEPS, k=rng.randint(1, 4)), "finish"),
+            retry_after=rng.choice((0.6, 1.0, 1.6)),
+            max_attempts=rng.choice((2, 3, 4)),
+            at=at,
+        )
+        for number, at in enumerate(times)
+    ]
+
+
+def new_context(plan: Plan) -> StateContext:
+    """Return the context of a state that nobody has committed yet."""
+    kind = "even" if int(plan.id[1:]) % 2 == 0 else "odd"
+    ctx = StateContext(State(plan.id, labels={"kind": kind}))
+    ctx.set_annotation(PLAN, " ".join(plan.steps))
+    ctx.set_annotation(AT, "0")
+    set_retry_after(ctx, timedelta(seconds=plan.retry_after))
+    set_max_attempts(ctx, plan.max_attempts)
+    return ctx
+
+
+def goes_on_in(state: State) -> str:
+    """Return the flow that a state is in, or that it is delayed to, by its plan."""
+    return state.annotations[PLAN].split()[int(state.annotations[AT])]
+
+
+def counter_of(id: str) -> str:
+    """Return the id of the counter that a state increments."""
+    return f"{COUNTER}{int(id[1:]) % COUNTERS}"
+
+
+async def incremented(engine: Engine, id: str, by: str) -> StateContext:
+    """Return the context of a counter that is one higher, not committed yet."""
+    try:
+        counter = StateContext(await engine.get_state(id))
+    except StateNotFoundError:
+        counter = StateContext(State(id))
+    count = int(counter.current.annotations.get(COUNT, "0"))
+    counter.set_annotation(COUNT, str(count + 1))
+    counter.set_annotation(BY, by)
+    return counter
+
+
+def make_flows(rng: Random, running: Running) -> FlowRegistry:
+    """Return the flows of one process."""
+    flows = FlowRegistry()
+    for id, body in FLOWS.items():
+        flows.set(id, _recorded(body, rng, running))
+    return flows
+
+
+Body = Callable[[StateContext, Engine, Random], Coroutine[Any, Any, Command[None]]]
+
+
+def _recorded(body: Body, rng: Random, running: Running) -> Flow:
+    async def flow(ctx: StateContext, engine: Engine) -> Command[None]:
+        with running(ctx):
+            return await body(ctx, engine, rng)
+
+    return flow
+
+
+def _advanced(ctx: StateContext) -> str:
+    """Note that one more step is done; return the next."""
+    at = int(ctx.current.annotations[AT]) + 1
+    ctx.set_annotation(AT, str(at))
+    return goes_on_in(ctx.current)
+
+
+async def _work(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    await asyncio.sleep(SHORT * rng.random())
+    return Commit(Transit(ctx, _advanced(ctx)))
+
+
+async def _long(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Outlive the ``retry_after``, by any number of awaits."""
+    seconds = retry_after(ctx.current).total_seconds() * LONG
+    for _ in range(4):
+        await asyncio.sleep(seconds * rng.uniform(0.5, 1.5) / 4)
+    return Commit(Transit(ctx, _advanced(ctx)))
+
+
+async def _fail(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    await asyncio.sleep(SHORT * rng.random())
+    if rng.random() < FAILURES:
+        raise FlowFailedError(ctx.current.id)
+    return Commit(Transit(ctx, _advanced(ctx)))
+
+
+async def _count(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Increment a counter in the commit of the step, and go on within this execution."""
+    to = _advanced(ctx)
+    while True:
+        counter = await incremented(engine, counter_of(ctx.current.id), ctx.current.id)
+        try:
+            await engine.do(Commit(Transit(ctx, to), Pause(counter)))
+        except RevisionMismatchError as lost:
+            if ctx.current.id in lost.ids:
+                return Noop()
+        else:
+            return Execute(ctx)
+
+
+async def _check(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Commit the step only if a counter is still what it was."""
+    to = _advanced(ctx)
+    while True:
+        try:
+            counter = StateContext(await engine.get_state(counter_of(ctx.current.id)))
+        except StateNotFoundError:
+            return Commit(Transit(ctx, to))
+        await asyncio.sleep(SHORT * rng.random() / 4)
+        ctx.set_annotation(SEEN, str(counter.committed.rev))
+        try:
+            await engine.do(Commit(Check(counter), Transit(ctx, to)))
+        except RevisionMismatchError as lost:
+            if ctx.current.id in lost.ids:
+                return Noop()
+        else:
+            return Execute(ctx)
+
+
+async def _delay(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    after = timedelta(seconds=rng.uniform(0.0, 1.5))
+    return Commit(Delay(ctx, _advanced(ctx), after=after))
+
+
+async def _claim(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Go on after a delay that does not commit when it fires."""
+    after = timedelta(seconds=rng.uniform(0.0, 1.0))
+    return Commit(Delay(ctx, _advanced(ctx), after=after, commit=False))
+
+
+async def _finish(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    return Commit(End(ctx))
+
+
+FLOWS = {
+    "work": _work,
+    "long": _long,
+    "fail": _fail,
+    "count": _count,
+    "check": _check,
+    "delay": _delay,
+    "claim": _claim,
+    "finish": _finish,
+}
