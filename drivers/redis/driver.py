@@ -27,6 +27,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.redis import reader, stalling
+from flowstate.drivers.redis.errors import making_sense
 from flowstate.drivers.redis.session import Client, Session
 from flowstate.drivers.redis.times import from_digits, split, to_digits
 from flowstate.drivers.redis.watcher import Watcher
@@ -176,8 +177,9 @@ class RedisDriver(Driver):
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
         answer = await self._opened().run("state", id, "" if rev is None else rev)
-        stored = msgpack.decode(answer)
-        return reader.state_of(stored) if stored else None
+        with making_sense():
+            stored = msgpack.decode(answer)
+            return reader.state_of(stored) if stored else None
 
     async def get_states(self, query: StateQuery) -> States:
         answer = await self._opened().run("page", reader.ask_page(query))
@@ -197,7 +199,7 @@ class RedisDriver(Driver):
     async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
         after = split(timedelta(seconds=seconds))
         moved = await self._opened().run("claim", id, to_digits(due), *after)
-        return None if moved is None else from_digits(moved.decode())
+        return None if moved is None else from_digits(moved)
 
     async def drop_delay(self, id: str) -> None:
         await self._opened().run("drop", id)
@@ -223,7 +225,8 @@ class RedisDriver(Driver):
         after: Any = 0
         while after is not False:
             answer = await session.run("compact", after, before_rev, CHUNK)
-            some, after = msgpack.decode(answer)
+            with making_sense():
+                some, after = msgpack.decode(answer)
             removed += some
         while await session.run("orphans", before_rev, CHUNK) == CHUNK:
             pass

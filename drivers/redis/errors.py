@@ -1,11 +1,15 @@
 """What redis-py's errors mean to a caller."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from redis import exceptions
 
 from flowstate.errors import (
+    CodecError,
     DriverError,
+    FlowstateError,
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
@@ -13,7 +17,7 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["concerns_all", "is_passing", "translation", "was_sent"]
+__all__ = ["concerns_all", "is_passing", "making_sense", "translation", "was_sent"]
 
 REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 NOT_SENT = (*REFUSED, exceptions.MaxConnectionsError, exceptions.BusyLoadingError)
@@ -45,6 +49,17 @@ _CODES = {
     "NOREPLICAS": StoreReadOnlyError,
     "WRONGTYPE": StoreCorruptError,
 }
+
+
+@contextmanager
+def making_sense() -> Iterator[None]:
+    """Raise CodecError when an answer is not what the script gives for a store that is whole."""
+    try:
+        yield
+    except FlowstateError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(f"answer of Redis: {error}") from error
 
 
 def translation(error: exceptions.RedisError, namespace: str) -> DriverError:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import Raw, msgpack
 from msgspec.structs import replace
 
 from flowstate.codec import ABSENT, decode_delay, decode_state
@@ -15,12 +15,17 @@ from flowstate.driver import (
     StateQuery,
     States,
 )
+from flowstate.drivers.redis.errors import making_sense
 from flowstate.drivers.redis.times import LAST, from_digits, from_micros, to_digits, to_micros
 from flowstate.errors import CodecError, CompactedError
 from flowstate.frozen import freeze
 from flowstate.state import State, Status
 
-__all__ = ["ask_delayed", "ask_page", "delayed_of", "page_of", "state_of"]
+__all__ = ["UNREADABLE", "ask_delayed", "ask_page", "delayed_of", "page_of", "state_of"]
+
+_parts_decoder = msgpack.Decoder(list[Raw])
+_delays_decoder = msgpack.Decoder(tuple[str, bool, str | bool, list[Raw]])
+UNREADABLE = (TypeError, ValueError, OverflowError)  # CodecError is a ValueError.
 
 
 def state_of(stored: Sequence[Any]) -> State:
@@ -52,6 +57,7 @@ def ask_page(query: StateQuery) -> bytes:
     )
 
 
+@making_sense()
 def page_of(query: StateQuery, answer: bytes) -> States:
     """Return a page.
 
@@ -77,19 +83,28 @@ def ask_delayed(query: DelayQuery) -> tuple[str, str, int]:
     return LAST if query.everything else last, after, query.limit
 
 
+@making_sense()
 def delayed_of(answer: bytes) -> DelayedStates:
     """Return a page of delays."""
-    now, more, next_due, found = msgpack.decode(answer)
+    now, more, next_due, found = _delays_decoder.decode(answer)
     delayed: list[DelayedState] = []
     damaged: list[DamagedDelay] = []
     for stored in found:
         try:
-            delayed.append(_delayed(stored))
-        except CodecError as error:
-            id, due, state_id, *_ = stored
+            delayed.append(_delayed(msgpack.decode(stored)))
+        except UNREADABLE as error:
+            # The first three stand for themselves, whatever the others are.
+            id, due, state_id, *_ = map(_readable, _parts_decoder.decode(stored))
             damaged.append(DamagedDelay(id, state_id, from_digits(due), str(error)))
-    next_at = from_digits(next_due) if next_due else None
+    next_at = from_digits(str(next_due)) if next_due else None
     return DelayedStates(delayed, more, from_digits(now), next_at, damaged)
+
+
+def _readable(part: Raw) -> str:
+    try:
+        return str(msgpack.decode(part))
+    except UNREADABLE:
+        return "?"
 
 
 def _delayed(stored: Sequence[Any]) -> DelayedState:

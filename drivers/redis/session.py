@@ -21,7 +21,7 @@ from flowstate.clock import Clock
 from flowstate.driver import Durability, Verdict, Writes
 from flowstate.drivers.redis import batch
 from flowstate.drivers.redis.errors import concerns_all, is_passing, translation, was_sent
-from flowstate.drivers.redis.reader import state_of
+from flowstate.drivers.redis.reader import UNREADABLE, state_of
 from flowstate.drivers.redis.scripts import Scripts
 from flowstate.errors import (
     CommitUnknownError,
@@ -284,10 +284,13 @@ class Session:
 
     async def _replay(self, first: int, writes: Writes) -> Verdict:
         count = len(writes.puts)
-        found = msgpack.decode(await self.run("replay", first, count, writes.token))
-        if len(found) < count:  # Some have been compacted.
+        answer = await self.run("replay", first, count, writes.token)
+        try:
+            found = tuple([state_of(each) for each in msgpack.decode(answer)])
+        except UNREADABLE:  # Other commits of the batch may have been written.
             return CommitUnknownError(writes.token)
-        return tuple([state_of(each) for each in found])
+        # Some may have been compacted.
+        return found if len(found) == count else CommitUnknownError(writes.token)
 
 
 def _doubted(

@@ -11,6 +11,7 @@ from msgspec import msgpack
 
 from flowstate.codec import decode_state
 from flowstate.driver import DamagedState, Heartbeat, Liveness, StalledQuery, StalledStates
+from flowstate.drivers.redis.errors import making_sense
 from flowstate.drivers.redis.times import (
     MICROSECOND,
     from_digits,
@@ -35,6 +36,7 @@ def _micros(seconds: float | None) -> int | bool:
     return False if seconds is None else timedelta(seconds=seconds) // MICROSECOND
 
 
+@making_sense()
 def liveness_of(answer: Sequence[bytes] | None) -> Liveness | None:
     """Return what is known about a state."""
     if answer is None:
@@ -46,7 +48,7 @@ def liveness_of(answer: Sequence[bytes] | None) -> Liveness | None:
         from_micros(int(beat_at)) if beat_at else None,
         note.decode(errors="replace"),
         from_micros(int(now)),
-        from_digits(due.decode()) if due else None,
+        from_digits(due) if due else None,
     )
 
 
@@ -58,6 +60,7 @@ def ask_stalled(query: StalledQuery) -> tuple[Any, bytes, int]:
     return to_micros(time), id.encode(errors="surrogateescape"), query.limit
 
 
+@making_sense()
 def stalled_of(answer: Sequence[Any]) -> StalledStates:
     """Return a page of stalled states."""
     now, following, more, found = answer
@@ -80,7 +83,7 @@ def _state(id: bytes, rev: int, entry: Sequence[bytes]) -> State:
     if not entry:
         raise CodecError(f"state: revision {rev} is not stored")
     of, committed_at, delayed_until, body = entry
-    until = from_digits(delayed_until.decode()) if delayed_until else None
+    until = from_digits(delayed_until) if delayed_until else None
     state = decode_state(body, rev, from_micros(int(committed_at)), until)
     if not of == id == state.id.encode():
         raise CodecError(f"state: revision {rev} is of {state.id!r}")

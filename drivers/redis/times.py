@@ -8,6 +8,8 @@ so are the scores of what stalls: doubles, rounded after the year 2255 by less t
 from datetime import UTC, datetime, timedelta
 from math import ceil
 
+from flowstate.errors import CodecError
+
 __all__ = [
     "LAST",
     "MICROSECOND",
@@ -31,8 +33,15 @@ def to_micros(time: datetime) -> int:
 
 
 def from_micros(micros: int) -> datetime:
-    """Return the time so many microseconds after 1970 began, UTC."""
-    return EPOCH + timedelta(microseconds=micros)
+    """Return the time so many microseconds after 1970 began, UTC.
+
+    Raises:
+        CodecError: it was stored, and is damaged.
+    """
+    try:
+        return EPOCH + timedelta(microseconds=micros)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(f"time: {error}") from error
 
 
 def from_score(score: bytes) -> datetime:
@@ -48,9 +57,16 @@ def to_digits(time: datetime) -> str:
     return f"{(time - FIRST) // MICROSECOND:018}"
 
 
-def from_digits(digits: str) -> datetime:
-    """Return the time, UTC."""
-    return FIRST + timedelta(microseconds=int(digits))
+def from_digits(digits: str | bytes) -> datetime:
+    """Return the time, UTC.
+
+    Raises:
+        CodecError: it was stored, and is damaged.
+    """
+    try:
+        return FIRST + timedelta(microseconds=int(digits))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(f"time: {error}") from error
 
 
 def split(duration: timedelta) -> tuple[int, int]:

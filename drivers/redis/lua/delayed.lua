@@ -10,10 +10,13 @@ local members = redis.call(
     'ZRANGEBYLEX', key('due'), first, '[' .. last .. '\255', 'LIMIT', '0', text(limit + 1))
 local delays = {}
 for place = 1, math.min(#members, limit) do
-    local id = string.sub(members[place], 19)
-    local due, state_id, rev, body = unpack(cmsgpack.unpack(redis.call('HGET', key('delays'), id)))
-    local entry = rev > 0 and revision(rev)
-    delays[place] = {id, due, state_id, rev, body, entry and stored(entry)}
+    local due, id = string.sub(members[place], 1, 18), string.sub(members[place], 19)
+    -- What is damaged must not hold up the others.
+    local whole, value = pcall(cmsgpack.unpack, redis.call('HGET', key('delays'), id) or '')
+    value = whole and type(value) == 'table' and value or {}
+    local rev = type(value[3]) == 'number' and value[3] or 0
+    local entry = rev > 0 and rev < 2 ^ 53 and revision(rev)
+    delays[place] = {id, due, value[2] or '', rev, value[4] or '', entry and stored(entry) or false}
 end
 local next_member = members[limit + 1] or redis.call(
     'ZRANGEBYLEX', key('due'), '(' .. last .. '\255', '+', 'LIMIT', '0', '1')[1]
