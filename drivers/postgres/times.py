@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from flowstate.errors import CodecError
+
 __all__ = ["FIRST", "LAST", "from_micros", "to_micros"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -14,8 +16,15 @@ def to_micros(time: datetime) -> int:
 
 
 def from_micros(micros: int) -> datetime:
-    """Return the time, UTC."""
-    return EPOCH + timedelta(microseconds=micros)
+    """Return the time, UTC.
+
+    Raises:
+        CodecError: it was stored, and is damaged.
+    """
+    try:
+        return EPOCH + timedelta(microseconds=micros)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(f"time: {error}") from error
 
 
 FIRST = to_micros(datetime.min.replace(tzinfo=UTC))
