@@ -16,6 +16,7 @@ __all__ = [
     "NewStore",
     "Program",
     "parse",
+    "random_program",
     "replay_program",
     "run_model",
     "written",
