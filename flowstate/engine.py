@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
+from flowstate.cancellation import to_the_end
 from flowstate.clock import Clock, SystemClock
 from flowstate.commands import (
     Command,
@@ -38,7 +39,12 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DelayedState, Driver, Transaction
-from flowstate.errors import EngineStoppedError, ExecutionLostError, InvalidCommandError
+from flowstate.errors import (
+    EngineStoppedError,
+    ExecutionLostError,
+    InvalidCommandError,
+    InvalidInputError,
+)
 from flowstate.execution import Execution
 from flowstate.executions import Executions
 from flowstate.feed import Feed
@@ -47,6 +53,7 @@ from flowstate.frozen import EMPTY
 from flowstate.keeper import Keeper
 from flowstate.limits import check_id, check_rev
 from flowstate.runner import Runner
+from flowstate.stalling import LONGEST, ORIGIN, SHORTEST
 from flowstate.state import State, Status
 from flowstate.store import Store
 from flowstate.watch import Watch
@@ -77,7 +84,7 @@ class Engine:
         name: tells this engine from all others, for people; made of host, process and a random
             part by default.
         warn_blocked_after: seconds for which a flow may block the event loop before a warning
-            names it. No heartbeat can be sent meanwhile.
+            names it, or ``None``. No heartbeat can be sent meanwhile.
     """
 
     def __init__(
@@ -92,7 +99,7 @@ class Engine:
         shutdown_timeout: float = 10.0,
         tokens: Callable[[], str] | None = None,
         name: str | None = None,
-        warn_blocked_after: float = 5.0,
+        warn_blocked_after: float | None = 5.0,
     ) -> None:
         self.driver = driver
         self.flows = flows
@@ -102,6 +109,7 @@ class Engine:
         check_id("name", self.name)
         self._store = Store(driver, flows, tokens or _unique_tokens(), self.clock.monotonic)
         self._keeper = Keeper(driver, self.clock, self.name, self._renew)
+        _check_seconds("warn_blocked_after", warn_blocked_after)
         self._watchdog = Watchdog(self._keeper, warn_blocked_after)
         self._runner = Runner(flows, self.clock, self._keeper, blocking_threads)
         self._executions = Executions(self._execute_logged, max_executions, max_pending)
@@ -135,12 +143,14 @@ class Engine:
         for execution in forgotten:
             self._keeper.remove(execution)
             execution.finish(EngineStoppedError("the engine is stopping"))
-        await self._feed.close(EngineStoppedError("the engine is stopping"))
-        await self._executions.finish(self._shutdown_timeout)
-        await self._runner.close(self._shutdown_timeout)
-        self._watchdog.close()
-        await self._keeper.close()
-        await self._store.drain()
+        try:
+            await self._feed.close(EngineStoppedError("the engine is stopping"))
+            await self._executions.finish(self._shutdown_timeout)
+            await self._runner.close(self._shutdown_timeout)
+        finally:
+            self._watchdog.close()
+            await to_the_end(self._keeper.close())
+            await self._store.drain()
 
     @overload
     def do(
@@ -263,7 +273,8 @@ class Engine:
     async def _renew(self, state: State) -> State:
         """Commit a state as it is, and return its new revision."""
         ctx = StateContext(state)
-        await self.do(Commit(Retry(ctx)))
+        origin = state.transition.annotations.get(ORIGIN, str(state.rev))
+        await self.do(Commit(Retry(ctx, {ORIGIN: origin})))
         return ctx.committed
 
     async def _submit(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
@@ -436,6 +447,13 @@ class Engine:
         """
         check_rev("before_rev", before_rev)
         return await self.driver.compact(before_rev)
+
+
+def _check_seconds(field: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int | float) or not SHORTEST <= value <= LONGEST:
+        raise InvalidInputError(field, f"must be from {SHORTEST} seconds, or None, not {value!r}")
 
 
 async def _logged(command: Command[Any], done: Coroutine[Any, Any, Any]) -> Any:

@@ -72,6 +72,7 @@ class Execution:
 
     __slots__ = (
         "_on_change",
+        "_outer",
         "alive_at",
         "began",
         "ctx",
@@ -94,15 +95,19 @@ class Execution:
         self.finished: asyncio.Future[BaseException | None] | None = None
         self.try_again_at = 0.0
         self.state: State | None = None
+        self.ctx = ctx
+        self._outer: Execution | None = None
         self.follow(ctx, now)
 
     def follow(self, ctx: StateContext, now: float) -> None:
         """Go on with what a step or a commit has left. Runs for each: every call counts."""
         committed = ctx.committed
-        if committed is self.state:
+        if committed is self.state and ctx is self.ctx:
             return
+        if ctx._execution is not self:
+            self.leave()
+            self._outer, ctx._execution = ctx._execution, self
         self.ctx, self.state = ctx, committed
-        ctx._execution = self
         sent_at = ctx._sent_at
         if sent_at is None:
             self.alive_at = NEVER
@@ -118,6 +123,14 @@ class Execution:
             seconds = DEFAULT_SECONDS if after is DEFAULT_RETRY_AFTER else after.total_seconds()
             self.seconds = seconds
             self.fresh_until = self.alive_at + seconds * BEAT_AT
+
+    def leave(self) -> None:
+        """Give the context back to the execution that this one is nested in, if there is one."""
+        ctx, outer = self.ctx, self._outer
+        if ctx._execution is self:
+            ctx._execution, self._outer = outer, None
+            if outer is not None and ctx.committed is not outer.state:
+                outer.committed(self.alive_at)
 
     def committed(self, now: float) -> None:
         """Go on with what a commit within the flow has left, which may have other rules."""

@@ -5,6 +5,7 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from flowstate.cancellation import all_cancelled
 from flowstate.errors import EngineOverloadedError, EngineStoppedError
 from flowstate.execution import Execution
 
@@ -78,12 +79,11 @@ class Executions:
     async def finish(self, seconds: float) -> None:
         """Wait so long for what runs, then cancel it. Real seconds: a stop must end."""
         tasks = self._tasks - {asyncio.current_task()}
-        if tasks and seconds > 0:
-            await asyncio.wait(tasks, timeout=seconds)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        try:
+            if tasks and seconds > 0:
+                await asyncio.wait(tasks, timeout=seconds)
+        finally:
+            await all_cancelled(*tasks)
 
     def _start(self, execution: Execution) -> None:
         name = f"flowstate {execution.ctx.current.id}"

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from flowstate.clock import Clock
 from flowstate.driver import Driver, Heartbeat, Liveness
-from flowstate.errors import FlowstateError, RevisionMismatchError
+from flowstate.errors import FlowstateError, RevisionMismatchError, StoreBusyError
 from flowstate.execution import Execution, Note
 from flowstate.state import State
 
@@ -83,7 +83,7 @@ class Keeper:
     def remove(self, execution: Execution) -> None:
         """Keep it no longer."""
         self._executions.pop(execution, None)
-        execution.ctx._execution = None  # Else the two would wait for the garbage collector.
+        execution.leave()  # Else the two would wait for the garbage collector.
 
     async def confirm(self, execution: Execution) -> bool:
         """Make sure that nobody takes over what is about to be executed.
@@ -192,7 +192,7 @@ class Keeper:
         return min(times, default=math.inf)
 
     def _lose(self, execution: Execution) -> None:
-        execution.is_lost = True
+        execution.is_lost = execution.task is not None
         execution.let_go()
         if execution.task is not None:
             execution.task.cancel()
@@ -210,15 +210,32 @@ class Keeper:
                 newest[execution.ctx.committed.id] = execution
             known = list(newest.values())
             for start in range(0, len(known), BATCH):
-                await self._beat_some(known[start : start + BATCH], now)
+                await self._beat_each(known[start : start + BATCH], now)
             noted = [each for each in failures if each.id not in newest]
             for start in range(0, len(noted), BATCH):
                 await self._driver.beat(noted[start : start + BATCH])
-        except FlowstateError as error:
-            logger.warning("cannot send heartbeats: %s", error, extra={"engine": self._name})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next ones must go out
+            self._warn(error)
         finally:
             self._beating = None
             self._wake()
+
+    async def _beat_each(self, executions: Sequence[Execution], now: float) -> None:
+        """Beat for many at once; one that nobody may touch must not take the others with it."""
+        try:
+            await self._beat_some(executions, now)
+        except StoreBusyError:
+            if len(executions) == 1:
+                raise
+            each = (self._beat_some([execution], now) for execution in executions)
+            for outcome in await asyncio.gather(*each, return_exceptions=True):
+                if isinstance(outcome, FlowstateError):
+                    self._warn(outcome)
+                elif isinstance(outcome, BaseException):
+                    raise outcome from None
+
+    def _warn(self, error: Exception) -> None:
+        logger.warning("cannot send heartbeats: %s", error, extra={"engine": self._name})
 
     async def _beat_some(self, executions: Sequence[Execution], now: float) -> None:
         contexts = [(each, each.ctx.committed) for each in executions]

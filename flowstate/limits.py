@@ -33,6 +33,8 @@ MAX_BLOB_BYTES = 16 * 1024 * 1024
 MAX_STATES_PER_COMMIT = 128
 MAX_NOTE_BYTES = 8 * 1024
 MAX_PAGE = 1_000
+MAX_RECOVERY_BYTES = 16 * 1024
+RECOVERY = "flowstate.recovery"
 MAX_REV = 2**63 - 1
 
 
@@ -65,10 +67,13 @@ def check_id(field: str, value: str) -> None:
 
 
 def check_labels(field: str, labels: Mapping[str, str]) -> None:
-    """Refuse more than 64 labels, and keys or values that no index takes."""
+    """Refuse more than 64 labels, and keys or values that no index takes.
+
+    The one by which dead states are found does not count.
+    """
     if not isinstance(labels, Mapping):
         raise InvalidInputError(field, f"must be a mapping, not {type(labels).__name__}")
-    if len(labels) > MAX_LABELS:
+    if len(labels) > MAX_LABELS + (RECOVERY in labels):
         raise InvalidInputError(field, f"must be at most {MAX_LABELS}, not {len(labels)}")
     for key, value in labels.items():
         check_id(f"{field} key", key)
@@ -78,6 +83,8 @@ def check_labels(field: str, labels: Mapping[str, str]) -> None:
 def check_annotations(field: str, annotations: Mapping[str, str]) -> None:
     """Refuse empty or overlong keys, and more than 1 MiB of keys and values together."""
     left = MAX_ANNOTATIONS_BYTES
+    if any(key.startswith(RECOVERY) for key in annotations):
+        left += MAX_RECOVERY_BYTES  # Lest a full state can neither be retried nor ended.
     for key, value in annotations.items():
         check_id(f"{field} key", key)
         left -= len(key) + check_text(f"{field}[{key!r}]", value, MAX_ANNOTATIONS_BYTES)

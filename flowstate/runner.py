@@ -110,8 +110,9 @@ class Runner:
     async def _is_ours(self, execution: Execution, ctx: StateContext) -> bool:
         """Return whether the state may be executed here: nobody else has moved it on."""
         now = self._clock.monotonic()
-        if ctx.committed is not execution.state:
+        if ctx is not execution.ctx or ctx.committed is not execution.state:
             execution.follow(ctx, now)
+            self._keeper.look_again(execution)
         if now < execution.fresh_until or await self._keeper.confirm(execution):
             return True
         logger.debug("%r has moved on", ctx.current.id, extra={"state_id": ctx.current.id})
@@ -122,9 +123,9 @@ class Runner:
     ) -> Any:
         context = contextvars.copy_context()
         key = object()
-        self._blocking[key] = ctx.current.transition.to
 
         def run() -> Any:
+            self._blocking[key] = ctx.current.transition.to
             try:
                 return context.run(call, ctx, engine)
             finally:

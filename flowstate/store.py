@@ -240,6 +240,8 @@ def _settle_step(ctx: StateContext, store_id: str, sent_at: float, verdict: Verd
     ctx._sent_at = sent_at
     # Most commits leave the rules as they are, and the execution goes on with its next step.
     if ctx._execution is not None and (
-        state.annotations is not before.annotations or before.transition.annotations
+        ctx._execution.seconds is None
+        or state.annotations is not before.annotations
+        or before.transition.annotations
     ):
         ctx._execution.committed(sent_at)

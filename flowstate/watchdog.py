@@ -24,16 +24,16 @@ class Watchdog:
 
     Args:
         keeper: knows the executions.
-        limit: seconds after which a loop counts as blocked.
+        limit: seconds after which a loop counts as blocked; ``None`` watches nothing.
 
     Attributes:
         is_started: whether it watches a loop, or has.
     """
 
-    def __init__(self, keeper: Keeper, limit: float) -> None:
-        self.is_started = False
+    def __init__(self, keeper: Keeper, limit: float | None) -> None:
+        self.is_started = limit is None
         self._keeper = keeper
-        self._limit = limit
+        self._limit = limit or 0.0
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         self._handle: asyncio.TimerHandle | None = None

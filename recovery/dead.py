@@ -75,7 +75,9 @@ async def end_by_force(
 
 def is_dead(state: State) -> bool:
     """Return whether a state was ended by force."""
-    return state.status is Status.ENDED and state.labels.get(LABEL) == DEAD[LABEL]
+    if state.status is not Status.ENDED or state.labels.get(LABEL) != DEAD[LABEL]:
+        return False
+    return REASON in state.transition.annotations  # Else it has gone on and ended since.
 
 
 def read_dead(state: State) -> DeadState:
@@ -97,7 +99,8 @@ async def dead_states(
     wanted = {**labels, **DEAD}
     found = engine.states(labels=wanted, latest_only=True, status=Status.ENDED)
     async for state in found:
-        yield read_dead(state)
+        if is_dead(state):
+            yield read_dead(state)
 
 
 async def count_dead(engine: Engine, labels: Mapping[str, str] = EMPTY) -> int:

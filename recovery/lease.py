@@ -23,6 +23,7 @@ from flowstate.driver import Heartbeat, Liveness
 from flowstate.engine import Engine
 from flowstate.errors import (
     CommitUnknownError,
+    EngineStoppedError,
     FlowstateError,
     InvalidInputError,
     LeaseLostError,
@@ -181,8 +182,12 @@ class Lease:
                     await self._stand_by()
                 else:
                     await self._renew(self._ctx)
-            except FlowstateError as error:
-                logger.warning("lease %r: %s", self._name, error, extra={"lease": self._name})
+            except EngineStoppedError:
+                self._drop()
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must be striven for
+                extra = {"lease": self._name}
+                logger.warning("lease %r: %s: %s", self._name, type(error), error, extra=extra)
                 await self._clock.sleep(self._poll_interval, background=True)
 
     # Standing by
@@ -260,7 +265,7 @@ class Lease:
             if sent_at >= self._valid_until:
                 break
             outcome = await self._beat(ctx, self._valid_until - sent_at)
-            if outcome is False:
+            if outcome is False or self._ctx is not ctx:  # The latter: it was given up meanwhile.
                 break
             if outcome:
                 self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
@@ -283,7 +288,7 @@ class Lease:
         try:
             await asyncio.wait([beating, pausing], return_when=asyncio.FIRST_COMPLETED)
             return bool(beating.result()[0]) if beating.done() else None
-        except FlowstateError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             extra = {"lease": self._name}
             logger.warning("lease %r: no heartbeat: %s", self._name, error, extra=extra)
             return None

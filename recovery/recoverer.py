@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from flowstate.cancellation import all_cancelled
+from flowstate.cancellation import all_cancelled, to_the_end
 from flowstate.commands import Commit, Retry
 from flowstate.context import StateContext
 from flowstate.driver import Liveness, StalledQuery, StalledStates
@@ -216,15 +216,16 @@ class Recoverer:
         flow = state.transition.to
         extra = {"state_id": state.id, "rev": state.rev, "flow": flow, "attempt": attempt(state)}
         try:
+            decision = decide(state, is_known=self._engine.can_execute(flow))
+            if decision == "unknown flow":
+                self._skip(state.id, state.rev, decision, f"no flow {flow!r} here")
+                return
             liveness = await self._stalled(state)
             if liveness is None:
                 return
-            decision = decide(state, is_known=self._engine.can_execute(flow))
             if liveness.delay_due is not None:
-                why = f"a delayer has not fired its delay since {liveness.delay_due}"
+                why = f"it has a delay, due at {liveness.delay_due}, that no delayer has fired"
                 self._skip(state.id, state.rev, "delayed", why)
-            elif decision == "unknown flow":
-                self._skip(state.id, state.rev, decision, f"no flow {flow!r} here")
             elif decision == "drop":
                 await self._drop(state, read_note(liveness.note).error)
             else:
@@ -237,13 +238,16 @@ class Recoverer:
             self._skip(state.id, state.rev, reason, str(lost))
         except (EngineStoppedError, LeaseLostError):
             raise
+        except InvalidInputError as error:  # It has no room for what an attempt notes in it.
+            self._skip(state.id, state.rev, "refused", str(error))
         except Exception:
             logger.exception("cannot recover %r", state.id, extra=extra)
 
     async def _retry(self, state: State) -> None:
         async with self._admission.turn():
             if await self._stalled(state) is not None:  # Its turn may have been long in coming.
-                await self._begin(state)
+                # Whoever is cancelled in between has counted an attempt that nobody runs.
+                await to_the_end(self._begin(state))
 
     async def _stalled(self, state: State) -> Liveness | None:
         """Return what is known of a state; ``None`` when it has moved on, or is alive after all."""

@@ -20,7 +20,7 @@ class Stats(Struct, frozen=True):
         dropped: states that were ended by force.
         skipped: states that were left alone, by reason, each revision once: ``"unknown flow"``,
             ``"delayed"`` (a delayer has yet to fire an overdue delay), ``"moved on"``,
-            ``"not leading"``, ``"damaged"``.
+            ``"not leading"``, ``"damaged"``, ``"refused"`` (it has no room for an attempt's notes).
     """
 
     is_leading: bool

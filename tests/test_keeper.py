@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -18,15 +19,20 @@ from flowstate import (
     ExecutionLostError,
     FakeClock,
     FlowRegistry,
+    InvalidInputError,
     Noop,
+    Pause,
+    Resume,
     State,
     StateContext,
+    StoreBusyError,
     Transit,
 )
 from flowstate.driver import Heartbeat, StalledQuery
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.execution import Note, read_note
 from flowstate.limits import MAX_NOTE_BYTES
+from flowstate.recovery import idempotency_key
 from flowstate.stalling import DISABLED, RETRY_AFTER
 from flowstate.testcases.support import DriverWrapper
 
@@ -41,11 +47,14 @@ class Recorder(DriverWrapper):
         self.beats: list[Heartbeat] = []
         self.calls = 0
         self.is_away = False
+        self.locked = ""
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
         self.calls += 1
         if self.is_away:
             raise DriverError("away")
+        if any(beat.id == self.locked for beat in heartbeats):
+            raise StoreBusyError("locked")
         self.beats += heartbeats
         return await super().beat(heartbeats)
 
@@ -228,7 +237,8 @@ async def test_one_that_stalls_soon_gets_a_new_revision_before_its_flow_begins(
     await engine.execute(old)
     assert found == [(2, "kept", "of the caller")]
     second, third = [s async for s in engine.states(since_rev=1)]
-    assert (second.transition, dict(second.labels)) == (ctx.committed.transition, {})
+    assert second.transition.annotations["note"] == "kept"
+    assert (second.transition.cause, dict(second.labels)) == ("transit", {})
     assert (third.status, dict(third.labels)) == ("ended", {"draft": "of the caller"})
 
 
@@ -451,3 +461,180 @@ async def test_blocking_flows_disturb_nothing(caplog: pytest.LogCaptureFixture) 
         ctx = await committed(engine, **{RETRY_AFTER: str(timedelta(hours=1).total_seconds())})
         await engine.execute(ctx)
     assert caplog.text == ""
+
+
+async def kept_through(engine: Engine, driver: Recorder, clock: FakeClock, seconds: float) -> None:
+    """Look again and again whether anything has stalled."""
+    for _ in range(int(seconds / 5)):
+        await clock.sleep(5.0)
+        assert await driver.stalled() == []
+
+
+async def test_what_is_committed_first_within_the_flow_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(10.0)
+        await engine.do(Commit(Transit(ctx, "work")))
+        await kept_through(engine, driver, clock, 1000)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Transit(ctx, "work"))
+    await engine.execute(ctx)
+    assert ctx.committed.rev == 2
+
+
+async def test_what_a_returned_command_commits_first_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("first")
+    async def first(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(Transit(ctx, "second"))
+
+    @engine.flows.flow("second")
+    async def second(ctx: StateContext, engine: Engine) -> Command[None]:
+        await kept_through(engine, driver, clock, 1000)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Transit(ctx, "first"))
+    await engine.execute(ctx)
+
+
+async def test_a_state_that_pauses_and_resumes_in_its_flow_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Pause(ctx)))
+        await clock.sleep(60.0)
+        await engine.do(Commit(Resume(ctx)))
+        await kept_through(engine, driver, clock, 1000)
+        return Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+async def test_what_a_flow_goes_on_with_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock, is_copy: bool
+) -> None:
+    @engine.flows.flow("first")
+    async def first(ctx: StateContext, engine: Engine) -> Command[None]:
+        if is_copy:
+            other = ctx.copy()
+        else:
+            await engine.do(Commit(End(ctx)))
+            other = StateContext(State("other", annotations={RETRY_AFTER: "10"}))
+        await engine.do(Commit(Transit(other, "second")))
+        return Execute(other)
+
+    @engine.flows.flow("second")
+    async def second(ctx: StateContext, engine: Engine) -> Command[None]:
+        await kept_through(engine, driver, clock, 500)
+        await engine.do(Commit(Transit(ctx, "second")))
+        await kept_through(engine, driver, clock, 500)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Transit(ctx, "first")))
+    await engine.execute(ctx)
+
+
+async def test_nested_executions_of_one_context_are_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("outer")
+    async def outer(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Transit(ctx, "inner"))
+        await engine.execute(ctx)
+        ctx.set_annotation(RETRY_AFTER, "6")
+        await engine.do(Commit(Transit(ctx, "outer")))
+        await kept_through(engine, driver, clock, 500)
+        return Commit(End(ctx))
+
+    @engine.flows.flow("inner")
+    async def inner(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Transit(ctx, "inner")))
+        return Noop()
+
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Transit(ctx, "outer")))
+    await engine.execute(ctx)
+
+
+async def test_executing_an_old_state_keeps_its_idempotency_key(
+    engine: Engine, clock: FakeClock
+) -> None:
+    keys: list[str] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(idempotency_key(ctx))
+        raise ValueError("no luck")
+
+    with pytest.raises(ValueError, match="no luck"):
+        await engine.execute(await committed(engine))
+    for _ in range(3):
+        await clock.sleep(500.0)
+        with pytest.raises(ValueError, match="no luck"):
+            await engine.execute(StateContext(await engine.get_state("a")))
+    assert keys == ["a:1:work"] * 4
+
+
+async def test_one_locked_state_stops_no_other(driver: Recorder, clock: FakeClock) -> None:
+    flows, stalled = FlowRegistry(), set[str]()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(500.0)
+        stalled.update(await driver.stalled())
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        contexts = [await committed(engine, str(number)) for number in range(50)]
+        driver.locked = "7"
+        for ctx in contexts:
+            await engine.do(Execute(ctx))
+        await engine.idle()
+    assert stalled == {"7"}
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing_behind(
+    driver: Recorder, clock: FakeClock
+) -> None:
+    flows, before = FlowRegistry(), asyncio.all_tasks()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await asyncio.Event().wait()
+        return Noop()
+
+    engine = Engine(driver, flows, clock=clock, shutdown_timeout=60.0)
+    await engine.__aenter__()
+    await engine.do(Execute(await committed(engine)))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await engine.__aexit__(None, None, None)
+    assert asyncio.all_tasks() == before
+    assert not [t for t in threading.enumerate() if t.name == "flowstate watchdog"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), "5"])
+def test_a_bad_limit_for_blocking_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidInputError, match="warn_blocked_after"):
+        Engine(MemoryDriver(), FlowRegistry(), warn_blocked_after=seconds)
+
+
+async def test_without_a_limit_nobody_watches_the_loop() -> None:
+    flows = FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        assert not [t for t in threading.enumerate() if t.name == "flowstate watchdog"]
+        return Commit(End(ctx))
+
+    async with Engine(MemoryDriver(), flows, warn_blocked_after=None) as engine:
+        await engine.execute(await committed(engine))

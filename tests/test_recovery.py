@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from itertools import pairwise
 
@@ -24,9 +24,9 @@ from flowstate import (
     Transit,
     recovery,
 )
-from flowstate.driver import DamagedState, StalledQuery, StalledStates, Verdict, Writes
+from flowstate.driver import DamagedState, Heartbeat, StalledQuery, StalledStates, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.recovery import Recoverer
+from flowstate.recovery import Lease, Recoverer
 from flowstate.recovery.policy import attempt_annotations, decide, without_attempt
 from flowstate.stalling import stalls_after
 from flowstate.testcases.support import DriverWrapper, end
@@ -222,6 +222,14 @@ class Moody(DriverWrapper):
         self.failing_reads = 0
         self.failing_commits: set[str] = set()
         self.error: Exception = DriverError("moody")
+        self.slow = ""
+        self.committing = asyncio.Event()
+        self.on_beat: Callable[[], None] | None = None
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        if self.on_beat is not None:
+            self.on_beat()
+        return await super().beat(heartbeats)
 
     async def get_stalled(self, query: StalledQuery) -> StalledStates:
         if self.failing_reads:
@@ -234,7 +242,11 @@ class Moody(DriverWrapper):
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         if any(put.id in self.failing_commits for writes in batch for put in writes.puts):
             raise DriverError("moody")
-        return await super().commit(batch)
+        verdicts = await super().commit(batch)
+        if self.slow in [put.id for writes in batch for put in writes.puts]:
+            self.committing.set()
+            await asyncio.sleep(0.05)  # reason: time in which whoever waits can be cancelled
+        return verdicts
 
 
 @pytest.mark.parametrize("error", [DriverError("moody"), ValueError("a bug of a driver")])
@@ -317,3 +329,97 @@ async def test_a_flow_that_is_registered_later_is_found(engine: Engine, clock: F
         await clock.sleep(61.0)
         await all_ended(engine, 3)
         assert clock.monotonic() - began <= 62.0
+
+
+# Beyond help
+
+
+async def test_a_dead_state_that_was_repaired_is_not_retried(
+    engine: Engine, clock: FakeClock
+) -> None:
+    engine.flows.set("work", end)
+    ctx = StateContext(State("a"))
+    recovery.set_max_attempts(ctx, 0)
+    await engine.do(Commit(Transit(ctx, "work")))
+    async with Recoverer(engine):
+        await all_ended(engine, 1)
+    assert await recovery.count_dead(engine) == 1
+    repaired = StateContext(await engine.get_state("a"))
+    await engine.do(Commit(Transit(repaired, "work"), End(repaired)))
+    assert not recovery.is_dead(repaired.committed)
+    assert await recovery.count_dead(engine) == 0
+    assert await recovery.retry_all_dead(engine) == 0
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+async def test_a_state_that_is_full_can_be_retried_and_ended(
+    engine: Engine, clock: FakeClock, attempts: int
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        raise ValueError("no luck")
+
+    labels = {f"label {number}": "x" for number in range(64)}
+    ctx = StateContext(State("a", labels=labels))
+    recovery.set_max_attempts(ctx, attempts)
+    await engine.do(Commit(Transit(ctx, "work", {"note": "x" * (1024 * 1024 - 4)})))
+    async with Recoverer(engine):
+        await all_ended(engine, 1)
+    assert recovery.is_dead(await engine.get_state("a"))
+    assert await recovery.retry_all_dead(engine) == 1
+
+
+async def test_an_attempt_is_not_lost_between_its_commit_and_its_run(clock: FakeClock) -> None:
+    ran: list[int] = []
+    flows, driver = FlowRegistry(), Moody(clock)
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(recovery.attempt(ctx.current))
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        await stalled(engine, 1)
+        driver.slow = "work 0"
+        recoverer = Recoverer(engine)
+        await recoverer.__aenter__()
+        await driver.committing.wait()
+        await recoverer.__aexit__(None, None, None)
+        await engine.idle()
+    assert ran == [1]
+
+
+# The lease
+
+
+async def test_a_lease_given_up_during_a_heartbeat_can_be_taken_again(clock: FakeClock) -> None:
+    driver = Moody(clock)
+    async with (
+        Engine(driver, FlowRegistry(), clock=clock) as engine,
+        Lease(engine, "job", seconds=1.0) as lease,
+    ):
+        await lease.wait_held()
+        driver.on_beat = lease.give_up
+        await clock.sleep(0.5)
+        driver.on_beat = None
+        await clock.sleep(5.0)
+        assert lease.is_held
+
+
+async def test_a_lease_survives_errors_of_any_kind(clock: FakeClock) -> None:
+    driver = Moody(clock)
+
+    def fail() -> None:
+        raise OSError("no route to host")
+
+    async with (
+        Engine(driver, FlowRegistry(), clock=clock) as engine,
+        Lease(engine, "job", seconds=1.0) as lease,
+    ):
+        await lease.wait_held()
+        driver.on_beat = fail
+        await clock.sleep(0.8)
+        assert not lease.is_held
+        driver.on_beat = None
+        await clock.sleep(5.0)
+        assert lease.is_held
