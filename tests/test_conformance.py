@@ -89,6 +89,8 @@ def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
         pytest.param(driver, case, id=f"{driver}-{case.name}", marks=marks(driver, case))
         for driver, capabilities in CAPABILITIES.items()
         for case in select(ALL, capabilities)
+        # What takes its time there is the same on the newer server.
+        if driver != "redis62" or case.name not in TAKES_TIME
     ],
 )
 async def test_conformance(driver: str, case: Case, request: pytest.FixtureRequest) -> None:
