@@ -11,9 +11,9 @@ from flowstate.testing.model_world import World
 from flowstate.testing.model_writes import IDS, WRITING
 
 __all__ = [
-    "OPERATIONS",
     "Failure",
     "NewStore",
+    "OPERATIONS",
     "Program",
     "parse",
     "random_program",

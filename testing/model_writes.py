@@ -34,7 +34,7 @@ from flowstate.state import State, Status, Transition
 from flowstate.testing.model import Beat
 from flowstate.testing.model_world import FLOWS, World
 
-__all__ = ["IDS", "LABELS", "Operation", "likely", "WRITING"]
+__all__ = ["IDS", "LABELS", "Operation", "WRITING", "likely"]
 
 Operation = Callable[[World, Random], Awaitable[None]]
 
