@@ -128,17 +128,22 @@ def _everybody_ended(world: "World") -> Iterator[str]:
             yield f"{plan.id} has not ended"
 
 
+def _is_the_same_step(before: State, after: State) -> bool:
+    steps = [(state.transition.to, state.transition.cause) for state in (before, after)]
+    return steps[0] == steps[1] and before.annotations == after.annotations
+
+
 def _delays_fire_once(world: "World") -> Iterator[str]:
     """A delay fires at the revision that it belongs to, and not before its time."""
     last: dict[str, State] = {}
     for state in world.store.log:
         before = last.get(state.id)
         last[state.id] = state
-        if state.transition.cause != "delay" or attempt(state):
-            continue
+        if state.transition.cause != "delay" or attempt(state) or state.delayed_until:
+            continue  # What is delayed once more keeps its last step.
         if before is None or state.committed_at is None:
             yield f"{state.id}@{state.rev} begins with a delay"
-        elif before.delayed_until is None and before.transition == state.transition:
+        elif before.delayed_until is None and _is_the_same_step(before, state):
             continue  # It was committed once more as it was, to be sure whose it is.
         elif before.delayed_until is None:
             yield f"{state.id}@{state.rev} fired, and {before.rev} was not delayed"
