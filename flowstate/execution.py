@@ -68,6 +68,8 @@ class Execution:
         fresh_until: when others have to hear of it again.
         finished: set, to what went wrong or ``None``, when a background execution is over.
         is_lost: whether it was stopped because others may have taken it over.
+        is_doubtful: whether a heartbeat may have come after the state had stalled, when somebody
+            else had looked at it already.
     """
 
     __slots__ = (
@@ -78,6 +80,7 @@ class Execution:
         "ctx",
         "finished",
         "fresh_until",
+        "is_doubtful",
         "is_lost",
         "seconds",
         "state",
@@ -92,6 +95,7 @@ class Execution:
         self._on_change = on_change
         self.task: asyncio.Task[object] | None = None
         self.is_lost = False
+        self.is_doubtful = False
         self.finished: asyncio.Future[BaseException | None] | None = None
         self.try_again_at = 0.0
         self.state: State | None = None
@@ -160,6 +164,12 @@ class Execution:
     def beat_at(self) -> float:
         """When to send a heartbeat, or to try again."""
         return math.inf if self.seconds is None else max(self.fresh_until, self.try_again_at)
+
+    def may_beat(self, now: float) -> bool:
+        """Return whether a heartbeat does no harm: what has not begun may have stalled by now."""
+        if self.task is not None or self.seconds is None:
+            return True
+        return now < self.alive_at + self.seconds * STOP_AT
 
     @property
     def stop_at(self) -> float:

@@ -105,7 +105,8 @@ class Keeper:
         liveness = await self._driver.get_liveness(state.id)
         if liveness is None or liveness.rev != state.rev:
             return self._moved_on(execution)
-        if liveness.delay_due is not None or not _is_about_to_stall(liveness, seconds):
+        is_doubtful = execution.is_doubtful or _is_about_to_stall(liveness, seconds)
+        if liveness.delay_due is not None or not is_doubtful:
             (is_latest,) = await self._driver.beat([self._heartbeat(execution, now)])
             if not is_latest:
                 return self._moved_on(execution)
@@ -130,6 +131,7 @@ class Keeper:
         at = renewed.committed_at
         ctx.current = replace(ctx.current, rev=renewed.rev, committed_at=at) if changed else renewed
         ctx.committed, ctx._sent_at = renewed, now
+        execution.is_doubtful = False
         execution.follow(ctx, now)
         self._wake()
         return True
@@ -183,12 +185,13 @@ class Keeper:
             execution.follow(execution.ctx, now)
             if now >= execution.stop_at:
                 self._lose(execution)
-        due = [execution for execution in self._executions if now >= execution.beat_at]
+        alive = [execution for execution in self._executions if execution.may_beat(now)]
+        due = [execution for execution in alive if now >= execution.beat_at]
         for execution in due:
             execution.try_again_at = now + (execution.seconds or 0.0) * TRY_AGAIN_AFTER
         if (due or self._failures) and self._beating is None:
             self._start_beating(due)
-        times = (min(each.beat_at, each.stop_at) for each in self._executions)
+        times = (min(each.beat_at, each.stop_at) for each in alive)
         return min(times, default=math.inf)
 
     def _lose(self, execution: Execution) -> None:
@@ -240,13 +243,17 @@ class Keeper:
     async def _beat_some(self, executions: Sequence[Execution], now: float) -> None:
         contexts = [(each, each.ctx.committed) for each in executions]
         heartbeats = [self._heartbeat(each, now) for each in executions]
+        for execution in executions:
+            execution.is_doubtful = True
         answers = await self._driver.beat(heartbeats)
+        replied_at = self._clock.monotonic()
         for (execution, state), is_latest in zip(contexts, answers, strict=True):
             if execution.ctx.committed is not state:
                 continue  # It has moved on by itself meanwhile.
-            if is_latest:
+            if is_latest and execution.may_beat(replied_at):
+                execution.is_doubtful = False
                 execution.heard(now)
-            else:
+            elif not is_latest:
                 execution.let_go()  # Somebody else has moved it on; it will lose its race.
 
     def _heartbeat(self, execution: Execution, now: float) -> Heartbeat:

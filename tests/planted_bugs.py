@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from flowstate.clock import Clock
-from flowstate.commands import Commit, Noop, Retry, Transit
+from flowstate.commands import Commit, Noop, Transit
 from flowstate.context import StateContext
 from flowstate.driver import DelayedState, Verdict, Writes
 from flowstate.engine import Engine
@@ -19,8 +19,7 @@ from flowstate.feed import Feed
 from flowstate.group_commit import GroupCommit
 from flowstate.held_delay import HeldDelay
 from flowstate.keeper import Keeper
-from flowstate.recovery import Lease, Recoverer
-from flowstate.recovery.policy import attempt_annotations
+from flowstate.recovery import Lease
 from flowstate.runner import Runner
 from flowstate.state import State
 from flowstate.testing.simulated_store import SimulatedDriver
@@ -29,18 +28,6 @@ from flowstate.watch import Watch
 __all__ = ["BUGS", "Plant", "tokens_are_ignored"]
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-
-
-def attempt_committed_after_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever dies during an attempt has never made it."""
-
-    async def begin(self: Recoverer, state: State) -> None:
-        self._admission.add(await self._engine.start(StateContext(state)))
-        ctx = StateContext(state)
-        annotations = attempt_annotations(state, self._rng)
-        await self._engine.do(Commit(self._lease.check(), Retry(ctx, annotations)))
-
-    monkeypatch.setattr(Recoverer, "_begin", begin)
 
 
 def no_fences(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +220,6 @@ def head_apart_from_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BUGS: tuple[Plant, ...] = (
-    attempt_committed_after_the_run,
     no_fences,
     lease_by_the_wall_clock,
     lost_executions_go_on,

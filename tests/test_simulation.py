@@ -16,7 +16,7 @@ from flowstate.testcases.support import DriverWrapper
 from flowstate.testing.simulation import Schedules, run_schedule, run_schedules
 from tests.planted_bugs import BUGS, Plant, tokens_are_ignored
 
-PARTS = 20
+PARTS = 4
 A_PART = 250
 # What the faults of so many schedules must have brought about, or they have shown nothing.
 COVERAGE = {
@@ -53,9 +53,6 @@ COVERAGE = {
 FOUND = {
     99: "what an engine that closes had in the foreground ran on, and was recovered elsewhere",
     379: "a standby that was paused took a lease by a reply that it had not read before",
-}
-# Seeds that find something still.
-KNOWN = {
     4749: "a heartbeat for a stalled state that waits for its turn hides from confirmation that "
     "another engine is about to take it over",
 }
@@ -63,7 +60,7 @@ SEEDS_TO_FIND = 400
 
 
 def check(schedules: Schedules) -> None:
-    assert all(failure.seed in KNOWN for failure in schedules.failures), f"\n{schedules}"
+    assert not schedules.failures, f"\n{schedules}"
     rare = {name: schedules.counts[name] for name in COVERAGE}
     assert all(rare[name] >= least for name, least in COVERAGE.items()), rare
 
@@ -76,18 +73,12 @@ def test_200_schedules() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_5000_schedules(part: int) -> None:
+def test_1000_schedules(part: int) -> None:
     check(run_schedules(1_000 + part * A_PART, A_PART))
 
 
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found_once(seed: int) -> None:
-    assert run_schedule(seed).violations == []
-
-
-@pytest.mark.xfail(reason="not mended yet", strict=False)
-@pytest.mark.parametrize("seed", KNOWN)
-def test_what_is_known(seed: int) -> None:
     assert run_schedule(seed).violations == []
 
 
