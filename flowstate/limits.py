@@ -83,7 +83,7 @@ def check_labels(field: str, labels: Mapping[str, str]) -> None:
 def check_annotations(field: str, annotations: Mapping[str, str]) -> None:
     """Refuse empty or overlong keys, and more than 1 MiB of keys and values together."""
     left = MAX_ANNOTATIONS_BYTES
-    if any(key.startswith(RECOVERY) for key in annotations):
+    if any(isinstance(key, str) and key.startswith(RECOVERY) for key in annotations):
         left += MAX_RECOVERY_BYTES  # Lest a full state can neither be retried nor ended.
     for key, value in annotations.items():
         check_id(f"{field} key", key)
