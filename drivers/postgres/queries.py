@@ -63,29 +63,7 @@ class Queries:
         # What was stored at the head is meant for a commit that is still to come.
         head = f"(SELECT coalesce(max(rev), 0) FROM {schema}.log)"
         self.drop_unreferenced = f"SELECT {schema}.drop_unreferenced(least(%s, {head}), %s)"
-        # What took the place of the revision that each first put of a refused commit expected:
-        # among those right after it, where a state that changes often has it; else from the
-        # state's latest revision backwards. Needs no lock: that one never changes.
-        self.successors = (
-            "WITH RECURSIVE asked AS MATERIALIZED (SELECT * FROM"
-            " unnest(%s::text[], %s::bigint[]) WITH ORDINALITY AS asked (id, expected, place)),"
-            " near AS MATERIALIZED (SELECT asked.place, asked.expected, next.*"
-            " FROM asked CROSS JOIN LATERAL (SELECT log.rev, log.previous, log.token"
-            f" FROM {schema}.log WHERE log.rev > asked.expected"
-            f" AND log.rev <= asked.expected + {NEAR} AND log.id = asked.id"
-            " ORDER BY log.rev LIMIT 1) AS next),"
-            " later (place, expected, rev, previous, token) AS ("
-            "SELECT asked.place, asked.expected, log.rev, log.previous, log.token FROM asked"
-            f" JOIN {schema}.latest ON latest.id = asked.id AND latest.rev > asked.expected"
-            f" JOIN {schema}.log ON log.rev = latest.rev"
-            " WHERE NOT EXISTS (SELECT FROM near WHERE near.place = asked.place)"
-            " UNION ALL"
-            " SELECT place, expected, log.rev, log.previous, log.token"
-            f" FROM later JOIN {schema}.log ON log.rev = later.previous"
-            " WHERE later.previous > later.expected)"
-            " SELECT place, rev, token FROM near WHERE previous = expected UNION ALL"
-            " SELECT place, rev, token FROM later WHERE previous = expected"
-        )
+        self.successors = _successors(schema)
         self.revisions = (
             f"SELECT {self.state} FROM {schema}.log"
             " WHERE rev BETWEEN %s AND %s AND token = %s ORDER BY rev"
@@ -318,3 +296,29 @@ def _stop(cuts: list[int | None]) -> str:
     if not ends:
         return "SELECT NULL::bigint AS rev"
     return f"SELECT min(rev) AS rev FROM ({' UNION ALL '.join(ends)}) AS ends"
+
+
+def _successors(schema: str) -> str:
+    # What took the place of the revision that each first put of a refused commit expected:
+    # among those right after it, where a state that changes often has it; else from the
+    # state's latest revision backwards. Needs no lock: that one never changes.
+    return (
+        "WITH RECURSIVE asked AS MATERIALIZED (SELECT * FROM"
+        " unnest(%s::text[], %s::bigint[]) WITH ORDINALITY AS asked (id, expected, place)),"
+        " near AS MATERIALIZED (SELECT asked.place, asked.expected, next.*"
+        " FROM asked CROSS JOIN LATERAL (SELECT log.rev, log.previous, log.token"
+        f" FROM {schema}.log WHERE log.rev > asked.expected"
+        f" AND log.rev <= asked.expected + {NEAR} AND log.id = asked.id"
+        " ORDER BY log.rev LIMIT 1) AS next),"
+        " later (place, expected, rev, previous, token) AS ("
+        "SELECT asked.place, asked.expected, log.rev, log.previous, log.token FROM asked"
+        f" JOIN {schema}.latest ON latest.id = asked.id AND latest.rev > asked.expected"
+        f" JOIN {schema}.log ON log.rev = latest.rev"
+        " WHERE NOT EXISTS (SELECT FROM near WHERE near.place = asked.place)"
+        " UNION ALL"
+        " SELECT place, expected, log.rev, log.previous, log.token"
+        f" FROM later JOIN {schema}.log ON log.rev = later.previous"
+        " WHERE later.previous > later.expected)"
+        " SELECT place, rev, token FROM near WHERE previous = expected UNION ALL"
+        " SELECT place, rev, token FROM later WHERE previous = expected"
+    )
