@@ -14,6 +14,7 @@ from flowstate.testcases import (
     Capabilities,
     Case,
     MakeDriver,
+    explaining,
     leasing,
     recovering,
     run,
@@ -53,7 +54,7 @@ def redis_on(url: str, namespace: str) -> MakeDriver:
     return make
 
 
-TAKES_TIME = {case.name for case in (*leasing.CASES, *recovering.CASES)} | {
+TAKES_TIME = {case.name for case in (*explaining.CASES, *leasing.CASES, *recovering.CASES)} | {
     "compaction_under_a_watch",
     "every_combination_in_pages",
     "every_combination_of_filters",
