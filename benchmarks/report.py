@@ -1,92 +1,227 @@
-"""Takes the measures in turns, and says what came out."""
+"""The report: Markdown, made of nothing but the record, so that it can be written again."""
 
-import gc
-import json
-import platform
-import sqlite3
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from statistics import median
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
-from msgspec import Struct, to_builtins
+from benchmarks import words
+from benchmarks.figures import Check, Spread, checks, spread
+from benchmarks.markdown import bullets, picture, table
+from benchmarks.method import again, method
+from benchmarks.records import Record, RecordedWorkload
+from benchmarks.rows import Measured, Row, measured, rows
+from benchmarks.table import summary
 
-from benchmarks.comparison import Comparison
+__all__ = ["report"]
 
-__all__ = ["Result", "measure", "print_table", "write_json"]
+STORES = {
+    "memory": "In memory",
+    "sqlite": "SQLite",
+    "postgres": "Postgres",
+    "redis": "Redis",
+    "": "Without a store",
+}
+FIGURES = ("median (from to)", "rate", "99th percentile", "CPU", "statements")
+COMPARED = ("workload", *FIGURES, "beside", "its median", "its CPU", "its statements")
+JUDGED = ("ratio", "mark", "outcome")
+CAPTIONS = {
+    "concurrency": "Whiskers go from the slowest round to the fastest one, in all pictures.",
+    "peers": "The scale is logarithmic: the numbers beside the bars say what their lengths do not.",
+    "growth": "Both scales are logarithmic. A level line is a cost that does not grow.",
+    "fan-out": "From the start of a commit until all watchers have it.",
+}
 
 
-class Result(Struct, frozen=True):
-    """One comparison, measured.
+def report(record: Record, pictures: Mapping[str, str]) -> str:
+    """Return the text.
 
-    Attributes:
-        name: what was done.
-        unit: of what the seconds are.
-        ours: seconds (bytes, where the name says so) of each round.
-        limit: seconds of each round; empty for a plain figure.
-        ratio: the median of ours divided by the limit, round by round; or of ours.
-        mark: what the ratio may be at most.
-        met: whether it is.
+    Args:
+        record: one run.
+        pictures: the files of those that were drawn, relative to the report.
     """
-
-    name: str
-    unit: str
-    ours: list[float]
-    limit: list[float]
-    ratio: float
-    mark: float | None
-    met: bool | None
-
-
-async def measure(comparison: Comparison, rounds: int) -> Result:
-    """Measure in turns, so that what disturbs the machine disturbs both alike."""
-    ours: list[float] = []
-    limit: list[float] = []
-    for _ in range(rounds):
-        gc.collect()  # Nobody pays for the garbage of the one before.
-        if comparison.limit is not None:
-            limit.append(await comparison.limit())
-            gc.collect()
-        ours.append(await comparison.ours())
-    ratios = [a / b for a, b in zip(ours, limit, strict=True)] if limit else ours
-    ratio = median(ratios)
-    met = None if comparison.mark is None else ratio <= comparison.mark
-    return Result(comparison.name, comparison.unit, ours, limit, ratio, comparison.mark, met)
+    sections = [
+        _head(record),
+        _stores(record, pictures),
+        _peers(record, pictures),
+        _growth(record, pictures),
+        _fan_out(pictures),
+        _noise(record),
+        _conditions(record),
+        method(record),
+        again(record),
+    ]
+    return "\n".join(chain.from_iterable(sections))
 
 
-def print_table(results: Sequence[Result], show: Callable[[str], None] = print) -> None:
-    """Print one line for each result."""
-    head = f"{'median':>12} {'from':>12} {'to':>12} {'limit':>12} {'ratio':>8} {'at most':>8}"
-    show(f"{'':50} {head}")
-    for result in results:
-        limit = _duration(median(result.limit)) if result.limit else ""
-        ratio = f"{result.ratio:.2f}" if result.limit else ""
-        mark = ""
-        if result.mark is not None:
-            mark = f"{result.mark:.2f}" if result.limit else _duration(result.mark)
-        figures = (median(result.ours), min(result.ours), max(result.ours))
-        shown = " ".join(f"{_amount(figure, result.unit):>12}" for figure in figures)
-        verdict = {None: "", True: "met", False: "NOT MET"}[result.met]
-        show(f"{result.name:50} {shown} {limit:>12} {ratio:>8} {mark:>8} {verdict}")
+def _head(record: Record) -> Iterable[str]:
+    machine = record.machine
+    yield f"# Benchmarks: {record.settings.sizes.get('name', '')}"
+    yield ""
+    yield (
+        f"flowstate {record.versions.get('flowstate')}, on {record.started}, "
+        f"{record.seconds:,.0f} s, {machine.get('processor')}, {machine.get('usable cores')} cores."
+    )
+    if machine.get("file system") in {"tmpfs", "ramfs"}:
+        yield "Files of SQLite were in memory, where syncing costs nothing: set TMPDIR to a disk."
+    yield ""
+    yield f"**{summary(record).capitalize()}.**"
+    yield ""
+    found = [check for workload in record.workloads for check in checks(workload)]
+    yield from bullets(_shortfall(check) for check in found if not check.met)
+    yield from bullets(f"failed: {failure}" for failure in record.failures)
 
 
-def _amount(figure: float, unit: str) -> str:
-    return f"{figure:,.0f} B" if unit == "B" else _duration(figure)
+def _shortfall(check: Check) -> str:
+    parts = (check.told, check.asked, check.verdict)
+    return f"{check.key}, {check.what}: {', '.join(part for part in parts if part)}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.2f} us"
+def _stores(record: Record, pictures: Mapping[str, str]) -> Iterable[str]:
+    for store, title in STORES.items():
+        workloads = _of(record, lambda found, store=store: found.store == store)  # type: ignore[misc]
+        if workloads:
+            yield f"## {title}"
+            yield ""
+            yield from table((*COMPARED, *JUDGED), chain.from_iterable(map(_cells, workloads)))
+    if "concurrency" in pictures:
+        yield "## Throughput by concurrency"
+        yield ""
+        yield from picture("concurrency", pictures, CAPTIONS)
 
 
-def write_json(path: Path, size: str, results: Sequence[Result]) -> None:
-    """Write everything that was measured; README.md has the schema."""
-    content: dict[str, Any] = {
-        "schema": 1,
-        "size": size,
-        "python": sys.version,
-        "platform": platform.platform(),
-        "sqlite": sqlite3.sqlite_version,
-        "results": to_builtins(list(results)),
-    }
-    path.write_text(json.dumps(content, indent=1))
+def _of(
+    record: Record, wanted: Callable[[RecordedWorkload], bool], section: str = ""
+) -> list[RecordedWorkload]:
+    return [found for found in record.workloads if _section(found) == section and wanted(found)]
+
+
+def _section(workload: RecordedWorkload) -> str:
+    """Return what decides on the section: "peers", "growth", or "" for that of the store."""
+    if any(side.role == "peer" for side in workload.others):
+        return "peers"
+    place = workload.ours.place
+    return "growth" if place is not None and place.picture == "growth" else ""
+
+
+def _cells(workload: RecordedWorkload) -> Iterable[Sequence[str]]:
+    """Return a row for each comparison; what is measured itself stands in the first one."""
+    ours = measured(workload, workload.ours)
+    name = f"{workload.name}, for one {workload.unit}"
+    first = (
+        [name, *_figures(ours)]
+        if ours.middle
+        else [f"{name}: {ours.problem}", *_figures(Measured(""))]
+    )
+    for row in rows(workload) or [Row("", None)]:
+        yield [*first, *_compared(row)]
+        first = [""] * len(first)
+
+
+def _figures(side: Measured) -> list[str]:
+    middle = f"{side.middle} ({side.ends})" if side.middle else ""
+    return [middle, side.rate, side.worst, side.cpu, side.statements]
+
+
+def _compared(row: Row) -> list[str]:
+    other = row.other or Measured("")
+    ratio = " ".join(part for part in (row.ratio, row.interval) if part)
+    middle = other.middle or other.problem
+    return [
+        row.beside,
+        middle,
+        other.cpu,
+        other.statements,
+        ratio,
+        row.asked,
+        row.verdict,
+    ]
+
+
+def _peers(record: Record, pictures: Mapping[str, str]) -> Iterable[str]:
+    workloads = _of(record, lambda _: True, "peers")
+    if not workloads:
+        return
+    yield "## Beside other libraries"
+    yield ""
+    yield "The last columns say how many times as fast flowstate is, round by round."
+    yield ""
+    for workload in workloads:
+        yield f"### {workload.key}"
+        yield ""
+        head = (f"for one {workload.unit}", *FIGURES, "flowstate is as fast", *JUDGED[1:])
+        yield from table(head, _peer_cells(workload))
+    yield from picture("peers", pictures, CAPTIONS)
+
+
+def _peer_cells(workload: RecordedWorkload) -> Iterable[Sequence[str]]:
+    own = [row for row in rows(workload) if row.other is None]
+    asked = ", ".join(f"{row.beside} {row.asked}" for row in own)
+    verdict = ", ".join(row.verdict for row in own)
+    ours = measured(workload, workload.ours)
+    yield [f"**{ours.name}**", *_figures(ours), ours.problem, asked, verdict]
+    for row in rows(workload):
+        if row.other is not None:
+            ratio = " ".join(part for part in (row.ratio, row.interval, row.other.problem) if part)
+            yield [row.beside, *_figures(row.other), ratio, row.asked, row.verdict]
+
+
+def _growth(record: Record, pictures: Mapping[str, str]) -> Iterable[str]:
+    workloads = _of(record, lambda _: True, "growth")
+    if not workloads:
+        return
+    yield "## Growth with the log"
+    yield ""
+    head = ("store", *COMPARED, *JUDGED)
+    yield from table(
+        head, ([found.store, *cells] for found in workloads for cells in _cells(found))
+    )
+    yield from picture("growth", pictures, CAPTIONS)
+
+
+def _fan_out(pictures: Mapping[str, str]) -> Iterable[str]:
+    if "fan-out" in pictures:
+        yield "## From commit to watchers"
+        yield ""
+        yield from picture("fan-out", pictures, CAPTIONS)
+
+
+def _noise(record: Record) -> Iterable[str]:
+    yield "## Noise"
+    yield ""
+    yield (
+        "How far rounds of the same work were apart. The limits are the store without flowstate, "
+        "and the yardstick is a fixed loop of Python: what moves them is the machine."
+    )
+    yield ""
+    head = ("what", "rounds", "median (from to)", "slowest by fastest")
+    yield from table(head, _noise_cells(record))
+    load = record.machine.get("load", {})
+    yield from bullets(f"{name}: {value}" for name, value in load.items())
+
+
+def _noise_cells(record: Record) -> Iterable[Sequence[str]]:
+    lengths = [round_.yardstick for found in record.workloads for round_ in found.rounds]
+    yield from _spread_cells("yardstick, CPU", len(lengths), spread(lengths))
+    for workload in record.workloads:
+        for side in workload.others:
+            if side.role == "limit":
+                values = [sample.value for sample in side.samples]
+                name = f"{workload.key}: {side.name}"
+                yield from _spread_cells(name, len(values), spread(values))
+
+
+def _spread_cells(name: str, rounds: int, found: Spread | None) -> Iterable[Sequence[str]]:
+    if found is not None:
+        low, middle, high = map(words.duration, (found.low, found.median, found.high))
+        apart = words.times(found.high / found.low) if found.low else ""
+        yield [name, str(rounds), f"{middle} ({low} to {high})", apart]
+
+
+def _conditions(record: Record) -> Iterable[str]:
+    yield "## Machine, versions and settings"
+    yield ""
+    machine = {name: value for name, value in record.machine.items() if name != "load"}
+    facts = {**machine, **record.versions}
+    for store, settings in record.settings.servers.items():
+        facts[f"server of {store}"] = ", ".join(f"{key} {value}" for key, value in settings.items())
+    facts |= {"sizes": ", ".join(f"{key} {value}" for key, value in record.settings.sizes.items())}
+    yield from table(("", ""), ([name, str(value)] for name, value in facts.items()))

@@ -5,23 +5,44 @@ import contextlib
 import importlib
 import os
 import secrets
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tests.ports import LOOPBACK, free_port
+from benchmarks.peers.work import Works, repeated
+from benchmarks.workload import NotInstalledError
+from flowstate.testing.faults.ports import LOOPBACK, free_port
 
-__all__ = ["restate_server", "serving"]
+__all__ = ["calls", "running_server", "server_program"]
 
 TIME_LIMIT = 30.0
+UNLIMITED = 2**31 - 1
+PACKAGES = Path(sys.prefix, "node", "node_modules", "@restatedev")
+
+
+def server_program() -> Path:
+    """Return the server: the one beside this Python's packages, or the one on the path.
+
+    Raises:
+        NotInstalledError: there is neither.
+    """
+    # Not the script of the package: it starts the program as a child, which would outlive it.
+    for program in PACKAGES.glob("restate-server-*/bin/restate-server"):
+        return program
+    found = shutil.which("restate-server")
+    if found is None:
+        raise NotInstalledError("restate-server (npm: @restatedev/restate-server)")
+    return Path(found)
 
 
 @contextlib.contextmanager
-def restate_server(program: Path) -> Iterator[str]:
+def running_server(program: Path) -> Iterator[str]:
     """Run a server; yield where it takes calls and where it is administered, by a comma."""
     with tempfile.TemporaryDirectory(prefix="flowstate-restate-") as folder:
         ingress, admin, node = (f"{LOOPBACK}:{free_port()}" for _ in range(3))
@@ -63,12 +84,27 @@ def _wait_for(url: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(urls: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Serve a workflow of three steps from this process; yield what calls it."""
-    restate, asgi, settings, httpx = map(
-        importlib.import_module, ("restate", "hypercorn.asyncio", "hypercorn.config", "httpx")
+async def calls(place: str) -> AsyncIterator[Works]:
+    """Call a service of three steps, which this process serves."""
+    httpx = importlib.import_module("httpx")
+    ingress, admin = place.split(",")
+    async with _served(admin) as service:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(limits=limits, timeout=TIME_LIMIT) as client:
+
+            async def call() -> None:
+                response = await client.post(f"{ingress}/{service}/run", json=1)
+                response.raise_for_status()
+
+            yield {"rate": repeated(call)}
+
+
+@contextlib.asynccontextmanager
+async def _served(admin: str) -> AsyncIterator[str]:
+    """Serve it, and tell the server where; yield its name."""
+    restate, asgi, settings = map(
+        importlib.import_module, ("restate", "hypercorn.asyncio", "hypercorn.config")
     )
-    ingress, admin = urls.split(",")
     service = restate.Service(f"three{secrets.token_hex(4)}")
 
     async def step() -> int:
@@ -81,25 +117,25 @@ async def serving(urls: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     config = settings.Config()
     config.bind = [f"{LOOPBACK}:{free_port()}"]
     config.loglevel = "ERROR"
+    config.h2_max_concurrent_streams = UNLIMITED
+    config.keep_alive_max_requests = UNLIMITED
+    config.keep_alive_timeout = UNLIMITED
     stop = asyncio.Event()
     server = asyncio.create_task(
         asgi.serve(restate.app(services=[service]), config, shutdown_trigger=stop.wait)
     )
-    request = Request(  # noqa: S310 - it is our own
-        f"{admin}/deployments",
-        b'{"uri": "http://%s"}' % config.bind[0].encode(),
-        {"content-type": "application/json"},
-    )
-    await asyncio.sleep(0.5)
-    with await asyncio.to_thread(urlopen, request):
-        pass
-    limits = httpx.Limits(max_connections=100)
-    async with httpx.AsyncClient(limits=limits, timeout=TIME_LIMIT) as client:
-
-        async def call() -> None:
-            response = await client.post(f"{ingress}/{service.name}/run", json=1)
-            response.raise_for_status()
-
-        yield call
+    await asyncio.to_thread(_register, admin, config.bind[0])
+    yield service.name
     stop.set()
     await server
+
+
+def _register(admin: str, bound: str) -> None:
+    _wait_for(f"http://{bound}/health")
+    request = Request(  # noqa: S310 - it is our own
+        f"{admin}/deployments",
+        b'{"uri": "http://%s"}' % bound.encode(),
+        {"content-type": "application/json"},
+    )
+    with urlopen(request):  # noqa: S310 - it is our own
+        pass

@@ -1,0 +1,1 @@
+"""What stores can do at most: bare loops without flowstate, that write what a commit writes."""

@@ -1,1 +1,0 @@
-"""Postgres, beside bare loops on tables with the same columns and indexes."""

@@ -1,1 +1,0 @@
-"""Redis: beside bare scripts, and on a growing store."""

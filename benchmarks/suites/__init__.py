@@ -1,0 +1,32 @@
+"""What is measured of flowstate; one idea in each module."""
+
+from benchmarks.setting import Suite
+from benchmarks.suites import (
+    chains,
+    commits,
+    contention,
+    delays,
+    footprint,
+    growth,
+    pages,
+    processes,
+    recovery,
+    startup,
+    watching,
+)
+
+__all__ = ["SUITES"]
+
+SUITES: tuple[Suite, ...] = (
+    commits.workloads,
+    chains.workloads,
+    contention.workloads,
+    watching.workloads,
+    startup.workloads,
+    footprint.workloads,
+    processes.workloads,
+    growth.workloads,
+    pages.workloads,
+    delays.workloads,
+    recovery.workloads,
+)
