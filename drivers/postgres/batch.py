@@ -92,7 +92,7 @@ class Batch:
 
     def verdicts(self, answer: Sequence[Any]) -> list[Verdict]:
         """Return one verdict for each commit."""
-        revs, stamp, untils, mismatched, missing = answer
+        revs, stamp, untils, mismatched, missing, _ = answer
         refusals = self._mismatches(mismatched) if mismatched else {}
         for place, checksum in missing or ():
             refusals.setdefault(place, DataNotFoundError(f"data {checksum} is no longer stored"))
@@ -108,6 +108,10 @@ class Batch:
             verdicts.append(verdict)
             put = end
         return verdicts
+
+    def is_heard(self, answer: Sequence[Any]) -> bool:
+        """Return whether some session listens for commits."""
+        return bool(answer[-1])
 
     def _mismatches(self, pairs: Sequence[int]) -> dict[int, Verdict]:
         ids = list(self._places)

@@ -43,10 +43,17 @@ class _Lent(NamedTuple):
 
 
 class Commits:
-    """Gives batches to the server, on connections that it keeps if it may."""
+    """Gives batches to the server, on connections that it keeps if it may.
 
-    def __init__(self, connections: Connections, queries: Queries, schema: str) -> None:
+    Args:
+        tell: lets other processes know that there is something new, if somebody listens.
+    """
+
+    def __init__(
+        self, connections: Connections, queries: Queries, schema: str, tell: Callable[[], None]
+    ) -> None:
         self._connections = connections
+        self._tell = tell
         self._queries = queries
         self._schema = schema
         self._idle: list[_Lent] = []
@@ -71,12 +78,15 @@ class Commits:
         perhaps_written = False
         while True:
             try:
-                verdicts = batch.verdicts(await self._call(batch))
+                answer = await self._call(batch)
             except LostError as lost:
                 failure, perhaps_written = lost.error, True
             except psycopg.Error as error:
                 failure = error
             else:
+                verdicts = batch.verdicts(answer)
+                if perhaps_written or batch.is_heard(answer):
+                    self._tell()
                 return await self._with_replays(commits, verdicts, perhaps_written)
             again = perhaps_written or is_passing(failure)
             if not again or not await backoff.pause():

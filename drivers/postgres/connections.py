@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import PoolTimeout
 
 from flowstate.backoff import Backoff
-from flowstate.cancellation import losing_no_cancellation
+from flowstate.cancellation import losing_no_cancellation, to_the_end
 from flowstate.clock import Clock
 from flowstate.drivers.postgres.errors import UnreachableError, is_passing, translation
 from flowstate.drivers.postgres.pool import OwnPool, Pool
@@ -76,8 +76,14 @@ class Connections:
                 await connection.set_autocommit(True)
             yield connection
         finally:
+            # Whoever is cancelled meanwhile must not keep it from all others.
+            await to_the_end(self._give_back(connection, autocommit=autocommit))
+
+    async def _give_back(self, connection: AsyncConnection[Any], *, autocommit: bool) -> None:
+        try:
             if not autocommit and connection.info.transaction_status is TransactionStatus.IDLE:
                 await connection.set_autocommit(False)
+        finally:
             await self._pool.putconn(connection)
 
     async def _lent(self) -> AsyncConnection[Any]:
@@ -95,7 +101,7 @@ class Connections:
                 raise UnreachableError(f"could not connect: {reason}") from error
             if is_alive(connection):
                 return connection
-            await self._pool.putconn(connection)  # Makes another one.
+            await to_the_end(self._pool.putconn(connection))  # Makes another one.
 
     def _failures(self) -> int:
         """Return how often the pool could not connect."""

@@ -77,6 +77,7 @@ class PostgresDriver(Driver):
     """
 
     batch_limit = 128
+    batches_at_once = 2
     shared = True
 
     def __init__(
@@ -117,7 +118,7 @@ class PostgresDriver(Driver):
         self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._head = 0  # Of this process's commits, and of others' since somebody waits.
-        self._next_due: int | None = None
+        self._next_delay: str | None = None
         self._changed = Signal()
         self._delay_written = Signal()
 
@@ -125,7 +126,7 @@ class PostgresDriver(Driver):
         async with self._opening:
             if self._session is None:
                 self._session = await self._open()
-                self._head, self._next_due = 0, None
+                self._head, self._next_delay = 0, None
             self._users += 1
         return self
 
@@ -171,13 +172,11 @@ class PostgresDriver(Driver):
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         session = self._opened()
         verdicts = await session.commits.commit(batch)
-        self._committed(session, batch, verdicts)
+        self._committed(batch, verdicts)
         return verdicts
 
-    def _committed(
-        self, session: Session, batch: Sequence[Writes], verdicts: Sequence[Verdict]
-    ) -> None:
-        """Wake whoever waits, here and elsewhere."""
+    def _committed(self, batch: Sequence[Writes], verdicts: Sequence[Verdict]) -> None:
+        """Wake whoever waits here."""
         heads = [states[-1].rev for states in verdicts if isinstance(states, tuple) and states]
         delays = any(writes.delays for writes in batch)
         if heads:
@@ -185,8 +184,6 @@ class PostgresDriver(Driver):
             self._changed.notify()
         if delays:
             self._delay_written.notify()
-        if heads or delays:
-            session.hints.send()
 
     @contextlib.asynccontextmanager
     async def transaction(self, connection: AsyncConnection[Any]) -> AsyncIterator[Transaction]:
@@ -215,10 +212,13 @@ class PostgresDriver(Driver):
         """
         session = self._opened()
         tx = PostgresTransaction(self.store_id)
-        async with joined(tx, connection, self._queries, session.commits):
-            yield tx
-        if tx.verdicts:
-            self._committed(session, tx.writes, tx.verdicts)
+        try:
+            async with joined(tx, connection, self._queries, session.commits):
+                yield tx
+        finally:
+            if tx.verdicts:  # Also when it was cancelled and has happened all the same.
+                self._committed(tx.writes, tx.verdicts)
+                session.hints.send()
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
         ask = self._opened().connections.row
@@ -251,8 +251,13 @@ class PostgresDriver(Driver):
         return await self._opened().heartbeats.beat(heartbeats)
 
     async def get_liveness(self, id: str) -> Liveness | None:
-        row = await self._opened().connections.row(self._queries.liveness, id)
-        return None if row is None else liveness_of(row)
+        (found,) = await self.get_liveness_of([id])
+        return found
+
+    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        rows = await self._opened().connections.rows(self._queries.liveness, [list(ids)])
+        found = {id: liveness_of(row) for id, *row in rows}
+        return [found.get(id) for id in ids]
 
     async def get_stalled(self, query: StalledQuery) -> StalledStates:
         statement, parameters = self._queries.stalled(query)
@@ -297,12 +302,12 @@ class PostgresDriver(Driver):
         except DriverError:
             self._changed.notify()  # Whoever waits reads the store, and meets the error.
             return
-        head, next_due = row or (0, None)
+        head, next_delay = row or (0, None)
         if head > self._head or head < self._head == before:  # The latter: it was rewound.
             self._head = head
             self._changed.notify()
-        if next_due != self._next_due:
-            self._next_due = next_due
+        if next_delay != self._next_delay:
+            self._next_delay = next_delay
             self._delay_written.notify()
 
 

@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 from flowstate.clock import Clock
 from flowstate.drivers.postgres.connections import Connections, cursor_of
 from flowstate.drivers.postgres.errors import translation
+from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import DriverError
 
 __all__ = ["Hints"]
@@ -36,6 +37,7 @@ class Hints:
     def __init__(
         self,
         connections: Connections,
+        queries: Queries,
         schema: str,
         *,
         listen: bool,
@@ -44,6 +46,7 @@ class Hints:
         look: Callable[[], Awaitable[None]],
     ) -> None:
         self._connections = connections
+        self._queries = queries
         self._schema = schema
         # Of a hash, because a schema's name may be as long as a channel's.
         self._channel = f"flowstate_{sha256(schema.encode()).hexdigest()[:32]}"
@@ -54,6 +57,7 @@ class Hints:
         self._closed = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._hint = asyncio.Event()
+        self._own: int | None = None  # The server's process that sends for us.
         self._to_send = asyncio.Event()
 
     def send(self) -> None:
@@ -86,21 +90,31 @@ class Hints:
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
 
     async def _notify(self) -> None:
+        backoff = self._connections.backoff()
         while not self._closed:
             await self._to_send.wait()
             try:
                 async with self._connections.connection() as connection:
-                    await self._send_on(cursor_of(connection))
+                    self._own = connection.info.backend_pid
+                    try:
+                        await self._send_on(cursor_of(connection))
+                        backoff = self._connections.backoff()
+                    finally:
+                        self._own = None  # Another driver may send by it from now on.
             except (psycopg.Error, DriverError) as error:
                 logger.debug("could not notify: %s", error)
-                await self._clock.sleep(NOTIFY_INTERVAL)
+                await backoff.wait()
 
     async def _send_on(self, cursor: AsyncCursor[TupleRow]) -> None:
         """Send what there is; on a connection of our own, for as long as there is more."""
         sends = True
         while sends:
             self._to_send.clear()
-            await cursor.execute(NOTIFY, (self._channel, ""))
+            try:
+                await cursor.execute(NOTIFY, (self._channel, ""))
+            except BaseException:
+                self._to_send.set()
+                raise
             await self._clock.sleep(NOTIFY_INTERVAL)
             sends = self._to_send.is_set() and self._connections.keeps
 
@@ -119,6 +133,7 @@ class Hints:
             try:
                 async with self._connections.connection() as connection:
                     await connection.execute(f"LISTEN {self._channel}".encode())
+                    await connection.execute(self._queries.start_listening.encode())
                     self._hint.set()  # Whatever came while nobody listened.
                     backoff = self._connections.backoff()
                     await self._hear(connection)
@@ -128,8 +143,11 @@ class Hints:
 
     async def _hear(self, connection: psycopg.AsyncConnection[object]) -> None:
         try:
-            async for _ in connection.notifies():
-                self._hint.set()
+            async for notification in connection.notifies():
+                # Whoever waits here has been woken by the commit itself.
+                if notification.pid != self._own:
+                    self._hint.set()
         finally:
             if not connection.closed:
                 await connection.execute("UNLISTEN *")
+                await connection.execute(self._queries.stop_listening.encode())

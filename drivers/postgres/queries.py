@@ -35,9 +35,13 @@ class Queries:
         self._commit_puts = f"SELECT * FROM {schema}.commit(%b, %b, NULL, NULL)".encode()
         self.store_id = f"SELECT store_id FROM {schema}.meta"
         self.lock = f"SELECT {schema}.lock_commits()"
+        self.start_listening = f"SELECT {schema}.start_listening()"
+        self.stop_listening = f"SELECT {schema}.stop_listening()"
         self.head = f"SELECT coalesce(max(rev), 0) FROM {schema}.log"
+        # The earliest delay by its id, too: another one may be due at the time of one that is gone.
         self.outlook = (
-            f"SELECT ({self.head}), (SELECT {schema}.to_micros(min(due)) FROM {schema}.delay)"
+            f"SELECT ({self.head}), (SELECT concat_ws(' ', {schema}.to_micros(due), id)"
+            f" FROM {schema}.delay ORDER BY due, id LIMIT 1)"
         )
         self.latest = (
             f"SELECT {self.state} FROM {schema}.latest"
@@ -53,11 +57,11 @@ class Queries:
         self.drop = f"DELETE FROM {schema}.delay WHERE id = %s"
         self.beat = f"SELECT {schema}.beat(%s::text[], %s::bigint[], %s::bigint[], %s::text[])"
         self.liveness = (
-            f"SELECT rev, {schema}.to_micros(stalls_at), {schema}.to_micros(beat_at),"
+            f"SELECT id, rev, {schema}.to_micros(stalls_at), {schema}.to_micros(beat_at),"
             f" coalesce(note, ''), {schema}.to_micros(clock_timestamp()), (SELECT"
             f" {schema}.to_micros(min(due)) FROM {schema}.delay"
             f" WHERE state_id = latest.id AND delay.rev = latest.rev)"
-            f" FROM {schema}.latest WHERE id = %s"
+            f" FROM {schema}.latest WHERE id = ANY (%s)"
         )
         self.compact = f"SELECT * FROM {schema}.compact_some(%s, %s, %s)"
         # What was stored at the head is meant for a commit that is still to come.

@@ -67,18 +67,19 @@ class Session:
                 store, prepare=options.prepare, size=options.pool_size, timeout=options.timeout
             )
         self.connections = Connections(store, schema, options.timeout, clock)
-        self.commits = Commits(self.connections, queries, schema)
         self.heartbeats = Heartbeats(self.connections, queries, schema)
         listen = options.listen and self.connections.listens
         default_interval = POLL_INTERVAL_WHEN_LISTENING if listen else POLL_INTERVAL
         self.hints = Hints(
             self.connections,
+            queries,
             schema,
             listen=listen,
             poll_interval=options.poll_interval or default_interval,
             clock=clock,
             look=look,
         )
+        self.commits = Commits(self.connections, queries, schema, self.hints.send)
 
     async def open(self, *, migrate: bool) -> tuple[str, Durability]:
         """Check server and schema; return the store's id, and what a commit survives."""

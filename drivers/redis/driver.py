@@ -213,7 +213,12 @@ class RedisDriver(Driver):
         return found
 
     async def get_liveness(self, id: str) -> Liveness | None:
-        return stalling.liveness_of(await self._opened().run("liveness", id))
+        (found,) = await self.get_liveness_of([id])
+        return found
+
+    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        answers = await self._opened().run("liveness", *ids)
+        return [stalling.liveness_of(answer) for answer in answers]
 
     async def get_stalled(self, query: StalledQuery) -> StalledStates:
         answer = await self._opened().run("stalled", *stalling.ask_stalled(query))

@@ -94,7 +94,7 @@ class SQLiteDriver(Driver):
         self._users_lock = threading.Lock()
         self._session: Session | None = None
         self._head = 0  # Of this process's commits, and of others' since somebody waits.
-        self._next_due: int | None = None  # As the poller saw it last.
+        self._next_delay: tuple[int, bytes] | None = None  # As the poller saw it last.
         self._changed = Signal()
         self._delay_written = Signal()
 
@@ -103,7 +103,7 @@ class SQLiteDriver(Driver):
             self._users += 1
             if self._session is None:
                 self._session = Session(self._open_file, self._readers)
-                self._head, self._next_due = 0, None
+                self._head, self._next_delay = 0, None
             session = self._session
         try:
             self._check_process(session)
@@ -198,7 +198,12 @@ class SQLiteDriver(Driver):
         return await self._write(lambda c: stalling.beat(c, heartbeats, self._clock.now()))
 
     async def get_liveness(self, id: str) -> Liveness | None:
-        return await self._read(lambda c: stalling.get_liveness(c, id, self._clock.now))
+        (found,) = await self.get_liveness_of([id])
+        return found
+
+    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        now = self._clock.now
+        return await self._read(lambda c: [stalling.get_liveness(c, id, now) for id in ids])
 
     async def get_stalled(self, query: StalledQuery) -> StalledStates:
         now = self._clock.now()
@@ -239,21 +244,23 @@ class SQLiteDriver(Driver):
 
     def _look(self, file: File, version: int | None) -> int | None:
         """Note the head, and then wake whoever waits. For the polling thread."""
+        before = self._head
         try:
             newest = file.version()
             if newest == version:
                 return version
-            head, next_due = file.outlook()
+            head, next_delay = file.outlook()
         except DriverError:
             self._changed.notify()  # Whoever waits reads the store, and meets the error.
             return None
-        if head != self._head:
-            self._head = max(head, self._head)
+        if head > self._head or head < self._head == before:  # The latter: it was rewound.
+            self._head = head
             self._changed.notify()
-        if next_due != self._next_due:
-            self._next_due = next_due
+        if next_delay != self._next_delay:
+            self._next_delay = next_delay
             self._delay_written.notify()
-        return newest
+        # If a verdict of ours came meanwhile, nobody can tell yet which of them is older.
+        return newest if head >= self._head else None
 
 
 def _check_number(field: str, value: object, least: float, most: float) -> None:

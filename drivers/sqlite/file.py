@@ -75,10 +75,10 @@ class File:
             (version,) = self._watcher.execute("PRAGMA data_version").fetchone()
         return int(version)
 
-    def outlook(self) -> tuple[int, int | None]:
-        """Return the highest revision, and when the earliest delay is due."""
+    def outlook(self) -> tuple[int, tuple[int, bytes] | None]:
+        """Return the highest revision, and the earliest delay: when it is due, and its id."""
         with translated(self._path):
-            return reader.get_head(self._watcher), reader.get_next_due(self._watcher)
+            return reader.get_head(self._watcher), reader.get_next_delay(self._watcher)
 
     def read(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Do something with a reading connection."""

@@ -26,7 +26,7 @@ from flowstate.errors import CodecError, CompactedError
 from flowstate.frozen import freeze
 from flowstate.state import State, Status
 
-__all__ = ["get_data", "get_delayed", "get_head", "get_next_due", "get_state", "get_states"]
+__all__ = ["get_data", "get_delayed", "get_head", "get_next_delay", "get_state", "get_states"]
 
 Row = tuple[Any, ...]
 SCAN_LIMIT = 2_000
@@ -44,12 +44,14 @@ def get_head(connection: sqlite3.Connection) -> int:
     return head or 0
 
 
-def get_next_due(connection: sqlite3.Connection) -> int | None:
-    """Return when the earliest delay is due, in microseconds since 1970."""
-    (due,) = connection.execute(
-        "SELECT min(due) FROM delay WHERE due >= ? AND due <= ?", (FIRST, LAST)
+def get_next_delay(connection: sqlite3.Connection) -> tuple[int, bytes] | None:
+    """Return when the earliest delay is due, in microseconds since 1970, and its id."""
+    row: tuple[int, bytes] | None = connection.execute(
+        "SELECT due, CAST(id AS BLOB) FROM delay WHERE due >= ? AND due <= ?"
+        " ORDER BY due, id LIMIT 1",
+        (FIRST, LAST),
     ).fetchone()
-    return None if due is None else int(due)
+    return row
 
 
 def get_state(connection: sqlite3.Connection, id: str, rev: int | None) -> State | None:

@@ -143,9 +143,10 @@ class Batch:
         )
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
-            self._delay(f"{writes.token}.{index}", delay, state, due)
-            if delay.put is None:
+            id = f"{writes.token}.{index}"
+            if delay.put is None and not self._has_delay(id):
                 self._postpone(state, due)
+            self._delay(id, delay, state, due)
         return states
 
     def _put(self, draft: State, token: str, until: int | None) -> State:
@@ -187,6 +188,10 @@ class Batch:
             body = self._log[delayed.rev - self._log[0][0]][7]
             until = stalls_at(decode_state(body), due) or 0
             self._latest[delayed.id] = (*row[:4], max(row[4], until))
+
+    def _has_delay(self, id: str) -> bool:
+        found = self._connection.execute("SELECT 1 FROM delay WHERE id = ?", (id,))
+        return found.fetchone() is not None
 
     def _store_data(self, data: Data) -> None:
         annotations = encode_annotations(data.annotations).decode()

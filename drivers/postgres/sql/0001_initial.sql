@@ -111,6 +111,16 @@ BEGIN
 END
 $$;
 
+-- Lets commits know that this session listens, until it calls stop_listening() or ends. Waits for a
+-- commit that has found nobody listening, so whoever looks after this sees what that one has written.
+CREATE FUNCTION {schema}.start_listening() RETURNS void LANGUAGE sql AS $$
+    SELECT pg_advisory_lock_shared(1718382456, '{schema}.log'::regclass::oid::integer)
+$$;
+
+CREATE FUNCTION {schema}.stop_listening() RETURNS void LANGUAGE sql AS $$
+    SELECT pg_advisory_unlock_shared(1718382456, '{schema}.log'::regclass::oid::integer)
+$$;
+
 -- When a delay of a batch is due: at a time, or some time after the moment of the commit.
 CREATE FUNCTION {schema}.due_at(delay jsonb, moment timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE
@@ -160,23 +170,29 @@ CREATE FUNCTION {schema}.store_rest(
     ids text[], put_by bigint[], last_revs bigint[]
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO {schema}.label
-        SELECT label ->> 1, label ->> 2, revs[(label ->> 0)::integer]
-        FROM jsonb_array_elements(rest -> 'labels') AS label
-        WHERE revs[(label ->> 0)::integer] IS NOT NULL;
-    INSERT INTO {schema}.latest_label
-        SELECT label ->> 1, label ->> 2, revs[(label ->> 0)::integer]
-        FROM jsonb_array_elements(rest -> 'labels') AS label
-        WHERE revs[(label ->> 0)::integer] = ANY (last_revs);
-    INSERT INTO {schema}.data_reference
-        SELECT DISTINCT revs[(reference ->> 0)::integer], reference ->> 1
-        FROM jsonb_array_elements(rest -> 'references') AS reference
-        WHERE revs[(reference ->> 0)::integer] IS NOT NULL;
-    INSERT INTO {schema}.data
-        SELECT DISTINCT ON (item ->> 1) item ->> 1, head, (item ->> 2)::json, blobs[place]
-        FROM jsonb_array_elements(rest -> 'data') WITH ORDINALITY AS brought (item, place)
-        WHERE NOT refused[(item ->> 0)::integer]
-        ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at;
+    IF rest ? 'labels' THEN
+        INSERT INTO {schema}.label
+            SELECT label ->> 1, label ->> 2, revs[(label ->> 0)::integer]
+            FROM jsonb_array_elements(rest -> 'labels') AS label
+            WHERE revs[(label ->> 0)::integer] IS NOT NULL;
+        INSERT INTO {schema}.latest_label
+            SELECT label ->> 1, label ->> 2, revs[(label ->> 0)::integer]
+            FROM jsonb_array_elements(rest -> 'labels') AS label
+            WHERE revs[(label ->> 0)::integer] = ANY (last_revs);
+    END IF;
+    IF rest ? 'references' THEN
+        INSERT INTO {schema}.data_reference
+            SELECT DISTINCT revs[(reference ->> 0)::integer], reference ->> 1
+            FROM jsonb_array_elements(rest -> 'references') AS reference
+            WHERE revs[(reference ->> 0)::integer] IS NOT NULL;
+    END IF;
+    IF rest ? 'data' THEN
+        INSERT INTO {schema}.data
+            SELECT DISTINCT ON (item ->> 1) item ->> 1, head, (item ->> 2)::json, blobs[place]
+            FROM jsonb_array_elements(rest -> 'data') WITH ORDINALITY AS brought (item, place)
+            WHERE NOT refused[(item ->> 0)::integer]
+            ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at;
+    END IF;
     IF rest ? 'delays' THEN
         PERFORM {schema}.store_delays(rest -> 'delays', revs, refused, moment, ids, put_by);
     END IF;
@@ -201,10 +217,11 @@ $$;
 -- untils: when the earliest delay of each put is due, in microseconds; null if rest has none.
 -- mismatched: places of commit and id, one pair after the other, of what was not as expected.
 -- missing: [commit, checksum] of what was needed and is not stored.
+-- heard: whether a session listens, see start_listening().
 CREATE FUNCTION {schema}.commit(
     counts bigint[], words text[], rest jsonb, blobs bytea[],
     OUT revs bigint[], OUT stamp bigint, OUT untils bigint[],
-    OUT mismatched integer[], OUT missing jsonb
+    OUT mismatched integer[], OUT missing jsonb, OUT heard boolean
 ) LANGUAGE plpgsql
 -- The lists are short and the tables are large, which the planner cannot know.
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
@@ -215,6 +232,8 @@ DECLARE
     ids constant integer := counts[2];
     puts constant integer := (cardinality(counts) - 2) / 4;
     before_first_put constant integer := commits + ids - 1;
+    has_checks constant boolean := coalesce(rest ? 'checks', false);
+    has_needs constant boolean := coalesce(rest ? 'needs', false);
     moment timestamptz;
     committed timestamptz;
     until timestamptz[];
@@ -234,6 +253,7 @@ DECLARE
     here_until timestamptz;
 BEGIN
     PERFORM {schema}.lock_commits();
+    heard := NOT pg_try_advisory_xact_lock(1718382456, '{schema}.log'::regclass::oid::integer);
     moment := clock_timestamp();
     SELECT log.rev, log.committed_at INTO head, last FROM {schema}.log ORDER BY rev DESC LIMIT 1;
     head := coalesce(head, 0);
@@ -277,7 +297,7 @@ BEGIN
             END IF;
             next_put := next_put + 1;
         END LOOP;
-        IF rest IS NOT NULL THEN
+        IF has_checks THEN
             FOR here IN
                 SELECT (checked ->> 1)::integer FROM jsonb_array_elements(rest -> 'checks') AS checked
                 WHERE (checked ->> 0)::integer = place
@@ -286,21 +306,21 @@ BEGIN
                 refused[place] := true;
                 mismatched := mismatched || ARRAY[place, here];
             END LOOP;
-            IF NOT refused[place] THEN
-                SELECT jsonb_agg(needed) INTO here_missing
-                    FROM jsonb_array_elements(rest -> 'needs') AS needed
-                    WHERE (needed ->> 0)::integer = place
-                        AND NOT EXISTS (SELECT FROM {schema}.data WHERE checksum = needed ->> 1)
-                        AND NOT EXISTS (
-                            SELECT FROM jsonb_array_elements(rest -> 'data') AS brought
-                            WHERE brought ->> 1 = needed ->> 1
-                                AND (brought ->> 0)::integer <= place
-                                AND NOT refused[(brought ->> 0)::integer]
-                        );
-                IF here_missing IS NOT NULL THEN
-                    refused[place] := true;
-                    missing := coalesce(missing, '[]') || here_missing;
-                END IF;
+        END IF;
+        IF has_needs AND NOT refused[place] THEN
+            SELECT jsonb_agg(needed) INTO here_missing
+                FROM jsonb_array_elements(rest -> 'needs') AS needed
+                WHERE (needed ->> 0)::integer = place
+                    AND NOT EXISTS (SELECT FROM {schema}.data WHERE checksum = needed ->> 1)
+                    AND NOT EXISTS (
+                        SELECT FROM jsonb_array_elements(rest -> 'data') AS brought
+                        WHERE brought ->> 1 = needed ->> 1
+                            AND (brought ->> 0)::integer <= place
+                            AND NOT refused[(brought ->> 0)::integer]
+                    );
+            IF here_missing IS NOT NULL THEN
+                refused[place] := true;
+                missing := coalesce(missing, '[]') || here_missing;
             END IF;
         END IF;
         IF NOT refused[place] THEN
