@@ -1,6 +1,5 @@
 """Blobs that belong to states but are stored apart from them, once per content."""
 
-import hashlib
 from collections.abc import Mapping
 
 from msgspec import Struct, json
@@ -55,6 +54,8 @@ def checksum_of(data: Data) -> str:
 
     JSON escapes control characters, so the NUL cannot be part of the annotations.
     """
+    import hashlib  # Loads OpenSSL, which most programs never need.  # noqa: PLC0415
+
     digest = hashlib.sha256(json.encode(data.annotations, order="sorted"))
     digest.update(b"\0")
     digest.update(data.blob)

@@ -24,6 +24,7 @@ logger = logging.getLogger("flowstate.delayer")
 BATCHES_OF_A_WINDOW = 10
 MOST_LOST = 1 / 4  # Of a batch; beyond that it is better to see what others have left.
 MOST_REMEMBERED = 10_000
+CLOSING_SECONDS = 5.0  # Real ones: leaving must end.
 
 Outcome = Literal["settled", "lost", "left"]
 """Of an attempt to fire a delay: done, or others were faster, or it has to be tried again."""
@@ -112,6 +113,8 @@ class Delayer:
             try:
                 seen = await self._driver.wait_delay(-1)
                 pause = await self._fire_due()
+                failures = 0
+                await self._wait(pause, seen)
             except EngineStoppedError:
                 return
             except Exception:
@@ -119,9 +122,6 @@ class Delayer:
                 failures = min(failures + 1, 10)
                 ceiling = min(30.0, self._poll_interval * 2**failures)
                 await self._engine.clock.sleep(self._rng.uniform(ceiling / 2, ceiling))
-            else:
-                failures = 0
-                await self._wait(pause, seen)
 
     async def _wait(self, pause: float | None, seen: int) -> None:
         """Wait ``pause`` seconds, or until this process writes a delay."""
@@ -129,7 +129,9 @@ class Delayer:
         if pause is not None:
             waits.append(asyncio.ensure_future(self._engine.clock.sleep(pause)))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
         finally:
             await all_cancelled(*waits)
 
@@ -201,6 +203,16 @@ class Delayer:
     async def _fire_one(self, delay: DelayedState) -> Outcome:
         if not delay.commit:
             return await self._claim(delay)
+        firing = asyncio.ensure_future(self._commit(delay))
+        try:
+            return await asyncio.shield(firing)
+        except asyncio.CancelledError:
+            # Whoever leaves in between has fired a delay, and nobody would execute it.
+            await asyncio.wait([firing], timeout=CLOSING_SECONDS)
+            await all_cancelled(firing)
+            raise
+
+    async def _commit(self, delay: DelayedState) -> Outcome:
         try:
             ctx = await self._engine.commit_delay(delay)
         except RevisionMismatchError:

@@ -321,12 +321,14 @@ class Driver(Protocol):
         durability: what an acknowledged commit survives.
         batch_limit: how many commits the engine may give to one call of :meth:`commit`; 1 means
             that the driver gains nothing from batches and never waits.
+        batches_at_once: how many calls of :meth:`commit` an engine may have going on at a time.
         shared: whether other processes may write to the same store.
         store_id: the same for every driver object on the same store; known once it is open.
     """
 
     durability: Durability
     batch_limit: int
+    batches_at_once: int = 1
     shared: bool
     store_id: str
 
@@ -392,6 +394,13 @@ class Driver(Protocol):
     @abstractmethod
     async def get_liveness(self, id: str) -> Liveness | None:
         """Return what is known about the latest revision of a state, if there is one."""
+
+    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        """Return what :meth:`get_liveness` returns for each of some ids, which all differ.
+
+        A driver that can ask for many at once has a better one than this.
+        """
+        return [await self.get_liveness(id) for id in ids]
 
     @abstractmethod
     async def get_stalled(self, query: StalledQuery) -> StalledStates:

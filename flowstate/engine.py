@@ -46,7 +46,7 @@ from flowstate.errors import (
     InvalidInputError,
 )
 from flowstate.execution import Execution
-from flowstate.executions import Executions
+from flowstate.executions import Executions, Place
 from flowstate.feed import Feed
 from flowstate.flow import FlowRegistry
 from flowstate.frozen import EMPTY
@@ -107,13 +107,17 @@ class Engine:
         self._shutdown_timeout = shutdown_timeout
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         check_id("name", self.name)
-        self._store = Store(driver, flows, tokens or _unique_tokens(), self.clock.monotonic)
+        self._feed = Feed(driver)
+        self._store = Store(
+            driver, flows, tokens or _unique_tokens(), self.clock.monotonic, self._feed.take
+        )
         self._keeper = Keeper(driver, self.clock, self.name, self._renew)
         _check_seconds("warn_blocked_after", warn_blocked_after)
+        _check_count("max_executions", max_executions, least=1)
+        _check_count("max_pending", max_pending, least=0)
         self._watchdog = Watchdog(self._keeper, warn_blocked_after)
         self._runner = Runner(flows, self.clock, self._keeper, blocking_threads)
         self._executions = Executions(self._execute_logged, max_executions, max_pending)
-        self._feed = Feed(driver)
         self._is_open = False
 
     async def __aenter__(self) -> Self:
@@ -255,15 +259,25 @@ class Engine:
             self._watchdog.start()
         return execution
 
-    async def start(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
-        """Do :class:`Execute`; return a future of what went wrong, or of ``None``.
+    async def start(
+        self, ctx: StateContext, place: Place | None = None
+    ) -> "asyncio.Future[BaseException | None]":
+        """Do :class:`Execute`, in the place that was kept for it if there is one.
 
-        Raises what ``Execute`` raises.
+        Returns a future of what went wrong, or of ``None``. Raises what ``Execute`` raises.
         """
         if not self._is_open:
             raise EngineStoppedError("the engine is not open")
         self._runner.check(ctx)
-        return await self._submit(ctx.copy())
+        return await self._submit(ctx.copy(), place)
+
+    def reserve(self) -> Place | None:
+        """Keep a place for an execution that is about to start; ``None`` when none is free."""
+        return self._executions.reserve()
+
+    def release(self, place: Place) -> None:
+        """Give a place back; nothing happens if an execution has started in it."""
+        self._executions.release(place)
 
     @property
     def waiting(self) -> int:
@@ -277,11 +291,13 @@ class Engine:
         await self.do(Commit(Retry(ctx, {ORIGIN: origin})))
         return ctx.committed
 
-    async def _submit(self, ctx: StateContext) -> "asyncio.Future[BaseException | None]":
+    async def _submit(
+        self, ctx: StateContext, place: Place | None = None
+    ) -> "asyncio.Future[BaseException | None]":
         execution = self._kept(ctx)
         execution.finished = asyncio.get_running_loop().create_future()
         try:
-            await self._executions.submit(execution)
+            await self._executions.submit(execution, place)
         except BaseException:
             self._keeper.remove(execution)
             raise
@@ -454,6 +470,11 @@ def _check_seconds(field: str, value: object) -> None:
         return
     if not isinstance(value, int | float) or not SHORTEST <= value <= LONGEST:
         raise InvalidInputError(field, f"must be from {SHORTEST} seconds, or None, not {value!r}")
+
+
+def _check_count(field: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise InvalidInputError(field, f"must be a whole number from {least}, not {value!r}")
 
 
 async def _logged(command: Command[Any], done: Coroutine[Any, Any, Any]) -> Any:

@@ -167,9 +167,11 @@ class Execution:
 
     def may_beat(self, now: float) -> bool:
         """Return whether a heartbeat does no harm: what has not begun may have stalled by now."""
-        if self.task is not None or self.seconds is None:
-            return True
-        return now < self.alive_at + self.seconds * STOP_AT
+        return self.task is not None or not self.is_late(now)
+
+    def is_late(self, now: float) -> bool:
+        """Return whether others may have taken it over by now, or will soon."""
+        return self.seconds is not None and now >= self.alive_at + self.seconds * STOP_AT
 
     @property
     def stop_at(self) -> float:

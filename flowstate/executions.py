@@ -4,14 +4,18 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import NewType
 
 from flowstate.cancellation import all_cancelled
 from flowstate.errors import EngineOverloadedError, EngineStoppedError
 from flowstate.execution import Execution
 
-__all__ = ["Executions"]
+__all__ = ["Executions", "Place"]
 
 _inside: contextvars.ContextVar[bool] = contextvars.ContextVar("flowstate_inside", default=False)
+
+Place = NewType("Place", object)
+"""Room for one execution that is about to be submitted."""
 
 
 class Executions:
@@ -28,6 +32,7 @@ class Executions:
         self._max_pending = max_pending
         self._pending: deque[Execution] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._places: set[Place] = set()
         self._room = asyncio.Event()
         self._stopped = False
 
@@ -41,8 +46,21 @@ class Executions:
         """How many wait to run."""
         return len(self._pending)
 
-    async def submit(self, execution: Execution) -> None:
-        """Run an execution in the background.
+    def reserve(self) -> Place | None:
+        """Keep room for an execution, until it is submitted or released; ``None``: none is left."""
+        if not self._has_room() or self._stopped:
+            return None
+        place = Place(object())
+        self._places.add(place)
+        return place
+
+    def release(self, place: Place) -> None:
+        """Give room back that is not needed any more; nothing happens if it was used."""
+        self._places.discard(place)
+        self._start_pending()
+
+    async def submit(self, execution: Execution, place: Place | None = None) -> None:
+        """Run an execution in the background, in the room that was kept for it.
 
         When nothing more may wait, a caller from outside waits for room; a flow does not, since
         the room may be what it occupies itself.
@@ -51,22 +69,39 @@ class Executions:
             EngineOverloadedError: no room, and the caller is an execution.
             EngineStoppedError: the engine is stopping.
         """
-        while len(self._pending) >= self._max_pending and not self._stopped:
+        while place is None and self._is_full() and not self._stopped:
             if _inside.get():
                 raise EngineOverloadedError(f"{self._max_pending} executions are waiting")
-            self._room.clear()
-            await self._room.wait()
+            await self._change()
         if self._stopped:
             raise EngineStoppedError("the engine takes no more executions")
-        if len(self._tasks) < self._max_running:
+        if place in self._places or self._has_room():
+            self._places.discard(place)
             self._start(execution)
         else:
             self._pending.append(execution)
 
+    def _has_room(self) -> bool:
+        return len(self._tasks) + len(self._places) < self._max_running
+
+    def _is_full(self) -> bool:
+        return not self._has_room() and len(self._pending) >= self._max_pending
+
     async def idle(self) -> None:
         """Return when nothing runs or waits, the calling execution left aside."""
-        while tasks := self._tasks - {asyncio.current_task()}:
-            await asyncio.wait(tasks)
+        while True:
+            tasks = self._tasks - {asyncio.current_task()}
+            if tasks:
+                await asyncio.wait(tasks)
+            elif self._pending and self._places:
+                await self._change()
+            else:
+                return
+
+    async def _change(self) -> None:
+        """Wait until there is room, or may be."""
+        self._room.clear()
+        await self._room.wait()
 
     def stop(self) -> list[Execution]:
         """Take no more, forget those that wait, and return them."""
@@ -97,6 +132,9 @@ class Executions:
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if self._pending and not self._stopped:
+        self._start_pending()
+
+    def _start_pending(self) -> None:
+        while self._pending and self._has_room():
             self._start(self._pending.popleft())
         self._room.set()

@@ -8,14 +8,17 @@ itself. A watcher that waits is woken for revisions that it asked for and for no
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
-from flowstate.driver import Driver, StateQuery
-from flowstate.errors import FlowstateError, HistoryRewoundError, StoreCorruptError
+from flowstate.driver import Driver, StateQuery, Verdict
+from flowstate.errors import CompactedError, FlowstateError, HistoryRewoundError, StoreCorruptError
 from flowstate.query import matches
 from flowstate.state import State
 
 __all__ = ["Feed"]
 
 Route = tuple[str, str] | None
+# Seconds after which the store is read all the same when the feed was given what it was woken for:
+# the driver may have meant something else by the same call, such as that the store was rewound.
+LOOK_AFTER = 1.0
 
 
 class Waiter:
@@ -126,26 +129,64 @@ class Feed:
     def _all_waiters(self) -> Iterable[Waiter]:
         return {waiter: None for waiting in self._waiters.values() for waiter in waiting}
 
+    def take(self, verdicts: Sequence[Verdict]) -> None:
+        """Go on with what this engine has committed, if nobody else's revisions come before it.
+
+        So what the engine itself commits need not be read again.
+        """
+        if self._reader is None:
+            return
+        head = self.head
+        states = [
+            state
+            for verdict in verdicts
+            if type(verdict) is tuple
+            for state in verdict
+            if state.rev > head
+        ]
+        if states and _follow(states, head):
+            self._append(states)
+
     async def _read(self) -> None:
         try:
+            was_given = False
             while True:
-                await self._driver.wait(self.head)
-                found = await self._driver.get_states(
-                    StateQuery(after=self.head, limit=500, gaps_below=0)
-                )
-                if found.head < self.head:
-                    raise HistoryRewoundError(self.head, found.head)
-                if found.states:
-                    self._append(found.states)
+                head = self.head
+                await self._wait(LOOK_AFTER if was_given else None)
+                was_given = self.head != head
+                if not was_given:
+                    await self._read_after(head)
         except Exception as error:
             self._reader = None
             self.fail(error)
             if not isinstance(error, FlowstateError):
                 raise
 
+    async def _wait(self, seconds: float | None) -> None:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                await self._driver.wait(self.head)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # The driver's own.
+
+    async def _read_after(self, head: int) -> None:
+        try:
+            found = await self._driver.get_states(StateQuery(after=head, limit=500, gaps_below=0))
+        except CompactedError:
+            if self.head == head:
+                raise
+            return  # What is gone was given meanwhile.
+        if found.head < head:
+            raise HistoryRewoundError(head, found.head)
+        # Some of them may have been given meanwhile.
+        if states := found.states[self.head - head :]:
+            self._append(states)
+
     def _append(self, states: Sequence[State]) -> None:
         # Watchers find revisions by counting, so with a hole they would read amiss for ever.
-        if (states[0].rev, states[-1].rev) != (self.head + 1, self.head + len(states)):
+        if not _follow(states, self.head):
             raise StoreCorruptError(f"the log has a hole after revision {self.head}")
         self._recent.extend(states)
         self.head = states[-1].rev
@@ -166,6 +207,11 @@ class Feed:
                 if matches(waiter.query, state):
                     waiter.found.set_result(state.rev)
                     self._forget(waiter)
+
+
+def _follow(states: Sequence[State], head: int) -> bool:
+    """Return whether these are the very next revisions."""
+    return all(state.rev == rev for rev, state in enumerate(states, head + 1))
 
 
 def _routes_of(query: StateQuery) -> list[Route]:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flowstate.driver import Driver, Verdict, Writes
 
 __all__ = ["GroupCommit"]
+
+WORTH_A_BATCH = 64  # Commits: two batches of fewer cost more than they save by overlapping.
 
 
 class Waiting:
@@ -36,16 +38,25 @@ class Waiting:
 
 
 class GroupCommit:
-    """Gives the driver one batch at a time; what arrives meanwhile is the next batch.
+    """Gives the driver batches; what arrives while one is on its way is part of the next.
 
-    A commit that finds the driver idle goes at once. The batches run in a task of their own, so
+    A commit that finds the driver idle goes at once. Where the driver can make use of several
+    batches at a time, many commits are split: the next batch is made, and the verdicts of the one
+    before are handed over, while the store is busy. The batches run in tasks of their own, so
     cancelling a caller never interrupts a commit of somebody else.
+
+    Args:
+        driver: commits them.
+        tell: is given the verdicts of every batch, when those who wait have theirs.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, tell: Callable[[Sequence[Verdict]], None]) -> None:
         self._driver = driver
+        self._tell = tell
         self._queue: deque[Waiting] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flushers = 0  # Tasks that still look at the queue.
+        self._on_their_way = 0
 
     async def commit(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
         """Commit ``writes``, and call ``settle`` as soon as the verdict is known.
@@ -56,8 +67,8 @@ class GroupCommit:
         """
         waiting = Waiting(writes, settle)
         self._queue.append(waiting)
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="flowstate group commit")
+        if not self._flushers:
+            self._start()
         try:
             await waiting.done
         except asyncio.CancelledError:
@@ -65,24 +76,42 @@ class GroupCommit:
                 self._queue.remove(waiting)
             elif not waiting.finished:
                 waiting.done = asyncio.get_running_loop().create_future()
+                waiting.done.add_done_callback(_note)
                 await asyncio.wait([waiting.done])
-                waiting.done.exception()
             raise
 
     async def drain(self) -> None:
         """Wait until everything that was given to the driver has its verdict."""
-        while self._flusher is not None:
-            await asyncio.wait([self._flusher])
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _start(self) -> None:
+        self._flushers += 1
+        self._tasks.add(task := asyncio.create_task(self._flush(), name="flowstate group commit"))
+        task.add_done_callback(self._tasks.discard)
 
     async def _flush(self) -> None:
         try:
             while self._queue:
-                size = min(len(self._queue), self._driver.batch_limit)
-                await self._commit([self._queue.popleft() for _ in range(size)])
+                batch = [self._queue.popleft() for _ in range(self._size())]
+                more = len(self._queue) >= WORTH_A_BATCH
+                if more and self._flushers < self._driver.batches_at_once:
+                    self._start()
+                await self._commit(batch)
+                # Whoever was woken may have its next commit for us already.
+                await asyncio.sleep(0)
         finally:
-            self._flusher = None
+            self._flushers -= 1
+
+    def _size(self) -> int:
+        """Return how many of those that wait go into the next batch."""
+        waiting, at_once = len(self._queue), self._driver.batches_at_once
+        if not self._on_their_way and waiting >= at_once * WORTH_A_BATCH:
+            waiting //= at_once
+        return min(waiting, self._driver.batch_limit)
 
     async def _commit(self, batch: list[Waiting]) -> None:
+        self._on_their_way += 1
         try:
             verdicts = await self._driver.commit([waiting.writes for waiting in batch])
         except BaseException as error:
@@ -93,3 +122,12 @@ class GroupCommit:
         else:
             for waiting, verdict in zip(batch, verdicts, strict=True):
                 waiting.finish(verdict)
+            self._tell(verdicts)
+        finally:
+            self._on_their_way -= 1
+
+
+def _note(done: asyncio.Future[None]) -> None:
+    """Take note of an error that is told to nobody: the caller was cancelled."""
+    if not done.cancelled():
+        done.exception()

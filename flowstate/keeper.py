@@ -14,8 +14,14 @@ from msgspec.structs import replace
 
 from flowstate.clock import Clock
 from flowstate.driver import Driver, Heartbeat, Liveness
-from flowstate.errors import FlowstateError, RevisionMismatchError, StoreBusyError
+from flowstate.errors import (
+    EngineStoppedError,
+    FlowstateError,
+    RevisionMismatchError,
+    StoreBusyError,
+)
 from flowstate.execution import Execution, Note
+from flowstate.gathering import Gathering
 from flowstate.state import State
 
 __all__ = ["Keeper"]
@@ -26,6 +32,7 @@ SAFE = 1 / 3  # Parts of the time that a state may stand still.
 TRY_AGAIN_AFTER = 1 / 12
 BATCH = 500
 MOST_FAILURES = 1_000
+MOST_RENEWALS = 2  # One after the other, each acknowledged too late.
 CLOSING_SECONDS = 1.0
 SHORTEST_PAUSE = 0.001
 LONGEST_PAUSE = 3600.0
@@ -49,6 +56,9 @@ class Keeper:
         renew: Callable[[State], Awaitable[State]],
     ) -> None:
         self._driver = driver
+        # Many executions are confirmed at once, of all that a worker has found in a page, say.
+        self._livenesses = Gathering(driver.get_liveness_of, str, BATCH)
+        self._beats = Gathering(driver.beat, _id_of, BATCH)
         self._renew = renew
         self._clock = clock
         self._name = name
@@ -85,7 +95,7 @@ class Keeper:
         self._executions.pop(execution, None)
         execution.leave()  # Else the two would wait for the garbage collector.
 
-    async def confirm(self, execution: Execution) -> bool:
+    async def confirm(self, execution: Execution, *, renewals: int = MOST_RENEWALS) -> bool:
         """Make sure that nobody takes over what is about to be executed.
 
         Returns whether the state is still what it was. Costs a read and a write to the store when
@@ -95,31 +105,54 @@ class Keeper:
 
         Raises:
             DriverError: the store failed.
+            EngineStoppedError: the engine has closed meanwhile, so nobody would keep it alive.
         """
+        is_ours = await self._is_confirmed(execution, renewals)
+        if is_ours and self._is_closed:
+            raise EngineStoppedError("the engine has stopped")
+        return is_ours
+
+    async def _is_confirmed(self, execution: Execution, renewals: int) -> bool:
         now = self._clock.monotonic()
         if now < execution.fresh_until:
             return True
         seconds, state = execution.seconds, execution.ctx.committed
         if seconds is None:  # It was let go before it began.
             return False
-        liveness = await self._driver.get_liveness(state.id)
+        liveness = await self._get_liveness(state.id)
         if liveness is None or liveness.rev != state.rev:
             return self._moved_on(execution)
         is_doubtful = execution.is_doubtful or _is_about_to_stall(liveness, seconds)
         if liveness.delay_due is not None or not is_doubtful:
-            (is_latest,) = await self._driver.beat([self._heartbeat(execution, now)])
-            if not is_latest:
+            if not await self._beat_for(self._heartbeat(execution, now)):
                 return self._moved_on(execution)
             in_time = self._clock.monotonic() - now < seconds * SAFE
             if in_time or liveness.delay_due is not None or liveness.stalls_at is None:
                 execution.heard(now)
                 self._wake()
                 return True
-        return await self._renewed(execution)
+        return await self._renewed(execution, renewals)
 
-    async def _renewed(self, execution: Execution) -> bool:
+    async def _get_liveness(self, id: str) -> Liveness | None:
+        if self._driver.batch_limit == 1:
+            return await self._driver.get_liveness(id)
+        return await self._livenesses.ask(id)
+
+    async def _beat_for(self, heartbeat: Heartbeat) -> bool:
+        """Send a heartbeat; return whether its revision is the latest."""
+        if self._driver.batch_limit > 1:
+            return await self._beats.ask(heartbeat)
+        (is_latest,) = await self._driver.beat([heartbeat])
+        return is_latest
+
+    async def _renewed(self, execution: Execution, renewals: int) -> bool:
         """Give a state a new revision, the same otherwise; return whether nobody was faster."""
         ctx, now = execution.ctx, self._clock.monotonic()
+        if not renewals:
+            extra = {"state_id": ctx.committed.id, "rev": ctx.committed.rev}
+            message = "%r stalls sooner than the store replies, and is left to recovery"
+            logger.warning(message, ctx.committed.id, extra=extra)
+            return self._moved_on(execution)
         stored = await self._driver.get_state(ctx.committed.id, ctx.committed.rev)
         try:
             renewed = None if stored is None else await self._renew(stored)
@@ -133,6 +166,9 @@ class Keeper:
         ctx.committed, ctx._sent_at = renewed, now
         execution.is_doubtful = False
         execution.follow(ctx, now)
+        if execution.is_late(self._clock.monotonic()):
+            # The reply was so late that others may have it.
+            return await self.confirm(execution, renewals=renewals - 1)
         self._wake()
         return True
 
@@ -164,6 +200,9 @@ class Keeper:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        stopped = EngineStoppedError("the engine has stopped")
+        await self._livenesses.close(stopped)
+        await self._beats.close(stopped)
 
     def _wake(self) -> None:
         self._wake_at = 0.0
@@ -260,6 +299,10 @@ class Keeper:
         state = execution.ctx.committed
         note = Note(self._name, round(now - execution.began, 3)).encode()
         return Heartbeat(state.id, state.rev, execution.seconds, note)
+
+
+def _id_of(heartbeat: Heartbeat) -> str:
+    return heartbeat.id
 
 
 def _is_about_to_stall(liveness: Liveness, seconds: float) -> bool:

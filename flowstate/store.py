@@ -57,13 +57,14 @@ class Store:
         flows: FlowRegistry,
         tokens: Callable[[], str],
         monotonic: Callable[[], float],
+        tell: Callable[[Sequence[Verdict]], None],
     ) -> None:
         self._driver = driver
         self._flows = flows
         self._tokens = tokens
         self._monotonic = monotonic
         self._joined: WeakKeyDictionary[Transaction, set[StateContext]] = WeakKeyDictionary()
-        self._group = GroupCommit(driver) if driver.batch_limit > 1 else None
+        self._group = GroupCommit(driver, tell) if driver.batch_limit > 1 else None
 
     def plan(self) -> Plan:
         """Return an empty plan."""

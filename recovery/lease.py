@@ -4,8 +4,9 @@ The lease is one state of the store. Whoever commits its next revision by compar
 it: that revision is the *term*. The holder sends heartbeats for it, which write no revisions. A
 standby takes over when it has seen no heartbeat for the time of the lease, by its own monotonic
 clock: no clocks of two machines are ever compared. A holder that cannot send heartbeats steps down
-before that; and one that was asleep meanwhile is refused by the fence: a ``Check`` of its term,
-in the same commit as what it writes.
+before that, and takes the lease again, as a new term, when it reaches the store and nobody else has
+taken it; and one that was asleep meanwhile is refused by the fence: a ``Check`` of its term, in the
+same commit as what it writes.
 """
 
 import asyncio
@@ -72,8 +73,8 @@ class Lease:
         engine: open until the lease is left.
         name: of what is leased.
         seconds: after which a silent holder is replaced.
-        poll_interval: seconds between two looks of a standby. One that is given back is taken at
-            once where the driver hears of other processes' commits.
+        poll_interval: seconds between two looks of a standby. On a quiet store one that is given
+            back is taken at once, where the driver hears of other processes' commits.
         rng: for jitter.
 
     Attributes:
@@ -106,14 +107,19 @@ class Lease:
         self._rng = rng or random.Random()  # noqa: S311 - no secret
         self._ctx: StateContext | None = None  # While it is held.
         self._valid_until = 0.0
+        # Lost to time alone, and taken again if nobody else has; once only, since a store that is
+        # too slow for this one may do for another.
+        self._lost_term: int | None = None
         self._held = asyncio.Event()
         self._not_held = asyncio.Event()
         self._not_held.set()
         self._seen: tuple[object, ...] | None = None
         self._seen_at = 0.0
         self._head: int | None = None
+        self._least_pause = LEAST_PAUSE
         self._state: State | None = None
         self._task: asyncio.Task[None] | None = None
+        self._late: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name=f"flowstate lease {self._name}")
@@ -125,13 +131,15 @@ class Lease:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        ctx, held = self._ctx, self.is_held
-        self._drop()
-        if ctx is not None and held:
-            await self._give_back(ctx)
+        try:
+            if self._task is not None:
+                await all_cancelled(self._task)
+        finally:
+            ctx, held = self._ctx, self.is_held
+            self._drop()
+            if ctx is not None and held:
+                await self._give_back(ctx)
+            await all_cancelled(*self._late)
 
     @property
     def is_held(self) -> bool:
@@ -166,7 +174,8 @@ class Lease:
         await self._not_held.wait()
 
     def give_up(self) -> None:
-        """Stop holding it, because a fence has shown that somebody else does."""
+        """Stop holding it, so that somebody else may, who has waited for longer than this one."""
+        self._lost_term = None
         self._drop()
 
     def _held_ctx(self) -> StateContext:
@@ -216,6 +225,10 @@ class Lease:
     def _is_free(self, liveness: Liveness, asked_at: float, now: float) -> bool:
         if self._state is not None and self._state.status is Status.ENDED:
             return True
+        if self._lost_term is not None:
+            if liveness.rev == self._lost_term:
+                return True
+            self._lost_term = None
         seen = (liveness.rev, liveness.beat_at, liveness.note)
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
@@ -224,8 +237,13 @@ class Lease:
 
     async def _wait_for_change(self, head: int, left: float) -> None:
         pause = max(min(left, self._poll_interval), SHORTEST_SECONDS / 10)
-        least = min(pause, LEAST_PAUSE)
+        least = min(pause, self._least_pause)
         await self._clock.sleep(least, background=True)  # However often others commit.
+        if least == pause:
+            # Nothing is waited for where others commit all the time; do they still?
+            self._head = await self._driver.head()
+            self._learn(is_busy=self._head != head)
+            return
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(_called(self._driver.wait, head)),
             asyncio.create_task(_called(self._clock.sleep, pause - least, background=True)),
@@ -234,21 +252,39 @@ class Lease:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
                 self._head = None
+            self._learn(is_busy=tasks[0].done())
         finally:
             await all_cancelled(*tasks)
+
+    def _learn(self, *, is_busy: bool) -> None:
+        """Look at once after a commit of others, unless there are so many that it says nothing."""
+        longer = min(2 * self._least_pause, self._poll_interval)
+        self._least_pause = longer if is_busy else LEAST_PAUSE
 
     async def _take(self, ctx: StateContext) -> None:
         self._state = None
         ctx.set_annotation(HOLDER, self._engine.name)
         sent_at = self._clock.monotonic()
+        before = ctx.committed.rev
         try:
             await self._engine.do(Commit(Pause(ctx)))
         except (RevisionMismatchError, CommitUnknownError):
+            self._lost_term = None
             return  # Somebody was faster; or it is seen when one looks again.
-        self._ctx = ctx
-        self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
-        self.holder = self._engine.name
+        except asyncio.CancelledError:
+            if ctx.committed.rev != before:  # To be given back.
+                self._ctx, self._valid_until = ctx, sent_at + self._seconds * STEP_DOWN_AT
+            raise
+        is_second_try, self._lost_term = self._lost_term is not None, None
         self._seen = None
+        valid_until = sent_at + self._seconds * STEP_DOWN_AT
+        if self._clock.monotonic() >= valid_until:
+            logger.warning("lease %r: taken too slowly", self._name, extra={"lease": self._name})
+            if not is_second_try:
+                self._lost_term = ctx.committed.rev
+            return
+        self._ctx, self._valid_until = ctx, valid_until
+        self.holder = self._engine.name
         self._not_held.clear()
         self._held.set()
         logger.info("lease %r: held by %s", self._name, self.holder, extra={"lease": self._name})
@@ -258,16 +294,20 @@ class Lease:
     async def _renew(self, ctx: StateContext) -> None:
         """Send heartbeats until that is in vain."""
         renew_at = self._clock.monotonic() + self._next_renewal()
+        was_renewed = False
         while True:
             now = self._clock.monotonic()
             await self._clock.sleep(min(renew_at, self._valid_until) - now, background=True)
             sent_at = self._clock.monotonic()
             if sent_at >= self._valid_until:
+                if was_renewed and self._ctx is ctx:
+                    self._lost_term = ctx.committed.rev
                 break
             outcome = await self._beat(ctx, self._valid_until - sent_at)
             if outcome is False or self._ctx is not ctx:  # The latter: it was given up meanwhile.
                 break
             if outcome:
+                was_renewed = True
                 self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
                 self._held.set()  # Somebody may have begun to wait at the last moment.
                 renew_at = sent_at + self._next_renewal()
@@ -293,7 +333,18 @@ class Lease:
             logger.warning("lease %r: no heartbeat: %s", self._name, error, extra=extra)
             return None
         finally:
-            await all_cancelled(beating, pausing)
+            await all_cancelled(pausing)
+            self._leave(beating)
+
+    def _leave(self, beating: "asyncio.Future[Any]") -> None:
+        """Wait no more for a reply; to be cancelled may take a driver longer than a lease lasts."""
+        if beating.done():
+            _heed(beating)
+        else:
+            beating.cancel()
+            self._late.add(beating)
+            beating.add_done_callback(self._late.discard)
+            beating.add_done_callback(_heed)
 
     def _drop(self) -> None:
         self._ctx = None
@@ -310,6 +361,11 @@ class Lease:
                 extra = {"lease": self._name}
                 logger.warning("lease %r: not given back: %s", self._name, error, extra=extra)
         self.holder = ""
+
+
+def _heed(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()  # Else asyncio says that nobody has asked for it.
 
 
 async def _called(function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:

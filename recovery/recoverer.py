@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -22,10 +22,12 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.execution import read_note
+from flowstate.executions import Place
 from flowstate.limits import check_id
-from flowstate.recovery.admission import Admission, Outcome
+from flowstate.recovery.admission import Admission, EngineFullError, Outcome
 from flowstate.recovery.dead import end_by_force
 from flowstate.recovery.lease import Lease, check_seconds
+from flowstate.recovery.looks import Looks
 from flowstate.recovery.policy import attempt, attempt_annotations, decide, max_attempts
 from flowstate.recovery.stats import Counts, Stats
 from flowstate.state import State
@@ -35,9 +37,6 @@ __all__ = ["Recoverer", "lease_name"]
 logger = logging.getLogger("flowstate.recovery")
 
 PAGE = 100
-FULL_LOOK_EVERY = 60.0
-# What stalls is found in the order of its time; what was committed late may come behind.
-OVERLAP = timedelta(seconds=10)
 REMEMBERED = 10_000
 
 
@@ -149,14 +148,14 @@ class Recoverer:
     async def _lead(self) -> None:
         """Recover, pass after pass; a failing store is asked again later and later."""
         failures = 0
-        since: datetime | None = None
-        full_look_at = self._clock.monotonic() + FULL_LOOK_EVERY
+        looks = Looks(self._poll_interval, self._clock.monotonic())
         # A crash of everything lets everybody begin at the same time.
         await self._clock.sleep(self._rng.uniform(0, self._poll_interval / 2))
         while True:
             try:
                 head = await self._driver.head()
-                found = await self._pass(since)
+                began = self._clock.monotonic()
+                found, is_done = await self._pass(looks.since(began))
             except EngineStoppedError:
                 raise
             except LeaseLostError:
@@ -169,15 +168,17 @@ class Recoverer:
                 await self._clock.sleep(self._rng.uniform(ceiling / 2, ceiling))
                 continue
             failures = 0
-            since = found.now - OVERLAP
             now = self._clock.monotonic()
-            if now >= full_look_at:
-                since, full_look_at = None, now + FULL_LOOK_EVERY
-            await self._pause(found, head, full_look_at - now)
+            looks.done(began, now, found.now, is_done=is_done)
+            await self._pause(found, head, looks.pause(now))
 
-    async def _pass(self, since: datetime | None) -> StalledStates:
-        """Deal with everything that has stalled since, page by page; return the last page."""
+    async def _pass(self, since: datetime | None) -> tuple[StalledStates, bool]:
+        """Deal with everything that has stalled since, page by page.
+
+        Returns the last page, and whether nothing has to be tried again.
+        """
         end = None if since is None else (since, "")
+        is_done = True
         while True:
             found = await self._driver.get_stalled(StalledQuery(end, PAGE))
             for damaged in found.damaged:
@@ -186,10 +187,11 @@ class Recoverer:
                 *(self._recover(state) for state in found.states), return_exceptions=True
             )
             for outcome in outcomes:
-                if outcome is not None:
+                if isinstance(outcome, BaseException):
                     raise outcome
+                is_done = is_done and outcome
             if not found.more:
-                return found
+                return found, is_done
             end = found.end
 
     async def _pause(self, found: StalledStates, head: int, longest: float) -> None:
@@ -207,22 +209,25 @@ class Recoverer:
             await all_cancelled(*waits)
 
     async def _changed(self, head: int) -> None:
-        with contextlib.suppress(FlowstateError):
+        with contextlib.suppress(Exception):  # Then it looks in a while, as it would anyway.
             await self._driver.wait(head)
         await self._clock.sleep(self._poll_interval)
 
-    async def _recover(self, state: State) -> None:
-        """Deal with one state; whatever goes wrong with it holds up no other."""
+    async def _recover(self, state: State) -> bool:
+        """Deal with one state; whatever goes wrong with it holds up no other.
+
+        Returns whether that is all that can be done for it now.
+        """
         flow = state.transition.to
         extra = {"state_id": state.id, "rev": state.rev, "flow": flow, "attempt": attempt(state)}
         try:
             decision = decide(state, is_known=self._engine.can_execute(flow))
             if decision == "unknown flow":
                 self._skip(state.id, state.rev, decision, f"no flow {flow!r} here")
-                return
+                return True
             liveness = await self._stalled(state)
             if liveness is None:
-                return
+                return True
             if liveness.delay_due is not None:
                 why = f"it has a delay, due at {liveness.delay_due}, that no delayer has fired"
                 self._skip(state.id, state.rev, "delayed", why)
@@ -242,12 +247,19 @@ class Recoverer:
             self._skip(state.id, state.rev, "refused", str(error))
         except Exception:
             logger.exception("cannot recover %r", state.id, extra=extra)
+            return False
+        return True
 
     async def _retry(self, state: State) -> None:
-        async with self._admission.turn():
-            if await self._stalled(state) is not None:  # Its turn may have been long in coming.
-                # Whoever is cancelled in between has counted an attempt that nobody runs.
-                await to_the_end(self._begin(state))
+        try:
+            async with self._admission.turn() as place:
+                if await self._stalled(state) is not None:  # Its turn may have been long in coming.
+                    # Whoever is cancelled in between has counted an attempt that nobody runs.
+                    await to_the_end(self._begin(state, place))
+        except EngineFullError:
+            if self.is_leading:
+                logger.warning("gives up leading: its engine has long had no room for attempts")
+                self._lease.give_up()
 
     async def _stalled(self, state: State) -> Liveness | None:
         """Return what is known of a state; ``None`` when it has moved on, or is alive after all."""
@@ -256,7 +268,7 @@ class Recoverer:
             return None
         return None if found.stalls_at is None or found.stalls_at > found.now else found
 
-    async def _begin(self, state: State) -> None:
+    async def _begin(self, state: State, place: Place) -> None:
         ctx = StateContext(state)
         annotations = attempt_annotations(state, self._rng)
         await self._engine.do(Commit(self._lease.check(), Retry(ctx, annotations)))
@@ -273,7 +285,7 @@ class Recoverer:
             max_attempts(state),
             extra=extra,
         )
-        outcome = await self._engine.start(ctx)
+        outcome = await self._engine.start(ctx, place)
         outcome.add_done_callback(partial(self._ended, ctx.committed))
         self._admission.add(outcome)
 
