@@ -1,47 +1,46 @@
-"""Certify a driver from the command line: every case of the suite, theme by theme, as a table."""
+"""Certify a driver from the command line: each layer, theme by theme, as a table."""
 
 import asyncio
-import importlib
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from flowstate.testcases.harness import Capabilities, Case, MakeDriver, run, select
+from flowstate.testcases.layers import Check, NotNeededError, Theme
+from flowstate.testcases.target import Target
 
-__all__ = ["Failure", "Theme", "certify", "load_target", "table"]
-
-MakeStore = Callable[[], MakeDriver]
-"""Makes an empty store; returns what makes driver objects on it."""
+__all__ = ["Failure", "Result", "certify", "table"]
 
 
 class Failure(Struct, frozen=True):
-    """A case that failed.
+    """A check that failed.
 
     Attributes:
-        case: its name.
-        guarantees: what it shows, beginning with the guarantee.
-        error: a traceback.
+        check: its name.
+        shows: what it shows, beginning with the guarantee.
+        error: a traceback, or the message if that says it all.
     """
 
-    case: str
-    guarantees: str
+    check: str
+    shows: str
     error: str
 
 
-class Theme(Struct, frozen=True):
-    """What came of the cases of one theme.
+class Result(Struct, frozen=True):
+    """What came of one theme.
 
     Attributes:
+        layer: that it belongs to.
         name: of the theme.
-        passed: how many cases.
+        passed: how many checks.
         failures: the others.
         left_out: how many need what the store cannot do.
         seconds: how long they took.
     """
 
+    layer: str
     name: str
     passed: int
     failures: tuple[Failure, ...]
@@ -49,96 +48,71 @@ class Theme(Struct, frozen=True):
     seconds: float
 
 
-def load_target(target: str) -> tuple[MakeStore, Capabilities]:
-    """Return what ``package.module:function`` names, and the ``CAPABILITIES`` beside it.
-
-    Raises:
-        ValueError: there is no such thing.
-    """
-    module_name, _, name = target.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"{target!r} is not of the form package.module:function")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r}: {error}") from error
-    make_store = getattr(module, name, None)
-    if not callable(make_store):
-        raise ValueError(f"{module_name!r} has no function {name!r}")  # noqa: TRY004
-    capabilities = getattr(module, "CAPABILITIES", None)
-    if not isinstance(capabilities, Capabilities):
-        raise ValueError(  # noqa: TRY004 - one error for every bad target
-            f"{module_name!r} needs CAPABILITIES = Capabilities(...)"
-        )
-    return make_store, capabilities
+Observer = Callable[[Check, Failure | str | None], None]
+"""Called after each check: with its failure, with why it was left out, or with ``None``."""
 
 
-def certify(
-    make_store: MakeStore,
-    capabilities: Capabilities,
-    themes: Sequence[tuple[str, Sequence[Case]]],
-    on_case: Callable[[Case, Failure | None], None],
-) -> list[Theme]:
-    """Run every case that a store with these capabilities must pass, each on an empty store.
+def certify(target: Target, themes: Sequence[Theme], on_check: Observer) -> list[Result]:
+    """Make every check that a store must pass, each on an empty one.
 
     Args:
-        make_store: see :data:`MakeStore`.
-        capabilities: of the store.
-        themes: names and cases.
-        on_case: called after each.
+        target: makes the stores.
+        themes: the checks.
+        on_check: see :data:`Observer`.
     """
-    results = []
-    for name, cases in themes:
-        started = time.monotonic()
-        selected = select(tuple(cases), capabilities)
-        failures = []
-        for case in selected:
-            failure = _run_alone(case, make_store, capabilities)
-            on_case(case, failure)
-            failures.append(failure)
-        found = tuple(failure for failure in failures if failure is not None)
-        results.append(
-            Theme(
-                name=name,
-                passed=len(selected) - len(found),
-                failures=found,
-                left_out=len(cases) - len(selected),
-                seconds=time.monotonic() - started,
-            )
-        )
-    return results
+    return [_certified(target, theme, on_check) for theme in themes]
 
 
-def table(themes: Sequence[Theme]) -> str:
+def table(results: Sequence[Result]) -> str:
     """Return the results as text."""
-    width = max(len(theme.name) for theme in themes)
-    lines = [f"{'theme':{width}}  passed  failed  not needed  seconds"]
+    layers = max(len("layer"), *(len(result.layer) for result in results))
+    names = max(len("theme"), *(len(result.name) for result in results))
+    lines = [f"{'layer':{layers}}  {'theme':{names}}  passed  failed  not needed  seconds"]
     lines += [
-        f"{theme.name:{width}}  {theme.passed:6}  {len(theme.failures):6}"
-        f"  {theme.left_out:10}  {theme.seconds:7.1f}"
-        for theme in themes
+        f"{each.layer:{layers}}  {each.name:{names}}  {each.passed:6}  {len(each.failures):6}"
+        f"  {each.left_out:10}  {each.seconds:7.1f}"
+        for each in results
     ]
-    passed = sum(theme.passed for theme in themes)
-    failed = sum(len(theme.failures) for theme in themes)
-    lines.append(f"{'all':{width}}  {passed:6}  {failed:6}")
-    return "\n".join(lines)
+    passed, failed = sum(each.passed for each in results), sum(len(r.failures) for r in results)
+    left_out, seconds = sum(r.left_out for r in results), sum(r.seconds for r in results)
+    total = f"{'all':{layers}}  {'':{names}}  {passed:6}  {failed:6}  {left_out:10}  {seconds:7.1f}"
+    return "\n".join([*lines, total])
 
 
-def _run_alone(case: Case, make_store: MakeStore, capabilities: Capabilities) -> Failure | None:
+def _certified(target: Target, theme: Theme, on_check: Observer) -> Result:
+    started = time.monotonic()
+    passed, left_out, failures = 0, 0, list[Failure]()
+    for check in theme.checks:
+        outcome = _outcome(check, target)
+        on_check(check, outcome)
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            if theme.ends_at_failure:
+                break
+        elif outcome is None:
+            passed += 1
+        else:
+            left_out += 1
+    seconds = time.monotonic() - started
+    return Result(theme.layer, theme.name, passed, tuple(failures), left_out, seconds)
+
+
+def _outcome(check: Check, target: Target) -> Failure | str | None:
+    """Make a check; return its failure, or why it was left out."""
+    lacking = [need for need in check.needs if not getattr(target.capabilities, need)]
+    if lacking:
+        return f"needs {' and '.join(lacking)}"
     try:
         with asyncio.Runner() as runner:
             runner.get_loop().set_exception_handler(_ignore)
-            runner.run(_run(case, make_store, capabilities))
-    except Exception:  # noqa: BLE001 - whatever it is, the case has failed
-        return Failure(case.name, case.guarantees, traceback.format_exc())
+            runner.run(check.run(target))  # type: ignore[arg-type]
+    except NotNeededError as reason:
+        return str(reason)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the check has failed
+        text = traceback.format_exc() if check.has_trace else f"{type(error).__name__}: {error}\n"
+        return Failure(check.name, check.shows, text)
     return None
 
 
-async def _run(case: Case, make_store: MakeStore, capabilities: Capabilities) -> None:
-    made: Any = make_store()
-    make_driver: MakeDriver = await made if isinstance(made, Awaitable) else made
-    await run(case, make_driver, capabilities)
-
-
 def _ignore(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
-    """Say nothing of tasks that a failed case has left behind."""
+    """Say nothing of tasks that a failed check has left behind."""

@@ -228,6 +228,19 @@ async def compaction_leaves_new_data(h: Harness) -> None:
 
 
 @case()
+async def compaction_leaves_data_that_was_stored_before_its_state(h: Harness) -> None:
+    """G13: data that was stored by itself is kept from the commit on that refers to it."""
+    know(h, "work")
+    ctx = h.ctx("holder")
+    ctx.data["x"] = Data(b"stored alone")
+    await h.engine.do(StoreData(ctx, "x"))
+    await h.engine.do(Commit(Transit(ctx, "work")))
+    await committed(h, "last")
+    await h.engine.compact(2**63 - 1)
+    check((await _read(h, "holder", "x")).blob, b"stored alone", "data")
+
+
+@case()
 async def missing_data(h: Harness) -> None:
     """G14: data that is not there is an error: in the context, the state, and the store."""
     ctx = await committed(h, "holder")
@@ -273,6 +286,7 @@ CASES: tuple[Case, ...] = (
     data_of_older_revisions,
     compaction_takes_data,
     compaction_leaves_new_data,
+    compaction_leaves_data_that_was_stored_before_its_state,
     missing_data,
     data_survives,
 )

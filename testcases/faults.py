@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from flowstate.clock import FakeClock
+from flowstate.clock import Clock, FakeClock
 from flowstate.commands import (
     Commit,
     Delay,
@@ -14,6 +14,7 @@ from flowstate.commands import (
 )
 from flowstate.context import StateContext
 from flowstate.data import Data
+from flowstate.driver import Driver, Verdict, Writes
 from flowstate.errors import (
     CompactedError,
     DriverClosedError,
@@ -21,6 +22,7 @@ from flowstate.errors import (
 )
 from flowstate.state import State
 from flowstate.testcases.harness import Harness, case, check
+from flowstate.testcases.support import DriverWrapper
 
 __all__ = ["CASES"]
 
@@ -48,6 +50,33 @@ async def closing_the_store_loses_no_acknowledged_commit(h: Harness) -> None:
     await asyncio.wait(commits, return_when=asyncio.FIRST_COMPLETED)
     await h.reopen()
     await _check_acknowledged(h, contexts, commits)
+
+
+class _Slow(DriverWrapper):
+    """A driver that takes batches, and its time over them."""
+
+    def __init__(self, driver: Driver, clock: Clock) -> None:
+        super().__init__(driver)
+        self.batch_limit = 16
+        self.committing = asyncio.Event()
+        self._clock = clock
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        self.committing.set()
+        await self._clock.sleep(0.1)
+        return await super().commit(batch)
+
+
+@case()
+async def closing_waits_for_commits_on_their_way(h: Harness) -> None:
+    """G7, G9: what was given to the store before an engine closed has its verdict afterwards."""
+    h.flows.declare("next")
+    slow, ctx = _Slow(h.driver, h.clock), h.ctx("state")
+    async with h.make_engine(slow) as engine:
+        committing = asyncio.ensure_future(engine.do(Commit(Transit(ctx, "next"))))
+        await slow.committing.wait()
+    check(ctx.committed.rev, 1, "revision that the context knows")
+    await committing
 
 
 async def _check_acknowledged(
@@ -158,6 +187,7 @@ async def time_never_goes_back(h: Harness) -> None:
 CASES = (
     closing_loses_no_acknowledged_commit,
     closing_the_store_loses_no_acknowledged_commit,
+    closing_waits_for_commits_on_their_way,
     everything_is_there_after_reopening,
     compacting_keeps_the_latest_revisions,
     time_never_goes_back,

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from flowstate.commands import Command, Commit, Delay, End, Transit
+from flowstate.commands import Command, Commit, Delay, End, Noop, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
 from flowstate.driver import Driver
@@ -67,6 +67,42 @@ async def delay_without_commit(h: Harness) -> None:
     check(seen, [(1, True, "so")], "what the flow was given")
     check([s.status.value for s in await h.log()], ["active", "ended"], "log")
     check(await delays_of(h), [], "delays")
+
+
+@case()
+async def delay_without_commit_of_what_stays(h: Harness) -> None:
+    """G10: a delay with ``commit=False`` whose flow commits nothing has fired all the same."""
+
+    @h.flows.flow("later")
+    def later(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit("later")
+        return Noop()
+
+    ctx = await committed(h, "delayed")
+    await h.engine.do(Delay(ctx, "later", after=SOON, commit=False))
+    async with Delayer(h.engine, lease=0.5):
+        await h.visited("later")
+        await h.clock.sleep(1.0)
+    check(h.visits, ["later"], "visits")
+    check(await delays_of(h), [], "delays")
+    check(await h.engine.get_state("delayed"), ctx.committed, "the state")
+
+
+@case()
+async def delay_is_claimed_once(h: Harness) -> None:
+    """G10: of those who have seen a delay at one time one gets it, and only that one renews."""
+    ctx = await committed(h, "delayed")
+    await h.engine.do(Delay(ctx, "work", after=timedelta(0), commit=False))
+    (seen,) = await delays_of(h)
+    until = await h.driver.claim_delay(seen.id, seen.due, 60.0)
+    check(until is not None and until > seen.due, True, "the first claim")
+    check(await h.driver.claim_delay(seen.id, seen.due, 60.0), None, "the second claim")
+    (held,) = await delays_of(h)
+    check(held.due, until, "when it is due")
+    renewed = await h.driver.claim_delay(seen.id, held.due, 90.0)
+    check(renewed is not None and renewed > held.due, True, "the renewal")
+    await h.driver.drop_delay(seen.id)
+    check(await h.driver.claim_delay(seen.id, renewed or held.due, 60.0), None, "claim of nothing")
 
 
 @case("fake_clock")
@@ -198,6 +234,18 @@ async def delay_to_a_flow_of_another_process(h: Harness) -> None:
         await h.visited("here", "there")
 
 
+@case("shared", real_time=True)
+async def delay_of_another_process_is_noticed(h: Harness) -> None:
+    """G10: a delayer that has nothing to do hears of a delay that another process stores."""
+    visiting(h, "due", "later")
+    async with Delayer(h.engine, poll_interval=RARELY):
+        await h.engine.do(Commit(Delay(h.ctx("own"), "due", after=timedelta(0))))
+        await h.visited("due")  # It has looked, and waits for a hint from now on.
+        async with h.other_driver() as driver, h.make_engine(driver) as other:
+            await other.do(Commit(Delay(h.ctx("theirs"), "later", after=SOON)))
+            await h.visited("due", "later")
+
+
 @case()
 async def failing_flow_holds_no_delay_up(h: Harness) -> None:
     """G12: a delay whose flow fails is fired, and so are all the others."""
@@ -322,6 +370,8 @@ async def held_delay_of_a_state_that_moves_on(h: Harness) -> None:
 CASES: tuple[Case, ...] = (
     many_delays_due_at_once,
     delay_without_commit,
+    delay_without_commit_of_what_stays,
+    delay_is_claimed_once,
     delay_without_commit_is_retried,
     delay_of_three_days,
     never_before_its_time,
@@ -330,6 +380,7 @@ CASES: tuple[Case, ...] = (
     two_delayers_in_one_process,
     two_delayers_on_one_store,
     delay_to_a_flow_of_another_process,
+    delay_of_another_process_is_noticed,
     failing_flow_holds_no_delay_up,
     delays_survive,
     renewal_whose_reply_is_lost,

@@ -6,7 +6,7 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from flowstate.data import Data, DataRef, checksum_of
-from flowstate.driver import DelayQuery, NewDelay, StateQuery, Verdict, Writes
+from flowstate.driver import DelayQuery, Heartbeat, NewDelay, StateQuery, Verdict, Writes
 from flowstate.errors import DataNotFoundError, RevisionMismatchError
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Transition
@@ -118,6 +118,21 @@ async def token_of_a_delay_is_applied_once(h: Harness) -> None:
 
 
 @case()
+async def token_of_a_delay_postpones_once(h: Harness) -> None:
+    """G8, G11: a replayed delay leaves alone what a heartbeat has said since."""
+    (verdict,) = await _commit(h, _put("put", ("a", 0)))
+    assert isinstance(verdict, tuple)
+    alone = _delay("alone", verdict[0])
+    await _commit(h, alone)
+    await h.driver.beat([Heartbeat("a", verdict[0].rev, 60.0, "")])
+    before = await h.driver.get_liveness("a")
+    check(await _commit(h, alone), [()], "the verdict when replayed")
+    after = await h.driver.get_liveness("a")
+    assert before is not None and after is not None  # noqa: PT018
+    check(after.stalls_at, before.stalls_at, "when it stalls")
+
+
+@case()
 async def token_of_data_is_applied_once(h: Harness) -> None:
     """G8: replayed data is stored once, also when it was stored by itself."""
     data = _data(b"blob")
@@ -193,6 +208,7 @@ CASES = (
     token_is_applied_once_in_a_batch,
     token_of_a_refusal_is_refused_again,
     token_of_a_delay_is_applied_once,
+    token_of_a_delay_postpones_once,
     token_of_data_is_applied_once,
     token_is_applied_once_after_reopening,
     batch_is_judged_in_order,

@@ -159,6 +159,7 @@ class DriverWrapper(Driver):
         self._driver = driver
         self.durability = driver.durability
         self.batch_limit = driver.batch_limit
+        self.batches_at_once = driver.batches_at_once
         self.shared = driver.shared
         self.store_id = driver.store_id
 

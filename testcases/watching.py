@@ -52,6 +52,20 @@ async def watch_alternative_labels(h: Harness) -> None:
 
 
 @case()
+async def watch_wakes_for_each_alternative(h: Harness) -> None:
+    """G6: a watch that waits for several sets of labels hears of each of them alone."""
+    know(h, "work")
+    kinds = ("x", "y", "z")
+    async with h.engine.watch(labels=[{"kind": kind} for kind in kinds], since_rev=0) as states:
+        for kind in (*kinds, *reversed(kinds)):
+            head = await h.engine.head()
+            waiting = asyncio.ensure_future(anext(states))
+            await h.clock.sleep(0.05)  # In which it has read what there is, and waits.
+            await commit_labelled(h, [(f"{kind} {head}", kind)], Status.ACTIVE)
+            check((await waiting).id, f"{kind} {head}", "what is delivered")
+
+
+@case()
 async def watch_since_rev(h: Harness) -> None:
     """G6: a watch delivers what comes after its revision."""
     await first_half(h)
@@ -179,6 +193,7 @@ CASES: tuple[Case, ...] = (
     watch_everything,
     watch_labels,
     watch_alternative_labels,
+    watch_wakes_for_each_alternative,
     watch_since_rev,
     watch_since_the_head,
     watch_since_latest,

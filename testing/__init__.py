@@ -4,14 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowstate.testing.checker import check
-    from flowstate.testing.crash_report import Exploration
-    from flowstate.testing.crashes import explore_crashes
-    from flowstate.testing.history import History, HistoryFile, read_history
-    from flowstate.testing.outcome import Outcome
-    from flowstate.testing.reaching import reached
-    from flowstate.testing.recorder import Recorder, read_store
-    from flowstate.testing.violation import Violation
+    from flowstate.testing.crashes.exploration import explore_crashes
+    from flowstate.testing.crashes.outcome import Outcome
+    from flowstate.testing.crashes.report import Exploration
+    from flowstate.testing.histories.checker import check
+    from flowstate.testing.histories.history import History, HistoryFile, read_history
+    from flowstate.testing.histories.load import run_load
+    from flowstate.testing.histories.processes import run_processes
+    from flowstate.testing.histories.recorder import Recorder, read_store
+    from flowstate.testing.histories.violation import Violation
+    from flowstate.testing.plugin.reaching import reached
+    from flowstate.testing.programs.programs import run_model
+    from flowstate.testing.simulation.schedules import run_schedules
 
 __all__ = [
     "Exploration",
@@ -25,21 +29,29 @@ __all__ = [
     "reached",
     "read_history",
     "read_store",
+    "run_load",
+    "run_model",
+    "run_processes",
+    "run_schedules",
 ]
 
 # Imported when they are asked for: pytest loads the plugin in here wherever flowstate is installed.
 HOMES = {
-    "Exploration": "crash_report",
-    "History": "history",
-    "HistoryFile": "history",
-    "Outcome": "outcome",
-    "Recorder": "recorder",
-    "Violation": "violation",
-    "check": "checker",
-    "explore_crashes": "crashes",
-    "reached": "reaching",
-    "read_history": "history",
-    "read_store": "recorder",
+    "Exploration": "crashes.report",
+    "History": "histories.history",
+    "HistoryFile": "histories.history",
+    "Outcome": "crashes.outcome",
+    "Recorder": "histories.recorder",
+    "Violation": "histories.violation",
+    "check": "histories.checker",
+    "explore_crashes": "crashes.exploration",
+    "reached": "plugin.reaching",
+    "read_history": "histories.history",
+    "read_store": "histories.recorder",
+    "run_load": "histories.load",
+    "run_model": "programs.programs",
+    "run_processes": "histories.processes",
+    "run_schedules": "simulation.schedules",
 }
 
 

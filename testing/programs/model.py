@@ -1,0 +1,261 @@
+"""What a store must do, in dicts and lists: the plainest reading of the driver's contract.
+
+Nothing here is shared with the drivers. What only the store can know, its clock, is told to the
+model after each operation; :mod:`flowstate.testing.programs.world` looks whether it can be true.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from flowstate.commands import GetStates
+from flowstate.data import Data
+from flowstate.driver import DelayedState, Liveness, Writes
+from flowstate.errors import (
+    CompactedError,
+    DataNotFoundError,
+    HistoryRewoundError,
+    RevisionMismatchError,
+    StateNotFoundError,
+)
+from flowstate.state import State, Status
+
+__all__ = ["Beat", "Model", "StoredData", "stalls_after"]
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class StoredData(Struct):
+    """A blob, and between which heads it was stored: compaction may keep it that long."""
+
+    data: Data
+    after: int
+    before: int
+
+
+class Beat(Struct, frozen=True):
+    """The last heartbeat for the latest revision of a state."""
+
+    at: datetime
+    note: str
+
+
+class Model:
+    """A store.
+
+    Attributes:
+        log: what is stored, by revision.
+        latest: the latest revision of each state, by id.
+        head: the highest revision.
+        floor: the log is complete from here on.
+        last: the time of the head.
+        data: by checksum.
+        delays: those that have not fired, by id.
+        stalls: when the latest revisions stall, by id of the state.
+        beats: the last heartbeat for each latest revision, by id of the state.
+        verdicts: what each commit got, by token.
+    """
+
+    def __init__(self) -> None:
+        self.log: dict[int, State] = {}
+        self.latest: dict[str, int] = {}
+        self.head = 0
+        self.floor = 1
+        self.last = LONG_AGO
+        self.data: dict[str, StoredData] = {}
+        self.delays: dict[str, DelayedState] = {}
+        self.stalls: dict[str, datetime] = {}
+        self.beats: dict[str, Beat] = {}
+        self.verdicts: dict[str, tuple[State, ...]] = {}
+
+    # Writing
+
+    def judge(self, writes: Writes, stamp: datetime, dues: Sequence[datetime]) -> tuple[State, ...]:
+        """Judge one commit, and apply it.
+
+        Args:
+            writes: the commit.
+            stamp: when it was committed.
+            dues: when each of its delays is due.
+
+        Raises:
+            RevisionMismatchError: states are not as expected.
+            DataNotFoundError: data is not there.
+        """
+        self.check(writes)
+        head = self.head
+        committed = []
+        for place, state in enumerate(writes.puts):
+            self._forget(state.id)
+            own = [due for due, new in zip(dues, writes.delays, strict=True) if new.put == place]
+            self.head += 1
+            put = replace(
+                state, rev=self.head, committed_at=stamp, delayed_until=min(own, default=None)
+            )
+            self.log[put.rev], self.latest[put.id], self.last = put, put.rev, stamp
+            self._set_stall(put, put.delayed_until or stamp)
+            committed.append(put)
+        for data in writes.data:
+            old = self.data.get(data.checksum, StoredData(data, head, head))
+            seen = writes.token in self.verdicts
+            self.data[data.checksum] = StoredData(
+                replace(data, rev=0), old.after if seen else head, self.head
+            )
+        self._store_delays(writes, committed, dues)
+        self.verdicts[writes.token] = states = tuple(committed)
+        return states
+
+    def check(self, writes: Writes) -> None:
+        """Raise what refuses a commit, if anything does."""
+        expected = [(state.id, state.rev) for state in writes.puts] + list(writes.checks)
+        differ = {id for id, rev in expected if self.latest.get(id, 0) != rev}
+        if differ:
+            raise RevisionMismatchError(differ)
+        there = self.data.keys() | {data.checksum for data in writes.data}
+        if not there.issuperset(writes.needs):
+            raise DataNotFoundError("data is no longer stored")
+
+    def _forget(self, id: str) -> None:
+        """Forget what belonged to the revision before."""
+        self.delays = {key: each for key, each in self.delays.items() if each.state.id != id}
+        self.stalls.pop(id, None)
+        self.beats.pop(id, None)
+
+    def _set_stall(self, state: State, start: datetime) -> None:
+        after = stalls_after(state)
+        if after is not None:
+            self.stalls[state.id] = start + after
+
+    def _store_delays(
+        self, writes: Writes, committed: Sequence[State], dues: Sequence[datetime]
+    ) -> None:
+        for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
+            id = f"{writes.token}.{index}"
+            if id in self.delays:
+                continue  # It was stored by the same commit before.
+            state = new.state if new.put is None else committed[new.put]
+            self.delays[id] = DelayedState(id, state, new.to, new.annotations, due, new.commit)
+            if new.put is None and state.id in self.stalls and self.latest[state.id] == state.rev:
+                after = stalls_after(self.log[state.rev])
+                self.stalls[state.id] = max(self.stalls[state.id], due + (after or timedelta(0)))
+
+    def compact(self, before_rev: int) -> int:
+        """Remove old revisions, and data that nobody refers to; return how many revisions."""
+        target = min(before_rev, self.head)
+        kept = {
+            rev: state
+            for rev, state in self.log.items()
+            if rev >= target or self.latest[state.id] == rev
+        }
+        removed = len(self.log) - len(kept)
+        self.log = kept
+        self.floor = max(self.floor, target)
+        referred = {ref.checksum for state in kept.values() for ref in state.data.values()}
+        for checksum, stored in list(self.data.items()):
+            if checksum not in referred and stored.before < target:
+                del self.data[checksum]
+        return removed
+
+    def in_doubt(self, before_rev: int) -> list[str]:
+        """Return the checksums of data that a compaction may have left to the next one."""
+        target = min(before_rev, self.head)
+        referred = {ref.checksum for state in self.log.values() for ref in state.data.values()}
+        return [
+            checksum
+            for checksum, stored in self.data.items()
+            if checksum not in referred and stored.after < target <= stored.before
+        ]
+
+    # Reading
+
+    def get(self, id: str, rev: int | None = None) -> State:
+        """Return a revision, or the latest one.
+
+        Raises:
+            StateNotFoundError: it is not there.
+        """
+        state = self.log.get(self.latest.get(id, 0) if rev is None else rev)
+        if state is None or state.id != id:
+            raise StateNotFoundError(id)
+        return state
+
+    def find(self, query: GetStates) -> list[State]:
+        """Return every match of a query, its limit left aside.
+
+        Raises:
+            CompactedError: revisions above the cursor may have been removed.
+            HistoryRewoundError: the cursor is above the head.
+        """
+        since = query.since_rev
+        if since is not None and since > self.head:
+            raise HistoryRewoundError(since, self.head)
+        is_whole = since is None or query.latest_only
+        if since is not None and not is_whole and self.floor > max(since + 1, query.gaps_below):
+            raise CompactedError(self.floor)
+        found = [self.log[rev] for rev in sorted(self.log) if rev > (since or 0)]
+        found = [state for state in found if self._answers(query, state)]
+        return found[-1:] if query.since_latest else found
+
+    def _answers(self, query: GetStates, state: State) -> bool:
+        wanted = [query.labels] if isinstance(query.labels, Mapping) else query.labels
+        at = state.committed_at or LONG_AGO
+        return (
+            (not wanted or any(_has(state, labels) for labels in wanted))
+            and (query.since_time is None or at >= query.since_time)
+            and (query.committed_before is None or at < query.committed_before)
+            and (query.status is None or state.status == query.status)
+            and (not query.latest_only or self.latest[state.id] == state.rev)
+        )
+
+    def delayed(self) -> list[DelayedState]:
+        """Return all delays, in the order of (due, id)."""
+        return sorted(self.delays.values(), key=lambda delay: (delay.due, delay.id))
+
+    def stalled(self) -> list[tuple[datetime, str]]:
+        """Return when what stalls, in that order."""
+        return sorted((at, id) for id, at in self.stalls.items())
+
+    def liveness(self, id: str, now: datetime) -> Liveness | None:
+        """Return what is known about the latest revision of a state."""
+        rev = self.latest.get(id)
+        if rev is None:
+            return None
+        own = [delay.due for delay in self.delays.values() if _is_of(delay, id, rev)]
+        beat = self.beats.get(id)
+        at, note = (beat.at, beat.note) if beat else (None, "")
+        return Liveness(rev, self.stalls.get(id), at, note, now, min(own, default=None))
+
+    def states(self) -> Iterator[State]:
+        """Iterate over all states of the log, in its order."""
+        return (self.log[rev] for rev in sorted(self.log))
+
+
+def stalls_after(state: State) -> timedelta | None:
+    """Return how long a revision may stand still, by its own rules; ``None``: for ever."""
+    rules = "flowstate.recovery."
+    if state.status is not Status.ACTIVE or not state.transition.to:
+        return None
+    if rules + "disabled" in state.annotations:
+        return None
+    settings = (
+        state.transition.annotations.get(rules + "wait"),
+        state.annotations.get(rules + "retry_after"),
+    )
+    for text in settings:
+        try:
+            seconds = float(text or "")
+        except ValueError:
+            continue
+        if 0.001 <= seconds <= 365_000 * 86_400:  # noqa: PLR2004 - a millisecond, 1,000 years
+            return timedelta(seconds=seconds)
+    return timedelta(minutes=2)
+
+
+def _has(state: State, labels: Mapping[str, str]) -> bool:
+    return all(state.labels.get(key) == value for key, value in labels.items())
+
+
+def _is_of(delay: DelayedState, id: str, rev: int) -> bool:
+    return delay.state.id == id and delay.state.rev == rev

@@ -1,0 +1,334 @@
+# ruff: noqa: S311 - chance is no secret here
+"""A world in which everything that happens follows from one number."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextvars import Context
+from random import Random
+from typing import Any
+
+from flowstate.context import StateContext
+from flowstate.recovery import is_dead
+from flowstate.recovery.policy import attempt
+from flowstate.state import Status
+from flowstate.testing.simulation import invariants
+from flowstate.testing.simulation.loop import DeadlockError, SimulationLoop
+from flowstate.testing.simulation.nemesis import Fault, draw_faults, strike
+from flowstate.testing.simulation.process import Run, SimulatedClock, SimulatedProcess, Watched
+from flowstate.testing.simulation.store import REPLY_TIMEOUT, SimulatedStore, at_once
+from flowstate.testing.simulation.workload import Plan, draw_plans, goes_on_in, new_context
+
+__all__ = ["World"]
+
+CREATED_WITHIN = 4.0
+FAULTY_UNTIL = 6.0
+WITH_DUTY = 0.4  # A part of the worlds.
+GRACE = 0.3  # Seconds in which a process that was paused finds out what it has lost.
+LIMIT = 90.0  # Virtual seconds after which all must be quiet.
+LOOK_EVERY = 0.25
+FILTERS: tuple[dict[str, str], ...] = ({}, {"kind": "even"}, {"kind": "odd"})
+
+
+class World:
+    """Some processes, one store, a workload, and faults.
+
+    Args:
+        seed: of everything.
+
+    Attributes:
+        rng: where all chance comes from.
+        store: with the record of what happened.
+        processes: those that run, or were the last of their kind.
+        runs: of flows.
+        plans: of the workload.
+        violations: what must not have happened.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = rng = Random(seed)
+        self.loop = SimulationLoop(rng)
+        self.store = SimulatedStore(self.loop, rng, SimulatedClock(self.loop))
+        self.store.on_commit = self._judge_leaders
+        self.violations: list[str] = []
+        self.runs: list[Run] = []
+        self.plans: list[Plan] = draw_plans(rng, rng.randint(4, 7), CREATED_WITHIN)
+        self.faults: list[Fault] = draw_faults(rng, rng.randint(2, 8), FAULTY_UNTIL)
+        count = rng.randint(2, 3)
+        self.watched = [Watched(f"watch-{place}", rng.choice(FILTERS)) for place in range(count)]
+        self.processes: list[SimulatedProcess] = []
+        self._count = count
+        self._has_duty = rng.random() < WITH_DUTY
+        self._incarnations = [0] * count
+        self._everybody: list[SimulatedProcess] = []
+        self._is_calm = False
+        self._is_over = False
+
+    def run(self) -> None:
+        """Let everything happen, and check it."""
+        state = random.getstate()
+        random.seed(self.seed)  # Pauses between attempts come from there.
+        self.loop.set_exception_handler(self._unhandled)
+        try:
+            try:
+                self.loop.run_until_complete(self._live())
+            except DeadlockError as error:
+                self.violations.append(f"deadlock: {error}")
+            else:
+                self.violations += invariants.check(self)
+            self.loop.set_exception_handler(lambda *_: None)
+            self.loop.run_until_complete(self._bury())
+        finally:
+            self.loop.close()
+            random.setstate(state)
+
+    async def _live(self) -> None:
+        for place in range(self._count):
+            self._start(place)
+        for plan in self.plans:
+            self.after(plan.at, lambda plan=plan: self._create(plan))  # type: ignore[misc]
+        for fault in self.faults:
+            self.after(fault.at, lambda fault=fault: strike(self, fault))  # type: ignore[misc]
+        await asyncio.sleep(FAULTY_UNTIL)
+        self._calm_down()
+        while not self._is_quiet():
+            if self.loop.time() > LIMIT:
+                self.violations.append(f"not quiet after {LIMIT} s: {self._unquiet()}")
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        await self._stop()
+
+    async def _stop(self) -> None:
+        self._is_over = True
+        for process in self.processes:
+            process.stop()
+        tasks = [process.main for process in self.processes if process.is_alive]
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=30.0)
+            self.violations += [f"{task.get_name()} does not stop" for task in pending]
+
+    async def _bury(self) -> None:
+        """Let the tasks of dead processes come to an end, so that nobody warns of them."""
+        tasks = []
+        self._is_over = True
+        for process in self._everybody:
+            process.driver.is_dead = True
+            process.driver.leave()
+            self.loop.exhume(process.group)
+            tasks += process.group.tasks
+        for _ in range(50):
+            left = [task for task in tasks if not task.done()]
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            await asyncio.sleep(0.1)
+        left = [task for task in tasks if not task.done()]
+        await asyncio.gather(*left, return_exceptions=True)
+        for process in self._everybody:
+            process.group.tasks.clear()
+
+    def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.violations.append(f"unhandled: {context['message']}: {context.get('exception')!r}")
+
+    # What happens to processes
+
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        """Do something later, in no process."""
+        self.loop.call_later(seconds, do, context=Context())
+
+    def _start(self, place: int) -> None:
+        self._incarnations[place] += 1
+        process = SimulatedProcess(
+            f"p{place}.{self._incarnations[place]}",
+            self.store,
+            self.watched[place],
+            self._begin,
+            has_duty=self._has_duty,
+        )
+        self.processes[place : place + 1] = [process]
+        self._everybody.append(process)
+        self.store.note(f"start {process}")
+
+    def restart(self, process: SimulatedProcess) -> None:
+        """Start a process anew, unless that was done or the end has come."""
+        if process in self.processes and not process.is_alive and not self._is_over:
+            self._start(self.processes.index(process))
+
+    def crash(self, process: SimulatedProcess) -> None:
+        """Kill a process."""
+        self.loop.kill(process.group)
+        process.driver.leave()
+        for run in self._open_runs(process):
+            run.ended, run.how = self.loop.time(), "crashed"
+
+    def pause(self, process: SimulatedProcess) -> None:
+        """Let a process stand still."""
+        self.loop.pause(process.group)
+
+    def resume(self, process: SimulatedProcess) -> None:
+        """Let a process go on, unless it does."""
+        if process.group.is_paused and not process.group.is_dead:
+            self.store.note(f"resume {process}")
+            process.resumed_at = self.loop.time()
+            self.loop.resume(process.group)
+            self.after(GRACE, lambda: self._look_for_overlaps(process))
+
+    def _calm_down(self) -> None:
+        self._is_calm = True
+        self.store.note("calm")
+        for process in list(self.processes):
+            process.link.cut, process.link.loss = None, 0.0
+            self.resume(process)
+            self.restart(process)
+
+    # The workload
+
+    def _usable(self) -> list[SimulatedProcess]:
+        return [each for each in self.processes if each.is_alive and each.is_started]
+
+    def _create(self, plan: Plan) -> None:
+        """Let some process create a state, and another one if that comes to nothing."""
+        if any(state.id == plan.id for state in self.store.log):
+            return
+        usable = self._usable()
+        if usable:
+            process = self.rng.choice(usable)
+            ctx = new_context(plan)
+            by_execute = self.rng.choice((False, True))
+            work = process.create(ctx, plan.steps[0], by_execute=by_execute)
+            process.serve(work, plan.id)
+        self.after(2.5, lambda: self._create(plan))
+
+    def poke(self, process: SimulatedProcess) -> None:
+        """Move a delayed state on before its delay fires."""
+        page = at_once(self.store.memory.get_delayed(invariants.ALL_DELAYS))
+        # Whoever holds a delay without a commit may be executing it.
+        delayed = [delay.state for delay in page.delayed if delay.commit]
+        if delayed:
+            state = self.rng.choice(delayed)
+            self.store.counts["poked delays"] += 1
+            ctx = StateContext(state)
+            work = process.create(ctx, goes_on_in(state), by_execute=True)
+            process.serve(work, f"poke {state.id}")
+
+    # Runs
+
+    def _open_runs(self, process: SimulatedProcess) -> list[Run]:
+        return [run for run in self.runs if run.process is process and run.ended is None]
+
+    def _begin(self, run: Run) -> None:
+        self.store.note(f"{run.process} runs {run.flow} of {run.id}@{run.rev}")
+        for other in self.runs:
+            if other.id == run.id and other.ended is None:
+                self._judge_overlap(run, other)
+        self.runs.append(run)
+        latest = self.store.latest[run.id]
+        is_late = latest.rev != run.rev and not self._is_excused(run.process)
+        if is_late and not self._was_overtaken(run):
+            self.violations.append(f"{run.process} begins {run.id}@{run.rev} after {latest.rev}")
+
+    def _was_overtaken(self, run: Run) -> bool:
+        """Return whether a claim came with a commit that nobody waits for any more.
+
+        Whoever sent it gave it up, has been cancelled since, or was asleep until its own claim was
+        over. A claim writes no revision, so it cannot keep such a commit from happening.
+        """
+        if not run.is_held:
+            return False
+        after = self._successor(run)
+        if after is None:
+            return False
+        state, author = self.store.log[after], self.store.authors[after]
+        sleepers = {each.name for each in self.processes if self._is_excused(each)}
+        sent_at = self.store.sent_at(state)
+        cancelled = {
+            each.process.name
+            for each in self.runs
+            if (each.id, each.rev) == (run.id, run.rev) and each.was_cancelled_since(sent_at)
+        }
+        is_late = author in sleepers | cancelled or self.store.is_unknown(state)
+        return is_late and self.store.age(state) <= REPLY_TIMEOUT
+
+    def _successor(self, run: Run) -> int | None:
+        """Return where in the log the revision is that made the one of a run outdated."""
+        log = self.store.log
+        return next((place for place in range(run.rev, len(log)) if log[place].id == run.id), None)
+
+    def _look_for_overlaps(self, process: SimulatedProcess) -> None:
+        for run in self._open_runs(process):
+            for other in self.runs:
+                if other.id == run.id and other.ended is None and other is not run:
+                    self._judge_overlap(run, other)
+
+    def _judge_overlap(self, run: Run, other: Run) -> None:
+        runs = (run, other)
+        if any(each.is_held for each in runs) and run.rev != other.rev:
+            return  # Who was paused while it held a delay may have moved the state on since.
+        if not any(self._is_excused(each.process) or self._only_waits(each) for each in runs):
+            self.violations.append(
+                f"{run.id} is run by {run.process} (@{run.rev} since {run.began:.3f}) and by "
+                f"{other.process} (@{other.rev} since {other.began:.3f}) at {self.loop.time():.3f}"
+            )
+
+    def _is_excused(self, process: SimulatedProcess) -> bool:
+        """Return whether a process could not yet find out that it has lost something."""
+        group = process.group
+        return group.is_paused or group.is_dead or self.loop.time() < process.resumed_at + GRACE
+
+    def _only_waits(self, run: Run) -> bool:
+        """Return whether a run only waits for the verdict on a commit that has long happened.
+
+        It is stopped already, or will be as soon as it has the verdict.
+        """
+        if run.task is not None and run.task.cancelling():
+            return True
+        successor = self._successor(run)
+        return successor is not None and self.store.authors[successor] == run.process.name
+
+    def _judge_leaders(self) -> None:
+        """See that no two processes take themselves for the holder of one lease."""
+        awake = [each for each in self.processes if not self._is_excused(each)]
+        for holders in (
+            [each for each in awake if each.recoverer.is_leading],
+            [each for each in awake if each.lease.is_held],
+        ):
+            if len(holders) > 1:
+                self.violations.append(f"{holders} hold one lease at {self.loop.time():.3f}")
+
+    # The end
+
+    def tally(self) -> Counter[str]:
+        """Return how often what was seen in the log and in the runs."""
+        counts = Counter(f"runs {run.how}" for run in self.runs)
+        counts["runs of held delays"] = sum(run.is_held for run in self.runs)
+        for state in self.store.log:
+            counts["takeovers"] += state.id == invariants.RECOVERY_LEASE and state.rev > 1
+            counts["retried attempts"] += attempt(state) > 0
+            counts["second attempts"] += attempt(state) > 1
+            counts["dead"] += is_dead(state)
+            counts["delays fired"] += state.transition.cause == "delay" and not attempt(state)
+        return counts
+
+    def _is_quiet(self) -> bool:
+        return not self._unquiet()
+
+    def _unquiet(self) -> str:
+        latest = self.store.latest
+        for plan in self.plans:
+            if plan.id not in latest:
+                return f"{plan.id} was never created"
+            if latest[plan.id].status is not Status.ENDED:
+                return f"{latest[plan.id]!r} has not ended"
+        for run in self.runs:
+            if run.ended is None:
+                return f"{run!r} goes on"
+        for watched in self.watched:
+            wanted = invariants.wanted(self.store.log, watched)
+            if wanted and watched.cursor < wanted[-1]:
+                return f"a watcher is at {watched.cursor} of {wanted[-1]}"
+        if at_once(self.store.memory.get_delayed(invariants.ALL_DELAYS)).delayed:
+            return "a delay is left"
+        return ""
