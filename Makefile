@@ -8,7 +8,7 @@ CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
 LINKS := flowstate/drivers flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check wheel bench-quick bench soak clean FORCE
+.PHONY: help demo test test-all prove check wheel bench-quick bench bench-full soak clean FORCE
 # Two targets would install into the same environment at once.
 .NOTPARALLEL:
 
@@ -20,10 +20,13 @@ demo: $(VENV)/.demo ## run the example job (PATH_TO=... for an input of your own
 	@$(BIN)/python -m examples.ingest $(if $(PATH_TO),"$(PATH_TO)")
 
 test: $(VENV)/.test ## run the whole test suite
-	@$(BIN)/python -m pytest --numprocesses auto $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses "$$(.ci/workers)" --dist worksteal $(ARGS)
 
 test-all: ## run the test suite on every Python from 3.11 to 3.13 found here
 	@MAKE="$(MAKE)" .ci/test-all "$(PYTHON)"
+
+prove: $(VENV)/.test ## plant bugs, and print which layer of the suite finds them
+	@$(BIN)/python -m tests.proof $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting and types
 	@$(BIN)/ruff check .
@@ -33,16 +36,17 @@ check: $(VENV)/.dev ## lint, formatting and types
 wheel: $(VENV)/.dev ## build the wheel and test what it installs
 	@.ci/wheel $(BIN)/python
 
-bench-quick: $(VENV)/.test ## run the benchmarks for a minute
-	@$(BIN)/python -m benchmarks quick $(ARGS)
+bench-quick: $(VENV)/.test ## run the benchmarks for 90 seconds, without other libraries
+	@$(BIN)/python -m benchmarks quick $(if $(CI_ARTIFACTS),--output "$(CI_ARTIFACTS)/bench-quick") $(ARGS)
 
-bench: $(VENV)/.test ## run all the benchmarks
+bench: ## run the benchmarks for a quarter of an hour, beside other libraries
+	@$(MAKE) --no-print-directory VENV=.venvs/bench bench-full
+
+bench-full: $(VENV)/.peers
 	@$(BIN)/python -m benchmarks full $(ARGS)
 
-soak: $(VENV)/.test ## run the endurance test
-	@$(BIN)/python -m benchmarks soak $(ARGS)
-	@$(BIN)/python -m benchmarks soak --postgres $(ARGS)
-	@$(BIN)/python -m benchmarks soak --redis $(ARGS)
+soak: $(VENV)/.test ## run the endurance test, for an hour
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## remove everything that make has made
 	@rm -rf .venv .venvs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -53,6 +57,11 @@ clean: ## remove everything that make has made
 $(VENV)/.%: pyproject.toml $(VENV)/python-used | $(LINKS)
 	@echo "installing .[$*] into $(VENV)"
 	@$(BIN)/python -m pip install -qq --editable ".[$*]"
+	@touch $@
+
+$(VENV)/.peers: benchmarks/peers/requirements.txt $(VENV)/.test
+	@echo "installing what the benchmarks compare with into $(VENV)"
+	@$(BIN)/python benchmarks/peers/install.py $(BIN)/python
 	@touch $@
 
 # Rewritten only when the interpreter has changed, so the stamps stay good otherwise.

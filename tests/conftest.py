@@ -16,6 +16,7 @@ from redis import Redis
 
 from tests.redis_servers import DURABLE, GivenRedis, RedisLike, RedisServer
 from tests.servers import FAST, GivenServer, Postgres, PostgresServer
+from tests.turns import Turns
 
 collect_ignore = (
     [] if (Path(__file__).parent.parent / "examples").is_dir() else ["test_cookbook.py"]
@@ -23,6 +24,12 @@ collect_ignore = (
 
 GIVEN = "FLOWSTATE_TEST_POSTGRES_URL"
 GIVEN_REDIS = "FLOWSTATE_TEST_REDIS_URL"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests that are to run alone do so, where several workers run tests."""
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(Turns())
 
 
 @pytest.fixture(scope="session")

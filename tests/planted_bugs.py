@@ -1,6 +1,7 @@
 """Bugs to plant in the library, so that its simulation has to find them."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from flowstate.clock import Clock
 from flowstate.commands import Commit, Noop, Transit
 from flowstate.context import StateContext
 from flowstate.driver import DelayedState, Verdict, Writes
+from flowstate.drivers.memory import MemoryDriver
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError
 from flowstate.execution import Execution
@@ -22,7 +24,7 @@ from flowstate.keeper import Keeper
 from flowstate.recovery import Lease
 from flowstate.runner import Runner
 from flowstate.state import State
-from flowstate.testing.simulated_store import SimulatedDriver
+from flowstate.testing.simulation.store import SimulatedDriver
 from flowstate.watch import Watch
 
 __all__ = ["BUGS", "Plant", "tokens_are_ignored"]
@@ -219,6 +221,22 @@ def head_apart_from_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Watch, "_read_page", read_page)
 
 
+def reads_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica answers every tenth read, and is one revision behind."""
+    get_state = MemoryDriver.get_state
+    reads = itertools.count(1)
+
+    async def lagging(self: MemoryDriver, id: str, rev: int | None = None) -> State | None:
+        found = await get_state(self, id, rev)
+        if found is not None and rev is None and next(reads) % 10 == 0:
+            for before in range(found.rev - 1, 0, -1):
+                if older := await get_state(self, id, before):
+                    return older
+        return found
+
+    monkeypatch.setattr(MemoryDriver, "get_state", lagging)
+
+
 BUGS: tuple[Plant, ...] = (
     no_fences,
     lease_by_the_wall_clock,
@@ -235,4 +253,5 @@ BUGS: tuple[Plant, ...] = (
     cursor_runs_ahead,
     feed_begins_at_the_head,
     head_apart_from_the_page,
+    reads_are_stale,
 )

@@ -20,7 +20,7 @@ from typing import Protocol, Self
 import pytest
 from redis import Redis, exceptions
 
-from tests.ports import LOOPBACK, free_port
+from flowstate.testing.faults.ports import LOOPBACK, free_port
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Settings with which an acknowledged commit survives a power cut; else none survives a restart."""

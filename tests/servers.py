@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 from urllib.parse import quote, urlencode, urlsplit
 
-from tests.ports import LOOPBACK, free_port
+from flowstate.testing.faults.ports import LOOPBACK, free_port
 
 FAST = {"fsync": "off", "full_page_writes": "off"}
 """Settings that keep nothing across a power cut; whatever only the process survives is the same."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from flowstate.state import Status
-from flowstate.testing.history import (
+from flowstate.testing.histories.history import (
     Committed,
     Delivered,
     Failed,

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from flowstate import State, Transition
 from flowstate.driver import Driver, StateQuery, Writes
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
 
 __all__ = ["commit_one", "put", "read_log", "through_proxy"]
 
@@ -37,5 +37,4 @@ async def through_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
     parts = urlsplit(url)
     assert parts.port is not None
     async with Proxy(parts.hostname or "", parts.port) as proxy:
-        credentials = parts.netloc.rpartition("@")[0]
-        yield proxy, parts._replace(netloc=f"{credentials}@{proxy.host}:{proxy.port}").geturl()
+        yield proxy, proxy.url(url)

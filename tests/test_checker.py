@@ -1,6 +1,8 @@
 """Does the checker find what is planted, and nothing in histories that are good?"""
 
+import os
 import random
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from flowstate.state import Status
-from flowstate.testing.checker import check
-from flowstate.testing.history import (
+from flowstate.testing.histories.checker import check
+from flowstate.testing.histories.history import (
     Committed,
+    Compacted,
     Delivered,
     Failed,
     Filter,
@@ -262,6 +265,22 @@ PLANTED: list[tuple[str, Callable[[list[Record]], None], str]] = [
     ("a read behind what a watch has seen", add(StateRead(30, 950, 960, "c", 0)), "G5"),
     ("a read of the wrong revision", change(StateRead, 5, wanted=1), "G5"),
     ("a revision that is not found", add(StateRead(30, 1000, 1010, "a", 0, 6)), "G5"),
+    (
+        "a latest revision is compacted",
+        add(Compacted(900, 7), StateRead(30, 1000, 1010, "a", 0, 6)),
+        "G5",
+    ),
+    (
+        "a revision is gone too early",
+        add(Compacted(900, 2), StateRead(30, 800, 810, "a", 0, 1)),
+        "G5",
+    ),
+    ("more is compacted", add(Compacted(900, 2), StateRead(30, 1000, 1010, "a", 0, 2)), "G5"),
+    (
+        "compacted while it was the latest",
+        add(Compacted(220, 3), StateRead(30, 230, 235, "a", 0, 2)),
+        "G4",
+    ),
     ("a read of another state's revision", change(StateRead, 5, rev=3), "G5"),
     ("a page lacks one", change(PageRead, 14, revs=(1, 2, 3, 4, 6)), "G5"),
     ("a page has too much", change(PageRead, 14, filter=PAUSED), "G5"),
@@ -333,6 +352,11 @@ def test_finds_what_is_planted(mutate: Callable[[list[Record]], None], guarantee
 
 def test_finds_nothing_in_a_good_history() -> None:
     assert check(History(good())) == []
+
+
+def test_what_was_compacted_need_not_be_found() -> None:
+    records = [*good(), Compacted(900, 6), StateRead(30, 1000, 1010, "a", 0, 2)]
+    assert check(History(records)) == []
 
 
 def test_knows_which_revisions_were_the_latest() -> None:
@@ -479,6 +503,33 @@ def test_files_of_several_processes_are_one_history(tmp_path: Path) -> None:
     assert history.torn == 0
     assert len(history.log) == 6
     assert check(history) == []
+
+
+def test_a_million_operations_take_less_than_15_seconds() -> None:
+    records = simulate(1, 112_000)
+    started = time.process_time()
+    history = History(records)
+    assert check(history) == []
+    seconds = time.process_time() - started
+    watched = sum(len(session.delivered) for session in history.sessions)
+    operations = len(history.attempts) + len(history.reads) + len(history.pages) + watched
+    assert operations > 200_000
+    assert seconds / operations < 15 / 1_000_000
+
+
+def test_what_ends_must_have_begun() -> None:
+    records = [record for record in simulate(1, 100) if not isinstance(record, Invoked)]
+    with pytest.raises(ValueError, match="does not begin"):
+        History(records)
+
+
+def test_a_record_that_a_full_disk_has_torn_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, text: write(file, text[:10]))
+    with HistoryFile(tmp_path / "history") as file, pytest.raises(OSError, match="torn"):
+        file.append(simulate(1, 1)[0])
 
 
 def test_torn_lines_are_records_that_were_never_written(tmp_path: Path) -> None:

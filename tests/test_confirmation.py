@@ -4,24 +4,30 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
+import pytest
+
 from flowstate import (
     Command,
     Commit,
     DriverError,
     End,
     Engine,
+    EngineStoppedError,
     Execute,
     FakeClock,
     FlowRegistry,
     State,
     StateContext,
+    StoreBusyError,
     Transit,
 )
-from flowstate.driver import Heartbeat
+from flowstate.driver import Heartbeat, Liveness, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.recovery import Recoverer
 from flowstate.stalling import RETRY_AFTER
 from flowstate.testcases.support import DriverWrapper
+
+NOTE = 1  # A call that says why an execution has failed.
 
 
 class Slow(DriverWrapper):
@@ -37,6 +43,25 @@ class Slow(DriverWrapper):
         await self._clock.sleep(self.seconds)
         if self.is_away:
             raise DriverError("away")
+        return await super().beat(heartbeats)
+
+
+class Asked(Slow):
+    """Counts what it is asked, and cannot note heartbeats of one state."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.calls = 0
+        self.locked = ""
+
+    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        self.calls += 1
+        return await super().get_liveness_of(ids)
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        self.calls += 1
+        if self.locked in [heartbeat.id for heartbeat in heartbeats]:
+            raise StoreBusyError("locked")
         return await super().beat(heartbeats)
 
 
@@ -119,3 +144,146 @@ async def test_a_slow_commit_of_an_attempt_wastes_none() -> None:
             while not ran:
                 await clock.sleep(1.0)
             assert recoverer.stats().retried == 1
+
+
+class LateVerdicts(Slow):
+    """A store that commits at once, and takes a while to say so."""
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        verdicts = await super().commit(batch)
+        seconds, self.seconds = self.seconds, 0.0
+        await self._clock.sleep(seconds)
+        return verdicts
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_renewal_that_was_acknowledged_too_late_is_confirmed_again(taken: bool) -> None:
+    clock, ran = FakeClock(), list[int]()
+    driver, flows = LateVerdicts(clock), FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.committed.rev)
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        ctx = await committed(engine, "job")
+        await clock.sleep(9.5)
+        driver.seconds = 20.0
+        executing = asyncio.create_task(engine.execute(ctx))
+        await clock.sleep(15.0)
+        if taken:
+            other = StateContext(await engine.get_state("job"))
+            await engine.do(Commit(Transit(other, "work")))
+        await executing
+    assert ran == ([] if taken else [3])
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_renewal_between_two_steps_that_was_acknowledged_too_late(taken: bool) -> None:
+    clock, ran = FakeClock(), list[int]()
+    driver, flows = LateVerdicts(clock), FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.committed.rev)
+        driver.seconds = 7.0
+        return Commit(Transit(ctx, "next"))
+
+    @flows.flow("next")
+    async def following(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.committed.rev)
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        executing = asyncio.create_task(engine.execute(await committed(engine, "job")))
+        await clock.sleep(6.5)
+        driver.seconds = 20.0
+        await clock.sleep(15.0)
+        other = StateContext(await engine.get_state("job"))
+        assert other.committed.rev == 3  # The renewal, of which its own engine does not know yet.
+        if taken:
+            await engine.do(Commit(Transit(other, "next")))
+        await executing
+    assert ran == ([1] if taken else [1, 4])
+
+
+@pytest.mark.parametrize("batch_limit", [1, 64])
+async def test_nothing_begins_when_its_engine_closes_while_it_is_confirmed(
+    batch_limit: int,
+) -> None:
+    """Nobody would keep it alive, and somebody else would execute it as well."""
+    clock, ran = FakeClock(), list[str]()
+    driver, flows = Slow(clock), FlowRegistry()
+    driver.batch_limit = batch_limit
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(engine.name)
+        return Commit(End(ctx))
+
+    async with driver:
+        async with Engine(driver, flows, clock=clock) as other:
+            ctx = await committed(other, "a")
+        await clock.sleep(5.0)
+        driver.seconds = 1.0
+        async with Engine(driver, flows, clock=clock) as engine:
+            read = StateContext(await engine.get_state(ctx.current.id))
+            executing = asyncio.create_task(engine.execute(read))
+            await clock.sleep(0.5)
+        with pytest.raises(EngineStoppedError):
+            await executing
+    assert ran == []
+
+
+@pytest.mark.parametrize(("locked", "expected"), [("", 2), ("7", 2 + 20 + NOTE)])
+async def test_many_are_confirmed_together(locked: str, expected: int) -> None:
+    clock, driver, flows = FakeClock(), Asked(FakeClock()), FlowRegistry()
+    driver.batch_limit = 64
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        ids = [str(number) for number in range(20)]
+        for id in ids:
+            await committed(engine, id)
+        read = [StateContext(await engine.get_state(id)) for id in ids]
+        driver.calls, driver.locked = 0, locked
+        outcomes = await asyncio.gather(*map(engine.execute, read), return_exceptions=True)
+
+    assert driver.calls == expected
+    failed = [ctx.current.id for ctx, found in zip(read, outcomes, strict=True) if found]
+    assert failed == [id for id in ids if id == locked]
+
+
+async def test_what_stalls_sooner_than_the_store_replies_is_left_to_recovery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, flows, ran = FakeClock(), FlowRegistry(), list[str]()
+
+    class LateVerdicts(DriverWrapper):
+        seconds = 0.0
+
+        async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+            verdicts = await super().commit(batch)
+            await clock.sleep(self.seconds)
+            return verdicts
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.current.id)
+        return Commit(End(ctx))
+
+    driver = LateVerdicts(MemoryDriver(clock))
+    async with Engine(driver, flows, clock=clock) as engine:
+        ctx = StateContext(State("a", annotations={RETRY_AFTER: "0.05"}))
+        await engine.do(Commit(Transit(ctx, "work")))
+        driver.seconds = 0.06
+        await clock.sleep(0.05)
+        head = await engine.head()
+        await engine.execute(ctx)
+        assert await engine.head() == head + 2
+    assert ran == []
+    assert "'a' stalls sooner than the store replies" in caplog.text

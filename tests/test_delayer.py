@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -14,6 +14,7 @@ from flowstate import (
     DamagedDelay,
     Delay,
     Delayer,
+    DriverError,
     End,
     Engine,
     FakeClock,
@@ -22,7 +23,7 @@ from flowstate import (
     StateContext,
     Status,
 )
-from flowstate.driver import DelayedStates, DelayQuery
+from flowstate.driver import DelayedStates, DelayQuery, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.testcases.support import DriverWrapper
 
@@ -161,3 +162,65 @@ async def test_pages_of_a_query_say_what_is_damaged(engine: Engine) -> None:
         ["bad2"],
     ]
     assert [[d.state.id for d in page.delayed] for page in pages] == [[], [], ["good"], []]
+
+
+class SlowCommits(DriverWrapper):
+    """Takes a while to commit, in a batch that nobody cancels."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(MemoryDriver(clock))
+        self.batch_limit = 64
+        self._clock = clock
+        self.seconds = 0.0
+        self.committing = asyncio.Event()
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        self.committing.set()
+        await self._clock.sleep(self.seconds)
+        return await super().commit(batch)
+
+
+async def test_what_fires_as_the_delayer_is_left_is_executed(clock: FakeClock) -> None:
+    driver, flows = SlowCommits(clock), FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        await engine.do(Commit(Delay(StateContext(State("a")), "work", after=SECOND)))
+        driver.committing.clear()
+        driver.seconds = 0.05
+        async with Delayer(engine):
+            await driver.committing.wait()
+        await engine.idle()
+        assert (await engine.get_state("a")).status is Status.ENDED
+
+
+async def test_goes_on_when_the_driver_has_no_hint_to_give(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deaf(DriverWrapper):
+        failures = 3
+
+        async def wait_delay(self, seen: int) -> int:
+            if seen >= 0 and self.failures:
+                self.failures -= 1
+                raise DriverError("deaf")
+            return await super().wait_delay(seen)
+
+    flows = FlowRegistry()
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(End(ctx))
+
+    driver = Deaf(MemoryDriver(clock))
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine):
+        await clock.sleep(30.0)
+        assert not driver.failures
+        await engine.do(Commit(Delay(StateContext(State("a")), "work", after=SECOND)))
+        await clock.sleep(1.5)
+        await engine.idle()
+        assert (await engine.get_state("a")).status is Status.ENDED
+    assert caplog.text.count("cannot fire delays") == 3

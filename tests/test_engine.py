@@ -15,6 +15,7 @@ from flowstate import (
     Engine,
     Execute,
     FlowRegistry,
+    InvalidInputError,
     State,
     StateContext,
     Status,
@@ -105,3 +106,12 @@ async def test_damaged_data_is_not_handed_out() -> None:
 
         with pytest.raises(CodecError, match="report"):
             await engine.get_data(ctx, "report")
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"max_executions": 0}, "max_executions"), ({"max_pending": -1}, "max_pending")],
+)
+def test_limits_that_let_nothing_run_are_refused(options: dict[str, int], field: str) -> None:
+    with pytest.raises(InvalidInputError, match=field):
+        Engine(MemoryDriver(), FlowRegistry(), **options)  # type: ignore[arg-type]

@@ -129,3 +129,67 @@ async def test_one_that_fails_makes_room() -> None:
     await executions.idle()
 
     assert done == ["0", "1", "2"]
+
+
+async def test_where_nothing_may_wait_what_has_room_runs() -> None:
+    flows = Flows()
+    executions = Executions(flows.run, 1, 0)
+    async with asyncio.timeout(5.0):
+        await executions.submit(new(0))
+    waiting = asyncio.create_task(executions.submit(new(1)))
+    await turns()
+    assert not waiting.done()
+    flows.go_on.set()
+    await waiting
+    await executions.idle()
+    assert flows.done == ["0", "1"]
+
+
+async def test_room_that_is_kept_is_for_one_only() -> None:
+    flows = Flows()
+    executions = Executions(flows.run, 2, 5)
+    place, other = executions.reserve(), executions.reserve()
+    assert place is not None
+    assert other is not None
+    assert executions.reserve() is None
+    await executions.submit(new(0))
+    await turns()
+    assert flows.running == []
+
+    await executions.submit(new(1), place)
+    await executions.submit(new(2), place)  # It is used up.
+    await turns()
+    assert (flows.running, executions.pending) == (["1"], 2)
+    executions.release(place)
+    await turns()
+    assert flows.running == ["1"]
+    executions.release(other)
+    executions.release(other)
+    await turns()
+    assert (flows.running, executions.pending) == (["1", "0"], 1)
+
+    flows.go_on.set()
+    await executions.idle()
+    assert flows.done == ["1", "0", "2"]
+
+
+async def test_idle_waits_for_what_waits_for_room_that_is_kept() -> None:
+    flows = Flows()
+    flows.go_on.set()
+    executions = Executions(flows.run, 1, 5)
+    place = executions.reserve()
+    assert place is not None
+    await executions.submit(new(0))
+    idle = asyncio.create_task(executions.idle())
+    await turns()
+    assert not idle.done()
+
+    executions.release(place)
+    await idle
+    assert flows.done == ["0"]
+
+
+async def test_no_room_is_kept_once_it_has_stopped() -> None:
+    executions = Executions(Flows().run, 2, 5)
+    executions.stop()
+    assert executions.reserve() is None

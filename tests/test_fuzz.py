@@ -6,6 +6,7 @@ import resource
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,6 +33,8 @@ from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.execution import read_note
 from flowstate.frozen import FrozenDict
+from flowstate.recovery import attempt, max_attempts
+from flowstate.stalling import retry_after, stalls_after
 from tests.fuzz import AT, BODIES, CHECKSUM, WRITES, hostile, mutated
 from tests.redis_servers import RedisLike
 from tests.servers import Postgres
@@ -40,6 +43,7 @@ SEED = 20_260_101
 MUTATIONS = 20_000
 OF_A_STORE = 250
 SECONDS = 2.0
+SECONDS_OF_STORES = 20.0  # Beyond what they wait for each other, and less than a store that spins.
 MEGABYTES = 300
 
 
@@ -51,6 +55,9 @@ def use(name: str, body: bytes) -> None:
         assert decode_state(encode_state(state)) == state
         assert decode_state(body, 5, AT, None).rev == 5
         hash(state)
+        assert min(attempt(state), max_attempts(state)) >= 0
+        assert retry_after(state) > timedelta(0)
+        assert stalls_after(state) != timedelta(0)
     with contextlib.suppress(CodecError):
         delay = decode_delay(body)
         assert decode_delay(encode_delay(delay)) == delay
@@ -118,17 +125,18 @@ async def look(driver: Driver) -> int:
     """Do everything with a damaged store; return how many errors came."""
     errors = 0
     for number, call in enumerate(CALLS):
-        started = time.process_time()
+        started, used = time.monotonic(), time.process_time()
+        found: Any = None
         try:
-            found: Any = await call(driver)
+            found = await call(driver)
         except (CodecError, DriverError):
             errors += 1
-            continue
         for verdict in found if isinstance(found, tuple | list) else ():
             if isinstance(verdict, Exception):
                 assert isinstance(verdict, FlowstateError)
         errors += len(getattr(found, "damaged", ()))
-        assert time.process_time() - started < SECONDS, f"call {number}"
+        assert time.process_time() - used < SECONDS, f"call {number}"
+        assert time.monotonic() - started < SECONDS_OF_STORES, f"call {number}"
     return errors
 
 
@@ -143,7 +151,7 @@ async def each_damage(
     driver: Driver, damage: Callable[[Random], str], restore: Callable[[], None]
 ) -> None:
     """Damage a store again and again, and look at it each time."""
-    errors = 0
+    errors, before = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(OF_A_STORE):
         what = damage(Random(SEED + number))
         try:
@@ -155,6 +163,7 @@ async def each_damage(
             raise AssertionError(f"damage {number}: {what}: {error!r}") from error
         restore()
     assert errors > OF_A_STORE / 4  # Else the damages do none.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES * 1024
 
 
 def odd_bytes(rng: Random) -> bytes:
@@ -216,6 +225,7 @@ async def test_sqlite_rows(tmp_path: Path) -> None:
 TIMES = ("-infinity", "infinity", "0044-03-15 BC", "294276-01-01", "0001-01-01", "2030-01-01", None)
 INTEGERS = (None, -1, 0, 2**31, 2**53 + 1, 2**62, 2**63 - 1, -(2**63))
 TEXTS = (None, "", "x", "\U0001f600", "active", "{}", "s2", "x" * 10_000)
+KEYS = {"id", "key", "value", "checksum"}
 TYPED: dict[str, dict[str, tuple[Any, ...]]] = {
     "log": {
         "id": TEXTS[1:],
@@ -233,7 +243,13 @@ TYPED: dict[str, dict[str, tuple[Any, ...]]] = {
         "stalls_after": INTEGERS,
         "beat_at": TIMES,
         "note": TEXTS,
+        "labelled": (True, False, None),
+        "delayed": (True, False, None),
     },
+    "label": {"key": TEXTS[1:], "value": TEXTS[1:]},
+    "latest_label": {"key": TEXTS[1:], "value": TEXTS[1:]},
+    "data_reference": {"checksum": TEXTS[1:]},
+    "meta": {"store_id": TEXTS, "floor": INTEGERS, "version": INTEGERS},
     "data": {"stored_at": INTEGERS, "annotations": (), "blob": (None, b"", b"\0")},
     "delay": {"state_id": TEXTS, "rev": INTEGERS, "due": TIMES, "body": ()},
 }
@@ -245,12 +261,11 @@ async def test_postgres_rows(postgres: Postgres, postgres_schema: str) -> None:
     schema = Identifier(postgres_schema)
     with psycopg.connect(postgres.url(), autocommit=True) as other:
         other.execute("SET client_min_messages = error")
-        tables = [*TYPED, "label", "latest_label", "data_reference"]
-        for table in tables:
+        for table in TYPED:
             copy = f"CREATE TABLE {{0}}.c_{table} AS SELECT * FROM {{0}}.{table}"
             other.execute(SQL(copy).format(schema))
         for table, columns in TYPED.items():
-            for column in columns.keys() - {"id"}:
+            for column in columns.keys() - KEYS:
                 loose = f"ALTER TABLE {{}}.{table} ALTER COLUMN {column} DROP NOT NULL"
                 other.execute(SQL(loose).format(schema))
 
@@ -268,7 +283,7 @@ async def test_postgres_rows(postgres: Postgres, postgres_schema: str) -> None:
 
         def restore() -> None:
             with other.transaction():
-                for table in tables:
+                for table in TYPED:
                     other.execute(SQL(f"DELETE FROM {{}}.{table}").format(schema))
                     again = f"INSERT INTO {{0}}.{table} SELECT * FROM {{0}}.c_{table}"
                     other.execute(SQL(again).format(schema))

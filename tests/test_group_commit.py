@@ -1,6 +1,7 @@
 """Commits that arrive while one is on its way share the next batch; each has its own verdict."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 
 import pytest
@@ -17,6 +18,7 @@ from flowstate import (
 )
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.group_commit import WORTH_A_BATCH
 
 
 class SlowDriver(MemoryDriver):
@@ -72,6 +74,34 @@ async def test_commits_that_arrive_meanwhile_share_batches() -> None:
     ids = [ctx.current.id for ctx in contexts]
     assert driver.batches == [["first"], ids[:10], ids[10:20], ids[20:]]
     assert [ctx.committed.rev for ctx in contexts] == list(range(2, 27))
+
+
+async def test_many_commits_are_split_where_batches_may_overlap() -> None:
+    driver = SlowDriver()
+    driver.batch_limit, driver.batches_at_once = 1_000, 2
+    async with Engine(driver, FlowRegistry()) as engine:
+        contexts = [new(str(number)) for number in range(4 * WORTH_A_BATCH)]
+        tasks = start(engine, *contexts)
+        while len(driver.batches) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # reason: nothing has ended yet
+        late = start(engine, new("late"))
+        await asyncio.sleep(0)  # reason: it has to start
+        driver.go_on.set()
+        await asyncio.gather(*tasks, *late)
+
+    ids = [ctx.current.id for ctx in contexts]
+    assert driver.batches == [ids[: len(ids) // 2], ids[len(ids) // 2 :], ["late"]]
+    assert [ctx.committed.rev for ctx in contexts] == list(range(1, len(ids) + 1))
+
+
+async def test_few_commits_share_one_batch_where_batches_may_overlap() -> None:
+    driver = SlowDriver()
+    driver.batch_limit, driver.batches_at_once = 1_000, 2
+    driver.go_on.set()
+    async with Engine(driver, FlowRegistry()) as engine:
+        await asyncio.gather(*start(engine, *(new(str(n)) for n in range(2 * WORTH_A_BATCH - 1))))
+
+    assert [len(batch) for batch in driver.batches] == [2 * WORTH_A_BATCH - 1]
 
 
 async def test_each_commit_has_its_own_verdict() -> None:
@@ -140,6 +170,25 @@ async def test_a_second_cancellation_does_not_wait() -> None:
         await engine.do(Commit(Pause(new("b"))))
 
         assert ctx.committed == await engine.get_state("a")
+
+
+async def test_what_is_refused_after_a_second_cancellation_is_no_noise() -> None:
+    driver, noise = SlowDriver(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    async with Engine(driver, FlowRegistry()) as engine:
+        driver.failure = StoreUnavailableError("away")
+        (task,) = start(engine, new("a"))
+        await driver.started.wait()
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        await asyncio.wait([task])
+        driver.go_on.set()
+    driver.failure = None  # Its traceback would keep everything.
+    del task
+    gc.collect()
+
+    assert noise == []
 
 
 async def test_a_failing_driver_fails_everybody_in_the_batch_and_nobody_later() -> None:

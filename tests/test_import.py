@@ -65,6 +65,7 @@ def test_import_brings_no_driver_and_nothing_optional() -> None:
     assert own & {"flowstate.drivers", "flowstate.recovery", "flowstate.testcases"} == set()
 
 
+@pytest.mark.alone
 def test_import_takes_at_most_40_ms_more_than_asyncio_and_attrs() -> None:
     # A busy machine only adds to a time, so the best of several attempts is nearest to the truth.
     base, ours = 1.0, 1.0

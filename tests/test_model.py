@@ -1,4 +1,4 @@
-"""Random programs on every driver, compared with a model; see flowstate/testing/model.py.
+"""Random programs on every driver, compared with a model; see flowstate/testing/programs.
 
 A program that fails is made short and printed, with the command that runs it again.
 """
@@ -21,8 +21,8 @@ from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.testcases import Capabilities, MakeDriver
-from flowstate.testing.machine import model_machine
-from flowstate.testing.model_programs import (
+from flowstate.testing.programs.machine import model_machine
+from flowstate.testing.programs.programs import (
     Failure,
     NewStore,
     parse,
@@ -53,6 +53,14 @@ SETTINGS = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),  # An operation draws much; it is short all the same.
 )
+FOUND = {
+    # The servers then say of the first, too, that it was committed, and it was.
+    "a commit is twice in a batch, and only the second is valid": "commit:2897075335"
+    " commit:3355097401 commit:3751404411 batch:53582079",
+    "a batch repeats a delay and then outdates it": "step:1926739779 batch:490477467",
+    "a repeated delay leaves alone what a heartbeat has said": "commit:160093283 step:2885761033"
+    " beat:3001677684 replay:1535545045",
+}
 GIVEN = os.environ.get("FLOWSTATE_TEST_PROGRAM")
 
 
@@ -109,7 +117,10 @@ def in_namespaces(request: pytest.FixtureRequest) -> Iterator[NewStore]:
 @pytest.mark.parametrize("driver", STEPS)
 @pytest.mark.parametrize(
     ("part", "tenths"),
-    [pytest.param(0, 1, id="some"), pytest.param(1, 9, id="all", marks=pytest.mark.slow)],
+    [
+        pytest.param(0, 1, id="some"),
+        *(pytest.param(part, 3, id=f"more{part}", marks=pytest.mark.slow) for part in (1, 2, 3)),
+    ],
 )
 async def test_random_programs(driver: str, part: int, tenths: int, new_store: NewStore) -> None:
     if GIVEN:
@@ -122,6 +133,12 @@ async def test_random_programs(driver: str, part: int, tenths: int, new_store: N
         program = f"FLOWSTATE_TEST_PROGRAM='{written(failure.program)}'"
         failure.add_note(f"{program} python -m pytest tests/test_model.py -k some-{driver}")
         raise
+
+
+@pytest.mark.parametrize("driver", STEPS)
+@pytest.mark.parametrize("program", FOUND.values(), ids=FOUND)
+async def test_programs_found_once(program: str, driver: str, new_store: NewStore) -> None:
+    await replay_program(new_store(), CAPABILITIES[driver], parse(program))
 
 
 @pytest.mark.parametrize("driver", ["memory", "sqlite"])

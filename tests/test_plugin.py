@@ -26,14 +26,15 @@ from flowstate import (
 )
 from flowstate.drivers import postgres, redis, sqlite
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.testing import async_fixtures, journal, reached, stores
-from flowstate.testing.state_diff import state_diff
+from flowstate.testing import reached
+from flowstate.testing.plugin import async_fixtures, journal, stores
+from flowstate.testing.plugin.state_diff import state_diff
 
 pytest_plugins = ["pytester"]
 
 # pytester forgets what is imported in its runs; whatever is imported here stays the same.
 KEPT = (async_fixtures, journal, postgres, redis, sqlite, stores)
-MODULE = "flowstate.testing.plugin"
+MODULE = "flowstate.testing.plugin.hooks"
 # Not entry_points(): that leaves out the second of two descriptions of one distribution, and one
 # without the plugin may lie in the folder of the repository.
 INSTALLED = any(
@@ -212,6 +213,7 @@ def test_loading_it_imports_little() -> None:
 
     assert {name for name in modules if name.startswith("flowstate.testing")} == {
         "flowstate.testing",
+        "flowstate.testing.plugin",
         MODULE,
     }
     prefixes = ("flowstate.drivers", "flowstate.recovery", "flowstate.testcases", "pytest_asyncio")

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.ports import LOOPBACK, free_port
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
+from flowstate.testing.faults.ports import LOOPBACK, free_port
 
 GONE = (ConnectionError, asyncio.IncompleteReadError)
 
@@ -275,3 +275,23 @@ async def test_finds_a_marker_across_chunks(proxy: Proxy, echo: Echo) -> None:
 
         assert await client.is_cut()
     assert echo.received == b"xCOMMIT"
+
+
+async def test_cuts_after_the_reply_to_a_marked_request(proxy: Proxy, echo: Echo) -> None:
+    async with connected(proxy) as one, connected(proxy) as two:
+        cut = proxy.cut_after_reply(b"COMMIT")
+        assert await one.ask(b"SELECT 1") == b"SELECT 1"
+        assert not cut.is_set()
+        assert await one.ask(b"COMMIT") == b"COMMIT"
+
+        assert await one.is_cut()
+        await cut.wait()
+        assert await two.ask(b"COMMIT") == b"COMMIT"
+    assert echo.received == b"SELECT 1COMMITCOMMIT"
+
+
+async def test_leads_a_url_through(proxy: Proxy) -> None:
+    there = f"127.0.0.1:{proxy.port}"
+
+    assert proxy.url("redis://example:6379/2?a=b") == f"redis://{there}/2?a=b"
+    assert proxy.url("postgresql://a:p%40@[::1]:1/b") == f"postgresql://a:p%40@{there}/b"

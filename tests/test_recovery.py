@@ -1,9 +1,10 @@
 """Recovery on the memory driver, in time that is not real: rules, admission, and what is logged."""
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from itertools import pairwise
 
@@ -24,9 +25,10 @@ from flowstate import (
     Transit,
     recovery,
 )
-from flowstate.driver import DamagedState, Heartbeat, StalledQuery, StalledStates, Verdict, Writes
+from flowstate.driver import DamagedState, Driver, StalledQuery, StalledStates, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.recovery import Lease, Recoverer
+from flowstate.recovery import Recoverer
+from flowstate.recovery.admission import Admission
 from flowstate.recovery.policy import attempt_annotations, decide, without_attempt
 from flowstate.stalling import stalls_after
 from flowstate.testcases.support import DriverWrapper, end
@@ -158,6 +160,26 @@ async def test_no_more_run_at_once_than_allowed(engine: Engine, clock: FakeClock
     assert most == 7
 
 
+async def test_a_turn_that_comes_to_nothing_makes_room_at_once(
+    engine: Engine, clock: FakeClock
+) -> None:
+    admission = Admission(engine, clock, 2, 1_000.0, random.Random(1))
+    async with admission.turn():
+        admission.add(asyncio.get_running_loop().create_future())
+    beginning = asyncio.Event()
+
+    async def moved_on() -> None:
+        async with admission.turn():
+            beginning.set()
+            await clock.sleep(0.05)
+
+    moving = asyncio.create_task(moved_on())
+    await beginning.wait()
+    async with admission.turn():
+        assert clock.monotonic() < 1.0
+    await moving
+
+
 async def test_long_ones_hold_up_no_others(engine: Engine, clock: FakeClock) -> None:
     @engine.flows.flow("long")
     async def long(ctx: StateContext, engine: Engine) -> Command[None]:
@@ -193,7 +215,24 @@ async def test_what_stalled_first_goes_first(engine: Engine, clock: FakeClock) -
     assert order == [f"{number:03}" for number in range(250)]
 
 
-async def test_a_full_engine_gets_no_more(clock: FakeClock) -> None:
+class Slow(DriverWrapper):
+    """Takes its time for commits, of which it does many at once."""
+
+    def __init__(self, driver: Driver, clock: FakeClock) -> None:
+        super().__init__(driver)
+        self.batch_limit = 100
+        self.latency = 0.0
+        self._clock = clock
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        await self._clock.sleep(self.latency)
+        return await super().commit(batch)
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.7])
+async def test_no_attempt_waits_for_its_turn_in_the_engine(
+    clock: FakeClock, latency: float
+) -> None:
     flows = FlowRegistry()
     most_waiting = 0
 
@@ -204,11 +243,48 @@ async def test_a_full_engine_gets_no_more(clock: FakeClock) -> None:
         most_waiting = max(most_waiting, engine.waiting)
         return Commit(End(ctx))
 
-    async with Engine(MemoryDriver(clock), flows, clock=clock, max_executions=3) as engine:
-        await stalled(engine, 100)
+    driver = Slow(MemoryDriver(clock), clock)
+    async with Engine(driver, flows, clock=clock, max_executions=3) as engine:
+        await stalled(engine, 20)
+        driver.latency = latency
         async with Recoverer(engine, rate=1e6):
-            await all_ended(engine, 100)
-    assert most_waiting <= 100  # Of one page at the very most; more would be a flood.
+            await all_ended(engine, 20)
+    assert most_waiting == 0
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_leader_whose_engine_stays_full_lets_others_lead(
+    clock: FakeClock, others: int
+) -> None:
+    flows, driver, released = FlowRegistry(), MemoryDriver(clock), asyncio.Event()
+
+    @flows.flow("forever")
+    async def forever(ctx: StateContext, engine: Engine) -> Command[None]:
+        await released.wait()
+        return Commit(End(ctx))
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(End(ctx))
+
+    async with contextlib.AsyncExitStack() as stack:
+        full = await stack.enter_async_context(
+            Engine(driver, flows, clock=clock, max_executions=1, shutdown_timeout=0.1)
+        )
+        for ctx in await stalled(full, 2, "forever"):
+            await full.start(ctx)
+        leader = await stack.enter_async_context(Recoverer(full))
+        while not leader.is_leading:
+            await clock.sleep(0.1)
+        for _ in range(others):
+            other = await stack.enter_async_context(Engine(driver, flows, clock=clock))
+            await stack.enter_async_context(Recoverer(other))
+        await stalled(full, 1)
+        await clock.sleep(600.0)
+        assert ((await full.get_state("work 0")).status is Status.ENDED) == bool(others)
+        released.set()
+        await clock.sleep(600.0)
+        assert (await full.get_state("work 0")).status is Status.ENDED
 
 
 # Going on
@@ -224,12 +300,7 @@ class Moody(DriverWrapper):
         self.error: Exception = DriverError("moody")
         self.slow = ""
         self.committing = asyncio.Event()
-        self.on_beat: Callable[[], None] | None = None
-
-    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
-        if self.on_beat is not None:
-            self.on_beat()
-        return await super().beat(heartbeats)
+        self.refusing = asyncio.Event()
 
     async def get_stalled(self, query: StalledQuery) -> StalledStates:
         if self.failing_reads:
@@ -241,6 +312,7 @@ class Moody(DriverWrapper):
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         if any(put.id in self.failing_commits for writes in batch for put in writes.puts):
+            self.refusing.set()
             raise DriverError("moody")
         verdicts = await super().commit(batch)
         if self.slow in [put.id for writes in batch for put in writes.puts]:
@@ -389,37 +461,24 @@ async def test_an_attempt_is_not_lost_between_its_commit_and_its_run(clock: Fake
     assert ran == [1]
 
 
-# The lease
+@pytest.mark.parametrize("stalled_for", [5.0, 20.0])
+async def test_what_the_store_refused_once_is_tried_again_soon(
+    clock: FakeClock, stalled_for: float
+) -> None:
+    flows, driver = FlowRegistry(), Moody(clock)
 
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(End(ctx))
 
-async def test_a_lease_given_up_during_a_heartbeat_can_be_taken_again(clock: FakeClock) -> None:
-    driver = Moody(clock)
-    async with (
-        Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", seconds=1.0) as lease,
-    ):
-        await lease.wait_held()
-        driver.on_beat = lease.give_up
-        await clock.sleep(0.5)
-        driver.on_beat = None
-        await clock.sleep(5.0)
-        assert lease.is_held
-
-
-async def test_a_lease_survives_errors_of_any_kind(clock: FakeClock) -> None:
-    driver = Moody(clock)
-
-    def fail() -> None:
-        raise OSError("no route to host")
-
-    async with (
-        Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", seconds=1.0) as lease,
-    ):
-        await lease.wait_held()
-        driver.on_beat = fail
-        await clock.sleep(0.8)
-        assert not lease.is_held
-        driver.on_beat = None
-        await clock.sleep(5.0)
-        assert lease.is_held
+    async with Engine(driver, flows, clock=clock) as engine:
+        await stalled(engine, 1)
+        await clock.sleep(120.0 + stalled_for)
+        driver.failing_commits = {"work 0"}
+        async with Recoverer(engine, poll_interval=1.0):
+            await clock.sleep(0.6)
+            assert driver.refusing.is_set()
+            driver.failing_commits = set()
+            await clock.sleep(2.0)
+            await engine.idle()
+            assert (await engine.get_state("work 0")).status is Status.ENDED

@@ -22,7 +22,7 @@ from flowstate.driver import DelayQuery, StateQuery
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.testcases import Capabilities, Case, run
 from flowstate.testcases.cancelling import CASES, CancelAt, cancelled_everywhere
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log, through_proxy
 

@@ -20,7 +20,7 @@ from flowstate import (
     Transit,
 )
 from flowstate.drivers.postgres import PostgresDriver
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log, through_proxy
 

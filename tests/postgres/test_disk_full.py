@@ -1,8 +1,8 @@
 """The disk of the server has no room left."""
 
 import asyncio
+import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from flowstate import Data, State, StoreFullError, Transition
 from flowstate.data import checksum_of
 from flowstate.driver import Writes
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.testing.faults import SmallDisk
 from tests.servers import PostgresServer
 from tests.support import commit_one, put, read_log
 
@@ -22,19 +23,14 @@ SIZE = 4 * 1024 * 1024
 @pytest.fixture
 def small_disk(private_postgres: PostgresServer) -> Iterator[Path]:
     """A folder on a file system of its own, for which the system must let us mount one."""
-    folder = private_postgres.folder / "small"
-    folder.mkdir()
     owner = private_postgres.folder.stat()
-    options = f"size={SIZE},mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
-    mounting = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    if os.geteuid() or subprocess.run(mounting, check=False, capture_output=True).returncode:
-        folder.rmdir()
-        pytest.skip("needs to mount a file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-        folder.rmdir()
+    disk = SmallDisk(private_postgres.folder / "small", SIZE, user=owner.st_uid, group=owner.st_gid)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(disk)
+        except PermissionError as error:
+            pytest.skip(f"{error}")
+        yield disk.folder
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.postgres.server import Server
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log
 
-COMMITTING, LISTENING, READING = "%.commit(%", "LISTEN%", "%.log%"
+COMMITTING, LISTENING, READING = "%.commit(%", "%.start_listening()", "%.log%"
 
 
 @pytest.fixture

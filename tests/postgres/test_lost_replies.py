@@ -9,7 +9,7 @@ import pytest
 from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log, through_proxy
 

@@ -49,6 +49,36 @@ async def all_taken(pool: Pool) -> AsyncIterator[None]:
         yield
 
 
+class SlowPool(AsyncConnectionPool[AsyncConnection[Any]]):
+    """Takes a while to take a connection back, as one does that many tasks use at once."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, min_size=1, max_size=1, open=False)
+        self.taking_back = asyncio.Event()
+
+    async def putconn(self, conn: AsyncConnection[Any]) -> None:
+        self.taking_back.set()
+        await asyncio.sleep(0.01)  # reason: time in which whoever gives it back can be cancelled
+        await super().putconn(conn)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_connection_is_given_back_also_by_a_task_that_is_cancelled_then(
+    postgres: Postgres, postgres_schema: str, times: int
+) -> None:
+    pool = SlowPool(postgres.url())
+    async with pool, PostgresDriver(pool, schema=postgres_schema, timeout=5.0) as driver:
+        pool.taking_back.clear()
+        reading = asyncio.create_task(driver.head())
+        await pool.taking_back.wait()
+        for _ in range(times):
+            reading.cancel()
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        await asyncio.wait([reading])
+
+        assert await driver.head() == 0
+
+
 async def use_everything(driver: Driver) -> None:
     """Do one of each, and many at once."""
     flows = FlowRegistry()

@@ -160,6 +160,9 @@ class Load:
         self._end = time.monotonic() + SECONDS
         self.done = {"commits": 0, "transactions": 0, "heartbeats": 0}
 
+    def _goes_on(self) -> bool:
+        return time.monotonic() < self._end or not all(self.done.values())
+
     def _some(self, chance: random.Random) -> tuple[State, ...]:
         return tuple(self._latest[id] for id in chance.sample(sorted(self._latest), 8))
 
@@ -169,7 +172,7 @@ class Load:
             self.done[kind] += 1
 
     async def commit(self, driver: PostgresDriver, chance: random.Random) -> None:
-        while time.monotonic() < self._end:
+        while self._goes_on():
             writes = Writes(secrets.token_hex(16), self._some(chance))
             (verdict,) = await driver.commit([writes])
             self._note("commits", verdict)
@@ -177,14 +180,14 @@ class Load:
     async def commit_rows(
         self, driver: PostgresDriver, connection: Connection, chance: random.Random
     ) -> None:
-        while time.monotonic() < self._end:
+        while self._goes_on():
             writes = Writes(secrets.token_hex(16), self._some(chance))
             with contextlib.suppress(RevisionMismatchError):
                 async with driver.transaction(connection) as tx:
                     tx.add(writes, lambda verdict: self._note("transactions", verdict))
 
     async def beat(self, driver: PostgresDriver, chance: random.Random) -> None:
-        while time.monotonic() < self._end:
+        while self._goes_on():
             answers = await driver.beat(beats_for(self._some(chance)))
             self.done["heartbeats"] += len(answers)
 
@@ -202,8 +205,6 @@ async def test_heartbeats_and_commits_of_many_states_never_deadlock(
             group.create_task(load.beat(each, random.Random(10 + number)))
         group.create_task(load.commit_rows(driver, connection, random.Random(20)))
     assert await one(connection, DEADLOCKS) == before
-    assert load.done["commits"] > 0
-    assert load.done["heartbeats"] > 0
 
 
 # What a heartbeat costs

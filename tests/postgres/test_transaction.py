@@ -26,8 +26,8 @@ from flowstate import (
     StateContext,
     Transit,
 )
-from flowstate.drivers.postgres import PostgresDriver
-from tests.proxy import Proxy
+from flowstate.drivers.postgres import PostgresDriver, transaction
+from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
 
 Connection = AsyncConnection[Any]
@@ -231,6 +231,29 @@ async def test_contexts_tell_the_truth_whenever_it_is_cancelled(
     committed = {id for _, id in await log(engine)}
     assert {ctx.committed.id for ctx in contexts if ctx.committed.rev} == committed
     assert 0 < len(committed) < len(contexts)
+
+
+async def test_watches_hear_of_what_happened_although_it_was_cancelled(
+    engine: Engine, driver: PostgresDriver, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = StateContext(State("1"))
+
+    async def pause() -> None:
+        async with driver.transaction(connection) as tx:
+            await engine.do(Commit(Pause(ctx)), tx=tx)
+
+    pausing, judged = asyncio.ensure_future(pause()), transaction._judged
+
+    async def judged_and_cancelled(*arguments: Any) -> Any:
+        verdicts = await judged(*arguments)
+        asyncio.get_running_loop().call_soon(pausing.cancel)  # While COMMIT is on its way.
+        return verdicts
+
+    monkeypatch.setattr(transaction, "_judged", judged_and_cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await pausing
+
+    assert ctx.committed.rev == driver._head == 1
 
 
 async def test_a_rollback_on_purpose(

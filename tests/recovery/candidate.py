@@ -1,11 +1,13 @@
 """A process that wants to recover: ``python -m tests.recovery.candidate URL SCHEMA LEASE [hold]``.
 
 It says ``ready``, ``leading`` and when, ``ran`` and which state and attempt, until its input ends.
+With ``pulse`` instead it says with ``leading`` also from when until when the machine stood still.
 With ``hold`` it says ``committing`` before it commits an attempt, and does that when it is told to;
 then it says ``committed`` or ``refused`` and by which states.
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -23,6 +25,7 @@ from flowstate import (
 from flowstate.driver import Driver, Verdict, Writes
 from flowstate.recovery import Recoverer, attempt
 from flowstate.testcases.support import DriverWrapper
+from tests.recovery.pulse import Pulse
 from tests.recovery.stores import driver_on
 
 __all__ = ["POLL_INTERVAL"]
@@ -58,7 +61,7 @@ class Holding(DriverWrapper):
         return verdicts
 
 
-async def stand(url: str, schema: str, lease: float, *, hold: bool) -> None:
+async def stand(url: str, schema: str, lease: float, *, hold: bool, pulse: bool) -> None:
     """Recover when it is our turn."""
     flows = FlowRegistry()
 
@@ -72,10 +75,11 @@ async def stand(url: str, schema: str, lease: float, *, hold: bool) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     driver = driver_on(url, schema)
     async with (
+        Pulse(url) if pulse else contextlib.nullcontext() as beating,
         Engine(Holding(driver, lines) if hold else driver, flows) as engine,
         Recoverer(engine, lease=lease, poll_interval=POLL_INTERVAL) as recoverer,
     ):
-        leading = asyncio.create_task(_tell_when_leading(recoverer))
+        leading = asyncio.create_task(_tell_when_leading(recoverer, beating))
         while not recoverer.leader:  # noqa: ASYNC110 - nobody tells who has been seen to lead
             await asyncio.sleep(0.01)  # reason: as above
         say("ready")
@@ -84,12 +88,15 @@ async def stand(url: str, schema: str, lease: float, *, hold: bool) -> None:
         leading.cancel()
 
 
-async def _tell_when_leading(recoverer: Recoverer) -> None:
+async def _tell_when_leading(recoverer: Recoverer, pulse: Pulse | None) -> None:
     while True:
         await recoverer._lease.wait_held()
-        say("leading", time.monotonic_ns())
+        when = time.monotonic()
+        stretches = await pulse.stretches() if pulse else []
+        say("leading", when, *(moment for stretch in stretches for moment in stretch))
         await recoverer._lease.wait_lost()
 
 
 if __name__ == "__main__":
-    asyncio.run(stand(sys.argv[1], sys.argv[2], float(sys.argv[3]), hold="hold" in sys.argv))
+    url, schema, lease, *words = sys.argv[1:]
+    asyncio.run(stand(url, schema, float(lease), hold="hold" in words, pulse="pulse" in words))

@@ -1,10 +1,9 @@
 """Workers as processes of their own, which are killed, replaced, stopped and continued."""
 
 import asyncio
+import contextlib
 import itertools
 import random
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from msgspec import Struct
+
+from flowstate.testing.faults import Worker
 
 __all__ = ["Cluster", "Suspension"]
 
@@ -36,15 +37,6 @@ class Suspension(Struct):
     ended: int | None = None
 
 
-class Worker:
-    """A process."""
-
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
-        self.name = name
-        self.process = process
-        self.is_stopped = False
-
-
 class Cluster:
     """Workers on one store; an async context manager.
 
@@ -64,7 +56,8 @@ class Cluster:
         self._size = size
         self._chance = chance
         self._names = (f"worker-{number}" for number in itertools.count(1))
-        self._running: list[Worker] = []
+        self._running: dict[str, Worker] = {}
+        self._processes = contextlib.AsyncExitStack()
         self.suspensions: list[Suspension] = []
 
     async def __aenter__(self) -> Self:
@@ -79,19 +72,9 @@ class Cluster:
         traceback: TracebackType | None,
     ) -> None:
         """Let the workers end in order; kill them when something has failed."""
-        for worker in self._running:
+        async with self._processes:
             if exc_type is None:
-                assert worker.process.stdin is not None
-                worker.process.stdin.close()
-            else:
-                _kill(worker.process)
-        try:
-            async with asyncio.timeout(TIME_LIMIT):
-                codes = [await worker.process.wait() for worker in self._running]
-        except BaseException:
-            self._kill_all()
-            raise
-        assert exc_type is not None or codes == [0] * self._size, f"they ended with {codes}"
+                await asyncio.gather(*(worker.finish() for worker in self._running.values()))
 
     def journals(self) -> list[Path]:
         """Return the files in which the workers have noted what they did."""
@@ -99,15 +82,13 @@ class Cluster:
 
     def check(self) -> None:
         """Raise if a worker has ended by itself."""
-        for worker in self._running:
-            code = worker.process.returncode
-            assert code is None, f"{worker.name} ended with {code}: see {self._folder}"
+        for name, worker in self._running.items():
+            code = worker.exit_code
+            assert code is None, f"{name} ended with {code}: see {self._folder}"
 
     def tell(self, line: str) -> None:
         """Send a line to some worker, whatever becomes of it then."""
-        worker = self._chance.choice(self._running)
-        assert worker.process.stdin is not None
-        worker.process.stdin.write(f"{line}\n".encode())
+        self._chance.choice(list(self._running.values())).tell(line)
 
     async def burn(self, leader: Callable[[], str]) -> None:
         """Kill and replace, stop and continue workers, until cancelled.
@@ -123,49 +104,34 @@ class Cluster:
         while True:
             await asyncio.sleep(KILL_EVERY)
             self.check()
-            victim = self._chance.choice([each for each in self._running if not each.is_stopped])
-            self.suspensions.append(Suspension(victim.name, time.monotonic_ns()))
-            victim.process.kill()
-            self._running.remove(victim)
-            await victim.process.wait()
+            name = self._chance.choice(
+                [each for each, w in self._running.items() if not w.is_stopped]
+            )
+            self.suspensions.append(Suspension(name, time.monotonic_ns()))
+            victim = self._running.pop(name)
+            victim.kill()
+            await victim.ended()
             await self._start()
 
     async def _stop_and_continue(self, leader: Callable[[], str]) -> None:
         for turn in itertools.count():
             await asyncio.sleep(STOP_EVERY - STOPPED_FOR)
-            victim = self._chance.choice(self._running)
-            if turn % 2 == 0:  # Every other time it is the one that recovers.
-                victim = next((each for each in self._running if each.name == leader()), victim)
-            suspension = Suspension(victim.name, time.monotonic_ns())
-            victim.is_stopped = True
-            victim.process.send_signal(signal.SIGSTOP)
+            name = self._chance.choice(list(self._running))
+            if turn % 2 == 0 and leader() in self._running:
+                name = leader()  # Every other time it is the one that recovers.
+            victim = self._running[name]
+            suspension = Suspension(name, time.monotonic_ns())
+            victim.stop()
             try:
                 await asyncio.sleep(STOPPED_FOR)
             finally:
                 suspension.ended = time.monotonic_ns()
                 self.suspensions.append(suspension)
-                victim.process.send_signal(signal.SIGCONT)
-                victim.is_stopped = False
+                victim.go_on()
 
     async def _start(self) -> None:
         name = next(self._names)
         journal = self._folder / f"{name}.journal"
-        with journal.with_suffix(".log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *self._command,
-                str(journal),
-                stdin=asyncio.subprocess.PIPE,
-                stderr=log,
-                cwd=ROOT,
-            )
-        self._running.append(Worker(name, process))
-
-    def _kill_all(self) -> None:
-        for worker in self._running:
-            _kill(worker.process)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
+        log = journal.with_suffix(".log")
+        worker = Worker(*self._command, journal, folder=ROOT, log=log, timeout=TIME_LIMIT)
+        self._running[name] = await self._processes.enter_async_context(worker)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from flowstate import Engine, State, Status
+from flowstate import Engine, State, Status, StoreBusyError
 from flowstate.recovery import attempt, explain, is_dead
 from flowstate.recovery.lease import HOLDER
 from tests.recovery.cluster import Cluster
@@ -142,8 +142,14 @@ async def _send(engine: Engine, cluster: Cluster, jobs: int, seconds: float) -> 
     started = time.monotonic()
     for number, id in enumerate(job_ids(jobs)):
         await asyncio.sleep(started + number / jobs * seconds - time.monotonic())
-        rev = await create_job(engine, id)
+        rev = await _create(engine, id)
         cluster.tell(f"{id} {rev}")
+
+
+async def _create(engine: Engine, id: str) -> int:
+    while True:
+        with contextlib.suppress(StoreBusyError):
+            return await create_job(engine, id)
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

@@ -28,7 +28,8 @@ class Execution(Struct):
         began: in nanoseconds.
         ended: when the flow returned or raised; ``None`` when that was never written.
         waited_since: when the flow gave the store the commit after which it did nothing more: its
-            step was done, or somebody else's, or it was cancelled; ``None`` when there is none.
+            step was done, or somebody else's, or it was cancelled or killed; ``None`` when there
+            is none.
     """
 
     worker: str
@@ -65,19 +66,18 @@ class Entry:
     def __init__(self, journal: Journal, number: int) -> None:
         self._journal = journal
         self.number = number
-        self._waits_since = 0
 
     def commits(self) -> None:
         """Note that the flow waits for the store's verdict from now on."""
-        self._waits_since = time.monotonic_ns()
+        self._journal.write("waits", self.number)
 
     def goes_on(self) -> None:
         """Note that the flow has the verdict, and has more to do."""
-        self._waits_since = 0
+        self._journal.write("goes_on", self.number)
 
     def end(self) -> None:
         """Note that the execution is over."""
-        self._journal.write("end", self.number, self._waits_since)
+        self._journal.write("end", self.number)
 
 
 def read_journal(path: Path) -> list[Execution]:
@@ -88,7 +88,8 @@ def read_journal(path: Path) -> list[Execution]:
         if word == "begin":
             id, rev, attempts = words
             executions[number] = Execution(path.stem, id, int(rev), int(attempts), int(when))
-        else:
+        elif word == "end":
             executions[number].ended = int(when)
-            executions[number].waited_since = int(words[0]) or None
+        else:
+            executions[number].waited_since = int(when) if word == "waits" else None
     return list(executions.values())

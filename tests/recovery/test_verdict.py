@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from flowstate import State, Status, Transition
 from flowstate.recovery.lease import HOLDER
 from flowstate.stalling import ATTEMPT, RETRY_AFTER
 from tests.recovery.cluster import Suspension
-from tests.recovery.journal import Execution
+from tests.recovery.journal import Execution, Journal, read_journal
 from tests.recovery.verdict import LEASE_ID, Verdict
 
 SECOND = 1_000_000_000
@@ -79,3 +80,27 @@ def test_what_must_not_be(
 ) -> None:
     (found,) = Verdict(LOG, executions, suspensions, START).faults()
     assert fault in found
+
+
+@pytest.mark.parametrize(("waited_since", "faults"), [(2.9, 0), (3.1, 1), (None, 1)])
+def test_a_killed_execution_ran_until_it_waited_for_its_verdict(
+    waited_since: float | None, faults: int
+) -> None:
+    killed = execution("a", 2, 2.0, None)
+    killed.waited_since = None if waited_since is None else int(waited_since * SECOND)
+    verdict = Verdict(LOG, [killed, execution("b", 3, 3.0, 3.5)], [suspension("a", 3.2)], START)
+    assert len(verdict.faults()) == faults
+
+
+def test_a_journal_outlives_its_worker(tmp_path: Path) -> None:
+    path = tmp_path / "worker.journal"
+    journal = Journal(path)
+    refused, killed, done = (journal.begin(revision(rev)) for rev in (2, 3, 4))
+    for entry in (refused, killed, done):
+        entry.commits()
+    refused.goes_on()
+    done.end()
+    found = [
+        (each.rev, each.waited_since is None, each.ended is None) for each in read_journal(path)
+    ]
+    assert found == [(2, True, True), (3, False, True), (4, False, False)]

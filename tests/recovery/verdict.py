@@ -105,10 +105,10 @@ class Verdict:
         That is before it waited for the verdict on its last commit. Done or refused, others may
         know of that commit before the flow does, and execute what follows.
         """
-        if execution.ended is not None:
-            return execution.waited_since or execution.ended
         kills = [each.began for each in self._suspensions[execution.worker] if each.ended is None]
-        return kills[0] if kills else None
+        if execution.ended is None and not kills:
+            return None
+        return execution.waited_since or execution.ended or kills[0]
 
     def _stopped_between(self, worker: str, began: int, until: int) -> int | None:
         """Return when a worker went on that was stopped in that time."""

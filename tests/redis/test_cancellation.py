@@ -13,7 +13,7 @@ from flowstate.driver import DelayQuery, StateQuery
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import Capabilities, Case, run
 from flowstate.testcases.cancelling import CASES, cancelled_everywhere
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log, through_proxy
 

@@ -20,7 +20,7 @@ from flowstate import (
     Transit,
 )
 from flowstate.drivers.redis import RedisDriver
-from tests.proxy import Proxy
+from flowstate.testing.faults import Proxy
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log, through_proxy
 

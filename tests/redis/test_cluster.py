@@ -12,7 +12,7 @@ from redis.asyncio import RedisCluster
 from flowstate import Clock, StoreUnavailableError
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL, Capabilities, Case, run, select, stalling
-from tests.ports import LOOPBACK, free_port
+from flowstate.testing.faults.ports import LOOPBACK, free_port
 from tests.redis_servers import RedisServer
 from tests.support import commit_one, put, read_log
 

@@ -7,7 +7,7 @@ import pytest
 from flowstate import StoreReadOnlyError, StoreUnavailableError
 from flowstate.driver import Durability
 from flowstate.drivers.redis import RedisDriver
-from tests.ports import free_port
+from flowstate.testing.faults.ports import free_port
 from tests.redis_servers import RedisServer, needs_old_server
 from tests.support import commit_one, put
 

@@ -13,7 +13,7 @@ import pytest
 
 from flowstate import StoreUnavailableError
 from flowstate.drivers.redis import RedisDriver
-from tests.ports import LOOPBACK, free_port
+from flowstate.testing.faults.ports import LOOPBACK, free_port
 from tests.redis_servers import RedisServer
 from tests.support import commit_one, put
 

@@ -1,17 +1,16 @@
 """What the tests of the SQLite driver share: short writes, whole logs, and other processes."""
 
-import asyncio
 import contextlib
 import sqlite3
-import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flowstate import State, Transition
 from flowstate.driver import Driver, StateQuery, Verdict, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.testing.faults import Worker
 
 WORKERS = Path(__file__).with_name("workers.py")
 
@@ -68,48 +67,6 @@ def driver_threads() -> list[str]:
     return [name for name in names if name.startswith("flowstate-sqlite")]
 
 
-class Worker:
-    """Another process that does one of the jobs in workers.py, and talks in lines."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.pid = process.pid
-
-    async def line(self) -> str:
-        """Return the next line that the process writes; empty at its end."""
-        assert self.process.stdout is not None
-        return (await self.process.stdout.readline()).decode().strip()
-
-    async def rest(self) -> list[str]:
-        """Wait until the process ends, and return all that it has still to say."""
-        output, _ = await self.process.communicate()
-        assert self.process.returncode == 0
-        return output.decode().splitlines()
-
-    def tell(self, line: str = "") -> None:
-        """Send a line."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{line}\n".encode())
-
-    async def kill(self) -> None:
-        """End the process as a power cut would."""
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-        await self.process.communicate()
-
-
-@contextlib.asynccontextmanager
-async def worker(job: str, path: Path, *arguments: object) -> AsyncIterator[Worker]:
-    """Start a process, and kill it at the end if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *(str(WORKERS), job, str(path), *map(str, arguments)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    started = Worker(process)
-    try:
-        yield started
-    finally:
-        await started.kill()
+def worker(job: str, path: Path, *arguments: object) -> Worker:
+    """Return a process that does one of the jobs in workers.py, not started yet."""
+    return Worker(WORKERS, job, path, *arguments)

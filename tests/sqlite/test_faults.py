@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import os
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +26,7 @@ from flowstate import (
     StoreUnavailableError,
 )
 from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.testing.faults import SmallDisk
 from tests.sqlite.support import commit_one, integrity, names_in, put, read_log, revs_in, worker
 
 NOBODY = 65534
@@ -51,7 +51,7 @@ async def attempt(path: Path) -> str:
     """Return what a process without rights gets: an error's name, or that it could commit."""
     user = NOBODY if os.getuid() == 0 else "same"
     async with worker("attempt", path, user) as other:
-        (said,) = await other.rest()
+        (said,) = await other.finish()
     return said
 
 
@@ -111,15 +111,14 @@ async def test_a_folder_that_comes_later(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of two megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.getuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of two megabytes."""
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(SmallDisk(tmp_path / "disk", 2_000_000))
+        except PermissionError as error:
+            pytest.skip(f"{error}")
+        yield disk
 
 
 async def check_full(driver: SQLiteDriver) -> StateContext:
@@ -139,11 +138,11 @@ async def check_full(driver: SQLiteDriver) -> StateContext:
     return big
 
 
-async def test_a_full_disk(small_disk: Path) -> None:
-    path = small_disk / "store.db"
+async def test_a_full_disk(small_disk: SmallDisk) -> None:
+    path = small_disk.folder / "store.db"
     async with SQLiteDriver(path) as driver:
         big = await check_full(driver)
-        subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+        small_disk.resize(20_000_000)
         async with Engine(driver, FlowRegistry()) as engine:
             await engine.do(Commit(StoreData(big, "blob"), Pause(big)))
         assert [state.rev for state in await read_log(driver)] == [1, 2, 3, 4, 5]
@@ -160,13 +159,13 @@ async def fill(driver: SQLiteDriver) -> int:
     return i
 
 
-async def test_a_disk_that_fills_up_commit_by_commit(small_disk: Path) -> None:
+async def test_a_disk_that_fills_up_commit_by_commit(small_disk: SmallDisk) -> None:
     """The last bytes of a disk go to whole commits; afterwards reading goes on."""
-    path = small_disk / "store.db"
+    path = small_disk.folder / "store.db"
     async with SQLiteDriver(path) as driver:
         committed = await fill(driver)
         assert [state.rev for state in await read_log(driver)] == list(range(1, committed + 1))
-        subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+        small_disk.resize(20_000_000)
         (state,) = await commit_one(driver, put("after", "after"))
         assert state.rev == committed + 1
     assert integrity(path) == "ok"

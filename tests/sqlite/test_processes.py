@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -39,7 +37,7 @@ async def test_counters_are_exact_and_watchers_agree(tmp_path: Path) -> None:
         ):
             for _ in range(PROCESSES):
                 group.create_task(finish("increment", path, COUNTERS, TASKS, TIMES))
-            seen, also_seen = await asyncio.gather(first.rest(), second.rest())
+            seen, also_seen = await asyncio.gather(first.finish(), second.finish())
         log = await read_log(driver)
     assert [state.rev for state in log] == list(range(1, total + 1))
     assert seen == [f"{state.rev} {state.id} {state.annotations['count']}" for state in log]
@@ -51,7 +49,7 @@ async def test_counters_are_exact_and_watchers_agree(tmp_path: Path) -> None:
 
 async def finish(job: str, path: Path, *arguments: object) -> None:
     async with worker(job, path, *arguments) as started:
-        await started.rest()
+        await started.finish()
 
 
 async def test_commits_of_other_processes_are_seen_soon(
@@ -94,13 +92,13 @@ async def test_a_stopped_process_makes_others_give_up_and_then_go_on(tmp_path: P
     path = tmp_path / "store.db"
     async with SQLiteDriver(path, timeout=0.2) as driver, worker("hold", path) as holder:
         assert await holder.line() == "holding"
-        os.kill(holder.pid, signal.SIGSTOP)
+        holder.stop()
         started = time.monotonic()
         with pytest.raises(StoreBusyError):
             await commit_one(driver, put("1", "a"))
         assert 0.2 <= time.monotonic() - started < 5.0
         assert await driver.get_state("a") is None  # Reading goes on.
-        os.kill(holder.pid, signal.SIGCONT)
+        holder.go_on()
         holder.tell()
         assert await holder.line() == "released"
         assert [state.rev for state in await commit_one(driver, put("1", "a"))] == [1]
@@ -110,9 +108,9 @@ async def test_a_killed_process_gives_the_lock_up(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with SQLiteDriver(path, timeout=30.0) as driver, worker("hold", path) as holder:
         assert await holder.line() == "holding"
-        os.kill(holder.pid, signal.SIGSTOP)
+        holder.stop()
         waiting = asyncio.create_task(commit_one(driver, put("1", "a")))
-        await holder.kill()
+        holder.kill()
         assert [state.rev for state in await waiting] == [1]
     assert integrity(path) == "ok"
 
@@ -125,9 +123,10 @@ async def test_killed_in_the_middle_of_commits(tmp_path: Path) -> None:
         async with worker("acknowledge", path, run, 8) as writer:
             for _ in range(lines):
                 acknowledged.update(revs_and_ids(await writer.line()))
-            writer.process.kill()
-            while line := await writer.line():
-                acknowledged.update(revs_and_ids(line))
+            writer.kill()
+            with contextlib.suppress(EOFError):
+                while True:
+                    acknowledged.update(revs_and_ids(await writer.line()))
 
     async def killed_again_and_again(name: str) -> None:
         for i in range(KILLS // 4):
@@ -155,6 +154,6 @@ async def test_many_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
         assert [await opener.line() for opener in openers] == ["ready"] * 10
         for opener in openers:
             opener.tell()
-        ids = {line for opener in openers for line in await opener.rest()}
+        ids = {line for opener in openers for line in await opener.finish()}
     assert len(ids) == 1
     assert integrity(path) == "ok"
