@@ -98,10 +98,11 @@ class Keeper:
     async def confirm(self, execution: Execution, *, renewals: int = MOST_RENEWALS) -> bool:
         """Make sure that nobody takes over what is about to be executed.
 
-        Returns whether the state is still what it was. Costs a read and a write to the store when
-        the state was not committed by this process a moment ago. One that has stalled, or is about
-        to, gets a new revision, since a heartbeat could come between another engine's look at it
-        and the commit by which that one takes it over.
+        Returns whether the state is still what it was. Costs a read when the state was not
+        committed by this process a moment ago, and a write when it was not committed by anybody a
+        moment ago. One that has stalled, or is about to, gets a new revision, since a heartbeat
+        could come between another engine's look at it and the commit by which that one takes it
+        over.
 
         Raises:
             DriverError: the store failed.
@@ -122,7 +123,14 @@ class Keeper:
         liveness = await self._get_liveness(state.id)
         if liveness is None or liveness.rev != state.rev:
             return self._moved_on(execution)
-        is_doubtful = execution.is_doubtful or _is_about_to_stall(liveness, seconds)
+        left = _until_it_stalls(liveness)
+        is_doubtful = execution.is_doubtful or left < seconds * SAFE
+        if liveness.delay_due is None and not is_doubtful and left < math.inf:
+            # At the earliest: the store told what is left after it was asked.
+            execution.heard(now - max(0.0, seconds - left))
+            if self._clock.monotonic() < execution.fresh_until:
+                self._wake()
+                return True
         if liveness.delay_due is not None or not is_doubtful:
             if not await self._beat_for(self._heartbeat(execution, now)):
                 return self._moved_on(execution)
@@ -305,7 +313,8 @@ def _id_of(heartbeat: Heartbeat) -> str:
     return heartbeat.id
 
 
-def _is_about_to_stall(liveness: Liveness, seconds: float) -> bool:
+def _until_it_stalls(liveness: Liveness) -> float:
+    """Return the seconds; the store's clock tells both times."""
     if liveness.stalls_at is None:
-        return False
-    return (liveness.stalls_at - liveness.now).total_seconds() < seconds * SAFE
+        return math.inf
+    return (liveness.stalls_at - liveness.now).total_seconds()
