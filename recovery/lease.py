@@ -47,6 +47,7 @@ STEP_DOWN_AT = 2 / 3
 TRY_AGAIN_AFTER = 1 / 12
 LEAST_PAUSE = 0.25
 SHORTEST_SECONDS = 0.05
+MOST_RETAKES = 2  # In a row. A store that is too slow for this process may do for another.
 
 
 def check_seconds(field: str, seconds: float) -> None:
@@ -107,9 +108,8 @@ class Lease:
         self._rng = rng or random.Random()  # noqa: S311 - no secret
         self._ctx: StateContext | None = None  # While it is held.
         self._valid_until = 0.0
-        # Lost to time alone, and taken again if nobody else has; once only, since a store that is
-        # too slow for this one may do for another.
-        self._lost_term: int | None = None
+        self._lost_term: int | None = None  # To time alone; taken again if nobody else has it.
+        self._retakes = 0  # In a row, without a heartbeat that got through.
         self._held = asyncio.Event()
         self._not_held = asyncio.Event()
         self._not_held.set()
@@ -275,12 +275,12 @@ class Lease:
             if ctx.committed.rev != before:  # To be given back.
                 self._ctx, self._valid_until = ctx, sent_at + self._seconds * STEP_DOWN_AT
             raise
-        is_second_try, self._lost_term = self._lost_term is not None, None
-        self._seen = None
+        self._retakes = self._retakes + 1 if self._lost_term is not None else 0
+        self._seen = self._lost_term = None
         valid_until = sent_at + self._seconds * STEP_DOWN_AT
         if self._clock.monotonic() >= valid_until:
             logger.warning("lease %r: taken too slowly", self._name, extra={"lease": self._name})
-            if not is_second_try:
+            if self._retakes < MOST_RETAKES:
                 self._lost_term = ctx.committed.rev
             return
         self._ctx, self._valid_until = ctx, valid_until
@@ -293,7 +293,8 @@ class Lease:
 
     async def _renew(self, ctx: StateContext) -> None:
         """Send heartbeats until that is in vain."""
-        renew_at = self._clock.monotonic() + self._next_renewal()
+        taken_at = self._valid_until - self._seconds * STEP_DOWN_AT
+        renew_at = taken_at + self._next_renewal()
         was_renewed = False
         while True:
             now = self._clock.monotonic()
@@ -308,6 +309,7 @@ class Lease:
                 break
             if outcome:
                 was_renewed = True
+                self._retakes = 0
                 self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
                 self._held.set()  # Somebody may have begun to wait at the last moment.
                 renew_at = sent_at + self._next_renewal()

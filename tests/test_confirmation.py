@@ -91,6 +91,33 @@ async def test_a_slow_confirmation_does_not_stop_what_has_not_begun() -> None:
     assert ran == ["5.0 s old", "9.5 s old"]
 
 
+@pytest.mark.parametrize("seconds", [2.0, 5.0, 9.5, 60.0])
+async def test_what_a_commit_that_waited_for_its_turn_has_just_stored_is_executed_without_a_write(
+    seconds: float,
+) -> None:
+    clock, flows, ran = FakeClock(), FlowRegistry(), list[float]()
+
+    class Queueing(Asked):
+        async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+            await clock.sleep(seconds)
+            return await super().commit(batch)
+
+    @flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(clock.monotonic())
+        return End(ctx)
+
+    driver = Queueing(clock)
+    async with Engine(driver, flows, clock=clock) as engine:
+        ctx = StateContext(State("job", annotations={RETRY_AFTER: "10"}))
+        await engine.do(Commit(Transit(ctx, "work")))
+        driver.seconds = 20.0  # A heartbeat would queue as well.
+        await engine.do(Execute(ctx))
+        await engine.idle()
+        assert ran == [seconds]
+        assert await engine.head() == 1
+
+
 async def waiting(*, taken: bool, away: bool) -> list[str]:
     """Let an execution wait for long behind another one; return what was executed."""
     clock, ran = FakeClock(), list[str]()
@@ -238,7 +265,8 @@ async def test_nothing_begins_when_its_engine_closes_while_it_is_confirmed(
 
 @pytest.mark.parametrize(("locked", "expected"), [("", 2), ("7", 2 + 20 + NOTE)])
 async def test_many_are_confirmed_together(locked: str, expected: int) -> None:
-    clock, driver, flows = FakeClock(), Asked(FakeClock()), FlowRegistry()
+    clock, clock_of_store, flows = FakeClock(), FakeClock(), FlowRegistry()
+    driver = Asked(clock_of_store)
     driver.batch_limit = 64
 
     @flows.flow("work")
@@ -250,6 +278,7 @@ async def test_many_are_confirmed_together(locked: str, expected: int) -> None:
         for id in ids:
             await committed(engine, id)
         read = [StateContext(await engine.get_state(id)) for id in ids]
+        clock_of_store.advance(5.0)  # Else a look would do.
         driver.calls, driver.locked = 0, locked
         outcomes = await asyncio.gather(*map(engine.execute, read), return_exceptions=True)
 

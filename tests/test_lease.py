@@ -130,8 +130,23 @@ async def test_a_lease_that_is_lost_again_at_once_is_left_to_others(clock: FakeC
         assert await engine.head() == head
 
 
-@pytest.mark.parametrize(("late", "seconds"), [(1, 0.0), (2, 30.0)])
-async def test_a_lease_whose_first_commit_is_acknowledged_too_late_is_taken_again_once(
+async def test_a_lease_that_is_nearly_over_when_it_is_taken_is_renewed_at_once(
+    clock: FakeClock,
+) -> None:
+    driver = Moody(MemoryDriver(clock))
+    async with (
+        Engine(driver, FlowRegistry(), clock=clock) as engine,
+        Lease(engine, "job", seconds=30.0, poll_interval=1.0) as lease,
+    ):
+        driver.on_commit = lambda: clock.sleep(19.0)
+        await lease.wait_held()
+        assert clock.monotonic() == pytest.approx(19.0)
+        await clock.sleep(2.0)
+        assert lease.is_held
+
+
+@pytest.mark.parametrize(("late", "seconds"), [(1, 0.0), (2, 0.0), (3, 30.0)])
+async def test_a_lease_whose_first_commits_are_acknowledged_too_late_is_taken_again_twice(
     clock: FakeClock, late: int, seconds: float
 ) -> None:
     driver, latencies = Moody(MemoryDriver(clock)), [21.0] * late
