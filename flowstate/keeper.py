@@ -115,22 +115,16 @@ class Keeper:
 
     async def _is_confirmed(self, execution: Execution, renewals: int) -> bool:
         now = self._clock.monotonic()
-        if now < execution.fresh_until:
-            return True
         seconds, state = execution.seconds, execution.ctx.committed
-        if seconds is None:  # It was let go before it began.
-            return False
+        is_fresh = now < execution.fresh_until
+        if is_fresh or seconds is None:  # The latter: it was let go before it began.
+            return is_fresh
         liveness = await self._get_liveness(state.id)
         if liveness is None or liveness.rev != state.rev:
             return self._moved_on(execution)
-        left = _until_it_stalls(liveness)
-        is_doubtful = execution.is_doubtful or left < seconds * SAFE
-        if liveness.delay_due is None and not is_doubtful and left < math.inf:
-            # At the earliest: the store told what is left after it was asked.
-            execution.heard(now - max(0.0, seconds - left))
-            if self._clock.monotonic() < execution.fresh_until:
-                self._wake()
-                return True
+        if self._is_fresh(execution, liveness, now):
+            return True
+        is_doubtful = execution.is_doubtful or _until_it_stalls(liveness) < seconds * SAFE
         if liveness.delay_due is not None or not is_doubtful:
             if not await self._beat_for(self._heartbeat(execution, now)):
                 return self._moved_on(execution)
@@ -140,6 +134,19 @@ class Keeper:
                 self._wake()
                 return True
         return await self._renewed(execution, renewals)
+
+    def _is_fresh(self, execution: Execution, liveness: Liveness, asked_at: float) -> bool:
+        """Return whether somebody has committed it, or sent a heartbeat, a moment ago."""
+        seconds, left = execution.seconds, _until_it_stalls(liveness)
+        is_known = liveness.delay_due is None and liveness.stalls_at is not None
+        if seconds is None or execution.is_doubtful or not is_known:
+            return False
+        # At the earliest: the store told what is left after it was asked.
+        execution.heard(asked_at - max(0.0, seconds - left))
+        if self._clock.monotonic() >= execution.fresh_until:
+            return False
+        self._wake()
+        return True
 
     async def _get_liveness(self, id: str) -> Liveness | None:
         if self._driver.batch_limit == 1:
