@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -237,7 +238,7 @@ def standby_counts_to_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stalled_states_are_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat revives a state that another engine is about to take over."""
-    monkeypatch.setattr(keeper, "_is_about_to_stall", lambda _liveness, _seconds: False)
+    monkeypatch.setattr(keeper, "_until_it_stalls", lambda _liveness: math.inf)
 
 
 def _bug(plant: Plant, *trials: Trial, store: str = "memory") -> Bug:
