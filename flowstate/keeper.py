@@ -139,7 +139,9 @@ class Keeper:
         """Return whether somebody has committed it, or sent a heartbeat, a moment ago."""
         seconds, left = execution.seconds, _until_it_stalls(liveness)
         is_known = liveness.delay_due is None and liveness.stalls_at is not None
-        if seconds is None or execution.is_doubtful or not is_known:
+        # A heartbeat that is on its way is no reason for doubt before it has come.
+        is_doubtful = execution.is_doubtful and liveness.beat_at is not None
+        if seconds is None or is_doubtful or not is_known:
             return False
         # At the earliest: the store told what is left after it was asked.
         execution.heard(asked_at - max(0.0, seconds - left))
