@@ -4,11 +4,12 @@ ARGS ?=
 PATH_TO ?=
 
 BIN := $(VENV)/bin
+PARALLEL = --numprocesses "$$(.ci/workers)" --dist worksteal
 CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
 LINKS := flowstate/drivers flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all prove check wheel bench-quick bench bench-full soak clean FORCE
+.PHONY: help demo quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
 # Two targets would install into the same environment at once.
 .NOTPARALLEL:
 
@@ -19,11 +20,21 @@ help: ## print this list
 demo: $(VENV)/.demo ## run the example job (PATH_TO=... for an input of your own)
 	@$(BIN)/python -m examples.ingest $(if $(PATH_TO),"$(PATH_TO)")
 
-test: $(VENV)/.test ## run the whole test suite
-	@$(BIN)/python -m pytest --numprocesses "$$(.ci/workers)" --dist worksteal $(ARGS)
+quick: $(VENV)/.test ## run the tests that need no server and no long time (under a minute)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow and not alone and not nightly" $(ARGS)
+
+test: $(VENV)/.test ## run the tests on all four stores (minutes)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not nightly" $(ARGS)
+
+nightly: $(VENV)/.test ## run what takes long, planted bugs included (an hour)
+	@$(BIN)/python -m pytest $(PARALLEL) -m nightly $(ARGS)
+	@$(BIN)/python -m tests.proof
 
 test-all: ## run the test suite on every Python from 3.11 to 3.13 found here
 	@MAKE="$(MAKE)" .ci/test-all "$(PYTHON)"
+
+oldest: ## run a part of the tests with the oldest dependencies that pyproject.toml allows
+	@.ci/oldest "$(PYTHON)"
 
 prove: $(VENV)/.test ## plant bugs, and print which layer of the suite finds them
 	@$(BIN)/python -m tests.proof $(ARGS)

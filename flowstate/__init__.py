@@ -1,9 +1,18 @@
 """Low-level flow and state primitives: the layer under workflow engines.
 
-Where to look: :mod:`~flowstate.state` and :mod:`~flowstate.data` are the values,
-:mod:`~flowstate.commands` what can be done with them, :mod:`~flowstate.engine` does it,
-:mod:`~flowstate.driver` is what a store has to provide, :mod:`~flowstate.errors` draws the tree
-of errors. Drivers live in ``flowstate.drivers`` and are imported by name.
+Drivers live in ``flowstate.drivers`` and are imported by name. The core has these floors, each
+of which imports only from the ones before it:
+
+- values: :mod:`~flowstate.errors` draws the tree of errors, :mod:`~flowstate.limits` has every
+  bound on input, :mod:`~flowstate.state` and :mod:`~flowstate.data` are what is stored,
+  :mod:`~flowstate.codec` is the form in which it is stored;
+- the contract of stores: :mod:`~flowstate.driver`, :mod:`~flowstate.recovery_rules`;
+- what is to be done: :mod:`~flowstate.context`, :mod:`~flowstate.commands`,
+  :mod:`~flowstate.registry`;
+- against a store: :mod:`~flowstate.planning`, :mod:`~flowstate.batching`,
+  :mod:`~flowstate.committing`, :mod:`~flowstate.reading`, :mod:`~flowstate.log_tail`;
+- running flows: :mod:`~flowstate.execution`, :mod:`~flowstate.flow_loop`,
+  :mod:`~flowstate.heartbeats`, :mod:`~flowstate.engine`, :mod:`~flowstate.delayer`.
 """
 
 from flowstate.clock import Clock, FakeClock, SystemClock
@@ -32,12 +41,14 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.data import Data, DataRef
 from flowstate.delayer import Delayer
-from flowstate.driver import DamagedDelay, DelayedState, Driver
-from flowstate.engine import Engine
+from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState, Driver
+from flowstate.engine import Engine, Flow
 from flowstate.errors import (
+    ClaimLostError,
     CodecError,
     CommitUnknownError,
     CompactedError,
+    DamagedRevisionError,
     DataNotFoundError,
     DriverClosedError,
     DriverError,
@@ -59,12 +70,13 @@ from flowstate.errors import (
     StoreVersionError,
     UnknownFlowError,
 )
-from flowstate.flow import Flow, FlowRegistry
+from flowstate.log_tail import Watch
+from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status, Transition
-from flowstate.watch import Watch
 
 __all__ = [
     "Check",
+    "ClaimLostError",
     "Clock",
     "CodecError",
     "Command",
@@ -72,6 +84,8 @@ __all__ = [
     "CommitUnknownError",
     "CompactedError",
     "DamagedDelay",
+    "DamagedRevision",
+    "DamagedRevisionError",
     "Data",
     "DataNotFoundError",
     "DataRef",

@@ -1,8 +1,9 @@
-"""The one source of time: a real clock, and one for tests that jumps when everybody sleeps."""
+"""The one source of time: a real clock, and one for tests that jumps when every task sleeps."""
 
 import asyncio
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -11,13 +12,22 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-__all__ = ["Clock", "FakeClock", "SystemClock"]
+from flowstate.errors import InvalidInputError
+
+__all__ = ["Clock", "FakeClock", "SystemClock", "longest_sleep"]
 
 IDLE_TURNS = 2
+LONGEST_SLEEP = 5.0
+# That of Linux that goes on while the machine is suspended; where there is none, the usual one.
+_BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock(Protocol):
-    """What flowstate asks of time."""
+    """What flowstate asks of time.
+
+    A clock may say with ``longest_sleep: float`` after how many seconds one who waits for a time
+    of the store has to look again; see :func:`longest_sleep`.
+    """
 
     def now(self) -> datetime:
         """Return the time of day, in UTC."""
@@ -28,21 +38,37 @@ class Clock(Protocol):
     async def sleep(self, seconds: float, *, background: bool = False) -> None:
         """Wait so many seconds.
 
-        ``background`` says that nothing is missed while time stands still: a fake clock does not
-        jump on account of such a sleeper, as of one that only keeps something alive.
+        Args:
+            seconds: to wait.
+            background: nothing is missed while time stands still. A fake clock does not jump for
+                such a sleeper, which only keeps something alive.
         """
 
     def working(self) -> AbstractContextManager[None]:
         """Hold while work goes on that the event loop does not see, as in a thread."""
 
 
-class SystemClock:
-    """The clock of this machine."""
+def longest_sleep(clock: Clock) -> float:
+    """Return after how many seconds one who waits for a time of the store has to look again.
 
+    The timers of an event loop stand still while the machine is suspended, and know nothing of a
+    store whose time of day is set forward.
+    """
+    seconds: float = getattr(clock, "longest_sleep", LONGEST_SLEEP)
+    return seconds
+
+
+class SystemClock:
+    """The clock of this machine. Its ``monotonic`` counts also while the machine is suspended."""
+
+    longest_sleep = LONGEST_SLEEP
     _nothing: AbstractContextManager[None] = nullcontext()
 
-    now = staticmethod(partial(datetime.now, UTC))  # No frame of its own: it runs once a commit.
-    monotonic = staticmethod(time.monotonic)
+    # No frames of their own: they run once a commit.
+    now = staticmethod(partial(datetime.now, UTC))
+    monotonic = staticmethod(
+        time.monotonic if _BOOT_TIME is None else partial(time.clock_gettime, _BOOT_TIME)
+    )
 
     async def sleep(self, seconds: float, *, background: bool = False) -> None:  # noqa: ARG002
         """Wait so many seconds."""
@@ -57,14 +83,17 @@ Sleeper = tuple[float, int, "asyncio.Future[None]"]
 
 
 class FakeClock:
-    """A clock that stands still while anything runs, and jumps when everybody sleeps.
+    """A clock that stands still while anything runs, and jumps when every task sleeps.
 
     When the event loop has nothing left to run and no thread of flowstate works, it jumps to the
-    earliest time that somebody sleeps for: a delay of three days takes no time. It does not see
+    earliest time that a task sleeps for: a delay of three days takes no time. It does not see
     other waiting, such as a socket or ``asyncio.sleep``; use ``autojump=False`` and
-    :meth:`advance` for tests that have it. Meant for one event loop. The idea is that of trio's
-    ``MockClock``.
+    :meth:`advance` for tests that have it. Use it in one event loop. Only the loops of asyncio
+    itself tell whether they are idle; on others, such as uvloop, use ``autojump=False`` as well.
+    The idea is that of trio's ``MockClock``.
     """
+
+    longest_sleep = math.inf
 
     def __init__(
         self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC), *, autojump: bool = True
@@ -88,7 +117,14 @@ class FakeClock:
         return self._elapsed
 
     async def sleep(self, seconds: float, *, background: bool = False) -> None:
-        """Wait until the clock has been advanced so far, or jumps there."""
+        """Wait until the clock has been advanced so far, or jumps there.
+
+        Raises:
+            InvalidInputError: it has to jump, and this event loop does not tell when it is idle.
+        """
+        if self._autojump and not hasattr(asyncio.get_running_loop(), "_ready"):
+            reason = "cannot jump on an event loop that is not asyncio's own; use autojump=False"
+            raise InvalidInputError("clock", reason)
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -99,11 +135,11 @@ class FakeClock:
         await woken
 
     def advance(self, seconds: float) -> None:
-        """Move time on and wake who slept for it."""
+        """Move time on, and wake the tasks whose time has come."""
         self._move_to(self._elapsed + seconds)
 
     def set_now(self, now: datetime) -> None:
-        """Correct the time of day, forwards or back; nobody who sleeps notices."""
+        """Correct the time of day, forwards or back; tasks that sleep do not notice."""
         self._start = now - timedelta(seconds=self._elapsed)
 
     @contextmanager
@@ -149,7 +185,7 @@ class FakeClock:
             return
         loop = self._sleepers[0][2].get_loop()
         # Only the loop knows whether something else is ready, and it has no public way to say.
-        busy = bool(getattr(loop, "_ready", ()))
+        busy = bool(loop._ready)  # type: ignore[attr-defined]
         if busy or idle_turns < IDLE_TURNS:
             self._armed = True
             loop.call_soon(self._look, 0 if busy else idle_turns + 1)

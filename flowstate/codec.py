@@ -8,7 +8,7 @@ What a reader of stored bytes may rely on:
 - No class names, no code: only JSON values, so data outlives refactoring and languages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,14 +16,18 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from flowstate.data import DataRef
-from flowstate.errors import CodecError
+from flowstate.data import Data, DataRef
+from flowstate.driver import NewDelay
+from flowstate.errors import CodecError, InvalidCommandError
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.state import State, Transition, frozen
+from flowstate.limits import MAX_COMMIT_BYTES, text_bytes
+from flowstate.state import STACK_PREFIX, State, Transition
 
 __all__ = [
     "ABSENT",
     "DelayBody",
+    "commit_size",
+    "data_size",
     "decode_annotations",
     "decode_context",
     "decode_delay",
@@ -37,10 +41,14 @@ __all__ = [
 
 T = TypeVar("T", bound=Struct)
 ABSENT = Raw(b"null")
+LARGE_STATE = 24 * 1024 * 1024  # More bytes than any encoded state has.
+LARGE_LABELS = 512 * 1024  # More bytes than a state without annotations and data has.
+BYTES_PER_CHARACTER = 6  # At most, in JSON.
+MAX_NESTED = 128  # Contexts within each other that are kept as JSON; further ones are text.
 
 
 class DelayBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
-    """What a stored delay holds beside its keys.
+    """What a stored delay holds apart from its keys.
 
     Attributes:
         to: the flow that it goes to.
@@ -56,18 +64,34 @@ class DelayBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
 
 
 class ContextBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
-    """A whole context, as it is stacked into an annotation."""
+    """A whole context, as it is stacked into an annotation.
+
+    Attributes:
+        current: the working copy, without the annotations in ``stacks``.
+        committed: what the store has, without those in ``kept``; ``ABSENT``: the same.
+        with_commit: the commit that stored this gave the context its revision.
+        transitions: taken since the last commit.
+        stacks: contexts that are stacked in this one, by name. Kept as text, as annotations are,
+            each level would double the size.
+        kept: the names of those that ``committed`` has as well.
+    """
 
     current: Raw
     committed: Raw = ABSENT
     with_commit: bool = False
     transitions: tuple[Raw, ...] = ()
+    stacks: dict[str, Raw] = {}
+    kept: tuple[str, ...] = ()
+
+
+class NestedBody(ContextBody, frozen=True, omit_defaults=True, tag_field="v", tag=2):
+    """One with ``stacks``, which the first version of this library would overlook."""
 
 
 _encoder = msgspec.json.Encoder()
 _state_decoder = msgspec.json.Decoder(State)
 _delay_decoder = msgspec.json.Decoder(DelayBody)
-_context_decoder = msgspec.json.Decoder(ContextBody)
+_context_decoder = msgspec.json.Decoder(ContextBody | NestedBody)
 _raw_decoder = msgspec.json.Decoder(dict[str, Raw])
 _text_map_decoder = msgspec.json.Decoder(dict[str, str])
 
@@ -83,7 +107,11 @@ def encode_state(state: State) -> bytes:
 
 def encode_body(state: State) -> str:
     """Encode what a store keeps as the body of a revision: all but what it stamps itself."""
-    return _encode(replace(state, rev=0, committed_at=None, delayed_until=None)).decode()
+    if state.rev or state.committed_at is not None or state.delayed_until is not None:
+        state = replace(state, rev=0, committed_at=None, delayed_until=None)
+    if state.unknown or state.transition.unknown or state.data:
+        return _encode(state).decode()
+    return _encoder.encode(state).decode()
 
 
 def decode_state(
@@ -92,7 +120,7 @@ def decode_state(
     committed_at: datetime | None = None,
     delayed_until: datetime | None = None,
 ) -> State:
-    """Decode a state; with ``rev`` stamp it with what the store keeps beside the body.
+    """Decode a state; with ``rev`` stamp it with what the store keeps apart from the body.
 
     Raises:
         CodecError: damaged, or of a newer version.
@@ -101,15 +129,28 @@ def decode_state(
         state = _state_decoder.decode(body)
     except _DAMAGED:
         state = _decode_slowly(body, State)
-    state = frozen(state)
     if rev is None:
-        return state
-    return replace(state, rev=rev, committed_at=committed_at, delayed_until=delayed_until)
+        rev, committed_at, delayed_until = state.rev, state.committed_at, state.delayed_until
+    transition = state.transition
+    if type(transition.annotations) is not FrozenDict:
+        transition = replace(transition, annotations=FrozenDict(transition.annotations))
+    return State(
+        state.id,
+        rev,
+        FrozenDict(state.labels) if state.labels else EMPTY,
+        FrozenDict(state.annotations) if state.annotations else EMPTY,
+        transition,
+        state.status,
+        committed_at,
+        delayed_until,
+        FrozenDict(state.data) if state.data else EMPTY,
+        state.unknown,
+    )
 
 
-def encode_delay(body: DelayBody) -> bytes:
+def encode_delay(body: DelayBody) -> str:
     """Encode a delay."""
-    return _encoder.encode(body)
+    return _encoder.encode(body).decode()
 
 
 def decode_delay(body: bytes | str) -> DelayBody:
@@ -141,6 +182,43 @@ def decode_annotations(body: bytes | str) -> FrozenDict[str, str]:
         raise CodecError(f"annotations: {error}") from error
 
 
+def commit_size(
+    states: Sequence[State],
+    bodies: Sequence[str],
+    data: Sequence[Data],
+    delays: Sequence[NewDelay],
+) -> int:
+    """Return how many bytes a commit has; without bodies they are measured only if need be.
+
+    Raises:
+        InvalidCommandError: too many.
+    """
+    rest = sum(map(data_size, data)) + sum([text_bytes(delay.body) for delay in delays])
+    if not bodies and rest + sum(map(_most_bytes, states)) > MAX_COMMIT_BYTES:
+        bodies = tuple(map(encode_body, states))
+    size = rest + sum(map(text_bytes, bodies))
+    if size > MAX_COMMIT_BYTES:
+        raise InvalidCommandError("commit", f"must be at most {MAX_COMMIT_BYTES} bytes, not {size}")
+    return size
+
+
+def data_size(data: Data) -> int:
+    """Return how many bytes data has."""
+    return len(data.blob) + len(encode_annotations(data.annotations))
+
+
+def _most_bytes(state: State) -> int:
+    """Return a bound for the bytes of a checked state."""
+    if state.data or state.unknown or state.transition.unknown:
+        return LARGE_STATE
+    characters = 0
+    for annotations in (state.annotations, state.transition.annotations):
+        if annotations:
+            characters += 6 * len(annotations) + sum(map(len, annotations))
+            characters += sum(map(len, annotations.values()))
+    return LARGE_LABELS + BYTES_PER_CHARACTER * characters
+
+
 def encode_context(
     current: State,
     committed: State,
@@ -154,15 +232,48 @@ def encode_context(
         current: the working copy.
         committed: what the store has.
         transitions: taken since the last commit.
-        with_commit: the same commit gives the context a revision that is not known yet.
+        with_commit: the same commit gives the context a revision that is not known yet; what it
+            had committed before is left out.
     """
-    body = ContextBody(
-        current=Raw(_encode(current)),
-        committed=ABSENT if committed == current else Raw(_encode(committed)),
-        with_commit=with_commit,
-        transitions=tuple(Raw(_encode(transition)) for transition in transitions),
-    )
-    return _encoder.encode(body).decode()
+    known = current if with_commit else committed
+    steps = () if with_commit else tuple(Raw(_encode(step)) for step in transitions)
+    stacks = {name: Raw(text.encode()) for name, text in _stacks(current).items()}
+    kept: tuple[str, ...] = ()
+    other = ABSENT
+    if known != current:
+        kept = tuple(sorted(dict(_stacks(known).items() & _stacks(current).items())))
+        other = Raw(_encode(_without(known, kept)))
+    own = Raw(_encode(_without(current, stacks)))
+    kind = NestedBody if stacks else ContextBody
+    return _encoder.encode(kind(own, other, with_commit, steps, stacks, kept)).decode()
+
+
+def _stacks(state: State) -> dict[str, str]:
+    """Return the contexts that are stacked in ``state``, by name."""
+    return {
+        key.removeprefix(STACK_PREFIX): text
+        for key, text in state.annotations.items()
+        if key.startswith(STACK_PREFIX) and _is_context(text)
+    }
+
+
+def _is_context(text: str) -> bool:
+    """Return whether ``text`` can be kept as JSON, and read as such with any stack of calls."""
+    if text.count('"stacks":') > MAX_NESTED:
+        return False
+    try:
+        _context_decoder.decode(text)
+    except _DAMAGED:
+        return False
+    return True
+
+
+def _without(state: State, stacks: Iterable[str]) -> State:
+    keys = {STACK_PREFIX + name for name in stacks}
+    if not keys:
+        return state
+    left = {key: text for key, text in state.annotations.items() if key not in keys}
+    return replace(state, annotations=FrozenDict(left))
 
 
 def decode_context(text: str) -> tuple[State, State, tuple[Transition, ...], bool]:
@@ -173,17 +284,26 @@ def decode_context(text: str) -> tuple[State, State, tuple[Transition, ...], boo
     """
     try:
         body = _context_decoder.decode(text)
-    except _DAMAGED as error:
+        stacks = {name: bytes(raw).decode() for name, raw in body.stacks.items()}
+        kept = {name: stacks[name] for name in body.kept}
+    except (*_DAMAGED, KeyError) as error:
         raise CodecError(f"stacked context: {error}") from error
-    current = decode_state(bytes(body.current))
+    current = _with(decode_state(bytes(body.current)), stacks)
     same = bytes(body.committed) == bytes(ABSENT)
-    committed = current if same else decode_state(bytes(body.committed))
+    committed = current if same else _with(decode_state(bytes(body.committed)), kept)
     transitions = tuple(_decode_slowly(bytes(raw), Transition) for raw in body.transitions)
     return current, committed, transitions, body.with_commit
 
 
+def _with(state: State, stacks: Mapping[str, str]) -> State:
+    if not stacks:
+        return state
+    stacked = {STACK_PREFIX + name: text for name, text in stacks.items()}
+    return replace(state, annotations=FrozenDict({**state.annotations, **stacked}))
+
+
 def _encode(value: State | Transition | DataRef) -> bytes:
-    """Encode a value, with its unknown fields beside the known ones."""
+    """Encode a value, with its unknown fields among the known ones."""
     return _encoder.encode(_flat(value) if _has_unknown(value) else value)
 
 
@@ -223,5 +343,8 @@ def _build(raw: dict[str, Raw], kind: type[T]) -> T:
             fields["transition"] = _build(nested, Transition)
         refs = msgspec.json.decode(raw.pop("data", b"{}"), type=dict[str, dict[str, Raw]])
         fields["data"] = FrozenDict({k: _build(v, DataRef) for k, v in refs.items()})
+    if kind is Transition:
+        notes = msgspec.json.decode(raw.pop("annotations", b"{}"), type=dict[str, str])
+        fields["annotations"] = FrozenDict(notes) if notes else EMPTY
     known = msgspec.json.decode(_encoder.encode(raw), type=kind)
     return replace(known, **fields)

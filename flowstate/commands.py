@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.data import Data
-from flowstate.driver import DamagedDelay, DelayedState
+from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState
 from flowstate.frozen import EMPTY
 from flowstate.state import State, Status
 
@@ -51,7 +51,10 @@ Labels = Mapping[str, str] | Sequence[Mapping[str, str]]
 
 
 class Command(Generic[R_co]):
-    """The base of all commands; ``R_co`` is what ``engine.do`` returns for it."""
+    """The base of all commands; ``R_co`` is what ``engine.do`` returns for it.
+
+    A subclass of a command does what its base does.
+    """
 
     __slots__ = ()
 
@@ -65,7 +68,7 @@ class Transit(Struct, Command[None], frozen=True, gc=False):
 
 
 class Pause(Struct, Command[None], frozen=True):
-    """Set a state aside where it is: nothing executes it until it is resumed or transited."""
+    """Set a state aside where it is: it is not executed until it is resumed or transited."""
 
     ctx: StateContext
     annotations: Mapping[str, str] = EMPTY
@@ -97,10 +100,11 @@ class End(Struct, Command[None], frozen=True):
 
 
 class Delay(Struct, Command[None], frozen=True):
-    """Move a state to flow ``to`` later, if nobody has moved it by then.
+    """Move a state to flow ``to`` later, unless it has moved on by then.
 
     Durable by itself outside a ``Commit``; within one it also commits the state. It belongs to
-    the revision that the state has then: a state that moves on drops its delays.
+    the revision that the state has then: a state that moves on drops its delays. Data that the
+    state refers to is kept for as long as the delay is there.
 
     Attributes:
         ctx: the state.
@@ -136,7 +140,16 @@ class Check(Struct, Command[None], frozen=True):
 
 
 class Stack(Struct, Command[None], frozen=True):
-    """Put the whole of ``stacked`` into an annotation of ``carrier``."""
+    """Put the whole of ``stacked`` into an annotation of ``carrier``.
+
+    The carrier refers to the data of the stacked context, under aliases of its own, so that
+    compaction keeps it. A name that is taken is refused: unstack it first.
+
+    Attributes:
+        carrier: gets the annotation.
+        stacked: is left as it is.
+        name: at most 400 bytes of UTF-8.
+    """
 
     carrier: StateContext
     stacked: StateContext
@@ -192,8 +205,8 @@ class GetStates(Struct, Command["Page"], frozen=True):
     """Read a page of revisions, in the order of the log.
 
     Attributes:
-        labels: a dict that a state's labels must contain, or a list of dicts of which one must
-            be contained. Empty: every state.
+        labels: a dict that a state's labels must contain, or a list of up to 100 dicts of which
+            one must be contained. Empty: every state.
         since_rev: revisions above this one. ``None``: from the lowest that is still stored.
         since_latest: from the newest matching revision on.
         since_time: revisions committed at or after this time.
@@ -228,12 +241,15 @@ class Page(Struct, frozen=True):
         more: whether the log went on when the page was read.
         cursor: everything up to this revision has been looked at.
         next: the command that reads the next page.
+        damaged: revisions of the page that cannot be read, in the order of the log. They count
+            for the limit.
     """
 
     states: Sequence[State]
     more: bool
     cursor: int
     next: GetStates
+    damaged: Sequence[DamagedRevision] = ()
 
 
 class GetDelayedStates(Struct, Command["DelayedPage"], frozen=True):
@@ -271,7 +287,8 @@ class Commit(Command[None]):
     """Do several commands as one: all of them become durable together, or none of them.
 
     Every state that a command of it changes gets one new revision. ``Commit``, ``Execute``,
-    ``GetStates`` and ``GetDelayedStates`` cannot be part of it.
+    ``GetStates`` and ``GetDelayedStates`` cannot be part of it. It may change 128 states, check
+    1,000, and hold 1,000 delays, 128 data and 64 MiB.
     """
 
     __slots__ = ("_commands",)

@@ -1,20 +1,18 @@
-"""The one mutable thing: a working copy of a state, beside what the store has."""
+"""The one mutable thing: a working copy of a state, and what the store has of it."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
 
+import attrs
 from msgspec.structs import replace
 
-from flowstate.data import Data
+from flowstate.data import Data, DataRef
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import FrozenDict
-from flowstate.state import State, Transition, frozen
+from flowstate.frozen import FrozenDict, exact
+from flowstate.limits import MAX_STEPS, check_id
+from flowstate.state import State, Status, Transition, checked, frozen
 
-if TYPE_CHECKING:
-    from flowstate.execution import Execution
-
-__all__ = ["StateContext"]
+__all__ = ["Draft", "StateContext"]
 
 
 class StateContext:
@@ -28,65 +26,85 @@ class StateContext:
         current: the working copy. Frozen: assign a changed one, or use the ``set_`` methods.
         committed: the revision that the store had when this context last met it;
             ``committed.rev`` is what the next commit expects to find.
-        transitions: the steps taken since the last commit, oldest first.
         data: blobs by alias, to be stored by ``StoreData`` or filled by ``GetData``.
     """
 
+    # For the core alone:
+    #   _known      the very object that the store gave for ``committed``: it needs no check.
+    #   _on_commit  is called after each commit of this context with the monotonic time at which
+    #               the commit was sent; set by what executes the context.
+    #   _sent_at    that time, of the last commit; None if there was none.
+    #   _steps      taken since the last commit; of more than twice MAX_STEPS the newest.
+    #   _stop       is set when the engine that executes the context begins to stop.
+    #   _store_id   of the store that it was committed to; None if it was not.
     __slots__ = (
-        "_execution",
+        "_known",
+        "_on_commit",
         "_sent_at",
+        "_steps",
         "_stop",
         "_store_id",
         "committed",
         "current",
         "data",
-        "transitions",
     )
 
     def __init__(self, state: State) -> None:
-        if not isinstance(state, State):
-            raise InvalidInputError("state", f"must be a State, not {type(state).__name__}")
         self.current = state = frozen(state)
         self.committed = state if state.rev else State(state.id)
-        self.transitions: tuple[Transition, ...] = ()
         self.data: dict[str, Data] = {}
+        self._steps: list[Transition] = []
+        self._known: State | None = None
         self._store_id: str | None = None
-        self._execution: Execution | None = None  # That it belongs to.
-        self._sent_at: float | None = None  # When its last commit was sent, monotonic.
+        self._sent_at: float | None = None
+        self._on_commit: Callable[[float], None] | None = None
         self._stop: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return f"StateContext(current={self.current!r}, committed_rev={self.committed.rev})"
 
+    @property
+    def transitions(self) -> tuple[Transition, ...]:
+        """The steps taken since the last commit, oldest first; of many, the last 1,000."""
+        return tuple(self._steps[-MAX_STEPS:])
+
     def copy(self) -> "StateContext":
         """Return an independent context with the same content."""
-        return self._duplicate(self.current, self.committed)
+        twin = self._duplicate(self.current, self.committed)
+        twin._known = self._known
+        twin._store_id = self._store_id
+        twin._sent_at = self._sent_at
+        return twin
 
     def fork(self, new_id: str) -> "StateContext":
         """Return a context for a new state that starts as a copy of this one's working copy."""
         current = replace(self.current, id=new_id, rev=0, committed_at=None, delayed_until=None)
-        twin = self._duplicate(current, State(new_id))
-        twin._sent_at = None
-        twin._store_id = None  # It was never committed, so nothing of it has been checked yet.
-        return twin
+        return self._duplicate(current, State(exact(new_id)))
 
     def _duplicate(self, current: State, committed: State) -> "StateContext":
         twin = StateContext(current)
         twin.committed = committed
-        twin.transitions = self.transitions
         twin.data = dict(self.data)
-        twin._store_id = self._store_id
+        twin._steps = self._steps.copy()
         twin._stop = self._stop
-        twin._sent_at = self._sent_at
         return twin
 
     def set_label(self, key: str, value: str | None) -> None:
-        """Set a label of the working copy, or remove it with ``None``."""
-        self.current = replace(self.current, labels=_changed(self.current.labels, key, value))
+        """Set a label of the working copy, or remove it with ``None``.
+
+        Raises:
+            InvalidInputError: a bad key; the value is checked by the commit.
+        """
+        labels = _changed("label", self.current.labels, key, value)
+        self.current = replace(self.current, labels=labels)
 
     def set_annotation(self, key: str, value: str | None) -> None:
-        """Set an annotation of the working copy, or remove it with ``None``."""
-        annotations = _changed(self.current.annotations, key, value)
+        """Set an annotation of the working copy, or remove it with ``None``.
+
+        Raises:
+            InvalidInputError: a bad key; the value is checked by the commit.
+        """
+        annotations = _changed("annotation", self.current.annotations, key, value)
         self.current = replace(self.current, annotations=annotations)
 
     @property
@@ -112,8 +130,129 @@ class StateContext:
         await (self._stop or asyncio.Event()).wait()
 
 
-def _changed(mapping: Mapping[str, str], key: str, value: str | None) -> Mapping[str, str]:
+def _changed(
+    what: str, mapping: Mapping[str, str], key: str, value: str | None
+) -> Mapping[str, str]:
+    key = check_id(f"{what} key", key)
     changed = {k: v for k, v in mapping.items() if k != key}
     if value is not None:
-        changed[key] = value
+        changed[key] = exact(value)
     return FrozenDict(changed)
+
+
+@attrs.define(eq=False)
+class Draft:
+    """What becomes of one context.
+
+    Attributes:
+        ctx: the context; it is left alone until :meth:`apply`.
+        current: the working copy.
+        committed: what the store has.
+        steps: taken by the plan; with ``replaces_steps`` instead of those of the context.
+        data: what becomes of ``ctx.data``; ``None``: nothing.
+        put: whether the state gets a new revision.
+        is_known: whether ``committed`` is what the store gave, so that it needs no check.
+    """
+
+    ctx: StateContext
+    current: State
+    committed: State
+    is_known: bool
+    steps: list[Transition] = attrs.Factory(list)
+    replaces_steps: bool = False
+    data: dict[str, Data] | None = None
+    put: bool = False
+
+    @classmethod
+    def of(cls, ctx: StateContext) -> "Draft":
+        """Return the draft of a context, not changed yet.
+
+        Raises:
+            InvalidInputError: the context holds something else than states.
+        """
+        current, committed, known = ctx.current, ctx.committed, ctx._known
+        if known is None or current is not known:
+            current = frozen(current)
+        if known is None or committed is not known:
+            committed = frozen(committed)
+        return cls(ctx, current, committed, committed is known)
+
+    @property
+    def transitions(self) -> tuple[Transition, ...]:
+        """The steps since the last commit."""
+        before = () if self.replaces_steps else self.ctx.transitions
+        return (*before, *self.steps)[-MAX_STEPS:]
+
+    def step(self, state: State) -> None:
+        """Take the step that leads to ``state``."""
+        self.current = state
+        self.steps.append(state.transition)
+        self.put = True
+
+    def hold(self, annotations: Mapping[str, str], data: Mapping[str, DataRef]) -> None:
+        """Give the working copy other annotations and data."""
+        annotations, data = FrozenDict(annotations), FrozenDict(data)
+        self.current = replace(self.current, annotations=annotations, data=data)
+        self.put = True
+
+    def state(self) -> State:
+        """Return the state to put: checked, and with the revision that it expects."""
+        state, known = self.current, self.committed
+        if not self.is_known or not self._is_step(state, known):
+            state = checked(state, known)
+            if state.transition is not self.current.transition:
+                self.current = replace(self.current, transition=state.transition)
+            return state
+        if state.rev != known.rev or state.delayed_until is not None:
+            state = replace(state, rev=known.rev, delayed_until=None)
+        return state
+
+    def _is_step(self, state: State, known: State) -> bool:
+        """Return whether nothing differs but the transition and status, by a step of ours."""
+        steps = self.steps or self.ctx._steps
+        return (
+            state.id is known.id
+            and state.labels is known.labels
+            and state.annotations is known.annotations
+            and state.data is known.data
+            and state.unknown is known.unknown
+            and type(state.status) is Status
+            and state.transition is (steps[-1] if steps else known.transition)
+        )
+
+    def set_data(self, alias: str, data: Data) -> None:
+        """Put ``data`` under ``alias``."""
+        before = self.ctx.data if self.data is None else self.data
+        if not issubclass(type(before), dict):
+            raise InvalidInputError("data", f"must be a dict, not {type(before).__name__}")
+        self.data = {**before, alias: data}
+
+    def replace(self, current: State, committed: State, steps: Iterable[Transition]) -> None:
+        """Make it the draft of another state, of which nothing is known to be right."""
+        self.current, self.committed, self.is_known = current, committed, False
+        self.steps, self.replaces_steps = list(steps), True
+
+    def settle(self, state: State, store_id: str, sent_at: float) -> None:
+        """Make the context what the store has now."""
+        # A driver may return an equal transition; a new object would look like a step.
+        if state.transition is not self.current.transition:
+            state = replace(state, transition=self.current.transition)
+        ctx = self.ctx
+        ctx.current = ctx.committed = ctx._known = state
+        ctx._steps = []
+        ctx._store_id, ctx._sent_at = store_id, sent_at
+        if ctx._on_commit is not None:
+            ctx._on_commit(sent_at)
+
+    def apply(self) -> None:
+        """Make the context what the draft is."""
+        ctx = self.ctx
+        ctx.current, ctx.committed = self.current, self.committed
+        if self.replaces_steps:
+            ctx._steps = self.steps
+        else:
+            ctx._steps += self.steps
+            if len(ctx._steps) > 2 * MAX_STEPS:
+                del ctx._steps[:-MAX_STEPS]
+        if self.data is not None:
+            ctx.data = self.data

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from msgspec import Struct, json
 from msgspec.structs import force_setattr
 
+from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY, FrozenDict, freeze
+from flowstate.limits import MAX_BLOB_BYTES, check_annotations
 
-__all__ = ["Data", "DataRef", "checksum_of"]
+__all__ = ["Data", "DataRef", "checked_data", "checksum_of", "newly_referred"]
 
 
 class DataRef(
@@ -18,7 +20,7 @@ class DataRef(
     Attributes:
         rev: counts the contents that the alias has had in this state, from 1.
         checksum: names the content; see :func:`checksum_of`.
-        unknown: fields written by a newer library, kept as they came.
+        unknown: fields written by a newer library, as JSON, kept as they came.
     """
 
     rev: int
@@ -34,7 +36,7 @@ class Data(Struct, frozen=True, repr_omit_defaults=True):
 
     Attributes:
         blob: at most 16 MiB.
-        annotations: whatever the caller wished to note about the blob.
+        annotations: what the caller wished to note about the blob, at most 1 MiB in all.
         rev: the revision under its alias; 0 until it is stored.
         checksum: see :func:`checksum_of`; empty until it is stored.
     """
@@ -60,3 +62,29 @@ def checksum_of(data: Data) -> str:
     digest.update(b"\0")
     digest.update(data.blob)
     return digest.hexdigest()
+
+
+def checked_data(field: str, data: Data) -> Data:
+    """Return data as it can be stored, with an exact blob and annotations.
+
+    Raises:
+        InvalidInputError: it cannot be stored; names the field.
+    """
+    if type(data) is not Data:
+        raise InvalidInputError(field, f"must be Data, not {type(data).__name__}")
+    if not issubclass(type(data.blob), bytes):
+        kind = type(data.blob).__name__
+        raise InvalidInputError(f"{field}.blob", f"must be bytes, not {kind}")
+    blob = b"".join((data.blob,))  # An exact ``bytes``, also of a subclass.
+    if len(blob) > MAX_BLOB_BYTES:
+        limit = f"at most {MAX_BLOB_BYTES} bytes, not {len(blob)}"
+        raise InvalidInputError(f"{field}.blob", f"must be {limit}")
+    return Data(blob, check_annotations(f"{field}.annotations", data.annotations))
+
+
+def newly_referred(data: Mapping[str, DataRef], known: Mapping[str, DataRef]) -> set[str]:
+    """Return the checksums that ``data`` refers to and ``known`` does not."""
+    if data is known or not data:
+        return set()
+    stored = {getattr(ref, "checksum", None) for ref in known.values()}
+    return {ref.checksum for ref in data.values()} - stored

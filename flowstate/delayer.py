@@ -2,49 +2,104 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from random import Random
-from types import TracebackType
 from typing import Any, Literal, Self
+from zlib import crc32
 
+import attrs
 from msgspec.structs import replace
 
-from flowstate.cancellation import all_cancelled
+from flowstate.clock import longest_sleep
 from flowstate.commands import Execute
-from flowstate.driver import DamagedDelay, DelayedState, DelayQuery
+from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Seen
 from flowstate.engine import Engine
-from flowstate.errors import EngineStoppedError, RevisionMismatchError
-from flowstate.held_delay import HeldDelay
-from flowstate.shares import Shares
+from flowstate.errors import (
+    ClaimLostError,
+    CommitUnknownError,
+    DriverError,
+    EngineStoppedError,
+    RevisionMismatchError,
+)
+from flowstate.options import count, has, optional, seconds
+from flowstate.tasks import cancel_and_wait, shielded, spawn
+from flowstate.tenure import Tenure
 
-__all__ = ["Delayer"]
+__all__ = ["Delayer", "has_delayer", "is_new"]
 
 logger = logging.getLogger("flowstate.delayer")
 
 BATCHES_OF_A_WINDOW = 10
 MOST_LOST = 1 / 4  # Of a batch; beyond that it is better to see what others have left.
-MOST_REMEMBERED = 10_000
+REMEMBERED = 10_000
+OTHERS_EVERY = 60.0
+SHARES = 64
 CLOSING_SECONDS = 5.0  # Real ones: leaving must end.
 
 Outcome = Literal["settled", "lost", "left"]
 """Of an attempt to fire a delay: done, or others were faster, or it has to be tried again."""
 
+_running: "weakref.WeakSet[Delayer]" = weakref.WeakSet()
 
-class Round:
+
+def has_delayer(engine: Engine) -> bool:
+    """Return whether a delayer fires delays in this engine."""
+    return any(delayer._engine is engine for delayer in _running)
+
+
+def is_new(seen: dict[str, None], key: str) -> bool:
+    """Return whether a key is met for the first time, as far as the newest 10,000 are known."""
+    if key in seen:
+        return False
+    seen[key] = None
+    if len(seen) > REMEMBERED:
+        del seen[next(iter(seen))]
+    return True
+
+
+@attrs.define(eq=False)
+class Sweep:
     """What a look at everything that is due has come to so far.
 
     Attributes:
         tried: ids of delays of the window that were tried.
-        damaged: ids of delays that cannot be read.
         pauses: seconds until there is something to do again.
     """
 
-    def __init__(self) -> None:
-        self.tried: set[str] = set()
-        self.damaged: set[str] = set()
-        self.pauses: set[float] = set()
+    tried: set[str] = attrs.field(factory=set)
+    pauses: set[float] = attrs.field(factory=set)
 
 
+class FiringOrder:
+    """In which order one delayer fires what is due at the same time.
+
+    Every state belongs to one of 64 shares, the same for every delayer. Each delayer begins with
+    other shares, and puts those at the end in which others were faster. So each soon has shares
+    to itself, and helps with those of the others when nothing is left in its own.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._order = rng.sample(range(SHARES), SHARES)
+
+    def arrange(self, delays: Iterable[DelayedState]) -> list[DelayedState]:
+        """Return delays in the order to fire them in; those of one state stay in theirs."""
+        places = {share: place for place, share in enumerate(self._order)}
+        return sorted(delays, key=lambda delay: places[_share_of(delay)])
+
+    def learn(self, delays: Sequence[DelayedState], lost: Sequence[DelayedState]) -> None:
+        """Put the shares at the end of which more was lost to others than not."""
+        counts = Counter(map(_share_of, delays))
+        losses = Counter(map(_share_of, lost))
+        self._order.sort(key=lambda share: 2 * losses[share] > counts[share])
+
+
+def _share_of(delay: DelayedState) -> int:
+    return crc32(delay.state.id.encode(errors="replace")) % SHARES
+
+
+@attrs.define(eq=False)
 class Delayer:
     """Fires the delays of a store. Any number of them may run, in any number of processes.
 
@@ -55,132 +110,148 @@ class Delayer:
     nearly over, the execution is cancelled.
 
     When many delays are due at once, delayers divide them: each reads a window of the earliest,
-    fires it in an order of its own, batch by batch, and looks anew when others were too often
-    faster.
+    fires it in an order of its own, batch by batch, and reads again when others were too often
+    faster. Delays to flows that the registry does not have are left to an engine that has them,
+    and cost nothing.
 
     Args:
-        engine: executes what fires. Delays to flows that its registry does not have are left
-            to an engine that has them.
+        engine: executes what fires.
         poll_interval: seconds until a delay that could not be fired, or not even be read, is
-            tried again. Delays that become due are fired at their time, and new ones are noticed
-            by the driver's hints.
+            tried again. Delays that become due are fired at their time, and the driver tells of
+            new ones.
         batch: how many delays are fired at the same time; ten times as many are read at once.
-        lease: seconds.
+        lease: seconds for which a delay with ``commit=False`` is claimed.
         rng: where chance comes from; by default it differs from delayer to delayer.
+
+    Raises:
+        InvalidInputError: a bad option; names it.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        poll_interval: float = 1.0,
-        batch: int = 100,
-        lease: float = 60.0,
-        rng: Random | None = None,
-    ) -> None:
-        self._engine = engine
-        self._driver = engine.driver
-        self._poll_interval = poll_interval
-        self._batch = batch
-        self._lease = lease
-        self._rng = rng or Random()  # noqa: S311 - no secret
-        self._shares = Shares(self._rng)
-        self._task: asyncio.Task[None] | None = None
-        self._holding: set[asyncio.Task[None]] = set()
-        self._unknown: set[str] = set()
-        self._damaged: set[str] = set()
+    _engine: Engine = attrs.field(validator=has("an Engine", "driver", "clock", "flows"))
+    _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
+    _batch: int = attrs.field(default=100, kw_only=True, validator=count(1, 10_000))
+    _lease: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0.05))
+    _rng: Random | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a random.Random", "sample", "uniform"))
+    )
+    _chance: Random = attrs.field(init=False)
+    _order: FiringOrder = attrs.field(init=False)
+    _holder: str = attrs.field(init=False)
+    _began: float = attrs.field(init=False, default=0.0)
+    _others_at: float = attrs.field(init=False, default=0.0)
+    _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
+    _claimed: set[asyncio.Task[None]] = attrs.field(init=False, factory=set)
+    _reported: dict[str, None] = attrs.field(init=False, factory=dict)
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name="flowstate delayer")
+        # Drawn here: processes that were forked after this object was made must differ.
+        self._chance = self._rng or Random()  # noqa: S311 - no secret
+        self._order = FiringOrder(self._chance)
+        self._holder = f"{self._engine.name}.{self._chance.getrandbits(64):016x}"
+        self._began = self._others_at = self._engine.clock.monotonic()
+        self._task = spawn(self._run(), "flowstate delayer")
+        _running.add(self)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        tasks = {*self._holding, *([self._task] if self._task else [])}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    async def __aexit__(self, *_: object) -> None:
+        _running.discard(self)
+        tasks = [*self._claimed, *([self._task] if self._task else [])]
+        await cancel_and_wait(*tasks, seconds=CLOSING_SECONDS)
 
     async def _run(self) -> None:
         """Look, fire, wait; a failing store is asked again later and later."""
-        failures = 0
+        failures, seen = 0, Seen()
         while True:
             try:
-                seen = await self._driver.wait_delay(-1)
-                pause = await self._fire_due()
+                if seen == Seen():
+                    seen = await self._engine.driver.changed(seen)
+                pause = await self._sweep()
                 failures = 0
-                await self._wait(pause, seen)
+                seen = await self._wait(pause, seen)
             except EngineStoppedError:
                 return
             except Exception:
                 logger.exception("cannot fire delays")
                 failures = min(failures + 1, 10)
                 ceiling = min(30.0, self._poll_interval * 2**failures)
-                await self._engine.clock.sleep(self._rng.uniform(ceiling / 2, ceiling))
+                await self._engine.clock.sleep(self._chance.uniform(ceiling / 2, ceiling))
 
-    async def _wait(self, pause: float | None, seen: int) -> None:
-        """Wait ``pause`` seconds, or until this process writes a delay."""
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._driver.wait_delay(seen))]
-        if pause is not None:
-            waits.append(asyncio.ensure_future(self._engine.clock.sleep(pause)))
+    async def _wait(self, pause: float | None, seen: Seen) -> Seen:
+        """Wait ``pause`` seconds, or until a delay is written, or until it is time to look again.
+
+        Returns what the store has.
+        """
+        clock = self._engine.clock
+        # A flow may be registered meanwhile; and the store's time is no timer of this process.
+        longest = min(longest_sleep(clock), max(OTHERS_EVERY, clock.monotonic() - self._began))
+        left = longest if pause is None else min(pause, longest)
+        noticing = spawn(self._new_delays(seen), "flowstate delayer notices")
+        sleeping = spawn(clock.sleep(left, background=pause is None), "flowstate delayer sleeps")
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                each.result()
+            await asyncio.wait([noticing, sleeping], return_when="FIRST_COMPLETED")
+            return noticing.result() if noticing.done() else sleeping.result() or seen
         finally:
-            await all_cancelled(*waits)
+            await cancel_and_wait(noticing, sleeping)
 
-    async def _fire_due(self) -> float | None:
+    async def _new_delays(self, seen: Seen) -> Seen:
+        """Return when a delay may have been written."""
+        due = seen.due
+        while seen.due == due:
+            seen = await self._engine.driver.changed(seen)
+        return seen
+
+    async def _sweep(self) -> float | None:
         """Fire all that is due, window by window; return the seconds until there is more to do."""
-        query = DelayQuery(limit=BATCHES_OF_A_WINDOW * self._batch)
-        round_ = Round()
+        flows = tuple(filter(self._engine.can_execute, self._engine.flows))
+        limit = BATCHES_OF_A_WINDOW * self._batch
+        query = DueQuery("delay", flows=flows, limit=limit, others=self._asks_for_others())
+        sweep = Sweep()
         while True:
-            window = await self._driver.get_delayed(query)
-            self._report(window.damaged, round_)
-            if not await self._fire_window(window.delayed, round_):
+            window = await self._engine.driver.get_due(query)
+            self._report(window, sweep)
+            query = replace(query, others=False)
+            if not await self._fire_window(window.due, sweep):
                 continue
             if not window.more:
                 break
             query = replace(query, after=window.end)
-        self._damaged &= round_.damaged  # What is repaired or gone must not be remembered for ever.
-        if window.next_due is not None:
-            round_.pauses.add(max(0.0, (window.next_due - window.now).total_seconds()))
-        return min(round_.pauses, default=None)
+        if window.next_at is not None:
+            sweep.pauses.add(max(0.0, (window.next_at - window.now).total_seconds()))
+        return min(sweep.pauses, default=None)
 
-    def _report(self, damaged: Sequence[DamagedDelay], round_: Round) -> None:
-        """Log each damaged delay once, although every round meets it again."""
-        for delay in damaged:
+    def _asks_for_others(self) -> bool:
+        now = self._engine.clock.monotonic()
+        if now < self._others_at:
+            return False
+        self._others_at = now + OTHERS_EVERY
+        return True
+
+    def _report(self, window: DuePage, sweep: Sweep) -> None:
+        """Log each damaged delay and each unknown flow once, although they are met again."""
+        for delay in window.damaged:
             if delay.due is not None:
-                round_.pauses.add(self._poll_interval)
-            if delay.id not in self._damaged and len(self._damaged) < MOST_REMEMBERED:
-                self._damaged.add(delay.id)
+                sweep.pauses.add(self._poll_interval)
+            if is_new(self._reported, delay.id):
                 extra = {"state_id": delay.state_id, "delay_id": delay.id}
                 logger.error("cannot read delay %s: %s", delay.id, delay.error, extra=extra)
-            if delay.id in self._damaged:
-                round_.damaged.add(delay.id)
+        for flow in window.others:
+            if is_new(self._reported, f"to {flow}"):
+                logger.warning("delays to flow %r are left to an engine that has it", flow)
 
-    async def _fire_window(self, delays: Sequence[DelayedState], round_: Round) -> bool:
-        """Fire what was not tried, batch by batch; return False to have it read anew instead."""
-        known = [delay for delay in delays if self._knows(delay)]
-        if len(known) < len(delays):
-            round_.pauses.add(self._poll_interval)
-        round_.tried.intersection_update([delay.id for delay in delays])
-        todo = self._shares.arrange(delay for delay in known if delay.id not in round_.tried)
+    async def _fire_window(self, delays: Sequence[DelayedState], sweep: Sweep) -> bool:
+        """Fire what was not tried, batch by batch; return False to have it read again instead."""
+        sweep.tried.intersection_update([delay.id for delay in delays])
+        todo = self._order.arrange(delay for delay in delays if delay.id not in sweep.tried)
         for start in range(0, len(todo), self._batch):
             batch = sorted(todo[start : start + self._batch], key=lambda delay: delay.due)
             outcomes = await self._fire(batch)
-            round_.tried.update(delay.id for delay in batch)
+            sweep.tried.update(delay.id for delay in batch)
             if "left" in outcomes:
-                round_.pauses.add(self._poll_interval)
+                sweep.pauses.add(self._poll_interval)
             if not all(delay.commit for delay in batch):
-                round_.pauses.add(self._lease)
+                sweep.pauses.add(self._lease)
             lost = [d for d, outcome in zip(batch, outcomes, strict=True) if outcome == "lost"]
-            self._shares.learn(batch, lost)
+            self._order.learn(batch, lost)
             if len(lost) > MOST_LOST * len(batch) and start + self._batch < len(todo):
                 return False
         return True
@@ -201,16 +272,12 @@ class Delayer:
         return outcomes
 
     async def _fire_one(self, delay: DelayedState) -> Outcome:
+        if not self._engine.can_execute(delay.to):  # The flow was removed meanwhile.
+            return "left"
         if not delay.commit:
             return await self._claim(delay)
-        firing = asyncio.ensure_future(self._commit(delay))
-        try:
-            return await asyncio.shield(firing)
-        except asyncio.CancelledError:
-            # Whoever leaves in between has fired a delay, and nobody would execute it.
-            await asyncio.wait([firing], timeout=CLOSING_SECONDS)
-            await all_cancelled(firing)
-            raise
+        # Cancelled in between, it would have fired a delay without executing its flow.
+        return await shielded(self._commit(delay))
 
     async def _commit(self, delay: DelayedState) -> Outcome:
         try:
@@ -220,23 +287,112 @@ class Delayer:
         await self._engine.do(Execute(ctx))
         return "settled"
 
-    def _knows(self, delay: DelayedState) -> bool:
-        if self._engine.can_execute(delay.to):
-            return True
-        if delay.to not in self._unknown:
-            self._unknown.add(delay.to)
-            logger.warning("delays to flow %r are left to an engine that has it", delay.to)
-        return False
-
     async def _claim(self, delay: DelayedState) -> Outcome:
-        if len(self._holding) >= self._batch:
+        if len(self._claimed) >= self._batch:
             return "left"
-        began = self._engine.clock.monotonic()
-        until = await self._driver.claim_delay(delay.id, delay.due, self._lease)
-        if until is None:
+        tenure = Tenure(self._lease, self._engine.clock.monotonic())
+        try:
+            await self._engine.claim(Claim(delay.id, self._holder, self._lease))
+        except ClaimLostError:
             return "lost"
-        held = HeldDelay(self._engine, delay, self._lease, until, began)
-        task = asyncio.create_task(held.execute(), name=f"flowstate held {delay.id}")
-        self._holding.add(task)
-        task.add_done_callback(self._holding.discard)
+        claimed = ClaimedDelay(self._engine, delay, self._holder, tenure)
+        task = spawn(claimed.execute(), f"flowstate claimed {delay.id}")
+        self._claimed.add(task)
+        task.add_done_callback(self._claimed.discard)
         return "settled"
+
+
+# state  means                                           left by
+# held   its flow runs, and no other process fires it    flow over → done; tenure over, or claim
+#                                                        refused → lost; claim refused, because
+#                                                        the state has moved on → free
+# free   the flow has moved the state on, and the delay  flow over → done
+#        went with that; heartbeats keep the state
+# lost   others may fire it: its flow is cancelled       flow over → done, without a drop
+# done   dropped, or it fires again after the lease
+@attrs.define(eq=False)
+class ClaimedDelay:
+    """A delay that is claimed instead of committed, while its flow runs.
+
+    The claim ends by the clock of the store. Here it is measured from before the store was asked,
+    so it ends here first.
+    """
+
+    _engine: Engine
+    _delay: DelayedState
+    _holder: str
+    _tenure: Tenure
+
+    async def execute(self) -> None:
+        """Execute the delayed state and drop the delay; cancel that when the claim is lost."""
+        executing = spawn(self._execute(), f"flowstate {self._delay.id}")
+        renewing = spawn(self._renew(), f"flowstate renewal {self._delay.id}")
+        ending = spawn(self._end(), f"flowstate tenure {self._delay.id}")
+        tasks: list[asyncio.Task[Any]] = [executing, renewing, ending]
+        try:
+            await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
+            # A renewal that is on its way is not waited for: its reply may never come.
+            is_lost = ending.done() or (renewing.done() and not renewing.result())
+            if is_lost and not executing.done():
+                self._log(logging.ERROR, "delay %s is cancelled and fires again: claim lost")
+                executing.cancel()
+            await asyncio.wait([executing])
+        finally:
+            await cancel_and_wait(*tasks)
+
+    async def _execute(self) -> None:
+        try:
+            await self._engine.execute(self._engine.draft_delay(self._delay))
+            await self._drop()
+        except EngineStoppedError:
+            self._log(logging.INFO, "delay %s fires again elsewhere")
+        except Exception as error:  # noqa: BLE001 - of the flow, or of the store
+            self._log(logging.ERROR, "delay %s fires again after its lease", error)
+
+    async def _drop(self) -> None:
+        while True:
+            try:
+                return await self._engine.drop(Drop(self._delay.id, self._holder))
+            except (CommitUnknownError, DriverError) as error:
+                self._log(logging.WARNING, "cannot drop delay %s, and tries again", error)
+            await self._sleep_until(self._tenure.retry_at(self._now()))
+
+    async def _end(self) -> None:
+        """Return when the tenure is over."""
+        while self._now() < self._tenure.valid_until:
+            await self._sleep_until(self._tenure.valid_until)
+
+    async def _renew(self) -> bool:
+        """Renew the claim until it is refused; return whether the flow needs none any more."""
+        at = self._tenure.renew_at
+        while True:
+            await self._sleep_until(at)
+            sent_at = self._now()
+            try:
+                if not await self._renew_once():
+                    state = await self._engine.driver.get_state(self._delay.state.id)
+                    return (state.rev if state else 0) != self._delay.state.rev
+            except Exception as error:  # noqa: BLE001 - the next attempt finds out
+                self._log(logging.WARNING, "cannot renew the claim of delay %s", error)
+                at = self._tenure.retry_at(self._now())
+            else:
+                self._tenure = self._tenure.renewed(sent_at)
+                at = self._tenure.renew_at
+
+    async def _renew_once(self) -> bool:
+        try:
+            await self._engine.claim(Claim(self._delay.id, self._holder, self._tenure.seconds))
+        except ClaimLostError:
+            return False
+        return True
+
+    async def _sleep_until(self, at: float) -> None:
+        await self._engine.clock.sleep(at - self._now(), background=True)
+
+    def _now(self) -> float:
+        return self._engine.clock.monotonic()
+
+    def _log(self, level: int, message: str, error: Exception | None = None) -> None:
+        delay = self._delay
+        extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
+        logger.log(level, message, delay.id, extra=extra, exc_info=error)

@@ -1,7 +1,7 @@
-"""The storage contract: one write operation, a few reads, and hints that something changed.
+"""The storage contract: one write operation, a few reads, and a hint that something changed.
 
-A driver knows nothing of commands, flows or logging. It takes plain writes, makes them durable,
-and gives revisions; see ``docs/drivers.md`` for how to write one.
+A driver knows nothing of commands, flows or logging. It takes plain writes, already checked and
+encoded, makes them durable, and gives revisions; see ``docs/drivers.md`` for how to write one.
 """
 
 from abc import abstractmethod
@@ -18,18 +18,20 @@ from flowstate.frozen import FrozenDict
 from flowstate.state import State, Status
 
 __all__ = [
+    "Claim",
     "DamagedDelay",
-    "DamagedState",
-    "DelayQuery",
+    "DamagedRevision",
     "DelayedState",
-    "DelayedStates",
     "Driver",
+    "Drop",
+    "DueKind",
+    "DuePage",
+    "DueQuery",
     "Durability",
     "Heartbeat",
     "Liveness",
     "NewDelay",
-    "StalledQuery",
-    "StalledStates",
+    "Seen",
     "StateQuery",
     "States",
     "Transaction",
@@ -40,6 +42,9 @@ __all__ = [
 Durability = Literal["none", "process", "power"]
 """What an acknowledged commit survives: nothing, the death of the process, or a power cut."""
 
+DueKind = Literal["delay", "stall"]
+"""What is due: a delay that has to fire, or an active state that stands still."""
+
 
 class NewDelay(Struct, frozen=True, gc=False):
     """A delay to be stored.
@@ -48,10 +53,12 @@ class NewDelay(Struct, frozen=True, gc=False):
         state: the state as it is to go on; at revision ``state.rev`` unless ``put`` is given.
         to: the flow that it goes to.
         annotations: of the transition.
-        due: when; or
+        due: when it fires, UTC; or
         after: how long from the store's now.
         commit: whether firing commits the transition first.
+        body: the stored form, JSON text: see :class:`flowstate.codec.DelayBody`.
         put: the index in ``Writes.puts`` of the state whose new revision the delay belongs to.
+        references: checksums of data that must be kept for as long as the delay is there.
     """
 
     state: State
@@ -60,29 +67,63 @@ class NewDelay(Struct, frozen=True, gc=False):
     due: datetime | None
     after: timedelta | None
     commit: bool
+    body: str
     put: int | None = None
+    references: tuple[str, ...] = ()
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """Reserves a delay for one holder while the flow that it started runs.
+
+    The claim is granted when the delay is there and is due by the store's now, or when ``holder``
+    has claimed it already. The delay is then due ``seconds`` from the store's now. A claim that is
+    refused refuses its whole commit with :class:`flowstate.ClaimLostError`.
+    """
+
+    id: str
+    holder: str
+    seconds: float
+
+
+class Drop(Struct, frozen=True, gc=False):
+    """Removes a delay that is there and was claimed by ``holder``; otherwise nothing happens."""
+
+    id: str
+    holder: str
 
 
 class Writes(Struct, frozen=True, gc=False):
     """One commit, as the driver sees it: all of it is stored, or nothing.
+
+    Nothing in it can be refused for its form: the core has checked and encoded all of it.
 
     Attributes:
         token: unique to this commit. Stored with its revisions; the ids of its delays are the
             token, a dot, and their index. The same token is never applied twice.
         puts: new revisions. ``rev`` of each is the stored latest revision that it expects (0:
             there must be none). The ids differ from each other.
+        bodies: the stored form of each put, JSON text. Empty for a driver whose
+            ``stores_objects`` is true.
         checks: (id, rev) that must be the stored latest, without being written.
         data: to be stored under ``data.checksum``, unless that is stored already.
         delays: to be stored. A put drops all older delays of its state.
-        needs: checksums that must be stored already, because a put newly refers to them.
+        needs: checksums that must be stored already, because a put or a delay newly refers to
+            them.
+        claims: delays to be claimed.
+        drops: delays to be removed.
+        size: bytes of all this, as far as it counts for ``Driver.max_batch_bytes``.
     """
 
     token: str
     puts: tuple[State, ...] = ()
+    bodies: tuple[str, ...] = ()
     checks: tuple[tuple[str, int], ...] = ()
     data: tuple[Data, ...] = ()
     delays: tuple[NewDelay, ...] = ()
     needs: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    drops: tuple[Drop, ...] = ()
+    size: int = 0
 
 
 Verdict = tuple[State, ...] | FlowstateError
@@ -101,6 +142,7 @@ class StateQuery(Struct, frozen=True, gc=False):
         latest_only: only the latest revision of each state.
         status: only this status.
         limit: at most so many states.
+        max_bytes: the page ends with the state whose stored form brings it to this many bytes.
         gaps_below: raise ``CompactedError`` when the log is incomplete between the cursor and
             the floor, unless the floor is at most this; ``None`` accepts any hole.
     """
@@ -113,7 +155,22 @@ class StateQuery(Struct, frozen=True, gc=False):
     latest_only: bool = False
     status: Status | None = None
     limit: int = 100
+    max_bytes: int = 16 * 1024 * 1024
     gaps_below: int | None = None
+
+
+class DamagedRevision(Struct, frozen=True, gc=False):
+    """A stored revision that cannot be read: damaged, or written by a newer library.
+
+    Attributes:
+        rev: the revision.
+        id: of the state, as far as that can be read.
+        error: what is wrong with it.
+    """
+
+    rev: int
+    id: str
+    error: str
 
 
 class States(Struct, frozen=True, gc=False):
@@ -126,6 +183,8 @@ class States(Struct, frozen=True, gc=False):
         more: whether a further page may have something.
         head: the highest revision in the store.
         floor: the lowest revision from which the log is complete.
+        damaged: matches, as far as the store's indexes can tell, that cannot be read, in the
+            order of the log. They count for the limit.
     """
 
     states: Sequence[State]
@@ -133,33 +192,41 @@ class States(Struct, frozen=True, gc=False):
     more: bool
     head: int
     floor: int
+    damaged: Sequence[DamagedRevision] = ()
 
 
-class DelayQuery(Struct, frozen=True, gc=False):
-    """A page of delays in the order of (due, id).
+class DueQuery(Struct, frozen=True, gc=False):
+    """A page of what is due, in the order of (due, id).
 
     Attributes:
+        kind: delays, or states that stand still.
+        flows: only what goes to one of these flows, or stands still in one; ``None`` means any.
+            The cost follows the number of flows and the page, not what is due for other flows.
         until: due at or before; ``None`` means before the store's now.
-        everything: also those that are due later, whatever ``until`` says.
-        after: (due, id) of the last delay already seen.
+        everything: also what is due later, whatever ``until`` says.
+        after: (due, id) of the last one already seen.
         limit: at most so many.
+        others: also name flows outside ``flows`` for which something is due.
     """
 
+    kind: DueKind
+    flows: tuple[str, ...] | None = None
     until: datetime | None = None
     everything: bool = False
     after: tuple[datetime, str] | None = None
     limit: int = 100
+    others: bool = False
 
 
-class DelayedState(Struct, frozen=True, gc=False):
-    """A delay that has not fired.
+class DelayedState(Struct, frozen=True):
+    """A delay that has not fired; or, on a page of stalled states, one of those.
 
     Attributes:
-        id: names the delay.
+        id: names the delay; of a stalled state, its id.
         state: as it was delayed; ``state.rev`` is the revision that the delay belongs to.
-        to: the flow that it goes to.
+        to: the flow that it goes to; of a stalled state, the flow that it is in.
         annotations: of the transition.
-        due: when it fires, UTC.
+        due: when it fires, UTC; of a stalled state, since when it stands still for too long.
         commit: whether firing commits the transition first.
     """
 
@@ -172,11 +239,11 @@ class DelayedState(Struct, frozen=True, gc=False):
 
 
 class DamagedDelay(Struct, frozen=True, gc=False):
-    """A delay that has not fired and cannot be read: damaged, or written by a newer library.
+    """Something due that cannot be read: damaged, or written by a newer library.
 
     Attributes:
-        id: names the delay.
-        state_id: the state that is delayed, as far as that can be read.
+        id: names the delay; of a stalled state, its id.
+        state_id: the state, as far as that can be read.
         due: when it was to fire, UTC; ``None`` when that is what is damaged.
         error: what is wrong with it.
     """
@@ -187,40 +254,46 @@ class DamagedDelay(Struct, frozen=True, gc=False):
     error: str
 
 
-class DelayedStates(Struct, frozen=True, gc=False):
-    """A page of delays.
+class DuePage(Struct, frozen=True, gc=False):
+    """A page of what is due.
 
     Attributes:
-        delayed: in the order of (due, id).
+        due: in the order of (due, id). Stalled states are latest revisions.
         more: whether there are further ones that answer the query.
         now: the store's clock when the page was read.
-        next_due: when the earliest delay after this page is due, or ``None``.
+        next_at: when the earliest one after this page is due, or ``None``. It is of the flows of
+            the query.
         damaged: those of the page that cannot be read. They count for the limit, apart from
             those without a time, which have no place in the order and come with the first page.
+            One whose flow cannot be read is on the pages of all flows.
+        others: flows outside the query for which something is due, at most 100, in order; empty
+            unless the query asked for them.
     """
 
-    delayed: Sequence[DelayedState]
+    due: Sequence[DelayedState]
     more: bool
     now: datetime
-    next_due: datetime | None
+    next_at: datetime | None
     damaged: Sequence[DamagedDelay] = ()
+    others: Sequence[str] = ()
 
     @property
     def end(self) -> tuple[datetime, str] | None:
-        """(due, id) of the last delay of the page, for ``DelayQuery.after``."""
-        places = [(delay.due, delay.id) for delay in self.delayed[-1:]]
+        """(due, id) of the last one of the page, for ``DueQuery.after``."""
+        places = [(each.due, each.id) for each in self.due[-1:]]
         places += [(bad.due, bad.id) for bad in self.damaged if bad.due is not None]
         return max(places, default=None)
 
 
 class Heartbeat(Struct, frozen=True, gc=False):
-    """A sign of life for one revision of a state, from whoever executes or holds it.
+    """A sign of life for one revision of a state, from the engine that executes or holds it.
 
     Attributes:
         id: of the state.
         rev: only while this is the state's latest revision.
-        seconds: how long from the store's now the state may stand still; ``None`` changes nothing
-            about that, nor does a number for a state that never stalls.
+        seconds: how long from the store's now the state may stand still; 0 hands it over, so that
+            it is due at once; ``None`` changes nothing about that, nor does a number for a state
+            that never stalls.
         note: for others to read, at most ``MAX_NOTE_BYTES`` of UTF-8; replaces the last one.
     """
 
@@ -239,7 +312,8 @@ class Liveness(Struct, frozen=True, gc=False):
         beat_at: when the last heartbeat came for it, by the store's clock; ``None``: none came.
         note: of that heartbeat.
         now: the store's clock.
-        delay_due: when the earliest delay of that revision that has not fired is due.
+        delay_due: when the earliest delay of that revision that can be read is due; ``None`` when
+            there is none, or all of them are damaged.
     """
 
     rev: int
@@ -250,51 +324,16 @@ class Liveness(Struct, frozen=True, gc=False):
     delay_due: datetime | None
 
 
-class StalledQuery(Struct, frozen=True, gc=False):
-    """A page of stalled states, those that stalled first in front.
+class Seen(Struct, frozen=True, gc=False):
+    """What a caller of :meth:`Driver.changed` has seen.
 
     Attributes:
-        after: (time, id) of the end of the page before.
-        limit: at most so many.
+        head: the highest revision in the store.
+        due: a number that changes when delays may have been written, by any process.
     """
 
-    after: tuple[datetime, str] | None = None
-    limit: int = 100
-
-
-class DamagedState(Struct, frozen=True, gc=False):
-    """A stalled state that cannot be read: damaged, or written by a newer library.
-
-    Attributes:
-        id: of the state.
-        rev: its latest revision.
-        error: what is wrong with it.
-    """
-
-    id: str
-    rev: int
-    error: str
-
-
-class StalledStates(Struct, frozen=True, gc=False):
-    """A page of stalled states.
-
-    Attributes:
-        states: latest revisions, in the order of (when they stalled, id).
-        more: whether there are further ones.
-        now: the store's clock when the page was read.
-        next_at: when the earliest state after this page stalls, or ``None``.
-        end: (time, id) of the last state of the page, for ``StalledQuery.after``; ``None`` when
-            it is empty.
-        damaged: those that cannot be read. They count for the limit.
-    """
-
-    states: Sequence[State]
-    more: bool
-    now: datetime
-    next_at: datetime | None
-    end: tuple[datetime, str] | None
-    damaged: Sequence[DamagedState] = ()
+    head: int = -1
+    due: int = -1
 
 
 class Transaction(Protocol):
@@ -315,20 +354,27 @@ class Driver(Protocol):
     """Stores every revision. One driver object serves any number of engines.
 
     Every operation raises :class:`flowstate.DriverError` when the store fails, and
-    :class:`flowstate.DriverClosedError` when the driver is not open.
+    :class:`flowstate.DriverClosedError` when the driver is not open. Every operation ends within
+    a bounded time, also when it is cancelled and when the store stands still.
 
     Attributes:
         durability: what an acknowledged commit survives.
-        batch_limit: how many commits the engine may give to one call of :meth:`commit`; 1 means
-            that the driver gains nothing from batches and never waits.
-        batches_at_once: how many calls of :meth:`commit` an engine may have going on at a time.
+        max_batch_size: how many commits the engine may give to one call of :meth:`commit`; 1
+            means that the driver gains nothing from batches and never waits.
+        max_batch_bytes: how many bytes (``Writes.size``) a batch of more than one commit may have.
+        max_concurrent_batches: how many calls of :meth:`commit` an engine may have going on at a
+            time.
+        stores_objects: whether the driver keeps the states themselves, so that the core need not
+            encode them.
         shared: whether other processes may write to the same store.
         store_id: the same for every driver object on the same store; known once it is open.
     """
 
     durability: Durability
-    batch_limit: int
-    batches_at_once: int = 1
+    max_batch_size: int
+    max_batch_bytes: int = 32 * 1024 * 1024
+    max_concurrent_batches: int = 1
+    stores_objects: bool = False
     shared: bool
     store_id: str
 
@@ -352,36 +398,40 @@ class Driver(Protocol):
         Those that are not refused become durable, with dense revisions in the order of the
         batch. Raises only when the outcome of the whole batch is known to be "nothing was
         written"; a commit whose outcome cannot be found out has ``CommitUnknownError`` as its
-        verdict. With a ``batch_limit`` above 1 the caller never cancels this call; with 1 it
-        may, so there must be no ``await`` between the judgement and the end.
+        verdict. A commit of the batch that the store cannot take fails alone. With a
+        ``max_batch_size`` above 1 the caller never cancels this call; with 1 it may, so there must
+        be no ``await`` between the judgement and the end.
         """
 
     @abstractmethod
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
-        """Return the latest revision of a state, or exactly revision ``rev`` of it."""
+        """Return the latest revision of a state, or exactly revision ``rev`` of it.
+
+        Raises:
+            DamagedRevisionError: it is there and cannot be read.
+        """
 
     @abstractmethod
     async def get_states(self, query: StateQuery) -> States:
-        """Return a page of revisions."""
+        """Return a page of revisions; one that cannot be read is ``damaged``, and hides no other.
+
+        Raises:
+            CompactedError: revisions that the query insists on are compacted.
+        """
 
     @abstractmethod
     async def get_data(self, checksum: str) -> Data | None:
         """Return stored data (with ``rev`` 0), or ``None``."""
 
     @abstractmethod
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
-        """Return a page of delays; one that cannot be read is ``damaged``, and fails no other."""
+    async def get_due(self, query: DueQuery) -> DuePage:
+        """Return a page of what is due; what cannot be read is ``damaged``, and hides nothing else.
 
-    @abstractmethod
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        """Move a delay that is still due at ``due`` to ``seconds`` from the store's now.
-
-        Returns the new time, or ``None`` when it is gone or somebody else has claimed it.
+        A state stalls when :func:`flowstate.recovery_rules.stalls_after` its latest revision has
+        passed since the store's now at the commit, or since the earliest delay that was committed
+        with it is due; a delay that is stored for that revision later, and a heartbeat, move that
+        time.
         """
-
-    @abstractmethod
-    async def drop_delay(self, id: str) -> None:
-        """Remove a delay, if it is still there."""
 
     @abstractmethod
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
@@ -392,44 +442,28 @@ class Driver(Protocol):
         """
 
     @abstractmethod
-    async def get_liveness(self, id: str) -> Liveness | None:
-        """Return what is known about the latest revision of a state, if there is one."""
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        """Return what is known about the latest revision of each state, ``None`` if it has none.
 
-    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
-        """Return what :meth:`get_liveness` returns for each of some ids, which all differ.
-
-        A driver that can ask for many at once has a better one than this.
-        """
-        return [await self.get_liveness(id) for id in ids]
-
-    @abstractmethod
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        """Return a page of states that stall at or before the store's now.
-
-        A state stalls when :func:`flowstate.stalling.stalls_after` its latest revision has passed
-        since the commit, or since the earliest delay that was committed with it is due; a delay
-        that is stored for that revision later, and a heartbeat, move that time.
+        The ids differ from each other.
         """
 
     @abstractmethod
     async def compact(self, before_rev: int) -> int:
         """Remove revisions below ``before_rev`` that are not the latest of their state.
 
-        Data that no remaining revision refers to goes with them. Returns how many revisions
-        were removed. The floor never goes down and never passes the head.
+        Data that no remaining revision and no delay refers to goes with them. Returns how many
+        revisions were removed. The floor never goes down and never passes the head.
         """
 
     @abstractmethod
-    async def head(self) -> int:
-        """Return the highest revision in the store; 0 when it is empty."""
+    async def changed(self, seen: Seen) -> Seen:
+        """Return what the store has, once that may differ from what was ``seen``.
 
-    @abstractmethod
-    async def wait(self, rev: int) -> None:
-        """Return when the head may have passed ``rev``; early returns are allowed."""
+        It is a hint: it may return early, with what was seen, and the reads are the truth. The
+        head may be lower than what was seen, which says that the store was rewound. Commits of
+        other processes count; the driver polls for them if it has to. ``Seen()`` returns at once.
 
-    @abstractmethod
-    async def wait_delay(self, seen: int) -> int:
-        """Return a number that changes when delays may have been written, once it is not ``seen``.
-
-        Delays of other processes count too; the driver polls for them if it has to.
+        Raises:
+            DriverError: the store could not be asked; the caller asks again later.
         """

@@ -9,17 +9,19 @@
     ├── StateNotFoundError (LookupError)
     ├── DataNotFoundError (LookupError)
     ├── RevisionMismatchError               compare-and-set lost; names the ids
-    ├── CommitUnknownError                  nobody can tell whether it was committed
+    ├── CommitUnknownError                  the outcome of a commit could not be found out
     ├── CompactedError                      asked for revisions below the retention floor
     ├── HistoryRewoundError                 the store's head is behind the caller's cursor
     ├── CodecError (ValueError)             stored bytes cannot be read
+    │   └── DamagedRevisionError            one revision cannot be read; names it
+    ├── ClaimLostError                      a delay is gone, or another process has claimed it
     ├── ExecutionLostError                  stopped, because others may have taken it over
-    ├── LeaseLostError                      somebody else may hold the lease by now
+    ├── LeaseLostError                      another process may hold the lease by now
     ├── EngineStoppedError                  the engine is stopping or has stopped
     ├── EngineOverloadedError               no room for another background execution
     └── DriverError                         the store failed
         ├── DriverClosedError
-        ├── StoreBusyError                  locked by somebody else for too long
+        ├── StoreBusyError                  kept locked by others for too long
         ├── StoreFullError
         ├── StoreReadOnlyError
         ├── StoreCorruptError
@@ -33,9 +35,11 @@ from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
+    "ClaimLostError",
     "CodecError",
     "CommitUnknownError",
     "CompactedError",
+    "DamagedRevisionError",
     "DataNotFoundError",
     "DriverClosedError",
     "DriverError",
@@ -88,7 +92,7 @@ class InvalidInputError(FlowstateError, ValueError):
 
 
 class InvalidCommandError(InvalidInputError):
-    """A command cannot be done as it stands: nested, empty, contradictory or of a wrong type."""
+    """A command is refused as a whole: nested, empty, contradictory, too large, of a wrong type."""
 
 
 class UnknownFlowError(FlowstateError, LookupError):
@@ -168,10 +172,38 @@ class CodecError(FlowstateError, ValueError):
     """Stored bytes are damaged, or were written by a newer, incompatible library."""
 
 
+class DamagedRevisionError(CodecError):
+    """A stored revision cannot be read: it is damaged, or a newer library wrote it.
+
+    Nothing else is hidden by it: read on from ``since_rev=error.rev``.
+
+    Attributes:
+        rev: the revision.
+        id: of the state, as far as that can be read.
+    """
+
+    def __init__(self, rev: int, id: str, reason: str) -> None:
+        super().__init__(f"revision {rev} of {id!r} cannot be read: {reason}")
+        self.rev = rev
+        self.id = id
+
+
+class ClaimLostError(FlowstateError):
+    """A delay is gone, or another process has claimed it; nothing of the commit was written.
+
+    Attributes:
+        ids: of the delays.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self.ids: tuple[str, ...] = tuple(sorted(set(ids)))
+        super().__init__(f"claim refused for delays: {', '.join(self.ids)}")
+
+
 class ExecutionLostError(FlowstateError):
     """An execution was stopped, because its state could not be kept alive in the store.
 
-    Others may recover the state by now. It is as it was committed last.
+    Other engines may recover the state by now. It is as it was last committed.
 
     Attributes:
         id: of the state.
@@ -211,7 +243,7 @@ class DriverClosedError(DriverError):
 
 
 class StoreBusyError(DriverError):
-    """Somebody else kept the store locked longer than the driver was told to wait."""
+    """Others kept the store locked for longer than the driver was told to wait."""
 
 
 class StoreFullError(DriverError):

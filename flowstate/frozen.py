@@ -5,10 +5,11 @@ from typing import Any, Never, TypeVar
 
 from flowstate.errors import InvalidInputError
 
-__all__ = ["EMPTY", "FrozenDict", "freeze"]
+__all__ = ["EMPTY", "FrozenDict", "exact", "freeze"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 
 class FrozenDict(dict[K, V]):
@@ -47,12 +48,49 @@ class FrozenDict(dict[K, V]):
 EMPTY: FrozenDict[Any, Any] = FrozenDict()
 
 
+def exact(value: T) -> T:
+    """Return an instance of a subclass of ``str``, also of an enum, as an exact ``str``.
+
+    Anything else is returned as it is. No method of the subclass is called.
+    """
+    if type(value) is not str and issubclass(type(value), str):
+        return str.__str__(value)  # type: ignore[return-value]
+    return value
+
+
 def freeze(field: str, mapping: Mapping[K, V]) -> FrozenDict[K, V]:
     """Return a frozen copy of ``mapping``, or the one shared empty mapping.
 
+    Keys and values of subclasses of ``str`` become exact.
+
     Raises:
-        InvalidInputError: ``mapping`` is not a mapping.
+        InvalidInputError: ``mapping`` is not a mapping, or cannot be read as one.
     """
-    if not isinstance(mapping, Mapping):
-        raise InvalidInputError(field, f"must be a mapping, not {type(mapping).__name__}")
-    return FrozenDict(mapping) if mapping else EMPTY
+    if type(mapping) is FrozenDict:
+        return mapping
+    try:
+        if not isinstance(mapping, Mapping):
+            raise InvalidInputError(field, f"must be a mapping, not {type(mapping).__name__}")
+        copied = dict(mapping)
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        reason = f"cannot be read as a mapping: {type(error).__name__}"
+        raise InvalidInputError(field, reason) from error
+    if not copied:
+        return EMPTY
+    for key, value in copied.items():
+        if type(key) is not str or type(value) is not str:
+            return _exact(field, copied)
+    return FrozenDict(copied)
+
+
+def _exact(field: str, mapping: dict[K, V]) -> FrozenDict[K, V]:
+    try:
+        made = FrozenDict({exact(key): exact(value) for key, value in mapping.items()})
+    except Exception as error:
+        reason = f"cannot be read as a mapping: {type(error).__name__}"
+        raise InvalidInputError(field, reason) from error
+    if len(made) != len(mapping):
+        raise InvalidInputError(field, "has two keys with the same text")
+    return made

@@ -1,95 +1,181 @@
-"""What is refused, whichever driver stores it: one place for every bound on input.
+"""Every bound on input, the same for all drivers.
 
 The bounds are those that every store can keep: Postgres refuses NUL and lone surrogates, and
-its b-tree takes keys of at most 2,700 bytes.
+its b-tree takes keys of at most 2,700 bytes. A check returns the value in its exact form: an
+instance of a subclass of ``str``, also of an enum, becomes an exact ``str``.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sized
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flowstate.errors import InvalidInputError
+from flowstate.errors import InvalidCommandError, InvalidInputError
+from flowstate.frozen import FrozenDict, exact, freeze
 
 __all__ = [
+    "MAX_ALIASES",
+    "MAX_ALTERNATIVES",
     "MAX_ANNOTATIONS_BYTES",
     "MAX_BLOB_BYTES",
+    "MAX_CHECKS_PER_COMMIT",
+    "MAX_COMMIT_BYTES",
+    "MAX_DATA_PER_COMMIT",
+    "MAX_DELAYS_PER_COMMIT",
     "MAX_ID_BYTES",
     "MAX_LABELS",
     "MAX_NOTE_BYTES",
     "MAX_PAGE",
+    "MAX_PAGE_BYTES",
+    "MAX_REV",
+    "MAX_STACKED_DATA",
     "MAX_STATES_PER_COMMIT",
+    "MAX_STEPS",
+    "MAX_TAIL_BYTES",
     "check_annotations",
+    "check_duration",
+    "check_flag",
     "check_id",
     "check_labels",
+    "check_number",
     "check_rev",
     "check_text",
+    "text_bytes",
     "to_utc",
 ]
 
+MIB = 1024 * 1024
 MAX_ID_BYTES = 512
 MAX_LABELS = 64
-MAX_ANNOTATIONS_BYTES = 1024 * 1024
-MAX_BLOB_BYTES = 16 * 1024 * 1024
-MAX_STATES_PER_COMMIT = 128
+MAX_ALIASES = 256  # Of the data of a state.
+MAX_STACKED_DATA = 1_024  # Data that the contexts stacked into a state refer to.
+MAX_ANNOTATIONS_BYTES = MIB
+MAX_BLOB_BYTES = 16 * MIB
 MAX_NOTE_BYTES = 8 * 1024
+MAX_STEPS = 1_000  # Transitions of a context that are kept since its last commit.
+
+MAX_STATES_PER_COMMIT = 128
+MAX_CHECKS_PER_COMMIT = 1_000
+MAX_DELAYS_PER_COMMIT = 1_000
+MAX_DATA_PER_COMMIT = 128
+MAX_COMMIT_BYTES = 64 * MIB
+
+MAX_ALTERNATIVES = 100  # Of a filter by labels.
 MAX_PAGE = 1_000
+MAX_PAGE_BYTES = 16 * MIB
+MAX_TAIL_BYTES = 64 * MIB  # Of the newest revisions, kept for those who watch.
+
 MAX_RECOVERY_BYTES = 16 * 1024
 RECOVERY = "flowstate.recovery"
 MAX_REV = 2**63 - 1
+MAX_DURATION = timedelta(days=365_000)
 
 
-def check_text(field: str, value: str, limit: int) -> int:
-    """Return the length of ``value`` in bytes of UTF-8.
+def text_bytes(text: str) -> int:
+    """Return how many bytes of UTF-8 a string has."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def check_text(field: str, value: object, limit: int) -> str:
+    """Return ``value`` as an exact ``str``.
 
     Raises:
         InvalidInputError: not a string, longer than ``limit`` bytes, or with a NUL or a lone
             surrogate in it.
     """
-    if not isinstance(value, str):
-        raise InvalidInputError(field, f"must be a string, not {type(value).__name__}")
-    if "\0" in value:
+    text: Any = value
+    if type(text) is not str:
+        text = exact(value)
+    if type(text) is not str:
+        raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
+    if "\0" in text:
         raise InvalidInputError(field, "must not contain NUL")
-    size = len(value)
-    if not value.isascii() and size <= limit:
+    size = len(text)
+    if not text.isascii() and size <= limit:
         try:
-            size = len(value.encode())
+            size = len(text.encode())
         except UnicodeEncodeError:
             raise InvalidInputError(field, "must not contain lone surrogates") from None
     if size > limit:
         raise InvalidInputError(field, f"must be at most {limit} bytes, not {size}")
+    return text
+
+
+def check_id(field: str, value: object) -> str:
+    """Return what may name a state, a flow, a label key or an alias: not the empty string.
+
+    Raises:
+        InvalidInputError: as :func:`check_text`, or empty.
+    """
+    if (
+        type(value) is str
+        and value.isascii()
+        and 0 < len(value) <= MAX_ID_BYTES
+        and "\0" not in value
+    ):
+        return value  # Nearly always.
+    text = check_text(field, value, MAX_ID_BYTES)
+    if not text:
+        raise InvalidInputError(field, "must not be empty")
+    return text
+
+
+def check_labels(field: str, labels: Mapping[str, str]) -> FrozenDict[str, str]:
+    """Return labels, unless there are more than 64, or keys or values that no index takes.
+
+    The one by which dead states are found does not count.
+
+    Raises:
+        InvalidInputError: names the field.
+    """
+    if type(labels) is not FrozenDict:
+        labels = freeze(field, labels)
+    if len(labels) > MAX_LABELS + (RECOVERY in labels):
+        raise InvalidInputError(field, f"must be at most {MAX_LABELS}, not {len(labels)}")
+    if _plain_size(labels, MAX_ID_BYTES) >= 0:
+        return labels
+    return _checked(field, labels, MAX_ID_BYTES)
+
+
+def check_annotations(field: str, annotations: Mapping[str, str]) -> FrozenDict[str, str]:
+    """Return annotations, unless keys and values together have more than 1 MiB.
+
+    Raises:
+        InvalidInputError: names the field.
+    """
+    if type(annotations) is not FrozenDict:
+        annotations = freeze(field, annotations)
+    if 0 <= _plain_size(annotations, MAX_ANNOTATIONS_BYTES) <= MAX_ANNOTATIONS_BYTES:
+        return annotations
+    checked = _checked(field, annotations, MAX_ANNOTATIONS_BYTES)
+    size = sum(map(text_bytes, checked)) + sum(map(text_bytes, checked.values()))
+    # A state that is full must still be retried and ended by recovery.
+    is_recovered = any(key.startswith(RECOVERY) for key in checked)
+    if size > MAX_ANNOTATIONS_BYTES + MAX_RECOVERY_BYTES * is_recovered:
+        raise InvalidInputError(field, f"must be at most {MAX_ANNOTATIONS_BYTES} bytes in all")
+    return checked
+
+
+def _plain_size(mapping: Mapping[str, str], limit: int) -> int:
+    """Return the bytes of a mapping that needs no closer look, as nearly all; -1 for others."""
+    size = 0
+    for key, value in mapping.items():
+        if type(key) is not str or type(value) is not str:
+            return -1
+        length = len(key)
+        if not key.isascii() or not value.isascii():
+            return -1
+        if not 0 < length <= MAX_ID_BYTES or len(value) > limit or "\0" in key or "\0" in value:
+            return -1
+        size += length + len(value)
     return size
 
 
-def check_id(field: str, value: str) -> None:
-    """Refuse what cannot name a state, a flow, a label key or an alias: also the empty string."""
-    if not check_text(field, value, MAX_ID_BYTES):
-        raise InvalidInputError(field, "must not be empty")
-
-
-def check_labels(field: str, labels: Mapping[str, str]) -> None:
-    """Refuse more than 64 labels, and keys or values that no index takes.
-
-    The one by which dead states are found does not count.
-    """
-    if not isinstance(labels, Mapping):
-        raise InvalidInputError(field, f"must be a mapping, not {type(labels).__name__}")
-    if len(labels) > MAX_LABELS + (RECOVERY in labels):
-        raise InvalidInputError(field, f"must be at most {MAX_LABELS}, not {len(labels)}")
-    for key, value in labels.items():
-        check_id(f"{field} key", key)
-        check_text(f"{field}[{key!r}]", value, MAX_ID_BYTES)
-
-
-def check_annotations(field: str, annotations: Mapping[str, str]) -> None:
-    """Refuse empty or overlong keys, and more than 1 MiB of keys and values together."""
-    left = MAX_ANNOTATIONS_BYTES
-    if any(isinstance(key, str) and key.startswith(RECOVERY) for key in annotations):
-        left += MAX_RECOVERY_BYTES  # Lest a full state can neither be retried nor ended.
-    for key, value in annotations.items():
-        check_id(f"{field} key", key)
-        left -= len(key) + check_text(f"{field}[{key!r}]", value, MAX_ANNOTATIONS_BYTES)
-    if left < 0:
-        raise InvalidInputError(field, f"must be at most {MAX_ANNOTATIONS_BYTES} bytes in all")
+def _checked(field: str, mapping: Mapping[str, str], limit: int) -> FrozenDict[str, str]:
+    made: dict[str, str] = {}
+    for key, value in mapping.items():
+        name = check_id(f"{field} key", key)
+        made[name] = check_text(f"{field}[{name!r}]", value, limit)
+    return FrozenDict(made)
 
 
 def check_rev(field: str, rev: int) -> None:
@@ -97,20 +183,61 @@ def check_rev(field: str, rev: int) -> None:
     if type(rev) is not int:
         raise InvalidInputError(field, f"must be an integer, not {type(rev).__name__}")
     if not 0 <= rev <= MAX_REV:
-        raise InvalidInputError(field, f"must be from 0 to {MAX_REV}, not {rev}")
+        raise InvalidInputError(field, f"must be from 0 to {MAX_REV}")
+
+
+def check_number(what: str, found: Sized, limit: int) -> None:
+    """Refuse a commit with more than ``limit`` of something."""
+    if len(found) > limit:
+        raise InvalidCommandError("commit", f"must have at most {limit} {what}")
+
+
+def check_flag(field: str, value: object) -> None:
+    """Refuse what is neither ``True`` nor ``False``."""
+    if type(value) is not bool:
+        raise InvalidInputError(field, f"must be True or False, not {type(value).__name__}")
+
+
+def check_duration(field: str, value: Any) -> timedelta:
+    """Return an exact ``timedelta`` from 0 to 365,000 days.
+
+    Raises:
+        InvalidInputError: something else.
+    """
+    if not issubclass(type(value), timedelta):
+        raise InvalidInputError(field, f"must be a timedelta, not {type(value).__name__}")
+    duration: timedelta = _parts(
+        field, lambda: timedelta(value.days, value.seconds, value.microseconds)
+    )
+    if not timedelta(0) <= duration <= MAX_DURATION:
+        raise InvalidInputError(field, "must be from 0 to 365,000 days")
+    return duration
 
 
 def to_utc(field: str, value: Any) -> datetime:
-    """Return an aware ``datetime`` in UTC.
+    """Return an exact ``datetime`` in UTC.
 
     Raises:
         InvalidInputError: not a datetime, naive, or outside the years 1 to 9999 in UTC.
     """
-    if not isinstance(value, datetime):
+    if not issubclass(type(value), datetime):
         raise InvalidInputError(field, f"must be a datetime, not {type(value).__name__}")
-    if value.tzinfo is None or value.utcoffset() is None:
+    if _parts(field, lambda: value.tzinfo is None or value.utcoffset() is None):
         raise InvalidInputError(field, "must have a time zone")
     try:
-        return value.astimezone(UTC)
+        at = _parts(field, lambda: value.astimezone(UTC))
     except OverflowError:
         raise InvalidInputError(field, "is outside the years 1 to 9999 in UTC") from None
+    if type(at) is datetime:
+        return at
+    return datetime.combine(at.date(), at.time(), UTC)
+
+
+def _parts(field: str, read: Callable[[], Any]) -> Any:
+    """Read from a value whose class may be the user's own."""
+    try:
+        return read()
+    except OverflowError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(field, f"cannot be read: {type(error).__name__}") from error

@@ -3,18 +3,46 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from flowstate.data import DataRef
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, freeze
+from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
+from flowstate.limits import (
+    MAX_ALIASES,
+    MAX_ANNOTATIONS_BYTES,
+    MAX_ID_BYTES,
+    MAX_STACKED_DATA,
+    check_annotations,
+    check_id,
+    check_labels,
+    check_rev,
+    check_text,
+    to_utc,
+)
 
-__all__ = ["Cause", "State", "Status", "Transition", "frozen"]
+__all__ = [
+    "Cause",
+    "STACK_PREFIX",
+    "State",
+    "Status",
+    "Transition",
+    "checked",
+    "checked_ref",
+    "checked_whole",
+    "frozen",
+]
 
 Cause = Literal["transit", "pause", "resume", "end", "delay"]
+CAUSES = frozenset({"transit", "pause", "resume", "end", "delay"})
+STACK_PREFIX = "flowstate.stack."  # Of the annotations that hold contexts, and of their data.
+MAX_REF_BYTES = 1024  # Of the unknown fields of one reference.
+WHITE_SPACE = b" \t\r\n"
+DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
 
 
 class Status(StrEnum):
@@ -37,14 +65,15 @@ class Transition(
 
     Attributes:
         to: the flow id that the state went to; empty for a state that never moved.
-        annotations: whatever the caller wished to note about this step.
-        cause: what made the step; ``"delay"`` when a delay fired.
-        unknown: fields written by a newer library, kept as they came.
+        annotations: what the caller wished to note about this step.
+        cause: what made the step, one of :data:`Cause`; ``"delay"`` when a delay fired. A state
+            of a newer library may have another one.
+        unknown: fields written by a newer library, as JSON, kept as they came.
     """
 
     to: str = ""
     annotations: Mapping[str, str] = EMPTY
-    cause: Cause = "transit"
+    cause: str = "transit"
     unknown: Mapping[str, bytes] = EMPTY
 
 
@@ -70,14 +99,14 @@ class State(
     Attributes:
         id: at most 512 bytes of UTF-8.
         rev: the store-wide revision; 0 for a state that was never committed.
-        labels: indexed; states are found by them.
-        annotations: not indexed.
+        labels: indexed; states are found by them. At most 64.
+        annotations: not indexed. At most 1 MiB in all.
         transition: the last step that was taken.
         status: active, paused or ended.
         committed_at: when the revision was committed, UTC, by the store's clock.
         delayed_until: when the earliest delay that was committed with this revision is due.
-        data: alias to what it refers to.
-        unknown: fields written by a newer library, kept as they came.
+        data: alias to what it refers to; at most 256, and as many as 1,024 of stacked contexts.
+        unknown: fields written by a newer library, as JSON, kept as they came.
     """
 
     id: str
@@ -92,24 +121,195 @@ class State(
     unknown: Mapping[str, bytes] = EMPTY
 
 
+KNOWN_FIELDS: dict[type[Struct], frozenset[str]] = {
+    kind: frozenset({"v", *kind.__struct_fields__}) for kind in (State, Transition, DataRef)
+}
+
+
 def frozen(state: State) -> State:
-    """Return ``state`` with frozen copies of the mappings that are not frozen yet.
+    """Return ``state`` with frozen mappings and exact strings.
 
     Raises:
-        InvalidInputError: one of them is not a mapping.
+        InvalidInputError: not a state, or a part of it is of a wrong type.
     """
-    thawed: dict[str, Any] = {}
-    if type(state.labels) is not FrozenDict:
-        thawed["labels"] = freeze("state.labels", state.labels)
-    if type(state.annotations) is not FrozenDict:
-        thawed["annotations"] = freeze("state.annotations", state.annotations)
-    if type(state.data) is not FrozenDict:
-        thawed["data"] = freeze("state.data", state.data)
-    transition = state.transition
-    if not isinstance(transition, Transition):
-        kind = type(transition).__name__
-        raise InvalidInputError("state.transition", f"must be a Transition, not {kind}")
-    if type(transition.annotations) is not FrozenDict:
-        annotations = freeze("state.transition.annotations", transition.annotations)
-        thawed["transition"] = replace(transition, annotations=annotations)
-    return replace(state, **thawed) if thawed else state
+    if (
+        type(state) is State
+        and type(state.id) is str
+        and type(state.labels) is FrozenDict
+        and type(state.annotations) is FrozenDict
+        and type(state.data) is FrozenDict
+        and type(state.unknown) is FrozenDict
+        and (state.transition is NEVER_MOVED or _is_frozen(state.transition))
+    ):
+        return state
+    _check_kind("state", state, State)
+    return State(
+        exact(state.id),
+        state.rev,
+        freeze("state.labels", state.labels),
+        freeze("state.annotations", state.annotations),
+        _frozen_transition(state.transition),
+        state.status,
+        state.committed_at,
+        state.delayed_until,
+        freeze("state.data", state.data),
+        freeze("state.unknown", state.unknown),
+    )
+
+
+def _is_frozen(transition: Transition) -> bool:
+    return (
+        type(transition) is Transition
+        and type(transition.to) is str
+        and type(transition.annotations) is FrozenDict
+        and type(transition.cause) is str
+        and type(transition.unknown) is FrozenDict
+    )
+
+
+def _frozen_transition(transition: Transition) -> Transition:
+    field = "state.transition"
+    _check_kind(field, transition, Transition)
+    if _is_frozen(transition):
+        return transition
+    return Transition(
+        exact(transition.to),
+        freeze(f"{field}.annotations", transition.annotations),
+        exact(transition.cause),
+        freeze(f"{field}.unknown", transition.unknown),
+    )
+
+
+def checked(state: State, known: State) -> State:
+    """Return the state to put: valid, exact, and with the revision that it expects to replace.
+
+    Args:
+        state: what becomes of the state.
+        known: the revision that the store is believed to have; ``rev`` 0 means none.
+
+    Raises:
+        InvalidInputError: it cannot be stored; names the field.
+    """
+    state = frozen(state)
+    id = check_id("state.id", state.id)
+    if type(known) is not State or type(known.rev) is not int or known.rev:
+        _check_kind("committed", known, State)
+        check_rev("committed.rev", known.rev)
+        known = frozen(known)
+        if id != check_id("committed.id", known.id):
+            raise InvalidInputError("state.id", "cannot change; use ctx.fork")
+    if type(state.status) is not Status:
+        kind = type(state.status).__name__
+        raise InvalidInputError("state.status", f"must be a Status, not {kind}")
+    labels, annotations, data, unknown = state.labels, state.annotations, state.data, state.unknown
+    return State(
+        id,
+        known.rev,
+        check_labels("state.labels", labels) if labels else EMPTY,
+        check_annotations("state.annotations", annotations) if annotations else EMPTY,
+        _checked_transition(state.transition, known),
+        state.status,
+        None,
+        None,
+        _checked_data(data) if data else EMPTY,
+        _checked_unknown("state", unknown, State) if unknown else EMPTY,
+    )
+
+
+def checked_whole(state: State, known: State) -> State:
+    """Return a state as :func:`checked` does, but with its times.
+
+    Raises:
+        InvalidInputError: it cannot be encoded; names the field.
+    """
+    times = {
+        name: to_utc(f"state.{name}", at)
+        for name in ("committed_at", "delayed_until")
+        if (at := getattr(state, name)) is not None
+    }
+    return replace(checked(state, known), **times)
+
+
+def _checked_transition(transition: Transition, known: State) -> Transition:
+    to = check_text("state.transition.to", transition.to, MAX_ID_BYTES)
+    cause = transition.cause
+    if type(cause) is not str or cause not in CAUSES:
+        cause = check_text("state.transition.cause", cause, MAX_ID_BYTES)
+        # A newer library's cause is left alone: only recovery of such a state writes it again.
+        if not known.rev or known.transition.cause != cause:
+            reason = f"must be one of {', '.join(sorted(CAUSES))}"
+            raise InvalidInputError("state.transition.cause", reason)
+    annotations, unknown = transition.annotations, transition.unknown
+    if annotations:
+        annotations = check_annotations("state.transition.annotations", annotations)
+    if unknown:
+        unknown = _checked_unknown("state.transition", unknown, Transition)
+    if annotations is transition.annotations and unknown is transition.unknown:
+        return transition
+    return Transition(to, annotations, cause, unknown)
+
+
+def _checked_data(data: Mapping[str, DataRef]) -> FrozenDict[str, DataRef]:
+    refs = {check_id("state.data key", alias): ref for alias, ref in data.items()}
+    stacked = sum(alias.startswith(STACK_PREFIX) for alias in refs)
+    if len(refs) - stacked > MAX_ALIASES:
+        raise InvalidInputError("state.data", f"must be at most {MAX_ALIASES} aliases")
+    if stacked > MAX_STACKED_DATA:
+        reason = f"must be at most {MAX_STACKED_DATA} data of stacked contexts"
+        raise InvalidInputError("state.data", reason)
+    return FrozenDict({alias: checked_ref(alias, ref) for alias, ref in refs.items()})
+
+
+def checked_ref(alias: str, ref: DataRef) -> DataRef:
+    """Return a reference with an exact checksum.
+
+    Raises:
+        InvalidInputError: it cannot be stored; names the field.
+    """
+    field = f"state.data[{alias!r}]"
+    _check_kind(field, ref, DataRef)
+    check_rev(f"{field}.rev", ref.rev)
+    checksum = check_id(f"{field}.checksum", ref.checksum)
+    unknown = freeze(f"{field}.unknown", ref.unknown)
+    if unknown:
+        unknown = _checked_unknown(field, unknown, DataRef, MAX_REF_BYTES)
+    return DataRef(ref.rev, checksum, unknown)
+
+
+def _checked_unknown(
+    owner: str,
+    unknown: Mapping[str, bytes],
+    kind: type[Struct],
+    limit: int = MAX_ANNOTATIONS_BYTES,
+) -> FrozenDict[str, bytes]:
+    field = f"{owner}.unknown"
+    size = 0
+    made: dict[str, bytes] = {}
+    for key, raw in unknown.items():
+        name = check_id(f"{field} key", key)
+        if name in KNOWN_FIELDS[kind]:
+            raise InvalidInputError(f"{field} key", f"must not be {name!r}, which is known")
+        if type(raw) is not bytes or not _is_json(raw):
+            raise InvalidInputError(f"{field}[{name!r}]", "must be JSON, as bytes")
+        size += len(name) + len(raw)
+        made[name] = raw
+    if size > limit:
+        raise InvalidInputError(field, f"must be at most {limit} bytes in all")
+    return FrozenDict(made)
+
+
+def _is_json(raw: bytes) -> bool:
+    """Return whether ``raw`` is a JSON value that every store gives back as it is."""
+    if raw[:1] in WHITE_SPACE or raw[-1:] in WHITE_SPACE or b"\\u0000" in raw:
+        return False
+    try:
+        msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _check_kind(field: str, value: object, kind: type) -> None:
+    """Refuse subclasses too: they could not be read back as what they were."""
+    if type(value) is not kind:
+        raise InvalidInputError(field, f"must be a {kind.__name__}, not {type(value).__name__}")

@@ -8,13 +8,14 @@ import time
 import traceback
 
 from flowstate.execution import Execution
-from flowstate.keeper import Keeper
+from flowstate.heartbeats import Heartbeats
 
 __all__ = ["Watchdog"]
 
 logger = logging.getLogger("flowstate.engine")
 
 FRAMES = 3
+CLOSE_SECONDS = 1.0
 
 
 class Watchdog:
@@ -23,16 +24,16 @@ class Watchdog:
     It uses real time, because that is what a blocked loop loses.
 
     Args:
-        keeper: knows the executions.
+        heartbeats: knows the executions.
         limit: seconds after which a loop counts as blocked; ``None`` watches nothing.
 
     Attributes:
         is_started: whether it watches a loop, or has.
     """
 
-    def __init__(self, keeper: Keeper, limit: float | None) -> None:
+    def __init__(self, heartbeats: Heartbeats, limit: float | None) -> None:
         self.is_started = limit is None
-        self._keeper = keeper
+        self._heartbeats = heartbeats
         self._limit = limit or 0.0
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -59,7 +60,7 @@ class Watchdog:
         if self._handle is not None:
             self._handle.cancel()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._turned_at = time.monotonic()
@@ -71,10 +72,13 @@ class Watchdog:
             turned_at = self._turned_at
             if time.monotonic() - turned_at >= self._limit and turned_at != warned_at:
                 warned_at = turned_at
-                self._warn(asyncio.current_task(loop), loop_thread)
+                try:
+                    self._warn(asyncio.current_task(loop), loop_thread)
+                except Exception:
+                    logger.exception("cannot name what blocks the event loop")
 
     def _warn(self, task: "asyncio.Task[object] | None", loop_thread: int) -> None:
-        running = [each for each in list(self._keeper.executions) if each.task is task]
+        running = [each for each in self._heartbeats.executions if each.task is task]
         who, extra = _named(running[-1]) if running else (f"{task}", {})
         frame = sys._current_frames().get(loop_thread)
         lines = "".join(traceback.format_stack(frame)[-FRAMES:]) if frame else ""

@@ -1,10 +1,10 @@
-"""Recovery: what a crash interrupted goes on, on retry or by force.
+"""Recovery: resumes work interrupted by a crash.
 
 :class:`Recoverer` does it, in one of all processes; :class:`Lease` elects that one, and serves
-other purposes as well. A state says itself under which rules it is recovered: see
-:func:`set_retry_after`, :func:`set_max_attempts` and :func:`disable`. What was ended by force is
-found by :func:`dead_states` and goes on with :func:`retry_dead`. :func:`explain` says why a state
-does not move.
+other purposes as well. The rules by which a state is recovered are stored with it: see
+:func:`set_retry_after`, :func:`set_max_attempts` and :func:`disable`. States that were ended by
+force are found by :func:`dead_states`, and go on with :func:`retry_dead`. :func:`explain` says why
+a state does not move.
 """
 
 from flowstate.errors import LeaseLostError
@@ -32,7 +32,7 @@ from flowstate.recovery.policy import (
 )
 from flowstate.recovery.recoverer import Recoverer
 from flowstate.recovery.stats import Stats
-from flowstate.stalling import retry_after
+from flowstate.recovery_rules import retry_after
 
 __all__ = [
     "DEAD",

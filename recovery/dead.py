@@ -13,7 +13,7 @@ from flowstate.engine import Engine
 from flowstate.errors import InvalidCommandError, RevisionMismatchError
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.recovery.policy import attempt, read_count, without_attempt
-from flowstate.stalling import PREFIX
+from flowstate.recovery_rules import PREFIX
 from flowstate.state import Cause, State, Status, Transition
 
 __all__ = [
@@ -58,6 +58,13 @@ async def end_by_force(
     engine: Engine, state: State, reason: str, error: str, *fences: Check
 ) -> None:
     """End a state where it is, and mark it dead.
+
+    Args:
+        engine: commits it.
+        state: the latest revision.
+        reason: why.
+        error: what the last execution raised.
+        fences: must hold for the commit.
 
     Raises:
         RevisionMismatchError: it has moved on, or a fence refused it.
@@ -116,7 +123,7 @@ async def retry_dead(engine: Engine, id: str) -> StateContext:
     Raises:
         StateNotFoundError: there is no such state.
         InvalidCommandError: it is not dead.
-        RevisionMismatchError: somebody else has moved it on just now.
+        RevisionMismatchError: another process has moved it on just now.
     """
     return await _retry(engine, await engine.get_state(id))
 

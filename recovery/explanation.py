@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from flowstate.driver import Liveness
+from flowstate.delayer import has_delayer
+from flowstate.driver import DueQuery, Liveness
 from flowstate.engine import Engine
 from flowstate.errors import StateNotFoundError
 from flowstate.execution import Note, read_note
@@ -36,11 +38,17 @@ Why = Literal[
 
 ``ended`` and ``dead`` (ended by force); ``paused``; ``delayed``, and ``overdue`` when no delayer
 has fired the delay; ``unsent`` to any flow; ``executing`` by an engine; ``failed``, and retried
-later; ``fresh``: committed a moment ago, executed by somebody or lost, which shows when it stalls;
-``disabled``: recovery of it is; ``unknown flow`` here; ``stalled``, and about to be recovered.
+later; ``fresh``: committed a moment ago, and either executed or lost, which shows when it stalls;
+``disabled``: its recovery is; ``unknown flow``: this engine does not have the flow in which the
+state stalled, or to which it is delayed; ``stalled``, and about to be recovered.
 """
 
 ATTEMPTS_TO_READ = 5
+PAGES_TO_READ = 5
+PAGE = 1_000
+INSTANT = timedelta(microseconds=1)
+Reason = tuple[Why, str, dict[str, Any]]
+"""In a word, in words for people, and which facts are others because of it."""
 
 
 class Explanation(Struct, frozen=True):
@@ -52,9 +60,9 @@ class Explanation(Struct, frozen=True):
         state: the latest revision.
         since: how long it has been so, by the store's clock, as far as that is known.
         until: when something is about to happen: the delay fires, or the state stalls.
-        engine: that executes it, or did.
+        engine: the name of the one that executes it, or did.
         attempts: how many times it has been executed again since its last progress.
-        max_attempts: how many times it may be.
+        max_attempts: how many times it may be executed again.
         error: what the last execution raised, as far as that is known.
         leader: the engine that recovers, as the store says; empty when none does.
     """
@@ -75,28 +83,37 @@ async def explain(engine: Engine, id: str, *, group: str = "default") -> Explana
     """Explain why a state does not move; reads a few rows, and changes nothing.
 
     Args:
-        engine: whose store and flows count.
+        engine: the open engine whose store and flows count.
         id: of the state.
         group: of the recoverers.
 
     Raises:
         StateNotFoundError: there is no such state.
+        DamagedRevisionError: its latest revision cannot be read.
     """
-    check_id("id", id)
+    id = check_id("id", id)
     state, liveness = await _read(engine, id)
     if state.status is Status.ENDED:
         return _ended(state)
-    if state.status is Status.PAUSED:
-        text = f"paused in flow {state.transition.to!r} since {_at(state.committed_at)}"
-        return Explanation("paused", text, state, since=state.committed_at)
-    known = engine.can_execute(state.transition.to)
-    return _active(state, liveness, await _leader(engine, group), known=known)
+    note = read_note(liveness.note)
+    leader = await _leader(engine, group)
+    why, text, changed = await _why(engine, state, liveness, note, leader)
+    facts: dict[str, Any] = {
+        "until": liveness.stalls_at,
+        "engine": note.engine,
+        "attempts": attempt(state),
+        "max_attempts": max_attempts(state),
+        "error": note.error,
+        "leader": leader,
+        "since": state.committed_at,
+    }
+    return Explanation(why=why, text=text, state=state, **(facts | changed))
 
 
 async def _read(engine: Engine, id: str) -> tuple[State, Liveness]:
     """Return a latest revision and what is known of that very revision."""
     for _ in range(ATTEMPTS_TO_READ):
-        liveness = await engine.driver.get_liveness(id)
+        (liveness,) = await engine.driver.get_liveness([id])
         if liveness is None:
             break
         state = await engine.driver.get_state(id, liveness.rev)
@@ -121,44 +138,55 @@ def _ended(state: State) -> Explanation:
     return Explanation("dead", text, state, since=dead.at, attempts=dead.attempts, error=dead.error)
 
 
-def _active(state: State, liveness: Liveness, leader: str, *, known: bool) -> Explanation:
-    note = read_note(liveness.note)
-    facts: dict[str, Any] = {
-        "state": state,
-        "until": liveness.stalls_at,
-        "engine": note.engine,
-        "attempts": attempt(state),
-        "max_attempts": max_attempts(state),
-        "error": note.error,
-        "leader": leader,
-        "since": state.committed_at,
-    }
-    why, text, changed = _why(state, liveness, note, leader, known=known)
-    return Explanation(why=why, text=text, **(facts | changed))
-
-
-def _why(
-    state: State, liveness: Liveness, note: Note, leader: str, *, known: bool
-) -> tuple[Why, str, dict[str, Any]]:
-    """Return the reason in a word and in words, and which facts are others because of it."""
-    flow, now = state.transition.to, liveness.now
-    stalls_at = liveness.stalls_at
-    due = liveness.delay_due
-    if due is not None and note == Note():
-        if due > now:
-            return "delayed", f"delayed until {_at(due)}", {"until": due}
-        text = f"its delay has been due since {_at(due)}; does a Delayer run?"
-        return "overdue", text, {"since": due}
+async def _why(engine: Engine, state: State, liveness: Liveness, note: Note, leader: str) -> Reason:
+    flow = state.transition.to
+    if liveness.delay_due is not None and note == Note():
+        return await _delayed(engine, state, liveness.delay_due, liveness.now)
+    if state.status is Status.PAUSED:
+        text = f"paused in flow {flow!r} since {_at(state.committed_at)}"
+        return "paused", text, {"until": None}
     if not flow:
         return "unsent", "active, but never sent to a flow", {}
+    if liveness.stalls_at is not None and liveness.stalls_at <= liveness.now:
+        known = engine.can_execute(flow)
+        return _stalled(flow, liveness.stalls_at, liveness.beat_at, note, leader, known=known)
     if note.seconds is not None and liveness.beat_at is not None:
-        return _executed(liveness, note, flow)
-    if stalls_at is not None and stalls_at <= now:
-        return _stalled(state, stalls_at, leader, known=known)
+        began = liveness.beat_at - timedelta(seconds=note.seconds)
+        text = f"executed in flow {flow!r} by {note.engine} since {_at(began)}"
+        return "executing", text, {"since": began}
     return _waiting(state, liveness, note)
 
 
-def _waiting(state: State, liveness: Liveness, note: Note) -> tuple[Why, str, dict[str, Any]]:
+async def _delayed(engine: Engine, state: State, due: datetime, now: datetime) -> Reason:
+    before = "paused, and " if state.status is Status.PAUSED else ""
+    if due > now:
+        return "delayed", f"{before}delayed until {_at(due)}", {"until": due}
+    flow = await _flow_of_delay(engine, state, due)
+    changed = {"since": due, "until": None}
+    where = "" if flow is None else f" to flow {flow!r}"
+    text = f"{before}its delay{where} has been due since {_at(due)}"
+    if flow is None or engine.can_execute(flow):
+        return "overdue", f"{text}; does a Delayer run?", changed
+    if has_delayer(engine):
+        return "unknown flow", f"{text}: no flow {flow!r} here; another engine may have it", changed
+    return "overdue", f"{text}; does a Delayer run in an engine that has this flow?", changed
+
+
+async def _flow_of_delay(engine: Engine, state: State, due: datetime) -> str | None:
+    """Return the flow that the earliest delay of a state goes to, if it is found soon."""
+    query = DueQuery("delay", until=due, after=(due - INSTANT, ""), limit=PAGE)
+    for _ in range(PAGES_TO_READ):
+        page = await engine.driver.get_due(query)
+        for delay in page.due:
+            if (delay.state.id, delay.state.rev) == (state.id, state.rev):
+                return delay.to
+        if not page.more:
+            break
+        query = replace(query, after=page.end)
+    return None
+
+
+def _waiting(state: State, liveness: Liveness, note: Note) -> Reason:
     flow, stalls_at = state.transition.to, liveness.stalls_at
     if is_disabled(state):
         return "disabled", f"in flow {flow!r}, and its recovery is disabled", {}
@@ -170,29 +198,26 @@ def _waiting(state: State, liveness: Liveness, note: Note) -> tuple[Why, str, di
     return "fresh", f"{text}recovered at {_at(stalls_at)} unless it moves on, {left}", {}
 
 
-def _executed(liveness: Liveness, note: Note, flow: str) -> tuple[Why, str, dict[str, Any]]:
-    began = (liveness.beat_at or liveness.now) - timedelta(seconds=note.seconds or 0.0)
-    stalls_at = liveness.stalls_at
-    if stalls_at is None or stalls_at > liveness.now:
-        text = f"executed in flow {flow!r} by {note.engine} since {_at(began)}"
-        return "executing", text, {"since": began}
-    text = (
-        f"executed in flow {flow!r} by {note.engine}, which has not been heard of since "
-        f"{_at(liveness.beat_at)}; to be recovered since {_at(stalls_at)}"
-    )
-    return "stalled", text, {"since": stalls_at, "until": None}
-
-
 def _stalled(
-    state: State, stalls_at: datetime, leader: str, *, known: bool
-) -> tuple[Why, str, dict[str, Any]]:
-    flow = state.transition.to
+    flow: str,
+    stalls_at: datetime,
+    beat_at: datetime | None,
+    note: Note,
+    leader: str,
+    *,
+    known: bool,
+) -> Reason:
     changed = {"since": stalls_at, "until": None}
     if not known:
         text = f"stalled since {_at(stalls_at)}: no flow {flow!r} here; another engine may have it"
         return "unknown flow", text, changed
-    who = f"{leader} recovers" if leader else "nobody recovers; does a Recoverer run?"
-    text = f"stalled in flow {flow!r} since {_at(stalls_at)}: {who}"
+    by = f"{leader} recovers" if leader else "no process recovers; does a Recoverer run?"
+    text = f"stalled in flow {flow!r} since {_at(stalls_at)}: {by}"
+    if note.handed_over:
+        text = f"handed over by {note.engine}, which stopped, in flow {flow!r}: {by}"
+    elif note.seconds is not None:
+        heard = f"by {note.engine}, whose last heartbeat came at {_at(beat_at)}"
+        text = f"executed in flow {flow!r} {heard}; stalled since {_at(stalls_at)}: {by}"
     return "stalled", text, changed
 
 

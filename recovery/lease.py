@@ -1,59 +1,52 @@
 """Leader election: a lease that one of many processes holds, with a fence for what it writes.
 
-The lease is one state of the store. Whoever commits its next revision by compare-and-set holds
-it: that revision is the *term*. The holder sends heartbeats for it, which write no revisions. A
-standby takes over when it has seen no heartbeat for the time of the lease, by its own monotonic
+The lease is one state of the store. The process that commits its next revision by compare-and-set
+holds it: that revision is the *term*. The holder sends heartbeats for it, which write no revisions.
+A standby takes over when it has seen no heartbeat for the time of the lease, by its own monotonic
 clock: no clocks of two machines are ever compared. A holder that cannot send heartbeats steps down
-before that, and takes the lease again, as a new term, when it reaches the store and nobody else has
-taken it; and one that was asleep meanwhile is refused by the fence: a ``Check`` of its term, in the
-same commit as what it writes.
+before that. It takes the lease again, as a new term, when it reaches the store and no other
+process has taken it. A holder that was asleep meanwhile is refused by the fence: a ``Check`` of
+its term, in the same commit as what it writes.
 """
 
 import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from flowstate.cancellation import all_cancelled
+import attrs
+
+from flowstate.clock import Clock
 from flowstate.commands import Check, Commit, End, Pause
 from flowstate.context import StateContext
-from flowstate.driver import Heartbeat, Liveness
+from flowstate.driver import Liveness, Seen
 from flowstate.engine import Engine
 from flowstate.errors import (
     CommitUnknownError,
     EngineStoppedError,
     FlowstateError,
-    InvalidInputError,
     LeaseLostError,
     RevisionMismatchError,
 )
-from flowstate.execution import Note
 from flowstate.limits import check_id
-from flowstate.stalling import LONGEST
+from flowstate.options import has, optional, seconds
+from flowstate.recovery.term import Term
+from flowstate.recovery_rules import LONGEST
 from flowstate.state import State, Status
+from flowstate.tasks import cancel_and_wait, spawn
 
-__all__ = ["HOLDER", "Lease", "check_seconds", "lease_id"]
+__all__ = ["HOLDER", "Lease", "SHORTEST_SECONDS", "lease_id"]
 
 logger = logging.getLogger("flowstate.recovery")
 
 PREFIX = "flowstate.lease."
 HOLDER = PREFIX + "holder"
 LABEL = "flowstate.lease"
-RENEW_AT = 1 / 3  # Parts of the time of the lease.
-STEP_DOWN_AT = 2 / 3
-TRY_AGAIN_AFTER = 1 / 12
 LEAST_PAUSE = 0.25
 SHORTEST_SECONDS = 0.05
-MOST_RETAKES = 2  # In a row. A store that is too slow for this process may do for another.
-
-
-def check_seconds(field: str, seconds: float) -> None:
-    """Refuse what cannot be the time of a lease."""
-    if not isinstance(seconds, int | float) or not SHORTEST_SECONDS <= seconds < LONGEST:
-        raise InvalidInputError(field, f"must be from {SHORTEST_SECONDS} seconds to 365,000 days")
+MAX_RETAKES = 2  # In a row. A store that is too slow for this process may do for another.
 
 
 def lease_id(name: str) -> str:
@@ -61,10 +54,29 @@ def lease_id(name: str) -> str:
     return PREFIX + name
 
 
+def _is_name(_: object, __: object, value: str) -> None:
+    check_id("name", value)
+    check_id("name", lease_id(value))
+
+
+# state      means                                  left by
+# new        made, not entered                      ``async with`` → standby
+# standby    another process holds it, or it is     free → taking; left → left
+#            being looked at
+# taking     a commit of the next term is on its    won → holding; lost the race → standby;
+#            way                                    acknowledged too late → standby (*)
+# holding    ``_term`` is there; heartbeats go out  taken by another, given up → standby;
+#                                                   no heartbeat in time → standby (*); left → left
+# left       given back, if it was held             -
+#
+# (*) ``_lost_term`` is set: a term that was lost to time alone is taken again at once, if no other
+#     process has taken it, and not too often in a row.
+@attrs.define(eq=False, repr=False)
 class Lease:
     """One of all processes that use the same name on the same store holds it at a time.
 
-    Use it as ``async with``; it strives for the lease until the end, and gives it back then::
+    Use it as ``async with``. It tries to take the lease until the block ends, and gives it back
+    then::
 
         async with Lease(engine, "nightly report") as lease:
             await lease.wait_held()
@@ -80,49 +92,50 @@ class Lease:
 
     Attributes:
         id: of the state that is the lease.
-        holder: the engine that held it when this process looked last; empty when nobody did.
+        holder: the engine that held it when this process looked last; empty when none did.
+
+    Raises:
+        InvalidInputError: a bad option; names it.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        name: str,
-        *,
-        seconds: float = 15.0,
-        poll_interval: float = 1.0,
-        rng: random.Random | None = None,
-    ) -> None:
-        check_id("name", name)
-        check_id("name", lease_id(name))
-        check_seconds("seconds", seconds)
-        if not isinstance(poll_interval, int | float) or not poll_interval > 0:
-            raise InvalidInputError("poll_interval", "must be above 0")
-        self.holder = ""
-        self._engine = engine
-        self._driver = engine.driver
-        self._clock = engine.clock
-        self.id = lease_id(name)
-        self._name = name
-        self._seconds = seconds
-        self._poll_interval = poll_interval
-        self._rng = rng or random.Random()  # noqa: S311 - no secret
-        self._ctx: StateContext | None = None  # While it is held.
-        self._valid_until = 0.0
-        self._lost_term: int | None = None  # To time alone; taken again if nobody else has it.
-        self._retakes = 0  # In a row, without a heartbeat that got through.
-        self._held = asyncio.Event()
-        self._not_held = asyncio.Event()
+    _engine: Engine = attrs.field(validator=has("an Engine", "do", "heartbeats"))
+    _name: str = attrs.field(validator=_is_name)
+    _seconds: float = attrs.field(
+        default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
+    )
+    _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
+    _rng: random.Random | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
+    )
+    holder: str = attrs.field(init=False, default="")
+    _term: Term | None = attrs.field(init=False, default=None)
+    _lost_term: int | None = attrs.field(init=False, default=None)
+    _retakes: int = attrs.field(init=False, default=0)  # In a row, without a heartbeat.
+    _held: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _not_held: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _sign: tuple[object, ...] | None = attrs.field(init=False, default=None)  # Of the holder.
+    _sign_at: float = attrs.field(init=False, default=0.0)
+    _seen: Seen | None = attrs.field(init=False, default=None)
+    _least_pause: float = attrs.field(init=False, default=LEAST_PAUSE)
+    _state: State | None = attrs.field(init=False, default=None)
+    _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
         self._not_held.set()
-        self._seen: tuple[object, ...] | None = None
-        self._seen_at = 0.0
-        self._head: int | None = None
-        self._least_pause = LEAST_PAUSE
-        self._state: State | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._late: set[asyncio.Future[Any]] = set()
+
+    @property
+    def id(self) -> str:
+        """Of the state that is the lease."""
+        return lease_id(self._name)
+
+    @property
+    def _clock(self) -> Clock:
+        return self._engine.clock
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run(), name=f"flowstate lease {self._name}")
+        if self._rng is None:  # Only here: forked processes must differ.
+            self._rng = random.Random()  # noqa: S311 - no secret
+        self._task = spawn(self._run(self._rng), f"flowstate lease {self._name}")
         return self
 
     async def __aexit__(
@@ -133,18 +146,17 @@ class Lease:
     ) -> None:
         try:
             if self._task is not None:
-                await all_cancelled(self._task)
+                await cancel_and_wait(self._task)
         finally:
-            ctx, held = self._ctx, self.is_held
+            term, held = self._term, self.is_held
             self._drop()
-            if ctx is not None and held:
-                await self._give_back(ctx)
-            await all_cancelled(*self._late)
+            if term is not None and held:
+                await self._give_back(term.ctx)
 
     @property
     def is_held(self) -> bool:
         """Whether this process holds it, for all it can know."""
-        return self._ctx is not None and self._clock.monotonic() < self._valid_until
+        return self._term is not None and self._term.is_held and self._engine.is_open
 
     @property
     def term(self) -> int:
@@ -156,7 +168,7 @@ class Lease:
         return self._held_ctx().committed.rev
 
     def check(self) -> Check:
-        """Return the fence: a commit with it is refused when somebody else has taken the lease.
+        """Return the fence: a commit with it is refused when another process took the lease.
 
         Raises:
             LeaseLostError: it is not held.
@@ -174,43 +186,43 @@ class Lease:
         await self._not_held.wait()
 
     def give_up(self) -> None:
-        """Stop holding it, so that somebody else may, who has waited for longer than this one."""
+        """Stop holding it, so that another process may, which has waited longer than this one."""
         self._lost_term = None
         self._drop()
 
     def _held_ctx(self) -> StateContext:
-        ctx = self._ctx
-        if ctx is None or not self.is_held:
+        if self._term is None or not self.is_held:
             raise LeaseLostError(self._name)
-        return ctx
+        return self._term.ctx
 
-    async def _run(self) -> None:
+    async def _run(self, rng: random.Random) -> None:
         while True:
             try:
-                if self._ctx is None:
-                    await self._stand_by()
+                if self._term is None:
+                    await self._stand_by(rng)
                 else:
-                    await self._renew(self._ctx)
+                    await self._hold(self._term)
             except EngineStoppedError:
                 self._drop()
                 return
-            except Exception as error:  # noqa: BLE001 - whatever it is, it must be striven for
+            except Exception as error:  # noqa: BLE001 - it tries again, whatever went wrong
                 extra = {"lease": self._name}
                 logger.warning("lease %r: %s: %s", self._name, type(error), error, extra=extra)
                 await self._clock.sleep(self._poll_interval, background=True)
 
     # Standing by
 
-    async def _stand_by(self) -> None:
+    async def _stand_by(self, rng: random.Random) -> None:
         """Take the lease, or wait for a change."""
-        if self._head is None:
-            self._head = await self._driver.head()
+        driver = self._engine.driver
+        if self._seen is None:
+            self._seen = await driver.changed(Seen())
         asked_at = self._clock.monotonic()
-        liveness = await self._driver.get_liveness(self.id)
+        liveness = await self._engine.heartbeats.get_liveness(self.id)
         now = self._clock.monotonic()
         if liveness is None:
             self.holder = ""
-            await self._take(StateContext(State(self.id, labels={LABEL: self._name})))
+            await self._take(StateContext(State(self.id, labels={LABEL: self._name})), rng)
             return
         if self._state is None or self._state.rev != liveness.rev:
             self._state = await self._engine.get_state(self.id)
@@ -218,9 +230,9 @@ class Lease:
             return  # It changes hands just now.
         self.holder = self._state.annotations.get(HOLDER, "")
         if self._is_free(liveness, asked_at, now):
-            await self._take(StateContext(self._state))
+            await self._take(StateContext(self._state), rng)
         else:
-            await self._wait_for_change(self._head, self._seen_at + self._seconds - now)
+            await self._wait_for_change(self._seen, self._sign_at + self._seconds - now)
 
     def _is_free(self, liveness: Liveness, asked_at: float, now: float) -> bool:
         if self._state is not None and self._state.status is Status.ENDED:
@@ -229,128 +241,101 @@ class Lease:
             if liveness.rev == self._lost_term:
                 return True
             self._lost_term = None
-        seen = (liveness.rev, liveness.beat_at, liveness.note)
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, now
+        sign = (liveness.rev, liveness.beat_at, liveness.note)
+        if sign != self._sign:
+            self._sign, self._sign_at = sign, now
         # Not by now: this process may have stood still since the store replied.
-        return asked_at - self._seen_at >= self._seconds
+        return asked_at - self._sign_at >= self._seconds
 
-    async def _wait_for_change(self, head: int, left: float) -> None:
+    async def _wait_for_change(self, seen: Seen, left: float) -> None:
         pause = max(min(left, self._poll_interval), SHORTEST_SECONDS / 10)
         least = min(pause, self._least_pause)
         await self._clock.sleep(least, background=True)  # However often others commit.
         if least == pause:
             # Nothing is waited for where others commit all the time; do they still?
-            self._head = await self._driver.head()
-            self._learn(is_busy=self._head != head)
+            self._seen = await self._engine.driver.changed(Seen())
+            self._learn(is_busy=self._seen.head != seen.head)
             return
-        tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(_called(self._driver.wait, head)),
-            asyncio.create_task(_called(self._clock.sleep, pause - least, background=True)),
-        ]
+        changing = spawn(self._change_of_head(seen), "flowstate lease change")
+        sleeping = spawn(self._clock.sleep(pause - least, background=True), "flowstate lease sleep")
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                self._head = None
-            self._learn(is_busy=tasks[0].done())
+            await asyncio.wait([changing, sleeping], return_when=asyncio.FIRST_COMPLETED)
+            if changing.done():
+                self._seen = changing.result()
+            self._learn(is_busy=changing.done())
         finally:
-            await all_cancelled(*tasks)
+            await cancel_and_wait(changing, sleeping)
+
+    async def _change_of_head(self, seen: Seen) -> Seen:
+        now = seen
+        while now.head == seen.head:
+            now = await self._engine.driver.changed(now)
+        return now
 
     def _learn(self, *, is_busy: bool) -> None:
         """Look at once after a commit of others, unless there are so many that it says nothing."""
         longer = min(2 * self._least_pause, self._poll_interval)
         self._least_pause = longer if is_busy else LEAST_PAUSE
 
-    async def _take(self, ctx: StateContext) -> None:
+    async def _take(self, ctx: StateContext, rng: random.Random) -> None:
         self._state = None
         ctx.set_annotation(HOLDER, self._engine.name)
-        sent_at = self._clock.monotonic()
-        before = ctx.committed.rev
+        sent_at, before = self._clock.monotonic(), ctx.committed.rev
         try:
             await self._engine.do(Commit(Pause(ctx)))
         except (RevisionMismatchError, CommitUnknownError):
             self._lost_term = None
-            return  # Somebody was faster; or it is seen when one looks again.
+            return  # Another process was faster; or it is seen with the next look.
         except asyncio.CancelledError:
             if ctx.committed.rev != before:  # To be given back.
-                self._ctx, self._valid_until = ctx, sent_at + self._seconds * STEP_DOWN_AT
+                self._term = self._new_term(ctx, sent_at, rng)
             raise
         self._retakes = self._retakes + 1 if self._lost_term is not None else 0
-        self._seen = self._lost_term = None
-        valid_until = sent_at + self._seconds * STEP_DOWN_AT
-        if self._clock.monotonic() >= valid_until:
+        self._sign = self._lost_term = None
+        term = self._new_term(ctx, sent_at, rng)
+        if not term.is_held:
             logger.warning("lease %r: taken too slowly", self._name, extra={"lease": self._name})
-            if self._retakes < MOST_RETAKES:
-                self._lost_term = ctx.committed.rev
+            self._retake(term)
             return
-        self._ctx, self._valid_until = ctx, valid_until
-        self.holder = self._engine.name
+        self._term, self.holder = term, self._engine.name
         self._not_held.clear()
         self._held.set()
         logger.info("lease %r: held by %s", self._name, self.holder, extra={"lease": self._name})
 
+    def _new_term(self, ctx: StateContext, sent_at: float, rng: random.Random) -> Term:
+        term = Term(ctx, self._clock, rng, self._renewed)
+        term.begin(self._seconds, sent_at)
+        return term
+
+    def _retake(self, term: Term) -> None:
+        """Take a term that was lost to time alone again, but not too often in a row."""
+        if self._retakes < MAX_RETAKES:
+            self._lost_term = term.ctx.committed.rev
+
     # Holding
 
-    async def _renew(self, ctx: StateContext) -> None:
-        """Send heartbeats until that is in vain."""
-        taken_at = self._valid_until - self._seconds * STEP_DOWN_AT
-        renew_at = taken_at + self._next_renewal()
-        was_renewed = False
-        while True:
-            now = self._clock.monotonic()
-            await self._clock.sleep(min(renew_at, self._valid_until) - now, background=True)
-            sent_at = self._clock.monotonic()
-            if sent_at >= self._valid_until:
-                if was_renewed and self._ctx is ctx:
-                    self._lost_term = ctx.committed.rev
-                break
-            outcome = await self._beat(ctx, self._valid_until - sent_at)
-            if outcome is False or self._ctx is not ctx:  # The latter: it was given up meanwhile.
-                break
-            if outcome:
-                was_renewed = True
-                self._retakes = 0
-                self._valid_until = sent_at + self._seconds * STEP_DOWN_AT
-                self._held.set()  # Somebody may have begun to wait at the last moment.
-                renew_at = sent_at + self._next_renewal()
-            else:
-                renew_at = self._clock.monotonic() + self._seconds * TRY_AGAIN_AFTER
-        logger.warning("lease %r: lost", self._name, extra={"lease": self._name})
-        self._drop()
-
-    def _next_renewal(self) -> float:
-        return self._seconds * RENEW_AT * self._rng.uniform(0.8, 1.0)
-
-    async def _beat(self, ctx: StateContext, seconds: float) -> bool | None:
-        """Return whether the lease is still ours, or ``None`` when nobody can tell in time."""
-        note = Note(self._engine.name).encode()
-        heartbeat = Heartbeat(self.id, ctx.committed.rev, None, note)
-        beating = asyncio.ensure_future(_called(self._driver.beat, [heartbeat]))
-        pausing = asyncio.ensure_future(self._clock.sleep(seconds, background=True))
+    async def _hold(self, term: Term) -> None:
+        """Let heartbeats be sent until that is in vain."""
+        heartbeats = self._engine.heartbeats
+        heartbeats.add(term)
         try:
-            await asyncio.wait([beating, pausing], return_when=asyncio.FIRST_COMPLETED)
-            return bool(beating.result()[0]) if beating.done() else None
-        except Exception as error:  # noqa: BLE001 - as above
-            extra = {"lease": self._name}
-            logger.warning("lease %r: no heartbeat: %s", self._name, error, extra=extra)
-            return None
+            await term.has_ended.wait()
         finally:
-            await all_cancelled(pausing)
-            self._leave(beating)
+            heartbeats.remove(term)
+        if self._term is term:  # Else it was given up.
+            if term.is_late and term.was_renewed:
+                self._lost_term = term.ctx.committed.rev
+            logger.warning("lease %r: lost", self._name, extra={"lease": self._name})
+            self._drop()
 
-    def _leave(self, beating: "asyncio.Future[Any]") -> None:
-        """Wait no more for a reply; to be cancelled may take a driver longer than a lease lasts."""
-        if beating.done():
-            _heed(beating)
-        else:
-            beating.cancel()
-            self._late.add(beating)
-            beating.add_done_callback(self._late.discard)
-            beating.add_done_callback(_heed)
+    def _renewed(self) -> None:
+        self._retakes = 0
+        self._held.set()  # A caller may have begun to wait at the last moment.
 
     def _drop(self) -> None:
-        self._ctx = None
-        self._valid_until = 0.0
+        if self._term is not None:
+            self._term.release()
+        self._term = None
         self._held.clear()
         self._not_held.set()
 
@@ -363,13 +348,3 @@ class Lease:
                 extra = {"lease": self._name}
                 logger.warning("lease %r: not given back: %s", self._name, error, extra=extra)
         self.holder = ""
-
-
-def _heed(task: "asyncio.Future[Any]") -> None:
-    if not task.cancelled():
-        task.exception()  # Else asyncio says that nobody has asked for it.
-
-
-async def _called(function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
-    """Await what a function returns. Cancelled before it begins, this leaves nothing unawaited."""
-    return await function(*args, **options)

@@ -1,4 +1,4 @@
-"""Under which rules a state is recovered: kept in the state itself."""
+"""The rules by which a state is recovered: kept in the state itself."""
 
 import random
 from datetime import timedelta
@@ -6,7 +6,7 @@ from typing import Literal
 
 from flowstate.context import StateContext
 from flowstate.errors import InvalidInputError
-from flowstate.stalling import (
+from flowstate.recovery_rules import (
     ATTEMPT,
     DISABLED,
     LONGEST,
@@ -30,6 +30,7 @@ __all__ = [
     "idempotency_key",
     "is_disabled",
     "max_attempts",
+    "origin_annotation",
     "read_count",
     "set_max_attempts",
     "set_retry_after",
@@ -41,14 +42,18 @@ MOST_ATTEMPTS = 1_000_000
 LONGEST_DOUBLING = 10
 JITTER = 0.25
 
-Decision = Literal["retry", "drop", "unknown flow"]
+Decision = Literal["retry", "take over", "drop"]
 
 
 def set_retry_after(ctx: StateContext, after: timedelta) -> None:
     """Let the state be recovered after it has made no progress for so long; 2 minutes by default.
 
-    Counts from the next commit of the state on, and is kept with it. A live execution is never
-    taken for a standstill.
+    It applies from the next commit of the state on, and is stored with it. A state that an engine
+    is executing never counts as stalled.
+
+    Args:
+        ctx: of the state.
+        after: from 1 millisecond to 365,000 days.
 
     Raises:
         InvalidInputError: not from 1 millisecond to 365,000 days.
@@ -63,8 +68,12 @@ def set_retry_after(ctx: StateContext, after: timedelta) -> None:
 def set_max_attempts(ctx: StateContext, attempts: int) -> None:
     """Let the state be executed again at most so many times without progress; 3 by default.
 
-    Counts from the next commit of the state on. After the last attempt it is ended by force. With
-    0 that happens as soon as it stalls.
+    It applies from the next commit of the state on. After the last attempt the state is ended by
+    force; with 0, as soon as it stalls.
+
+    Args:
+        ctx: of the state.
+        attempts: from 0 to 1,000,000.
 
     Raises:
         InvalidInputError: not an integer from 0 to 1,000,000.
@@ -114,10 +123,13 @@ def idempotency_key(ctx: StateContext) -> str:
     return f"{state.id}:{origin}:{ctx.current.transition.to}"
 
 
-def decide(state: State, *, is_known: bool) -> Decision:
-    """Return what is to be done with a state that has stalled."""
-    if not is_known:
-        return "unknown flow"
+def decide(state: State, *, handed_over: bool) -> Decision:
+    """Return what is to be done with a state that has stalled.
+
+    What a stopping engine has handed over is taken over without counting an attempt.
+    """
+    if handed_over:
+        return "take over"
     return "drop" if attempt(state) >= max_attempts(state) else "retry"
 
 
@@ -130,8 +142,12 @@ def attempt_annotations(state: State, rng: random.Random) -> dict[str, str]:
     number = attempt(state) + 1
     doubled = retry_after(state).total_seconds() * 2 ** min(number - 1, LONGEST_DOUBLING)
     wait = min(doubled * rng.uniform(1, 1 + JITTER), LONGEST)
-    origin = state.transition.annotations.get(ORIGIN, str(state.rev))
-    return {ATTEMPT: str(number), WAIT: f"{wait:.6f}", ORIGIN: origin}
+    return {ATTEMPT: str(number), WAIT: f"{wait:.6f}"} | origin_annotation(state)
+
+
+def origin_annotation(state: State) -> dict[str, str]:
+    """Return what names the revision that brought the state to its step."""
+    return {ORIGIN: state.transition.annotations.get(ORIGIN, str(state.rev))}
 
 
 def without_attempt(state: State) -> dict[str, str]:

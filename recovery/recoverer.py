@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from datetime import datetime
 from functools import partial
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from flowstate.cancellation import all_cancelled, to_the_end
+import attrs
+from msgspec.structs import replace
+
 from flowstate.commands import Commit, Retry
 from flowstate.context import StateContext
-from flowstate.driver import Liveness, StalledQuery, StalledStates
+from flowstate.delayer import is_new
+from flowstate.driver import DuePage, DueQuery, Liveness, Seen
 from flowstate.engine import Engine
 from flowstate.errors import (
     EngineStoppedError,
@@ -21,23 +24,35 @@ from flowstate.errors import (
     LeaseLostError,
     RevisionMismatchError,
 )
-from flowstate.execution import read_note
-from flowstate.executions import Place
+from flowstate.execution import Note, Slot, read_note
 from flowstate.limits import check_id
-from flowstate.recovery.admission import Admission, EngineFullError, Outcome
+from flowstate.options import check_seconds, count, has, optional, seconds
 from flowstate.recovery.dead import end_by_force
-from flowstate.recovery.lease import Lease, check_seconds
-from flowstate.recovery.looks import Looks
-from flowstate.recovery.policy import attempt, attempt_annotations, decide, max_attempts
-from flowstate.recovery.stats import Counts, Stats
+from flowstate.recovery.lease import Lease, lease_id
+from flowstate.recovery.liveness import PageLiveness
+from flowstate.recovery.policy import (
+    attempt,
+    attempt_annotations,
+    decide,
+    max_attempts,
+    origin_annotation,
+)
+from flowstate.recovery.scanning import ScanSchedule
+from flowstate.recovery.stats import Stats
+from flowstate.recovery.throttle import AttemptLimiter, EngineFullError, Outcome
 from flowstate.state import State
+from flowstate.tasks import cancel_and_wait, shielded, spawn
 
 __all__ = ["Recoverer", "lease_name"]
 
 logger = logging.getLogger("flowstate.recovery")
 
+COUNTED = ("added", "retried", "completed", "failed", "dropped", "taken_over")
 PAGE = 100
-REMEMBERED = 10_000
+OTHERS_EVERY = 60.0
+# The store's time is no timer of this process, and an engine that stops hands over at any time.
+LONGEST_PAUSE = 5.0
+MAX_DOUBLINGS = 6
 
 
 def lease_name(group: str) -> str:
@@ -45,117 +60,132 @@ def lease_name(group: str) -> str:
     return f"recovery.{group}"
 
 
+def _check_group(_: object, field: Any, value: str) -> None:
+    check_id(field.name.lstrip("_"), value)
+    check_id(field.name.lstrip("_"), lease_id(lease_name(value)))
+
+
+def _check_lease(_: object, __: object, value: object) -> None:
+    check_seconds("lease", value, 0.05)
+
+
+def _check_rate(_: object, field: Any, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise InvalidInputError(field.name.lstrip("_"), "must be a number above 0")
+
+
+@attrs.define(eq=False)
 class Recoverer:
     """Executes states again that made no progress for too long; an async context manager.
 
-    Run one beside every engine: one of them leads, the others stand by. A state that is active,
+    Run one with every engine: one of them leads, the others stand by. A state that is active,
     neither delayed nor kept alive by an engine, and has not been committed for its ``retry_after``
     is executed again by the leader's engine, oldest first; after ``max_attempts`` of that it is
     ended by force (see :func:`flowstate.recovery.dead_states`). The attempt is committed before
-    it runs.
+    it runs. What an engine hands over when it stops is executed at once, and is no attempt.
 
     Args:
         engine: executes what is recovered; open until the recoverer is left. States in flows that
-            its registry does not have are left alone.
+            its registry does not have are left alone, and cost nothing.
         group: recoverers of one group elect one leader. Processes with other flows use another
             group, since the leader of theirs is the one that knows them.
         lease: seconds after which a silent leader is replaced.
-        poll_interval: seconds between two looks while others commit; when nobody does, it looks
-            when the next state stalls.
+        poll_interval: seconds between two scans while others commit. When there are no commits,
+            it scans when the next state stalls, and every few seconds.
         max_running: how many attempts are on their way at once. Those that have run for half a
             minute no longer count, so that long flows do not hold up the others.
         rate: attempts begun in a second, at most.
         rng: for jitter.
+
+    Raises:
+        InvalidInputError: a bad option; names it.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        group: str = "default",
-        lease: float = 15.0,
-        poll_interval: float = 1.0,
-        max_running: int = 100,
-        rate: float = 100.0,
-        rng: random.Random | None = None,
-    ) -> None:
-        if type(max_running) is not int or max_running < 1:
-            raise InvalidInputError("max_running", f"must be at least 1, not {max_running!r}")
-        if not isinstance(rate, int | float) or not rate > 0:
-            raise InvalidInputError("rate", f"must be above 0, not {rate!r}")
-        check_id("group", group)
-        check_seconds("lease", lease)
-        self._engine = engine
-        self._driver = engine.driver
-        self._clock = engine.clock
-        self._poll_interval = poll_interval
-        self._rng = rng or random.Random()  # noqa: S311 - no secret
-        self._lease = Lease(
-            engine,
-            lease_name(group),
-            seconds=lease,
-            poll_interval=poll_interval,
-            rng=self._rng,
-        )
-        self._admission = Admission(engine, engine.clock, max_running, rate, self._rng)
-        self._counts = Counts()
-        self._skipped: dict[tuple[str, int], None] = {}
-        self._task: asyncio.Task[None] | None = None
+    _engine: Engine = attrs.field(validator=has("an Engine", "driver", "clock", "flows"))
+    _group: str = attrs.field(default="default", kw_only=True, validator=_check_group)
+    _lease_seconds: float = attrs.field(
+        default=15.0, kw_only=True, alias="lease", validator=_check_lease
+    )
+    _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
+    _max_running: int = attrs.field(default=100, kw_only=True, validator=count(1))
+    _rate: float = attrs.field(default=100.0, kw_only=True, validator=_check_rate)
+    _rng: random.Random | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
+    )
+    _lease: Lease = attrs.field(init=False)
+    _done: Counter[str] = attrs.field(init=False, factory=Counter)
+    _left_alone: Counter[str] = attrs.field(init=False, factory=Counter)
+    _skipped: dict[str, None] = attrs.field(init=False, factory=dict)
+    _others_at: float = attrs.field(init=False, default=0.0)
+    _chance: random.Random = attrs.field(init=False)
+    _limiter: AttemptLimiter = attrs.field(init=False)
+    _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
 
     async def __aenter__(self) -> Self:
+        # Drawn here: processes that were forked after this object was made must differ.
+        self._chance = self._rng or random.Random()  # noqa: S311 - no secret
+        self._limiter = AttemptLimiter(self._engine, self._max_running, self._rate, self._chance)
+        self._others_at = self._engine.clock.monotonic()
+        self._lease = Lease(
+            self._engine,
+            lease_name(self._group),
+            seconds=self._lease_seconds,
+            poll_interval=self._poll_interval,
+            rng=self._chance,
+        )
         await self._lease.__aenter__()
-        self._task = asyncio.create_task(self._run(), name="flowstate recoverer")
+        self._task = spawn(self._run(), "flowstate recoverer")
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         try:
             if self._task is not None:
-                await all_cancelled(self._task)
+                await cancel_and_wait(self._task)
         finally:
-            await self._lease.__aexit__(exc_type, exc, traceback)
+            await self._lease.__aexit__(*exc_info)  # type: ignore[arg-type]
 
     @property
     def is_leading(self) -> bool:
         """Whether this process recovers just now."""
-        return self._lease.is_held
+        return self._task is not None and self._lease.is_held
 
     @property
     def leader(self) -> str:
         """The engine that recovers, as this process knows; empty when none does."""
-        return self._lease.holder
+        return "" if self._task is None else self._lease.holder
 
     def stats(self) -> Stats:
         """Return what this recoverer has done since it was made."""
-        return self._counts.stats(is_leading=self.is_leading)
+        counts = {name: self._done[name] for name in COUNTED}
+        return Stats(is_leading=self.is_leading, skipped=dict(self._left_alone), **counts)
 
     async def _run(self) -> None:
         while True:
             await self._lease.wait_held()
-            leading = asyncio.create_task(self._lead(), name="flowstate recovery")
-            lost = asyncio.create_task(self._lease.wait_lost())
+            leading = spawn(self._lead(), "flowstate recovery")
+            lost = spawn(self._lease.wait_lost(), "flowstate recovery ends")
             try:
                 await asyncio.wait([leading, lost], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await all_cancelled(leading, lost)
+                await cancel_and_wait(leading, lost)
             if not leading.cancelled() and isinstance(leading.exception(), EngineStoppedError):
                 return
 
     async def _lead(self) -> None:
         """Recover, pass after pass; a failing store is asked again later and later."""
-        failures = 0
-        looks = Looks(self._poll_interval, self._clock.monotonic())
-        # A crash of everything lets everybody begin at the same time.
-        await self._clock.sleep(self._rng.uniform(0, self._poll_interval / 2))
+        clock, failures, seen = self._engine.clock, 0, Seen()
+        schedule = ScanSchedule(self._poll_interval, clock.monotonic())
+        # A crash of everything lets all processes begin at the same time.
+        await clock.sleep(self._chance.uniform(0, self._poll_interval / 2))
         while True:
             try:
-                head = await self._driver.head()
-                began = self._clock.monotonic()
-                found, is_done = await self._pass(looks.since(began))
+                if seen == Seen():
+                    seen = await self._engine.driver.changed(seen)
+                began = clock.monotonic()
+                page, is_done = await self._pass(schedule.since(began))
+                failures, now = 0, clock.monotonic()
+                schedule.done(began, now, page.now, is_done=is_done)
+                seen = await self._pause(page, seen, schedule.pause(now))
             except EngineStoppedError:
                 raise
             except LeaseLostError:
@@ -163,57 +193,80 @@ class Recoverer:
             except Exception as error:  # Whatever it is, recovery must go on.
                 exc_info = None if isinstance(error, FlowstateError) else error
                 logger.warning("cannot look for stalled states: %s", error, exc_info=exc_info)
-                failures = min(failures + 1, 6)
+                failures = min(failures + 1, MAX_DOUBLINGS)
                 ceiling = self._poll_interval * 2**failures
-                await self._clock.sleep(self._rng.uniform(ceiling / 2, ceiling))
-                continue
-            failures = 0
-            now = self._clock.monotonic()
-            looks.done(began, now, found.now, is_done=is_done)
-            await self._pause(found, head, looks.pause(now))
+                await clock.sleep(self._chance.uniform(ceiling / 2, ceiling))
 
-    async def _pass(self, since: datetime | None) -> tuple[StalledStates, bool]:
+    async def _pass(self, since: datetime | None) -> tuple[DuePage, bool]:
         """Deal with everything that has stalled since, page by page.
 
         Returns the last page, and whether nothing has to be tried again.
         """
-        end = None if since is None else (since, "")
+        flows = tuple(filter(self._engine.can_execute, self._engine.flows))
+        after = None if since is None else (since, "")
+        query = DueQuery(
+            "stall", flows=flows, after=after, limit=PAGE, others=self._asks_for_others()
+        )
         is_done = True
         while True:
-            found = await self._driver.get_stalled(StalledQuery(end, PAGE))
-            for damaged in found.damaged:
-                self._skip(damaged.id, damaged.rev, "damaged", damaged.error)
+            page = await self._engine.driver.get_due(query)
+            self._report(page)
+            states = [stalled.state for stalled in page.due]
+            liveness = PageLiveness.of(self._engine, states)
             outcomes = await asyncio.gather(
-                *(self._recover(state) for state in found.states), return_exceptions=True
+                *(self._recover(state, liveness) for state in states), return_exceptions=True
             )
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 is_done = is_done and outcome
-            if not found.more:
-                return found, is_done
-            end = found.end
+            if not page.more:
+                return page, is_done
+            query = replace(query, after=page.end, others=False)
 
-    async def _pause(self, found: StalledStates, head: int, longest: float) -> None:
-        """Wait until the next state stalls, or one that was committed meanwhile may."""
-        waits = [
-            asyncio.ensure_future(self._changed(head)),
-            asyncio.ensure_future(self._clock.sleep(longest, background=True)),
-        ]
-        if found.next_at is not None:
-            left = max(0.0, (found.next_at - found.now).total_seconds())
-            waits.append(asyncio.ensure_future(self._clock.sleep(left)))
+    def _asks_for_others(self) -> bool:
+        now = self._engine.clock.monotonic()
+        if now < self._others_at:
+            return False
+        self._others_at = now + OTHERS_EVERY
+        return True
+
+    def _report(self, page: DuePage) -> None:
+        for damaged in page.damaged:
+            self._skip(damaged.id, 0, "damaged", damaged.error)
+        for flow in page.others:
+            if is_new(self._skipped, f"flow {flow}"):
+                self._left_alone["unknown flow"] += 1
+                message = "states in flow %r are not recovered: unknown flow here"
+                logger.info(message, flow, extra={"flow": flow, "reason": "unknown flow"})
+
+    async def _pause(self, page: DuePage, seen: Seen, longest: float) -> Seen:
+        """Wait until the next state stalls, or one that was committed meanwhile may.
+
+        Returns what the store has.
+        """
+        pause, clock = min(longest, LONGEST_PAUSE), self._engine.clock
+        is_idle = page.next_at is None
+        if page.next_at is not None:
+            pause = min(pause, max(0.0, (page.next_at - page.now).total_seconds()))
+        noticing = spawn(self._changed(seen), "flowstate recovery notices")
+        sleeping = spawn(clock.sleep(pause, background=is_idle), "flowstate recovery sleeps")
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([noticing, sleeping], return_when="FIRST_COMPLETED")
+            return noticing.result() if noticing in done else seen
         finally:
-            await all_cancelled(*waits)
+            await cancel_and_wait(noticing, sleeping)
 
-    async def _changed(self, head: int) -> None:
-        with contextlib.suppress(Exception):  # Then it looks in a while, as it would anyway.
-            await self._driver.wait(head)
-        await self._clock.sleep(self._poll_interval)
+    async def _changed(self, seen: Seen) -> Seen:
+        """Return a while after something was committed."""
+        found = seen
+        with contextlib.suppress(Exception):  # Then it scans in a while, as it would anyway.
+            while found.head == seen.head:
+                found = await self._engine.driver.changed(found)
+        await self._engine.clock.sleep(self._poll_interval)
+        return found
 
-    async def _recover(self, state: State) -> bool:
+    async def _recover(self, state: State, liveness: PageLiveness) -> bool:
         """Deal with one state; whatever goes wrong with it holds up no other.
 
         Returns whether that is all that can be done for it now.
@@ -221,20 +274,10 @@ class Recoverer:
         flow = state.transition.to
         extra = {"state_id": state.id, "rev": state.rev, "flow": flow, "attempt": attempt(state)}
         try:
-            decision = decide(state, is_known=self._engine.can_execute(flow))
-            if decision == "unknown flow":
-                self._skip(state.id, state.rev, decision, f"no flow {flow!r} here")
+            found = await liveness.get(state)
+            if found is None or not self._engine.can_execute(flow):
                 return True
-            liveness = await self._stalled(state)
-            if liveness is None:
-                return True
-            if liveness.delay_due is not None:
-                why = f"it has a delay, due at {liveness.delay_due}, that no delayer has fired"
-                self._skip(state.id, state.rev, "delayed", why)
-            elif decision == "drop":
-                await self._drop(state, read_note(liveness.note).error)
-            else:
-                await self._retry(state)
+            await self._decide(state, found, liveness)
         except RevisionMismatchError as lost:
             reason = "moved on"
             if self._lease.id in lost.ids:
@@ -248,51 +291,61 @@ class Recoverer:
         except Exception:
             logger.exception("cannot recover %r", state.id, extra=extra)
             return False
+        finally:
+            liveness.leave_out(state)
         return True
 
-    async def _retry(self, state: State) -> None:
+    async def _decide(self, state: State, found: Liveness, liveness: PageLiveness) -> None:
+        note = read_note(found.note)
+        if found.delay_due is not None:
+            why = f"it has a delay, due at {found.delay_due}, that no delayer has fired"
+            self._skip(state.id, state.rev, "delayed", why)
+        elif decide(state, handed_over=note.handed_over) == "drop":
+            await self._drop(state, note.error)
+        else:
+            await self._execute(state, liveness)
+
+    async def _execute(self, state: State, liveness: PageLiveness) -> None:
         try:
-            async with self._admission.turn() as place:
-                if await self._stalled(state) is not None:  # Its turn may have been long in coming.
-                    # Whoever is cancelled in between has counted an attempt that nobody runs.
-                    await to_the_end(self._begin(state, place))
+            async with self._limiter.turn() as slot:
+                # Its turn may have been long in coming.
+                if (found := await liveness.get(state)) is not None:
+                    # Cancelled in between, it would have counted an attempt that never runs.
+                    await shielded(self._begin(state, read_note(found.note), slot))
         except EngineFullError:
             if self.is_leading:
                 logger.warning("gives up leading: its engine has long had no room for attempts")
                 self._lease.give_up()
 
-    async def _stalled(self, state: State) -> Liveness | None:
-        """Return what is known of a state; ``None`` when it has moved on, or is alive after all."""
-        found = await self._driver.get_liveness(state.id)
-        if found is None or found.rev != state.rev:
-            return None
-        return None if found.stalls_at is None or found.stalls_at > found.now else found
-
-    async def _begin(self, state: State, place: Place) -> None:
+    async def _begin(self, state: State, note: Note, slot: Slot) -> None:
         ctx = StateContext(state)
-        annotations = attempt_annotations(state, self._rng)
+        if note.handed_over:
+            annotations = origin_annotation(state)
+        else:
+            annotations = attempt_annotations(state, self._chance)
         await self._engine.do(Commit(self._lease.check(), Retry(ctx, annotations)))
-        number = attempt(ctx.committed)
-        extra = {"state_id": state.id, "rev": ctx.committed.rev, "attempt": number}
-        if number == 1:
-            self._counts.done["added"] += 1
-        self._counts.done["retried"] += 1
-        logger.info(
-            "%r stalled in flow %r: attempt %d of %d",
-            state.id,
-            state.transition.to,
-            number,
-            max_attempts(state),
-            extra=extra,
-        )
-        outcome = await self._engine.start(ctx, place)
+        self._count(ctx.committed, note)
+        outcome = await self._engine.start(ctx, slot)
         outcome.add_done_callback(partial(self._ended, ctx.committed))
-        self._admission.add(outcome)
+        self._limiter.add(outcome)
+
+    def _count(self, state: State, note: Note) -> None:
+        number, flow = attempt(state), state.transition.to
+        extra = {"state_id": state.id, "rev": state.rev, "attempt": number}
+        if note.handed_over:
+            self._done["taken_over"] += 1
+            message = "%r goes on in flow %r: handed over by %s"
+            logger.info(message, state.id, flow, note.engine, extra=extra)
+            return
+        self._done["added"] += number == 1
+        self._done["retried"] += 1
+        message = "%r stalled in flow %r: attempt %d of %d"
+        logger.info(message, state.id, flow, number, max_attempts(state), extra=extra)
 
     def _ended(self, state: State, outcome: Outcome) -> None:
         error = None if outcome.cancelled() else outcome.result()
         what = "completed" if error is None else "failed"
-        self._counts.done[what] += 1
+        self._done[what] += 1
         extra = {"state_id": state.id, "rev": state.rev, "attempt": attempt(state)}
         logger.info("attempt %d of %r %s", attempt(state), state.id, what, extra=extra)
 
@@ -300,17 +353,14 @@ class Recoverer:
         number = attempt(state)
         reason = f"made no progress in {number} attempt{'s' if number != 1 else ''}"
         await end_by_force(self._engine, state, reason, error, self._lease.check())
-        self._counts.done["dropped"] += 1
-        extra = {"state_id": state.id, "rev": state.rev, "attempt": attempt(state)}
-        logger.error("%r ended by force: %s: %s", state.id, reason, error, extra=extra)
+        self._done["dropped"] += 1
+        extra = {"state_id": state.id, "rev": state.rev, "attempt": number}
+        why = f"{reason}: {error}" if error else reason
+        logger.error("%r ended by force: %s", state.id, why, extra=extra)
 
     def _skip(self, id: str, rev: int, reason: str, why: str) -> None:
         """Count and log once what every pass meets again."""
-        if (id, rev) in self._skipped:
-            return
-        self._skipped[id, rev] = None
-        if len(self._skipped) > REMEMBERED:
-            del self._skipped[next(iter(self._skipped))]
-        self._counts.skipped[reason] += 1
-        extra = {"state_id": id, "rev": rev, "reason": reason}
-        logger.info("%r is not recovered: %s: %s", id, reason, why, extra=extra)
+        if is_new(self._skipped, f"{rev} {id}"):
+            self._left_alone[reason] += 1
+            extra = {"state_id": id, "rev": rev, "reason": reason}
+            logger.info("%r is not recovered: %s: %s", id, reason, why, extra=extra)

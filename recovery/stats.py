@@ -1,11 +1,10 @@
 """What a recoverer has done since it was made."""
 
-from collections import Counter
 from collections.abc import Mapping
 
 from msgspec import Struct
 
-__all__ = ["Counts", "Stats"]
+__all__ = ["Stats"]
 
 
 class Stats(Struct, frozen=True):
@@ -15,12 +14,14 @@ class Stats(Struct, frozen=True):
         is_leading: whether this process recovers just now.
         added: states that were found stalled for the first time since their progress.
         retried: attempts that were committed, and given to the engine.
-        completed: attempts that ended without an error.
-        failed: attempts whose flow raised, or that were stopped.
+        completed: attempts, and what was taken over, that ended without an error.
+        failed: attempts, and what was taken over, whose flow raised, or that were stopped.
         dropped: states that were ended by force.
-        skipped: states that were left alone, by reason, each revision once: ``"unknown flow"``,
-            ``"delayed"`` (a delayer has yet to fire an overdue delay), ``"moved on"``,
-            ``"not leading"``, ``"damaged"``, ``"refused"`` (it has no room for an attempt's notes).
+        skipped: what was left alone, by reason. States, each revision once: ``"delayed"`` (no
+            delayer has fired an overdue delay), ``"moved on"``, ``"not leading"``, ``"damaged"``,
+            ``"refused"`` (it has no room for an attempt's notes). Flows, each once:
+            ``"unknown flow"`` (states stand still in it, and it is not registered here).
+        taken_over: executions that engines handed over when they stopped; these are no attempts.
     """
 
     is_leading: bool
@@ -30,24 +31,4 @@ class Stats(Struct, frozen=True):
     failed: int
     dropped: int
     skipped: Mapping[str, int]
-
-
-class Counts:
-    """Counts while a recoverer runs."""
-
-    def __init__(self) -> None:
-        self.done: Counter[str] = Counter()
-        self.skipped: Counter[str] = Counter()
-
-    def stats(self, *, is_leading: bool) -> Stats:
-        """Return what has been counted."""
-        done = self.done
-        return Stats(
-            is_leading=is_leading,
-            added=done["added"],
-            retried=done["retried"],
-            completed=done["completed"],
-            failed=done["failed"],
-            dropped=done["dropped"],
-            skipped=dict(self.skipped),
-        )
+    taken_over: int = 0

@@ -1,4 +1,4 @@
-"""The conformance suite: what every driver must do, for anybody's driver.
+"""The conformance suite: what every driver must do, also one of your own.
 
 A whole test file, with pytest and pytest-asyncio::
 
@@ -12,43 +12,68 @@ A whole test file, with pytest and pytest-asyncio::
     async def test_conformance(case, tmp_path):
         await run(case, lambda clock: MyDriver(tmp_path / "store"), CAPABILITIES)
 
+Some cases damage the store or stop its server. They need :class:`Hooks` as a further argument of
+``run``, and the capabilities that say so.
+
 Without a test framework: ``python -m flowstate.testcases package.module:make_store``.
 """
 
 from flowstate.testcases import (
     bad_commands,
     bad_input,
+    bounds,
     cancelling,
+    claims,
     commits,
     concurrency,
+    damage,
     data,
+    deadlines,
     defects,
     delays,
+    due,
     executions,
     explaining,
     faults,
     firing,
     flows,
+    handing_over,
     history,
     interruptions,
     leasing,
     lifecycle,
     odd_input,
     patterns,
+    processes,
     queries,
     recovering,
     replays,
     stack,
     stalling,
+    standing_still,
+    supervision,
+    values,
     watching,
 )
-from flowstate.testcases.harness import Capabilities, Case, Harness, MakeDriver, case, run, select
+from flowstate.testcases.harness import (
+    Capabilities,
+    Case,
+    Damage,
+    Harness,
+    Hooks,
+    MakeDriver,
+    case,
+    run,
+    select,
+)
 
 __all__ = [
     "ALL",
     "Capabilities",
     "Case",
+    "Damage",
     "Harness",
+    "Hooks",
     "MakeDriver",
     "THEMES",
     "case",
@@ -61,13 +86,17 @@ THEMES: dict[str, tuple[Case, ...]] = {
     "patterns": patterns.CASES,
     "delays": delays.CASES,
     "firing": firing.CASES,
+    "claims": claims.CASES,
+    "due": due.CASES,
     "queries": queries.CASES,
     "watching": watching.CASES,
     "interruptions": interruptions.CASES,
     "data": data.CASES,
     "stack": stack.CASES,
     "stalling": stalling.CASES,
+    "deadlines": deadlines.CASES,
     "recovering": recovering.CASES,
+    "handing over": handing_over.CASES,
     "explaining": explaining.CASES,
     "leasing": leasing.CASES,
     "commits": commits.CASES,
@@ -75,11 +104,17 @@ THEMES: dict[str, tuple[Case, ...]] = {
     "bad input": bad_input.CASES,
     "bad commands": bad_commands.CASES,
     "odd input": odd_input.CASES,
+    "values": values.CASES,
+    "bounds": bounds.CASES,
+    "damage": damage.CASES,
     "lifecycle": lifecycle.CASES,
     "executions": executions.CASES,
     "concurrency": concurrency.CASES,
     "cancelling": cancelling.CASES,
     "faults": faults.CASES,
+    "processes": processes.CASES,
+    "supervision": supervision.CASES,
+    "standing still": standing_still.CASES,
     "replays": replays.CASES,
     "defects": defects.CASES,
 }

@@ -13,7 +13,8 @@ from flowstate.testcases.target import load_target
 
 EPILOG = """
 The target makes an empty store, and returns a function that takes a clock and returns a driver
-object on that store; it may be async. Beside it stands CAPABILITIES = Capabilities(...).
+object on that store; it may be async. Its module has CAPABILITIES = Capabilities(...), and for
+cases that damage a store or stop its server also HOOKS = Hooks(...).
 A class of drivers, or a function that returns a driver, will do for a store of which there is
 never more than one driver object.
 

@@ -1,8 +1,10 @@
 """Bad text gets one clear error, which names the field, before anything is written."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+from flowstate import recovery
 from flowstate.commands import (
     Check,
     Commit,
@@ -21,6 +23,7 @@ from flowstate.errors import (
     InvalidInputError,
     UnknownFlowError,
 )
+from flowstate.recovery import Recoverer
 from flowstate.state import State, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.refusals import BIG, DAY, IDS, KEYS, MAPPINGS, Try, changed, refused
@@ -172,6 +175,23 @@ async def unknown_flows(h: Harness) -> None:
     )
 
 
+@case()
+async def recovery_settings_are_checked(h: Harness) -> None:
+    """G14: bad settings name the field, and change nothing."""
+    ctx = h.ctx("a")
+    for after in (timedelta(0), timedelta(seconds=-1), timedelta(days=400_000), 5, None):
+        error = await raised(InvalidInputError, recovery.set_retry_after, ctx, after)
+        check(error.field, "after", "field")
+    for attempts in (-1, 1.5, "3", None, True, 10**7):
+        error = await raised(InvalidInputError, recovery.set_max_attempts, ctx, attempts)
+        check(error.field, "attempts", "field")
+    check(dict(ctx.current.annotations), {}, "annotations")
+    for field, bad in (("rate", 0), ("max_running", 0), ("lease", 0.0), ("group", "")):
+        error = await raised(InvalidInputError, Recoverer, h.engine, **{field: bad})
+        check(error.field, field, "field")
+    await raised(InvalidInputError, Recoverer, h.engine, poll_interval=0)
+
+
 CASES: tuple[Case, ...] = (
     bad_ids_of_states,
     changed_id,
@@ -179,4 +199,5 @@ CASES: tuple[Case, ...] = (
     bad_annotations,
     bad_flow_ids,
     unknown_flows,
+    recovery_settings_are_checked,
 )

@@ -1,7 +1,7 @@
 """Cancelled at every await: a context tells the truth, and nothing is lost, doubled or stuck."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,10 +19,13 @@ from flowstate.commands import (
 )
 from flowstate.context import StateContext
 from flowstate.data import Data
+from flowstate.driver import Driver, Verdict, Writes
 from flowstate.errors import (
     StateNotFoundError,
 )
 from flowstate.testcases.harness import Harness, case, check
+from flowstate.testcases.logs import errors_logged
+from flowstate.testcases.support import DriverWrapper
 
 __all__ = ["CASES", "CancelAt", "cancelled_everywhere"]
 
@@ -258,6 +261,84 @@ async def cancelled_watch_goes_on(h: Harness) -> None:
             check(states.cursor, number, "cursor")
 
 
+class _Held(DriverWrapper):
+    """Takes batches, and holds each up until it may go on."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(driver)
+        self.max_batch_size = 64
+        self.sizes: list[int] = []
+        self.go_on = asyncio.Event()
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        """Note, wait, and commit one by one."""
+        self.sizes.append(len(batch))
+        await self.go_on.wait()
+        verdicts: list[Verdict] = []
+        for writes in batch:
+            verdicts += await super().commit([writes])
+        await asyncio.sleep(0)  # reason: callers can be cancelled here
+        return verdicts
+
+
+@case()
+async def cancelled_before_they_are_given(h: Harness) -> None:
+    """G9, G13: commits that are cancelled while they wait for a batch are not made, nor missed."""
+    h.flows.declare("next")
+    driver = _Held(h.driver)
+    async with h.make_engine(driver) as engine, asyncio.timeout(20):
+        contexts = [h.ctx(f"s-{n}") for n in range(2_000)]
+        commits = [asyncio.ensure_future(engine.do(Commit(Transit(contexts[0], "next"))))]
+        await asyncio.wait(commits, timeout=0)
+        commits += [asyncio.ensure_future(engine.do(Commit(End(ctx)))) for ctx in contexts[1:]]
+        await asyncio.wait(commits, timeout=0)
+        with errors_logged() as errors:
+            for commit in commits[1:]:
+                commit.cancel()
+            await asyncio.wait(commits[1:])
+            driver.go_on.set()
+            await commits[0]
+            await engine.do(Commit(Transit(h.ctx("after"), "next")))
+        check([record.getMessage() for record in errors], [], "errors that were logged")
+    check({commit.cancelled() for commit in commits[1:]}, {True}, "whether all were cancelled")
+    check([state.id for state in await h.log()], ["s-0", "after"], "log")
+    check(0 in driver.sizes, False, "batches of nothing")
+
+
+@case()
+async def cancelled_in_any_turn(h: Harness) -> None:
+    """G8, G9: a commit ends whenever it is cancelled: before its batch, within, or at its end."""
+    h.flows.declare("next")
+    driver, loop = _Held(h.driver), asyncio.get_running_loop()
+    driver.go_on.set()
+    async with h.make_engine(driver) as engine, asyncio.timeout(60):
+        with errors_logged() as errors:
+            for turns in range(24):
+                ctx = h.ctx(f"s-{turns}")
+                commits: list[asyncio.Task[None]] = []
+                if turns % 2:  # The one or the other is first in each turn.
+                    _cancel_after(loop, turns // 2, commits)
+                commits.append(asyncio.ensure_future(engine.do(Commit(Transit(ctx, "next")))))
+                if not turns % 2:
+                    _cancel_after(loop, turns // 2, commits)
+                _, left = await asyncio.wait(commits, timeout=5)
+                check(left, set(), f"what has not ended, cancelled in turn {turns // 2}")
+                check(ctx.committed.rev, await _stored_rev(h, ctx.current.id), "revision")
+                await engine.do(Commit(Transit(ctx, "next")))
+        check([record.getMessage() for record in errors], [], "errors that were logged")
+    check(0 in driver.sizes, False, "batches of nothing")
+
+
+def _cancel_after(
+    loop: asyncio.AbstractEventLoop, turns: int, tasks: list["asyncio.Task[None]"]
+) -> None:
+    if turns:
+        loop.call_soon(_cancel_after, loop, turns - 1, tasks)
+    else:
+        for task in tasks:
+            task.cancel()
+
+
 CASES = (
     cancelled_commit_tells_the_truth,
     cancelled_commit_is_whole,
@@ -265,4 +346,6 @@ CASES = (
     cancelled_twice_is_found_out,
     cancelled_reads_poison_nothing,
     cancelled_watch_goes_on,
+    cancelled_before_they_are_given,
+    cancelled_in_any_turn,
 )

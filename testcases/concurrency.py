@@ -24,7 +24,7 @@ def _counter(id: str) -> StateContext:
 
 
 async def _increment(engine: Engine, id: str, known: State | None = None) -> State:
-    """Add one, however often somebody else is faster; try what is known first."""
+    """Add one, however often others are faster; try what is known first."""
     while True:
         ctx = StateContext(known or await engine.get_state(id))
         ctx.set_annotation("count", str(int(ctx.current.annotations["count"]) + 1))

@@ -1,11 +1,13 @@
 """Blobs come back as they were stored, once per content, and only with their commit."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from flowstate.commands import Command, Commit, End, GetData, StoreData, Transit
+from flowstate.commands import Command, Commit, Delay, End, GetData, StoreData, Transit
 from flowstate.context import StateContext
 from flowstate.data import Data, DataRef, checksum_of
-from flowstate.driver import Driver, Verdict, Writes
+from flowstate.delayer import Delayer
+from flowstate.driver import Driver, DueQuery, Verdict, Writes
 from flowstate.engine import Engine
 from flowstate.errors import DataNotFoundError, RevisionMismatchError
 from flowstate.testcases.harness import Case, Harness, case, check
@@ -241,6 +243,52 @@ async def compaction_leaves_data_that_was_stored_before_its_state(h: Harness) ->
 
 
 @case()
+async def compaction_leaves_data_of_delays(h: Harness) -> None:
+    """G10, G13: data that a delay refers to is kept until the delay has fired, then removed."""
+
+    @h.flows.flow("later")
+    async def later(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit((await engine.get_data(ctx, "doc")).blob.decode())
+        return Commit(End(ctx))
+
+    ctx = await committed(h, "job")
+    ctx.data["doc"] = Data(b"precious")
+    await h.engine.do(StoreData(ctx, "doc"))
+    await h.engine.do(Delay(ctx, "later", after=timedelta(milliseconds=50)))
+    dropped = await committed(h, "dropped")
+    dropped.data["doc"] = Data(b"given up")
+    await h.engine.do(StoreData(dropped, "doc"))
+    await h.engine.do(Delay(dropped, "later", after=timedelta(days=1)))
+    checksum = dropped.data["doc"].checksum
+    await _compact(h, "first")
+    check((await h.driver.get_data(checksum) or Data(b"")).blob, b"given up", "data of the delay")
+    loaded = StateContext(await h.engine.get_state("dropped"))
+    await h.engine.do(Commit(End(loaded)))
+    await _compact(h, "second")
+    check(await h.driver.get_data(checksum), None, "data once its delay is gone")
+    async with Delayer(h.engine):
+        await h.visited("precious")
+
+
+async def _compact(h: Harness, name: str) -> None:
+    """Compact all there is, after some commits of others."""
+    for number in range(3):
+        await committed(h, f"{name}-{number}")
+    await h.engine.compact(await h.engine.head())
+
+
+@case()
+async def data_that_a_delay_needs(h: Harness) -> None:
+    """G1: a delay whose data is no longer stored is refused."""
+    ctx = await committed(h, "job")
+    ctx.data["doc"] = Data(b"volatile")
+    await h.engine.do(StoreData(ctx, "doc"))
+    await _compact(h, "others")
+    await raised(DataNotFoundError, h.engine.do, Delay(ctx, "work", after=timedelta(days=1)))
+    check((await h.driver.get_due(DueQuery("delay", everything=True))).due, [], "delays")
+
+
+@case()
 async def missing_data(h: Harness) -> None:
     """G14: data that is not there is an error: in the context, the state, and the store."""
     ctx = await committed(h, "holder")
@@ -287,6 +335,8 @@ CASES: tuple[Case, ...] = (
     compaction_takes_data,
     compaction_leaves_new_data,
     compaction_leaves_data_that_was_stored_before_its_state,
+    compaction_leaves_data_of_delays,
+    data_that_a_delay_needs,
     missing_data,
     data_survives,
 )

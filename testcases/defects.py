@@ -1,6 +1,6 @@
 """Defects that engines of this kind have had, by number; none of them may come back.
 
-Not here: 4, that a transaction which somebody else leaves open stops the watchers, is tested with
+Not here: 4, that a foreign transaction which stays open stops the watchers, is tested with
 the drivers whose store can be shared with other programs, and 6 to 8 with the recovery.
 """
 
@@ -18,6 +18,7 @@ from flowstate.delayer import Delayer
 from flowstate.driver import StateQuery, States
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError, StoreUnavailableError
+from flowstate.log_tail import Watch
 from flowstate.testcases.harness import Harness, case, check
 from flowstate.testcases.support import (
     DriverWrapper,
@@ -28,13 +29,12 @@ from flowstate.testcases.support import (
     raised,
     snapshot,
 )
-from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 
 
 async def _overtaken(h: Harness, id: str) -> StateContext:
-    """Return a context whose state somebody else has moved on."""
+    """Return a context whose state was moved on through another one."""
     ctx = await committed(h, id)
     await h.engine.do(Commit(Transit(ctx.copy(), "work")))
     return ctx

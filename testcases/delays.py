@@ -155,7 +155,7 @@ async def timeout_reached(h: Harness) -> None:
 
 @case()
 async def superseded_delays_vanish(h: Harness) -> None:
-    """G10: a state that moves on, whoever moves it, takes all its delays with it."""
+    """G10: a state that moves on, by any context, takes all its delays with it."""
     visiting(h, "late")
     left, moved = await committed(h, "left"), await committed(h, "moved")
     for ctx in (left, moved, left, moved):

@@ -1,52 +1,21 @@
 """Executions are bounded, and end, fail or go on without disturbing others."""
 
 import asyncio
-import contextlib
-import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from flowstate.commands import Command, Commit, End, Execute, Noop, Pause, Transit
 from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate.engine import Engine, Flow
 from flowstate.errors import (
     EngineOverloadedError,
 )
-from flowstate.flow import Flow
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Harness, case, check
+from flowstate.testcases.logs import errors_logged
 from flowstate.testcases.support import committed, know, raised, snapshot
 
 __all__ = ["CASES"]
-
-
-class _Records(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.found: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep."""
-        self.found.append(record)
-
-
-@contextlib.contextmanager
-def _errors_logged() -> Iterator[list[logging.LogRecord]]:
-    """Keep errors that are logged meanwhile, and show them to nobody else."""
-    logger = logging.getLogger("flowstate")
-    records, propagate, disabled = _Records(), logger.propagate, logging.root.manager.disable
-    logger.addHandler(records)
-    logger.propagate = False
-    logging.disable(logging.NOTSET)
-    try:
-        yield records.found
-    finally:
-        logging.disable(disabled)
-        logger.propagate = propagate
-        logger.removeHandler(records)
 
 
 @case()
@@ -203,7 +172,7 @@ async def failing_background_execution(h: Harness) -> None:
         raise ArithmeticError("on purpose")
 
     know(h, "work")
-    with _errors_logged() as errors:
+    with errors_logged() as errors:
         async with h.make_engine() as engine:
             await engine.do(Execute(h.ctx("bad", "failing")), Execute(h.ctx("good", "work")))
             async with engine.watch(status=Status.ENDED) as ended:
@@ -224,7 +193,7 @@ async def lost_race_ends_quietly(h: Harness) -> None:
 
     ctx = h.ctx("a")
     await h.engine.do(Commit(Transit(ctx, "racing")))
-    with _errors_logged() as errors:
+    with errors_logged() as errors:
         await h.engine.execute(ctx)
     check((h.visits, errors), (["racing"], []), "visits and logged errors")
     check([s.status.value for s in await h.log()], ["active", "paused"], "log")
@@ -268,7 +237,7 @@ async def what_goes_on(h: Harness) -> None:
 
 @case()
 async def endless_flow_starves_nobody(h: Harness) -> None:
-    """G12: a state that goes round for ever leaves room for all others."""
+    """G12: a state that goes round without an end leaves room for all others."""
     done = asyncio.Event()
 
     @h.flows.flow("round")

@@ -1,4 +1,4 @@
-"""Whatever a state waits for is explained."""
+"""What a state waits for is explained."""
 
 import asyncio
 from datetime import timedelta
@@ -6,17 +6,20 @@ from datetime import timedelta
 from flowstate import recovery
 from flowstate.commands import Command, Commit, Delay, End, Execute, Pause, Resume, Transit
 from flowstate.context import StateContext
+from flowstate.delayer import Delayer
+from flowstate.driver import Heartbeat
 from flowstate.engine import Engine
 from flowstate.errors import StateNotFoundError
+from flowstate.recovery import Recoverer
 from flowstate.testcases.harness import Case, Harness, case, check
-from flowstate.testcases.support import committed, raised
+from flowstate.testcases.support import committed, know, raised
 
 __all__ = ["CASES"]
 
 
 @case()
 async def explanations(h: Harness) -> None:
-    """G11: whatever a state waits for is explained."""
+    """G11: what a state waits for is explained."""
     started = asyncio.Event()
 
     @h.flows.flow("work")
@@ -33,7 +36,7 @@ async def explanations(h: Harness) -> None:
         check(bool(found.text), True, "words")
         return found.why
 
-    await raised(StateNotFoundError, recovery.explain, h.engine, "nobody")
+    await raised(StateNotFoundError, recovery.explain, h.engine, "unknown")
     fresh = await committed(h, "fresh", to="work")
     check(await why("fresh"), "fresh", "fresh")
     await h.engine.do(Commit(Pause(fresh)))
@@ -73,4 +76,49 @@ async def explanations(h: Harness) -> None:
     await h.engine.idle()
 
 
-CASES: tuple[Case, ...] = (explanations,)
+async def _why(h: Harness, id: str) -> tuple[str, str]:
+    found = await recovery.explain(h.engine, id)
+    return found.why, found.text
+
+
+@case()
+async def explanations_of_delays(h: Harness) -> None:
+    """G11: a delay is what explains a paused state as well, before it is due and after."""
+    know(h, "expired")
+    for id, after in (("later", timedelta(hours=1)), ("due", timedelta(0))):
+        ctx = h.ctx(id)
+        await h.engine.do(Commit(Pause(ctx), Delay(ctx, "expired", after=after)))
+    await h.clock.sleep(0.01)
+    for id, expected in (("later", "delayed"), ("due", "overdue")):
+        why, text = await _why(h, id)
+        check((why, "expired" in text), (expected, id == "due"), f"{id}: {text}")
+
+
+@case()
+async def explanations_of_unknown_flows(h: Harness) -> None:
+    """G11: a flow that this engine does not have is told, of what stalls and of what is due."""
+    know(h, "gone", "stays")
+    await h.engine.do(Commit(Delay(h.ctx("due"), "gone", after=timedelta(0))))
+    for id, beats in (("silent", False), ("kept", True)):
+        ctx = h.ctx(id)
+        recovery.set_retry_after(ctx, timedelta(milliseconds=20))
+        await h.engine.do(Commit(Transit(ctx, "gone")))
+        if beats:
+            await h.driver.beat([Heartbeat(id, ctx.committed.rev, 0.0, "")])
+    h.flows.unset("gone")
+    h.flows.declare("gone")
+    await h.clock.sleep(0.05)
+    async with Delayer(h.engine), Recoverer(h.engine, lease=1.0, poll_interval=0.05):
+        for id in ("silent", "kept", "due"):
+            why, text = await _why(h, id)
+            while id == "due" and why == "overdue":  # Until the delayer has looked.
+                await h.clock.sleep(0.05)
+                why, text = await _why(h, id)
+            check((why, "gone" in text), ("unknown flow", True), f"{id}: {text}")
+
+
+CASES: tuple[Case, ...] = (
+    explanations,
+    explanations_of_delays,
+    explanations_of_unknown_flows,
+)

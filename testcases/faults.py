@@ -29,7 +29,7 @@ __all__ = ["CASES"]
 
 @case()
 async def closing_loses_no_acknowledged_commit(h: Harness) -> None:
-    """G7, G9: what was acknowledged while an engine closed is stored, and nothing beside it."""
+    """G7, G9: what was acknowledged while an engine closed is stored, and nothing else."""
     h.flows.declare("next")
     engine = h.make_engine()
     contexts = [h.ctx(f"state-{number}") for number in range(200)]
@@ -57,7 +57,7 @@ class _Slow(DriverWrapper):
 
     def __init__(self, driver: Driver, clock: Clock) -> None:
         super().__init__(driver)
-        self.batch_limit = 16
+        self.max_batch_size = 16
         self.committing = asyncio.Event()
         self._clock = clock
 
@@ -119,7 +119,7 @@ async def everything_is_there_after_reopening(h: Harness) -> None:
 
 @case()
 async def compacting_keeps_the_latest_revisions(h: Harness) -> None:
-    """G6: compacting removes what is old, and whoever still wants that is told the floor."""
+    """G6: compacting removes what is old, and readers who still want that are told the floor."""
     h.flows.declare("next")
     contexts = [h.ctx(f"state-{number}", labels={"kind": "kept"}) for number in range(5)]
     for turn in range(3):

@@ -1,15 +1,16 @@
-"""Delayers fire what is due: once, on time, whoever else fires, and whatever fails."""
+"""Delayers fire what is due: once, on time, next to other delayers, and whatever fails."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from flowstate.commands import Command, Commit, Delay, End, Noop, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
-from flowstate.driver import Driver
+from flowstate.driver import Driver, Verdict, Writes
 from flowstate.engine import Engine
-from flowstate.errors import StoreUnavailableError
+from flowstate.errors import CommitUnknownError, StoreUnavailableError
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import (
@@ -86,23 +87,6 @@ async def delay_without_commit_of_what_stays(h: Harness) -> None:
     check(h.visits, ["later"], "visits")
     check(await delays_of(h), [], "delays")
     check(await h.engine.get_state("delayed"), ctx.committed, "the state")
-
-
-@case()
-async def delay_is_claimed_once(h: Harness) -> None:
-    """G10: of those who have seen a delay at one time one gets it, and only that one renews."""
-    ctx = await committed(h, "delayed")
-    await h.engine.do(Delay(ctx, "work", after=timedelta(0), commit=False))
-    (seen,) = await delays_of(h)
-    until = await h.driver.claim_delay(seen.id, seen.due, 60.0)
-    check(until is not None and until > seen.due, True, "the first claim")
-    check(await h.driver.claim_delay(seen.id, seen.due, 60.0), None, "the second claim")
-    (held,) = await delays_of(h)
-    check(held.due, until, "when it is due")
-    renewed = await h.driver.claim_delay(seen.id, held.due, 90.0)
-    check(renewed is not None and renewed > held.due, True, "the renewal")
-    await h.driver.drop_delay(seen.id)
-    check(await h.driver.claim_delay(seen.id, renewed or held.due, 60.0), None, "claim of nothing")
 
 
 @case("fake_clock")
@@ -287,14 +271,15 @@ class _BadLine(DriverWrapper):
         self._arrive = arrive
         self._claims = 0
 
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        """Claim, or fail before or after that."""
-        self._claims += 1
-        if self._claims not in self._lost:
-            return await super().claim_delay(id, due, seconds)
-        if self._arrive:
-            await super().claim_delay(id, due, seconds)
-        raise StoreUnavailableError("the connection is lost")
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        """Commit, or fail before or after that if there are claims."""
+        self._claims += any(writes.claims for writes in batch)
+        if not any(writes.claims for writes in batch) or self._claims not in self._lost:
+            return await super().commit(batch)
+        if not self._arrive:
+            raise StoreUnavailableError("the connection is lost")
+        await super().commit(batch)
+        return [CommitUnknownError(writes.token) for writes in batch]
 
 
 async def _hold(h: Harness, line: Driver) -> list[str]:
@@ -371,7 +356,6 @@ CASES: tuple[Case, ...] = (
     many_delays_due_at_once,
     delay_without_commit,
     delay_without_commit_of_what_stays,
-    delay_is_claimed_once,
     delay_without_commit_is_retried,
     delay_of_three_days,
     never_before_its_time,

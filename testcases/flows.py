@@ -209,7 +209,7 @@ async def _call(h: Harness, *, commit: bool) -> None:
     @h.flows.flow("calledEnd")
     async def called_end(ctx: StateContext, engine: Engine) -> Command[None]:
         h.visit("calledEnd")
-        caller = h.ctx("whoever")
+        caller = h.ctx("replaced")
         steps = (Unstack(ctx, caller, "caller"), Resume(caller), End(ctx))
         await engine.do(Commit(*steps)) if commit else await engine.do(*steps)
         check(caller.current.id, "caller", "the state that was unstacked")

@@ -1,12 +1,13 @@
 """What a case gets: an engine on the driver under test, a clock, and a record of visits.
 
-No test framework is used here, so that anybody's runner can run the cases.
+No test framework is used here, so that any runner can run the cases.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Self
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Self
 
 from msgspec import Struct
 
@@ -14,10 +15,22 @@ from flowstate.clock import Clock, FakeClock, SystemClock
 from flowstate.context import StateContext
 from flowstate.driver import Driver
 from flowstate.engine import Engine
-from flowstate.flow import FlowRegistry
+from flowstate.registry import FlowRegistry
 from flowstate.state import State, Transition
 
-__all__ = ["Capabilities", "Case", "Harness", "MakeDriver", "case", "check", "run", "select"]
+__all__ = [
+    "Capabilities",
+    "Case",
+    "Damage",
+    "Harness",
+    "Hooks",
+    "MakeDriver",
+    "NO_HOOKS",
+    "case",
+    "check",
+    "run",
+    "select",
+]
 
 TIME_LIMIT = 120.0
 
@@ -33,12 +46,40 @@ class Capabilities(Struct, frozen=True, kw_only=True):
         durable: what was committed is still there after the last driver object was closed.
         fake_clock: the store's clock is the one given to ``MakeDriver``.
         any_loop: a driver object may be used by several event loops, each in its own thread.
+        fork: the process may fork while a driver object is open.
+        damage: :attr:`Hooks.damage` is given.
+        standstill: :attr:`Hooks.stand_still` is given.
     """
 
     shared: bool
     durable: bool
     fake_clock: bool
     any_loop: bool
+    fork: bool = False
+    damage: bool = False
+    standstill: bool = False
+
+
+Damage = Literal["revision", "newer revision", "delay", "newer delay"]
+"""What becomes unreadable: bytes that are no JSON, or a version that no library knows yet."""
+
+
+class Hooks(Struct, frozen=True, kw_only=True):
+    """What a case does to a store without the driver's help.
+
+    Attributes:
+        damage: makes the stored form of the latest revision of a state, or of a delay, unreadable.
+            It gets an open driver, what to do, and the id of the state or of the delay.
+        stand_still: keeps the server of an open driver from doing anything, as SIGSTOP does,
+            inside of ``async with``. Connections stay open meanwhile. The driver has to end each
+            operation within ten seconds all the same.
+    """
+
+    damage: Callable[[Driver, Damage, str], Awaitable[None]] | None = None
+    stand_still: Callable[[Driver], AbstractAsyncContextManager[None]] | None = None
+
+
+NO_HOOKS = Hooks()
 
 
 class Case:
@@ -84,11 +125,19 @@ class Harness:
         driver: open.
         flows: of ``engine``; empty at first.
         engine: open.
+        hooks: of the store.
         visits: what flows noted with :meth:`visit`, in order.
     """
 
-    def __init__(self, make_driver: MakeDriver, capabilities: Capabilities, clock: Clock) -> None:
+    def __init__(
+        self,
+        make_driver: MakeDriver,
+        capabilities: Capabilities,
+        clock: Clock,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
         self.capabilities = capabilities
+        self.hooks = hooks
         self.clock = clock
         self.flows = FlowRegistry()
         self.visits: list[str] = []
@@ -116,6 +165,10 @@ class Harness:
         options.setdefault("shutdown_timeout", 1.0)
         return Engine(driver or self.driver, self.flows, **options)
 
+    def make_driver(self) -> Driver:
+        """Return another driver object, not open yet, on the same store; needs ``shared``."""
+        return self._make_driver(self.clock)
+
     @contextlib.asynccontextmanager
     async def other_driver(self) -> AsyncIterator[Driver]:
         """Open another driver object on the same store; needs ``shared``."""
@@ -128,6 +181,16 @@ class Harness:
         self.driver = self._make_driver(self.clock)
         self.engine = self.make_engine(self.driver)
         await self._exit.enter_async_context(self.engine)
+
+    async def damage(self, what: Damage, id: str) -> None:
+        """Make the latest revision of a state, or a delay, unreadable; needs ``damage``."""
+        assert self.hooks.damage is not None, "the capability is there, but not its hook"
+        await self.hooks.damage(self.driver, what, id)
+
+    def standing_still(self) -> AbstractAsyncContextManager[None]:
+        """Keep the server from doing anything inside of ``async with``; needs ``standstill``."""
+        assert self.hooks.stand_still is not None, "the capability is there, but not its hook"
+        return self.hooks.stand_still(self.driver)
 
     def visit(self, what: str) -> None:
         """Note that a flow was here."""
@@ -165,8 +228,16 @@ def select(cases: tuple[Case, ...], capabilities: Capabilities) -> tuple[Case, .
     return tuple(c for c in cases if all(getattr(capabilities, need) for need in c.needs))
 
 
-async def run(case: Case, make_driver: MakeDriver, capabilities: Capabilities) -> None:
+async def run(
+    case: Case, make_driver: MakeDriver, capabilities: Capabilities, hooks: Hooks = NO_HOOKS
+) -> None:
     """Run one case against an empty store.
+
+    Args:
+        case: to be run.
+        make_driver: makes driver objects on the store.
+        capabilities: of the store.
+        hooks: those that the capabilities speak of.
 
     Raises:
         AssertionError: the guarantee does not hold.
@@ -176,7 +247,7 @@ async def run(case: Case, make_driver: MakeDriver, capabilities: Capabilities) -
     clock: Clock = FakeClock() if fake else SystemClock()
     before = asyncio.all_tasks()
     async with asyncio.timeout(TIME_LIMIT):
-        async with Harness(make_driver, capabilities, clock) as harness:
+        async with Harness(make_driver, capabilities, clock, hooks) as harness:
             await case.run(harness)
     left = {task for task in asyncio.all_tasks() - before if not task.done()}
     check(left, set(), "tasks that were left running")

@@ -1,11 +1,11 @@
-"""Watches raise rather than hang or leave something out, and hold nobody up."""
+"""Watches raise rather than hang or leave something out, and hold up nothing else."""
 
 import asyncio
 from datetime import datetime
 from typing import Any
 
 from flowstate.commands import Commit, End, Transit
-from flowstate.driver import StateQuery, States
+from flowstate.driver import Seen, StateQuery, States
 from flowstate.engine import Engine
 from flowstate.errors import (
     CompactedError,
@@ -15,6 +15,7 @@ from flowstate.errors import (
     InvalidInputError,
     StoreUnavailableError,
 )
+from flowstate.log_tail import Watch
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import (
     DriverWrapper,
@@ -25,7 +26,6 @@ from flowstate.testcases.support import (
     second_half,
     take,
 )
-from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 
@@ -88,7 +88,7 @@ async def watch_above_the_head(h: Harness) -> None:
 
 @case()
 async def slow_consumer(h: Harness) -> None:
-    """G6: a watch that nobody reads from holds up no other, and misses nothing."""
+    """G6: a watch that is not read from holds up no other, and misses nothing."""
     count = 600
     async with h.engine.watch() as slow, h.engine.watch() as fast:
         await committed(h, "s-0")
@@ -113,11 +113,12 @@ class _Failing(DriverWrapper):
             raise StoreUnavailableError("the connection is lost")
         return await super().get_states(query)
 
-    async def wait(self, rev: int) -> None:
+    async def changed(self, seen: Seen) -> Seen:
         """Wait, or fail."""
-        await super().wait(rev)
+        found = await super().changed(seen)
         if self.waits:
             raise StoreUnavailableError("the connection is lost")
+        return found
 
 
 async def _pass(states: Watch, id: str) -> None:

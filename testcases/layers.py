@@ -127,7 +127,7 @@ def replay(program: str) -> Theme:
 
 def _conformance(case: Case) -> Check:
     async def one(target: Target) -> None:
-        await run(case, await target.store(), target.capabilities)
+        await run(case, await target.store(), target.capabilities, target.hooks)
 
     return Check(case.name, case.guarantees, case.needs, one, has_trace=True)
 

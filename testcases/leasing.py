@@ -1,4 +1,4 @@
-"""A lease has one holder, and whoever lost it without knowing is refused."""
+"""A lease has one holder; one that lost it without knowing is refused."""
 
 import asyncio
 import contextlib
@@ -159,7 +159,7 @@ async def lease_fences_a_holder_that_was_asleep(h: Harness) -> None:
 
 @case(real_time=True)
 async def lease_is_left_before_another_takes_it(h: Harness) -> None:
-    """G11: a holder that cannot reach the store steps down before anybody may take over."""
+    """G11: a holder that cannot reach the store steps down before another may take over."""
     silent = _Silent(h.driver)
     async with h.make_engine(silent) as away, _lease(away) as holder:
         await holder.wait_held()
@@ -180,7 +180,7 @@ async def _left(h: Harness, silent: _Silent, holder: Lease) -> None:
 
 @case(real_time=True)
 async def lease_survives_a_short_silence(h: Harness) -> None:
-    """G11: a heartbeat that fails is sent again, and nobody takes over meanwhile."""
+    """G11: a heartbeat that fails is sent again, and no other holder takes over meanwhile."""
     silent = _Silent(h.driver)
     async with h.make_engine(silent) as engine, _lease(engine) as lease:
         await lease.wait_held()

@@ -5,6 +5,7 @@ from typing import Any
 
 from flowstate.commands import Check, Command, Commit, End, Execute, Noop, Pause, Transit
 from flowstate.context import StateContext
+from flowstate.driver import Seen
 from flowstate.engine import Engine
 from flowstate.errors import (
     DriverClosedError,
@@ -47,8 +48,9 @@ async def driver_that_is_not_open(h: Harness) -> None:
     async with h.other_driver() as driver:
         async with h.make_engine(driver):
             pass
-        check(await driver.head(), 0, "head while there is a user left")
-    await raised(DriverClosedError, driver.head)
+        seen = await driver.changed(Seen())
+        check(seen.head, 0, "head while there is a user left")
+    await raised(DriverClosedError, driver.changed, Seen())
     await raised(DriverClosedError, driver.get_state, "a")
     await raised(DriverClosedError, driver.commit, [])
 

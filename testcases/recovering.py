@@ -10,10 +10,11 @@ from flowstate import recovery
 from flowstate.commands import Command, Commit, Delay, End, Execute, Noop, Pause, Resume, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
+from flowstate.driver import Seen
 from flowstate.engine import Engine
-from flowstate.errors import InvalidCommandError, InvalidInputError, StateNotFoundError
-from flowstate.flow import FlowRegistry
+from flowstate.errors import InvalidCommandError, StateNotFoundError
 from flowstate.recovery import Recoverer
+from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import end, raised
@@ -47,11 +48,11 @@ async def _recovering(h: Harness, engine: Engine | None = None) -> AsyncIterator
 async def _reach(h: Harness, id: str, reached: Callable[[State], bool]) -> State:
     """Wait until a state is as wanted."""
     while True:
-        head = await h.driver.head()
+        seen = await h.driver.changed(Seen())
         state = await h.engine.get_state(id)
         if reached(state):
             return state
-        await h.driver.wait(head)
+        await h.driver.changed(seen)
 
 
 async def _ended(h: Harness, id: str) -> State:
@@ -189,7 +190,7 @@ async def recovery_of_a_delay_that_fired(h: Harness) -> None:
 
 @case()
 async def recovery_leaves_overdue_delays_to_delayers(h: Harness) -> None:
-    """G10, G11: a delay that nobody has fired for long is not lost to recovery."""
+    """G10, G11: a delay that is long overdue is not lost to recovery."""
 
     @h.flows.flow("work")
     async def work(ctx: StateContext, engine: Engine) -> Command[None]:
@@ -269,7 +270,6 @@ async def recovery_is_not_held_up_by_one_state(h: Harness) -> None:
             dead = await _ended(h, f"fail {number}")
             check(recovery.is_dead(dead), True, "dead")
         await _counted(h, recoverer, "dropped", 5)
-        check(recoverer.stats().skipped.get("unknown flow"), 5, "skipped")
         left = await h.engine.get_state("elsewhere 0")
         check((left.rev <= 20, recovery.attempt(left)), (True, 0), "left as it was")
         why = await recovery.explain(h.engine, "elsewhere 0")
@@ -379,74 +379,7 @@ async def recovery_of_all_dead_by_label(h: Harness) -> None:
     check((statuses, await recovery.count_dead(h.engine)), ({Status.ENDED}, 0), "all ended")
     error = await raised(InvalidCommandError, recovery.retry_dead, h.engine, "a 0")
     check("is not dead" in str(error), True, str(error))
-    await raised(StateNotFoundError, recovery.retry_dead, h.engine, "nobody")
-
-
-@case()
-async def recovery_settings_are_checked(h: Harness) -> None:
-    """G14: bad settings name the field, and change nothing."""
-    ctx = h.ctx("a")
-    for after in (timedelta(0), timedelta(seconds=-1), timedelta(days=400_000), 5, None):
-        error = await raised(InvalidInputError, recovery.set_retry_after, ctx, after)
-        check(error.field, "after", "field")
-    for attempts in (-1, 1.5, "3", None, True, 10**7):
-        error = await raised(InvalidInputError, recovery.set_max_attempts, ctx, attempts)
-        check(error.field, "attempts", "field")
-    check(dict(ctx.current.annotations), {}, "annotations")
-    for field, bad in (("rate", 0), ("max_running", 0), ("lease", 0.0), ("group", "")):
-        error = await raised(InvalidInputError, Recoverer, h.engine, **{field: bad})
-        check(error.field, field, "field")
-    await raised(InvalidInputError, Recoverer, h.engine, poll_interval=0)
-
-
-@case("shared", real_time=True)
-async def recovery_of_a_killed_leader(h: Harness) -> None:
-    """G11: when the leader vanishes, another process takes over within the lease."""
-    h.flows.set("work", end)
-    async with h.other_driver() as away, h.make_engine(away) as first:
-        leader = Recoverer(first, **QUICK)  # type: ignore[arg-type]
-        await leader.__aenter__()
-        await _leads(leader)
-        async with _recovering(h) as standby:
-            await h.clock.sleep(0.2)
-            check(standby.is_leading, False, "two leaders")
-            check(standby.leader, first.name, "who leads")
-            await _vanish(leader)
-            died_at = h.clock.monotonic()
-            await _leads(standby)
-            took = h.clock.monotonic() - died_at
-            check(took <= LEASE + 0.5, True, f"took over after {took:.2f} s")
-            check(took >= LEASE / 3, True, f"took over after {took:.2f} s, too soon")
-            await h.engine.do(Commit(Transit(_quick(h, "job"), "work")))
-            await _ended(h, "job")
-
-
-async def _leads(recoverer: Recoverer) -> None:
-    await recoverer._lease.wait_held()  # noqa: SLF001
-
-
-async def _vanish(recoverer: Recoverer) -> None:
-    """Stop a recoverer without giving its lease back, as SIGKILL does."""
-    tasks = [t for t in (recoverer._task, recoverer._lease._task) if t]  # noqa: SLF001
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-@case("shared", real_time=True)
-async def recovery_handed_over(h: Harness) -> None:
-    """G11: a leader that stops gives its lease back, and another one takes it at once."""
-    async with h.other_driver() as away, h.make_engine(away) as first:
-        async with Recoverer(first, lease=30.0, poll_interval=0.05) as leader:
-            await _leads(leader)
-            standby = Recoverer(h.engine, lease=30.0, poll_interval=0.05)
-            await standby.__aenter__()
-            await h.clock.sleep(0.1)
-        left_at = h.clock.monotonic()
-        await _leads(standby)
-        took = h.clock.monotonic() - left_at
-        await standby.__aexit__(None, None, None)
-        check(took < 1.0, True, f"took over after {took:.2f} s")
+    await raised(StateNotFoundError, recovery.retry_dead, h.engine, "unknown")
 
 
 CASES: tuple[Case, ...] = (
@@ -463,7 +396,4 @@ CASES: tuple[Case, ...] = (
     recovery_counts_progress,
     recovery_keeps_the_idempotency_key,
     recovery_of_all_dead_by_label,
-    recovery_settings_are_checked,
-    recovery_of_a_killed_leader,
-    recovery_handed_over,
 )

@@ -1,6 +1,18 @@
 """Contexts put into other contexts come out as they went in."""
 
-from flowstate.commands import Command, Commit, End, Pause, Resume, Stack, Transit, Unstack
+from flowstate.commands import (
+    Command,
+    Commit,
+    End,
+    Pause,
+    Resume,
+    Stack,
+    StoreData,
+    Transit,
+    Unstack,
+)
+from flowstate.context import StateContext
+from flowstate.data import Data
 from flowstate.errors import CodecError, InvalidCommandError, RevisionMismatchError
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Harness, case, check
@@ -127,13 +139,66 @@ async def refused_stacks(h: Harness) -> None:
 
 
 @case()
-async def stacked_twice_over_keeps_the_last(h: Harness) -> None:
-    """G3: stacking under a name that is taken replaces what was there."""
-    carrier, into = h.ctx("carrier"), h.ctx("into")
-    for id in ("first", "second"):
-        await h.engine.do(Stack(carrier, h.ctx(id), "slot"))
+async def stack_onto_a_taken_name(h: Harness) -> None:
+    """G14: stacking under a name that is taken is refused, and what was there stays."""
+    carrier, into = await committed(h, "carrier"), h.ctx("into")
+    first, second = h.ctx("first"), h.ctx("second")
+    await h.engine.do(Stack(carrier, first, "slot"))
+    before = [snapshot(ctx) for ctx in (carrier, second)]
+    again = Stack(carrier, second, "slot")
+    for tried in (again, Commit(again, Pause(carrier))):
+        error = await raised(InvalidCommandError, h.engine.do, tried)
+        check(error.field, "name", f"field for {tried}")
+    check([snapshot(ctx) for ctx in (carrier, second)], before, "contexts")
     await h.engine.do(Unstack(carrier, into, "slot"))
-    check(into.current, h.ctx("second").current, "what came out")
+    check(into.current, h.ctx("first").current, "what came out")
+    await h.engine.do(again)
+    check(await h.engine.head(), 1, "head")
+
+
+@case()
+async def stacked_context_keeps_its_data(h: Harness) -> None:
+    """G13: the data of a stacked context outlives compaction for as long as it is stacked."""
+    know(h, "work")
+    for is_committed in (False, True):
+        caller, callee = h.ctx(f"caller-{is_committed}"), h.ctx(f"callee-{is_committed}")
+        if is_committed:
+            await h.engine.do(Commit(Transit(caller, "work")))
+        caller.data["contract"] = Data(f"signed {is_committed}".encode())
+        await h.engine.do(StoreData(caller, "contract"))
+        await h.engine.do(Commit(Transit(callee, "work"), Stack(callee, caller, "caller")))
+        for n in range(3):
+            await committed(h, f"other-{is_committed}-{n}")
+        await h.engine.compact(await h.engine.head())
+        carrier, back = StateContext(await h.engine.get_state(callee.current.id)), h.ctx("back")
+        await h.engine.do(Unstack(carrier, back, "caller"))
+        found = await h.engine.get_data(back, "contract")
+        check(found.blob, f"signed {is_committed}".encode(), "its data")
+        check(carrier.current.data, {}, "data of the carrier")
+        await h.engine.do(Commit(Transit(back, "work"), End(carrier)))
+        stored = StateContext(await h.engine.get_state(back.current.id))
+        check((await h.engine.get_data(stored, "contract")).blob, found.blob, "its data, stored")
+        await committed(h, f"last-{is_committed}")
+        await h.engine.compact(await h.engine.head())
+        check((await h.engine.get_data(stored, "contract")).blob, found.blob, "its data, compacted")
+
+
+@case()
+async def stacks_within_stacks(h: Harness) -> None:
+    """G13: calls that nest take room in proportion to their depth, and come out one by one."""
+    depth, ctx = 100, h.ctx("frame-0")
+    for n in range(1, depth + 1):
+        following = h.ctx(f"frame-{n}")
+        await h.engine.do(Commit(Pause(following), Stack(following, ctx, "caller")))
+        ctx = following
+    size = len(ctx.current.annotations["flowstate.stack.caller"])
+    check(size < 1_000 * depth, True, f"{size} bytes for {depth} calls")
+    ctx = StateContext(await h.engine.get_state(f"frame-{depth}"))
+    for n in reversed(range(depth)):
+        back = h.ctx("back")
+        await h.engine.do(Unstack(ctx, back, "caller"))
+        check(back.current.id, f"frame-{n}", "what came out")
+        ctx = back
 
 
 CASES: tuple[Case, ...] = (
@@ -143,5 +208,7 @@ CASES: tuple[Case, ...] = (
     stacked_state_moved_on,
     several_stacked,
     refused_stacks,
-    stacked_twice_over_keeps_the_last,
+    stack_onto_a_taken_name,
+    stacked_context_keeps_its_data,
+    stacks_within_stacks,
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 from flowstate.commands import Command, Commit, Delay, End, Pause, Resume, Transit
 from flowstate.context import StateContext
-from flowstate.driver import Heartbeat, Liveness, StalledQuery, StalledStates
+from flowstate.driver import DuePage, DueQuery, Heartbeat, Liveness
 from flowstate.limits import MAX_NOTE_BYTES
-from flowstate.stalling import ATTEMPT, DISABLED, RETRY_AFTER, WAIT
+from flowstate.recovery_rules import ATTEMPT, DISABLED, RETRY_AFTER, WAIT
 from flowstate.state import State
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import committed, know
@@ -22,12 +22,12 @@ TOLERANCE = timedelta(milliseconds=5)
 
 
 async def _stalled(h: Harness, limit: int = 100) -> list[str]:
-    page = await h.driver.get_stalled(StalledQuery(limit=limit))
-    return [state.id for state in page.states]
+    page = await h.driver.get_due(DueQuery("stall", limit=limit))
+    return [each.state.id for each in page.due]
 
 
 async def _liveness(h: Harness, id: str) -> Liveness:
-    found = await h.driver.get_liveness(id)
+    (found,) = await h.driver.get_liveness([id])
     if found is None:
         raise AssertionError(f"nothing is known about {id!r}")
     return found
@@ -55,9 +55,11 @@ async def stalled_when_its_time_has_passed(h: Harness) -> None:
     exact = await _short(h, "exact", "1234.567")
     check(await _stalls_after(h, exact.committed), timedelta(seconds=1234.567), "its own")
     await h.clock.sleep(LONG_ENOUGH)
-    page = await h.driver.get_stalled(StalledQuery())
-    check(list(page.states), [await h.engine.get_state("short")], "stalled")
-    check((page.more, page.damaged), (False, ()), "more and damaged")
+    page = await h.driver.get_due(DueQuery("stall"))
+    found = [(each.id, each.state, each.to) for each in page.due]
+    check(found, [("short", await h.engine.get_state("short"), "work")], "stalled")
+    check(page.due[0].due, (await _liveness(h, "short")).stalls_at, "since when")
+    check((page.more, list(page.damaged)), (False, []), "more and damaged")
     patient_at = (await _liveness(h, "patient")).stalls_at
     check(page.next_at, patient_at, "when the next one stalls")
 
@@ -75,13 +77,13 @@ async def stalled_never(h: Harness) -> None:
     for id in ("paused", "ended", "off", "unsent"):
         found = await _liveness(h, id)
         check((found.stalls_at, found.beat_at), (None, None), id)
-    check(await h.driver.get_liveness("nobody"), None, "liveness of nobody")
+    check(list(await h.driver.get_liveness(["unknown"])), [None], "liveness of no state")
     check(off.committed.rev, (await _liveness(h, "off")).rev, "revision")
 
 
 @case()
 async def stalled_follows_the_latest_revision(h: Harness) -> None:
-    """G11: each revision starts anew, and resuming counts as well."""
+    """G11: each revision starts from zero, and resuming counts as well."""
     ctx = await _short(h, "moving")
     ctx.set_annotation(RETRY_AFTER, "3600")
     await h.engine.do(Commit(Transit(ctx, "work")))
@@ -160,19 +162,19 @@ async def stalled_first_in_front(h: Harness) -> None:
     expected = [id for _, id in sorted(times)]
     for limit in (1, 5, 22, 23, 100):
         found: list[str] = []
-        page = await h.driver.get_stalled(StalledQuery(limit=limit))
+        page = await h.driver.get_due(DueQuery("stall", limit=limit))
         while True:
-            check(len(page.states) <= limit, True, "no more than asked for")
-            found += [state.id for state in page.states]
+            check(len(page.due) <= limit, True, "no more than asked for")
+            found += [each.state.id for each in page.due]
             check(page.end, sorted(times)[len(found) - 1], "end of the page")
             if not page.more:
                 break
             check(page.next_at, sorted(times)[len(found)][0], "time of the next")
-            page = await h.driver.get_stalled(StalledQuery(page.end, limit))
+            page = await h.driver.get_due(DueQuery("stall", after=page.end, limit=limit))
         check(found, expected, f"in pages of {limit}")
         check(page.next_at, None, "nothing is next")
-        beyond = await h.driver.get_stalled(StalledQuery(page.end, limit))
-        check((list(beyond.states), beyond.more, beyond.end), ([], False, None), "behind the end")
+        beyond = await h.driver.get_due(DueQuery("stall", after=page.end, limit=limit))
+        check((list(beyond.due), beyond.more, beyond.end), ([], False, None), "behind the end")
 
 
 @case()
@@ -180,8 +182,8 @@ async def stalled_states_are_whole(h: Harness) -> None:
     """G11: what stalls comes as it was committed, with labels, annotations and data."""
     full = await _short(h, "full", labels={"kind": "x"})
     await h.clock.sleep(LONG_ENOUGH)
-    page: StalledStates = await h.driver.get_stalled(StalledQuery())
-    check(list(page.states), [full.committed], "stalled")
+    page: DuePage = await h.driver.get_due(DueQuery("stall"))
+    check([each.state for each in page.due], [full.committed], "stalled")
     check(page.now >= (full.committed.committed_at or page.now), True, "the store's clock")
 
 
@@ -205,7 +207,7 @@ async def heartbeat_postpones(h: Harness) -> None:
     await h.engine.do(Commit(Transit(ctx, "work")))
     fresh = await _liveness(h, "kept")
     check((fresh.rev, fresh.beat_at, fresh.note), (ctx.committed.rev, None, ""), "next revision")
-    check(await _stalls_after(h, ctx.committed), timedelta(seconds=float(SHORT)), "anew")
+    check(await _stalls_after(h, ctx.committed), timedelta(seconds=float(SHORT)), "from zero")
 
 
 @case()
@@ -229,7 +231,7 @@ async def heartbeat_of_another_revision(h: Harness) -> None:
         [
             Heartbeat("moved", old, 60.0, "too late"),
             Heartbeat("kept", kept.committed.rev, 60.0, "in time"),
-            Heartbeat("nobody", 1, 60.0, "nothing"),
+            Heartbeat("unknown", 1, 60.0, "nothing"),
             Heartbeat("", 0, None, ""),
         ]
     )
@@ -279,8 +281,8 @@ async def heartbeat_is_seen_by_others(h: Harness) -> None:
     ctx = await _short(h, "shared")
     await h.clock.sleep(LONG_ENOUGH)
     async with h.other_driver() as other:
-        page = await other.get_stalled(StalledQuery())
-        check([state.id for state in page.states], ["shared"], "stalled elsewhere")
+        page = await other.get_due(DueQuery("stall"))
+        check([each.id for each in page.due], ["shared"], "stalled elsewhere")
         await other.beat([Heartbeat("shared", ctx.committed.rev, 60.0, "elsewhere")])
         check(await _stalled(h), [], "stalled here")
         check((await _liveness(h, "shared")).note, "elsewhere", "note")

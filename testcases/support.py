@@ -2,22 +2,25 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from msgspec import Raw
+from msgspec.structs import replace
+
+from flowstate.codec import ABSENT, DelayBody, encode_body, encode_delay, encode_state
 from flowstate.commands import Command, Commit, End, Pause, Transit
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import (
     DelayedState,
-    DelayedStates,
-    DelayQuery,
     Driver,
+    DuePage,
+    DueQuery,
     Heartbeat,
     Liveness,
-    StalledQuery,
-    StalledStates,
+    NewDelay,
+    Seen,
     StateQuery,
     States,
     Verdict,
@@ -33,6 +36,7 @@ __all__ = [
     "committed",
     "contents",
     "delays_of",
+    "encoded",
     "end",
     "first_half",
     "know",
@@ -106,6 +110,22 @@ async def take(states: AsyncIterator[T], count: int) -> list[T]:
     return [await anext(states) for _ in range(count)]
 
 
+def encoded(writes: Writes) -> Writes:
+    """Return writes as the core gives them to a driver: with the stored forms, and the size."""
+    bodies = tuple(encode_body(put) for put in writes.puts)
+    delays = tuple(_encoded_delay(delay) for delay in writes.delays)
+    size = sum(len(body.encode()) for body in (*bodies, *(delay.body for delay in delays)))
+    size += sum(len(data.blob) for data in writes.data)
+    return replace(writes, bodies=bodies, delays=delays, size=size)
+
+
+def _encoded_delay(delay: NewDelay) -> NewDelay:
+    own = ABSENT if delay.put is not None else Raw(encode_state(delay.state))
+    body = DelayBody(delay.to, delay.annotations, delay.commit, own)
+    encoded: bytes | str = encode_delay(body)
+    return replace(delay, body=encoded if isinstance(encoded, str) else encoded.decode())
+
+
 def visiting(h: Harness, *flows: str) -> None:
     """Register flows that note their visit and end."""
     for flow in flows:
@@ -158,10 +178,12 @@ class DriverWrapper(Driver):
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self.durability = driver.durability
-        self.batch_limit = driver.batch_limit
-        self.batches_at_once = driver.batches_at_once
+        self.max_batch_size = driver.max_batch_size
+        self.max_batch_bytes = driver.max_batch_bytes
+        self.max_concurrent_batches = driver.max_concurrent_batches
+        self.stores_objects = driver.stores_objects
         self.shared = driver.shared
-        self.store_id = driver.store_id
+        self.store_id = getattr(driver, "store_id", "")
 
     async def __aenter__(self) -> Self:
         await self._driver.__aenter__()
@@ -192,42 +214,22 @@ class DriverWrapper(Driver):
         """Pass on."""
         return await self._driver.get_data(checksum)
 
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+    async def get_due(self, query: DueQuery) -> DuePage:
         """Pass on."""
-        return await self._driver.get_delayed(query)
-
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        """Pass on."""
-        return await self._driver.claim_delay(id, due, seconds)
-
-    async def drop_delay(self, id: str) -> None:
-        """Pass on."""
-        await self._driver.drop_delay(id)
+        return await self._driver.get_due(query)
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
         """Pass on."""
         return await self._driver.beat(heartbeats)
 
-    async def get_liveness(self, id: str) -> Liveness | None:
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
         """Pass on."""
-        return await self._driver.get_liveness(id)
-
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        """Pass on."""
-        return await self._driver.get_stalled(query)
+        return await self._driver.get_liveness(ids)
 
     async def compact(self, before_rev: int) -> int:
         """Pass on."""
         return await self._driver.compact(before_rev)
 
-    async def head(self) -> int:
+    async def changed(self, seen: Seen) -> Seen:
         """Pass on."""
-        return await self._driver.head()
-
-    async def wait(self, rev: int) -> None:
-        """Pass on."""
-        await self._driver.wait(rev)
-
-    async def wait_delay(self, seen: int) -> int:
-        """Pass on."""
-        return await self._driver.wait_delay(seen)
+        return await self._driver.changed(seen)

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flowstate.clock import Clock, SystemClock
-from flowstate.driver import Driver
-from flowstate.testcases.harness import Capabilities, MakeDriver
+from flowstate.driver import Driver, StateQuery
+from flowstate.testcases.harness import NO_HOOKS, Capabilities, Hooks, MakeDriver
 
 __all__ = ["Target", "load_target"]
 
@@ -22,14 +22,17 @@ class Target:
     Args:
         make: returns what makes driver objects on a new store, or an awaitable of that.
         capabilities: of the stores.
+        hooks: those that the capabilities speak of.
 
     Attributes:
         capabilities: as given.
+        hooks: as given.
     """
 
-    def __init__(self, make: Make, capabilities: Capabilities) -> None:
+    def __init__(self, make: Make, capabilities: Capabilities, hooks: Hooks = NO_HOOKS) -> None:
         self._make = make
         self.capabilities = capabilities
+        self.hooks = hooks
 
     async def store(self) -> MakeDriver:
         """Make a store."""
@@ -53,10 +56,11 @@ def load_target(name: str) -> Target:
     It is one of these, and is called to find out which:
 
     - a function that makes an empty store, and returns a function that takes a clock and returns
-      a driver object on that store; beside it stands ``CAPABILITIES``;
+      a driver object on that store; its module has ``CAPABILITIES`` as well, and perhaps
+      ``HOOKS``;
     - a function that returns a driver on a store of its own, or a class of drivers. It may take
-      a clock. Without ``CAPABILITIES`` beside it the store is taken for one that can do nothing
-      special, but for using the clock if it takes one.
+      a clock. Without ``CAPABILITIES`` in its module the store counts as one that can do
+      nothing special, apart from using the clock if it takes one.
 
     Raises:
         ValueError: it is none of them.
@@ -68,12 +72,19 @@ def load_target(name: str) -> Target:
     takes_clock, call = _called(name, make)
     made = _tried(name, call)
     if _is_driver(made) and not inspect.iscoroutinefunction(make):
-        return _single(name, call, takes_clock, capabilities)
+        return _single(name, call, takes_clock, capabilities, _hooks(module))
     if takes_clock or not callable(made):
         raise ValueError(f"{name} returned {made!r}, no driver and no function that makes drivers")
     if capabilities is None:
         raise ValueError(f"{module.__name__!r} needs CAPABILITIES = Capabilities(...)")
-    return Target(make, capabilities)
+    return Target(make, capabilities, _hooks(module))
+
+
+def _hooks(module: Any) -> Hooks:
+    hooks = getattr(module, "HOOKS", NO_HOOKS)
+    if not isinstance(hooks, Hooks):
+        raise ValueError(f"{module.__name__!r}: HOOKS must be Hooks(...)")  # noqa: TRY004
+    return hooks
 
 
 def _found(name: str) -> tuple[Any, Make]:
@@ -129,6 +140,7 @@ def _single(
     call: Callable[[Clock], Any],
     takes_clock: bool,
     capabilities: Capabilities | None,
+    hooks: Hooks,
 ) -> Target:
     """Return a target whose every call makes another store."""
     given = capabilities or Capabilities(
@@ -143,13 +155,14 @@ def _single(
         raise ValueError(f"{name} fails: {type(error).__name__}: {error}") from error
     if not apart:
         raise ValueError(f"{name} makes drivers on one store, or one that is not empty: {hint}")
-    return Target(lambda: call, given)
+    return Target(lambda: call, given, hooks)
 
 
 async def _are_apart(one: Driver, other: Driver) -> bool:
     """Return whether two drivers are on two stores, both empty."""
     async with one, other:
-        return one.store_id != other.store_id and not await one.head() + await other.head()
+        heads = [(await each.get_states(StateQuery(limit=1))).head for each in (one, other)]
+        return one.store_id != other.store_id and heads == [0, 0]
 
 
 def _is_driver(made: object) -> bool:

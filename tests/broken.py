@@ -1,54 +1,43 @@
 """Memory drivers that each break one promise, and the conformance cases that must notice."""
 
 import asyncio
-import itertools
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
 from flowstate.clock import Clock
 from flowstate.driver import (
-    DelayedStates,
-    DelayQuery,
-    Heartbeat,
+    DueQuery,
     NewDelay,
-    StalledQuery,
-    StalledStates,
+    Seen,
     StateQuery,
     States,
     Verdict,
     Writes,
 )
-from flowstate.drivers.memory import MemoryDriver
 from flowstate.errors import CompactedError, RevisionMismatchError
 from flowstate.state import State
+from tests.broken_base import Base
+from tests.broken_due import (
+    AnyFlow,
+    DeadlinesOfTheLog,
+    DeafToHeartbeats,
+    DropsForAnyone,
+    EarlyDelays,
+    EveryClaimWins,
+    ForgetsDelays,
+    ForgetsReferences,
+    HalfClaims,
+    OldHeartbeats,
+    ShortStalledPages,
+    SilentOthers,
+    StalledInAnyOrder,
+)
 
 __all__ = ["BROKEN", "Base"]
 
 TURNS = 3
-
-
-class Base(MemoryDriver):
-    """Commits the batch one by one, so that what follows can break one commit."""
-
-    def __init__(self, clock: Clock | None = None) -> None:
-        super().__init__(clock)
-        self.serial = itertools.count(1)
-
-    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        return [await self.commit_one(writes) for writes in batch]
-
-    async def commit_one(self, writes: Writes) -> Verdict:
-        return await self.apply(writes)
-
-    async def apply(self, writes: Writes) -> Verdict:
-        (verdict,) = await super().commit([writes])
-        return verdict
-
-    async def get_states(self, query: StateQuery) -> States:
-        await asyncio.sleep(0)  # reason: a reader that is never satisfied asks again and again
-        return await super().get_states(query)
 
 
 class HalfDone(Base):
@@ -100,7 +89,7 @@ class FirstMismatchOnly(Base):
 class OneVerdict(Base):
     """Refuses a whole batch because of one commit."""
 
-    batch_limit = 16
+    max_batch_size = 16
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         seen: dict[str, int] = {}
@@ -113,7 +102,7 @@ class OneVerdict(Base):
 
 
 class Holes(Base):
-    """Takes revisions as a sequence does: some of them are given to nobody."""
+    """Takes revisions as a sequence does: some of them belong to no commit."""
 
     async def commit_one(self, writes: Writes) -> Verdict:
         number = next(self.serial)
@@ -163,9 +152,11 @@ class SkippingPages(Base):
 class NoWakeup(Base):
     """Never tells that something was committed."""
 
-    async def wait(self, rev: int) -> None:
-        del rev
+    async def changed(self, seen: Seen) -> Seen:
+        if seen == Seen():
+            return await super().changed(seen)
         await asyncio.Event().wait()
+        return seen
 
 
 class Aliasing(Base):
@@ -199,36 +190,17 @@ class SupersededDelay(Base):
     """Keeps the delays of a state that moved on, and fires them."""
 
     async def commit_one(self, writes: Writes) -> Verdict:
-        before = (await self.get_delayed(DelayQuery(everything=True, limit=10_000))).delayed
+        before = (await self.get_due(DueQuery("delay", everything=True, limit=10_000))).due
         verdict = await self.apply(writes)
         moved = {state.id: state for state in verdict} if isinstance(verdict, tuple) else {}
         delays = tuple(
-            NewDelay(moved[d.state.id], d.to, d.annotations, d.due, None, d.commit)
+            NewDelay(moved[d.state.id], d.to, d.annotations, d.due, None, d.commit, "")
             for d in before
             if d.state.id in moved
         )
         if delays:
             await self.apply(Writes(f"kept by {writes.token}", delays=delays))
         return verdict
-
-
-class EarlyDelays(Base):
-    """Takes every delay for due."""
-
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
-        return await super().get_delayed(replace(query, everything=True))
-
-
-class EveryClaimWins(Base):
-    """Lets everybody claim a delay, whoever has claimed it before."""
-
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        del due  # Here is the bug.
-        page = await self.get_delayed(DelayQuery(everything=True, limit=1_000))
-        for delay in page.delayed:
-            if delay.id == id:
-                await super().claim_delay(id, delay.due, seconds)
-        return page.now + timedelta(seconds=seconds)
 
 
 class StaleLabels(Base):
@@ -261,7 +233,7 @@ class ClockTime(Base):
 
 
 class NoTokens(Base):
-    """Does not recognise a replay."""
+    """Takes a delay that is given once more for another one."""
 
     async def commit_one(self, writes: Writes) -> Verdict:
         return await self.apply(replace(writes, token=f"{writes.token}/{next(self.serial)}"))
@@ -334,59 +306,13 @@ class LinearScan(Base):
     """Looks at a part of the log for each commit, and the more the longer it is."""
 
     async def commit_one(self, writes: Writes) -> Verdict:
-        for rev in range(0, await self.head(), 5):
-            await self.get_state("nobody", rev)
+        for rev in range(0, (await self.changed(Seen())).head, 5):
+            await self.get_state("unknown", rev)
         return await self.apply(writes)
 
 
-class OldHeartbeats(Base):
-    """Takes heartbeats for revisions that are not the latest any more."""
-
-    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
-        found = [await self.get_state(beat.id) for beat in heartbeats]
-        newest = [
-            replace(beat, rev=state.rev if state else beat.rev)
-            for beat, state in zip(heartbeats, found, strict=True)
-        ]
-        return await super().beat(newest)
-
-
-class DeafToHeartbeats(Base):
-    """Acknowledges heartbeats, and lets states stall all the same."""
-
-    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
-        return await super().beat([replace(beat, seconds=None) for beat in heartbeats])
-
-
-class ForgetsDelays(Base):
-    """Lets a state stall although a delay that was stored for it later is not due yet."""
-
-    async def commit_one(self, writes: Writes) -> Verdict:
-        verdict = await self.apply(writes)
-        for delay in writes.delays:
-            if delay.put is None:
-                beat = Heartbeat(delay.state.id, delay.state.rev, 60.0, "")
-                await super().beat([beat])
-        return verdict
-
-
-class ShortStalledPages(Base):
-    """Says that there is nothing more behind the first page of stalled states."""
-
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        return replace(await super().get_stalled(query), more=False)
-
-
-class StalledInAnyOrder(Base):
-    """Has no regard for what stalled first."""
-
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        found = await super().get_stalled(query)
-        return replace(found, states=found.states[::-1])
-
-
 class UnfencedLeases(Base):
-    """Ignores the fence of whoever lost a lease without knowing."""
+    """Ignores the fence of a holder that lost its lease without knowing."""
 
     async def commit_one(self, writes: Writes) -> Verdict:
         return await self.apply(replace(writes, checks=()))
@@ -400,19 +326,25 @@ BROKEN: dict[type[Base], str] = {
     FirstMismatchOnly: "opposite_orders_do_not_deadlock largest_commits_stay_whole",
     OneVerdict: "batch_is_judged_in_order",
     Holes: "revisions_are_dense",
-    LateRevisions: "watchers_opened_at_any_time_see_one_list",
+    LateRevisions: "watch_of_what_others_commit",
     SkippingPages: "revisions_are_dense watchers_opened_at_any_time_see_one_list",
-    NoWakeup: "watchers_opened_at_any_time_see_one_list",
+    NoWakeup: "watch_of_what_others_commit",
     Aliasing: "defect_13_history_does_not_change_with_the_objects",
     RefusedDelay: "defect_01_refused_commit_leaves_no_delay_and_no_data",
     RefusedData: "defect_01_refused_commit_leaves_no_delay_and_no_data",
     SupersededDelay: "defect_05_thousands_of_delays_fire_once_each superseded_delays_vanish",
     EarlyDelays: "never_before_its_time",
-    EveryClaimWins: "defect_05_claimed_delays_fire_once_each",
+    EveryClaimWins: "claim_has_one_holder claims_at_the_same_time",
+    DropsForAnyone: "drop_is_for_the_holder",
+    HalfClaims: "refused_claim_refuses_its_commit",
+    AnyFlow: "due_delays_of_some_flows stalled_in_some_flows",
+    SilentOthers: "due_delays_of_some_flows flows_that_nobody_runs",
+    ForgetsReferences: "compaction_leaves_data_of_delays",
+    DeadlinesOfTheLog: "deadline_after_the_clock_went_back",
     StaleLabels: "defect_10_removed_label_stays_removed",
     StaleLatest: "defect_10_removed_label_stays_removed",
     ClockTime: "time_never_goes_back defect_14_time_filters_follow_the_log",
-    NoTokens: "token_is_applied_once token_of_a_delay_is_applied_once",
+    NoTokens: "token_of_a_delay_is_applied_once",
     CompactsLatest: "compacting_keeps_the_latest_revisions",
     SilentFloor: "compacting_keeps_the_latest_revisions",
     StaleReads: "threads_share_a_driver",

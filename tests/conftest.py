@@ -1,4 +1,4 @@
-"""Servers for whoever asks; no tests of examples where only the tests are, as beside a wheel."""
+"""Servers for the tests; no tests of examples where only the tests are, as for a wheel."""
 
 import os
 import secrets
@@ -32,11 +32,43 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Turns())
 
 
+TEST_EQUIPMENT = {"benchmarks", "proof", "soak"}
+SERVER_FOLDERS = {"postgres", "redis"}
+SERVER_FIXTURES = {
+    "_private_postgres",
+    "_private_redis",
+    "old_redis_server",
+    "postgres",
+    "private_postgres",
+    "private_redis",
+    "redis_server",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, and what tests the test equipment."""
+    for item in items:
+        if _needs_server(item):
+            item.add_marker("server")
+        if item.path.parent.name in TEST_EQUIPMENT:
+            item.add_marker("nightly")
+
+
+def _needs_server(item: pytest.Item) -> bool:
+    """Return whether a test asks for a server, or has a parameter that names one."""
+    if item.path.parent.name in SERVER_FOLDERS:
+        return True
+    if not SERVER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        return True
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and any(name in callspec.id for name in SERVER_FOLDERS)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A Postgres server for all tests: the one that the environment names, or one of our own.
 
-    Our own has ``fsync=off``, and nobody may stop it; see ``private_postgres``.
+    Our own has ``fsync=off``, and no test may stop it; see ``private_postgres``.
     """
     if url := os.environ.get(GIVEN):
         yield GivenServer(url)
@@ -47,11 +79,11 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres_schema(postgres: Postgres) -> Iterator[str]:
-    """A schema name that nobody has used; what the test makes of it is dropped."""
+    """A schema name that is not in use; what the test makes of it is dropped."""
     name = f"test_{secrets.token_hex(8)}"
     yield name
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        # Whoever still holds a lock on it is a leak that the test should hear of.
+        # A connection that still holds a lock on it is a leak that the test should hear of.
         connection.execute("SET lock_timeout = '5s'")
         connection.execute("SET client_min_messages = warning")
         connection.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(name)))
@@ -79,7 +111,7 @@ def private_postgres(_private_postgres: PostgresServer) -> PostgresServer:
 def redis_server() -> Iterator[RedisLike]:
     """A Redis server for all tests: the one that the environment names, or one of our own.
 
-    Our own keeps nothing on disk, and nobody may stop it; see ``private_redis``.
+    Our own keeps nothing on disk, and no test may stop it; see ``private_redis``.
     """
     if url := os.environ.get(GIVEN_REDIS):
         yield GivenRedis(url)
@@ -90,14 +122,14 @@ def redis_server() -> Iterator[RedisLike]:
 
 @pytest.fixture(scope="session")
 def old_redis_server() -> Iterator[RedisServer]:
-    """A server of the oldest version that the driver takes; nobody may stop it."""
+    """A server of the oldest version that the driver takes; no test may stop it."""
     with RedisServer(version="6.2") as server:
         yield server
 
 
 @pytest.fixture
 def redis_namespace(redis_server: RedisLike) -> Iterator[str]:
-    """A namespace that nobody has used; what the test puts there is removed."""
+    """A namespace that is not in use; what the test puts there is removed."""
     name = f"test-{secrets.token_hex(8)}"
     yield name
     with Redis.from_url(redis_server.url()) as client:

@@ -5,10 +5,10 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from msgspec import json
+from msgspec import Raw, json
 
 from flowstate import Data, Transition
-from flowstate.codec import DelayBody, encode_context, encode_delay, encode_state
+from flowstate.codec import DelayBody, encode_body, encode_context, encode_delay, encode_state
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import NewDelay, Writes
 from flowstate.frozen import FrozenDict
@@ -36,7 +36,7 @@ NEWER = (
 BODIES: dict[str, bytes] = {
     "state": encode_state(STATE),
     "newer": NEWER,
-    "delay": encode_delay(DelayBody("next", FrozenDict({"x": "1"}), commit=False)),
+    "delay": encode_delay(DelayBody("next", FrozenDict({"x": "1"}), commit=False)).encode(),
     "context": encode_context(STATE, State("a"), (Transition("b"),), with_commit=True).encode(),
     "annotations": b'{"x":"1","\xc3\xa9":""}',
     "note": b'{"engine":"host-1","seconds":1.5,"error":"no"}',
@@ -166,22 +166,29 @@ def _writes() -> tuple[Writes, ...]:
         moved = Transition("next", FrozenDict({"n": "1"}))
         notes = FrozenDict({"flowstate.recovery.retry_after": "0.001"})
         states.append(State(f"s{number}", 0, labels, notes, moved, data=ref))
+    notes = FrozenDict({"k": "v"})
+    body = encode_delay(DelayBody("next", notes))
+    due = AT.replace(year=2000)
     delays = [
-        NewDelay(state, "next", FrozenDict({"k": "v"}), AT.replace(year=2000), None, True, 0)
+        NewDelay(state, "next", notes, due, None, True, body, 0, (CHECKSUM,))
         for state in states[:3]
     ]
     alone = State("s5", 6, annotations=FrozenDict({"own": "copy"}))
+    own = encode_delay(DelayBody("next", state=Raw(encode_body(alone).encode())))
+    later = AT.replace(year=2001)
+    apart = NewDelay(alone, "next", FrozenDict(), later, None, True, own)
     return (
         Writes("data", data=(data,)),
         *(
-            Writes(f"t{number}", (state,), delays=tuple(delays[number : number + 1]))
+            Writes(
+                f"t{number}",
+                (state,),
+                (encode_body(state),),
+                delays=tuple(delays[number : number + 1]),
+            )
             for number, state in enumerate(states)
         ),
-        Writes(
-            "alone",
-            checks=(("s5", 6),),
-            delays=(NewDelay(alone, "next", FrozenDict(), AT.replace(year=2001), None, True),),
-        ),
+        Writes("alone", checks=(("s5", 6),), delays=(apart,)),
     )
 
 

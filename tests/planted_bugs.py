@@ -9,23 +9,24 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from flowstate import log_tail
 from flowstate.clock import Clock
 from flowstate.commands import Commit, Noop, Transit
+from flowstate.committing import Committer
 from flowstate.context import StateContext
-from flowstate.driver import DelayedState, Verdict, Writes
+from flowstate.delayer import ClaimedDelay
+from flowstate.driver import DelayedState, Driver, Heartbeat, StateQuery, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError
 from flowstate.execution import Execution
-from flowstate.feed import Feed
-from flowstate.group_commit import GroupCommit
-from flowstate.held_delay import HeldDelay
-from flowstate.keeper import Keeper
+from flowstate.flow_loop import FlowLoop
+from flowstate.heartbeats import Heartbeats
+from flowstate.limits import MAX_REV
+from flowstate.log_tail import LogTail, Watch
 from flowstate.recovery import Lease
-from flowstate.runner import Runner
 from flowstate.state import State
-from flowstate.testing.simulation.store import SimulatedDriver
-from flowstate.watch import Watch
+from flowstate.testing.simulation.driver import SimulatedDriver
 
 __all__ = ["BUGS", "Plant", "tokens_are_ignored"]
 
@@ -33,7 +34,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def no_fences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A holder that was asleep, or whose commit was long on its way, does not hear of another."""
+    """A holder that was asleep, or whose commit was long on its way, does not hear of the next."""
 
     def check(self: Lease) -> Noop:
         self._held_ctx()
@@ -54,71 +55,66 @@ class WallClock:
 
 
 def lease_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever sets a clock takes the lease from its holder, or keeps it for too long."""
-    original = Lease.__init__
-
-    def init(self: Lease, engine: Engine, *args: Any, **options: Any) -> None:
-        original(self, engine, *args, **options)
-        self._clock = WallClock(engine.clock)  # type: ignore[assignment]
-
-    monkeypatch.setattr(Lease, "__init__", init)
+    """A process whose clock is set takes the lease from its holder, or keeps it for too long."""
+    monkeypatch.setattr(Lease, "_clock", property(lambda self: WallClock(self._engine.clock)))
 
 
 def lost_executions_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody could keep alive runs here and elsewhere."""
-    monkeypatch.setattr(Keeper, "_lose", lambda _, execution: execution.let_go())
+    """What could not be kept alive runs here and elsewhere."""
+    monkeypatch.setattr(Execution, "lose", Execution.release)
 
 
 def foreground_outlives_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine closes, and what it executes in the foreground runs on, kept alive by nobody."""
-    close = Keeper.close
+    """An engine closes, and what it executes in the foreground runs on without heartbeats."""
+    close = Heartbeats.close
 
-    async def closing(self: Keeper) -> None:
-        running, self._executions = self._executions, {}
-        await close(self)
-        self._executions = running
+    async def closing(self: Heartbeats, seconds: float) -> None:
+        held, self._held = self._held, {}
+        await close(self, seconds)
+        self._held = held
 
-    monkeypatch.setattr(Keeper, "close", closing)
+    monkeypatch.setattr(Heartbeats, "close", closing)
 
 
 def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long executions are taken for dead."""
 
-    async def beat(self: Keeper, executions: Sequence[Execution], now: float) -> None:
-        for execution in executions:
-            execution.heard(now)
+    async def beat(self: Heartbeats, beats: Sequence[Heartbeat]) -> Sequence[bool]:
+        return [True] * len(beats)
 
-    monkeypatch.setattr(Keeper, "_beat_some", beat)
+    monkeypatch.setattr(Heartbeats, "_beat_each", beat)
 
 
 def unconfirmed_executions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has waited for its turn runs, whoever has taken it over meanwhile."""
+    """What has waited for its turn runs, also when another process has taken it over."""
 
-    async def is_ours(self: Runner, execution: Execution, ctx: StateContext) -> bool:
-        execution.follow(ctx, self._clock.monotonic())
+    async def is_ours(self: FlowLoop, execution: Execution) -> bool:
+        execution.follow(execution.ctx, self._clock.monotonic())
         return True
 
-    monkeypatch.setattr(Runner, "_is_ours", is_ours)
+    monkeypatch.setattr(FlowLoop, "_is_ours", is_ours)
 
 
 def delays_at_any_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delay fires although the state has moved on."""
+    commit = Engine.commit_delay
 
     async def commit_delay(self: Engine, delayed: DelayedState) -> StateContext:
         state = await self.driver.get_state(delayed.state.id)
         assert state is not None
         moved = replace(delayed, state=replace(delayed.state, rev=state.rev))
-        return await self._store.commit_delay(moved)
+        return await commit(self, moved)
 
     monkeypatch.setattr(Engine, "commit_delay", commit_delay)
 
 
 def delays_by_two_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fires again after a lost race is not what was due."""
+    commit = Engine.commit_delay
 
     async def commit_delay(self: Engine, delayed: DelayedState) -> StateContext:
         try:
-            return await self._store.commit_delay(delayed)
+            return await commit(self, delayed)
         except RevisionMismatchError:
             ctx = StateContext(await self.get_state(delayed.state.id))
             await self.do(Commit(Transit(ctx, delayed.to)))
@@ -128,14 +124,14 @@ def delays_by_two_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def claims_are_not_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delay that is held fires elsewhere, while its flow runs on."""
+    """A delay that is claimed fires elsewhere, while its flow runs on."""
 
-    async def never(self: HeldDelay) -> str:
+    async def never(self: ClaimedDelay) -> bool:
         await asyncio.Event().wait()
-        return ""
+        return True
 
-    monkeypatch.setattr(HeldDelay, "_renew", never)
-    monkeypatch.setattr(HeldDelay, "_end", never)
+    monkeypatch.setattr(ClaimedDelay, "_renew", never)
+    monkeypatch.setattr(ClaimedDelay, "_end", never)
 
 
 def tokens_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +154,7 @@ def _once_more(driver: SimulatedDriver, writes: Writes) -> str:
 
 
 def lost_replies_are_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit of which nobody knows counts as one that did not happen."""
+    """A commit whose outcome is unknown counts as one that did not happen."""
 
     async def resolved(self: SimulatedDriver, batch: Sequence[Writes]) -> Sequence[Verdict]:
         return await self._send(partial(self._store.commit, self.name, batch))
@@ -168,45 +164,39 @@ def lost_replies_are_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def verdicts_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commits of one batch get each other's verdicts."""
-    commit = GroupCommit._commit
+    original = Committer.__init__
 
-    async def turned(self: GroupCommit, batch: list[Any]) -> None:
-        driver = self._driver
+    def init(self: Committer, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        assert self._batcher is not None
+        commit = self._batcher._call
 
-        class Turned:
-            async def commit(self, writes: Sequence[Writes]) -> Sequence[Verdict]:
-                return list(reversed(await driver.commit(writes)))
+        async def turned(batch: Sequence[Writes]) -> Sequence[Verdict]:
+            return list(reversed(await commit(batch)))
 
-        self._driver = Turned()  # type: ignore[assignment]
-        try:
-            await commit(self, batch)
-        finally:
-            self._driver = driver
+        self._batcher._call = turned
 
-    monkeypatch.setattr(GroupCommit, "_commit", turned)
+    monkeypatch.setattr(Committer, "__init__", init)
 
 
 def cursor_runs_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """A watcher that connects again skips what it had read and not delivered."""
-    next_ = Watch.__anext__
-
-    async def skipping(self: Watch) -> State:
-        state = await next_(self)
-        self.cursor = self._scanned_to
-        return state
-
-    monkeypatch.setattr(Watch, "__anext__", skipping)
+    monkeypatch.setattr(Watch, "cursor", property(lambda self: self._seen))
 
 
-def feed_begins_at_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is committed between the last page and the first look of the feed is lost."""
-    original = Feed._read
+def tail_begins_at_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed between the last page and the first look of the tail is lost."""
+    original = LogTail._read
 
-    async def read(self: Feed) -> None:
-        self._start = self.head = await self._driver.head()
+    async def read(self: LogTail) -> None:
+        self.head = await _head_of(self._driver)
         await original(self)
 
-    monkeypatch.setattr(Feed, "_read", read)
+    monkeypatch.setattr(LogTail, "_read", read)
+
+
+async def _head_of(driver: Driver) -> int:
+    return (await driver.get_states(StateQuery(after=MAX_REV, limit=1))).head
 
 
 def head_apart_from_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,8 +205,7 @@ def head_apart_from_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def read_page(self: Watch) -> None:
         await read(self)
-        self._scanned_to = max(self._scanned_to, await self._driver.head())
-        self._feed.follow_from(self._scanned_to)
+        self._seen = max(self._seen, await _head_of(self._driver))
 
     monkeypatch.setattr(Watch, "_read_page", read_page)
 
@@ -237,6 +226,16 @@ def reads_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryDriver, "get_state", lagging)
 
 
+def damage_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revision that cannot be read is left out, and no reader hears of it."""
+    monkeypatch.setattr(log_tail, "revisions", lambda page: page.states)
+
+
+def deadlines_from_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the store's clock was ahead, what a crash leaves is not recovered for as long."""
+    monkeypatch.setattr(MemoryDriver, "_behind", lambda self, _now, _count: self._last_time)
+
+
 BUGS: tuple[Plant, ...] = (
     no_fences,
     lease_by_the_wall_clock,
@@ -251,7 +250,9 @@ BUGS: tuple[Plant, ...] = (
     lost_replies_are_refusals,
     verdicts_in_another_order,
     cursor_runs_ahead,
-    feed_begins_at_the_head,
+    tail_begins_at_the_head,
     head_apart_from_the_page,
     reads_are_stale,
+    damage_is_passed_over,
+    deadlines_from_the_last_commit,
 )

@@ -1,7 +1,7 @@
 """Redis servers that belong to the tests: started, stopped and killed at will.
 
 They run from the programs of two distributions, as processes of their own in a temporary folder.
-Whatever becomes of the test process, a watchdog clears them away.
+A watchdog clears them away, also when the test process is killed.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class RedisLike(Protocol):
 
 
 class GivenRedis:
-    """A server that somebody else runs, and that the tests must leave running."""
+    """A server that the tests were given, and must leave running."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -191,7 +191,7 @@ class RedisServer:
             if process.poll() is not None or time.monotonic() > give_up:
                 self.kill()
                 raise RuntimeError(f"Redis did not start:\n{self.log[-2000:]}")
-            time.sleep(0.005)  # reason: it tells nobody that it is ready
+            time.sleep(0.005)  # reason: it does not tell when it is ready
 
     def _is_ready(self) -> bool:
         try:

@@ -147,6 +147,19 @@ class PostgresServer:
             for child in children:
                 _wait_for_end(child)
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stop all of its processes, as a machine that is paused; their sockets stay open."""
+        pids = [self.pid, *_children(self.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(pids):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def restart(self) -> None:
         """Stop it and start it again."""
         self.stop()

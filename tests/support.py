@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from flowstate import State, Transition
 from flowstate.driver import Driver, StateQuery, Writes
+from flowstate.testcases.support import encoded
 from flowstate.testing.faults import Proxy
 
 __all__ = ["commit_one", "put", "read_log", "through_proxy"]
@@ -13,12 +14,12 @@ __all__ = ["commit_one", "put", "read_log", "through_proxy"]
 
 def put(token: str, id: str, rev: int = 0) -> Writes:
     """Return writes that put one state at the revision that it expects."""
-    return Writes(token, (State(id, rev, transition=Transition("next")),))
+    return encoded(Writes(token, (State(id, rev, transition=Transition("next")),)))
 
 
 async def commit_one(driver: Driver, writes: Writes) -> tuple[State, ...]:
     """Commit one, and raise what refuses it."""
-    (verdict,) = await driver.commit([writes])
+    (verdict,) = await driver.commit([encoded(writes)])
     if not isinstance(verdict, tuple):
         raise verdict
     return verdict

@@ -178,7 +178,6 @@ def test_it_needs_no_test_framework() -> None:
         ("SkippingPages", ["--only", "concurrency"], "G5"),
         ("LostReply", ["-k", "cancelled_commits"], "G8 .* a commit that failed is in the log"),
         ("StuckLock", ["-k", "cancelled_commits"], "nothing has happened for"),
-        ("NoWakeup", ["-k", "tasks_on_one"], "nothing has happened for"),
     ],
 )
 def test_a_broken_driver_fails(
@@ -228,7 +227,7 @@ def test_a_failing_case_is_told_with_its_traceback(capsys: Out) -> None:
     assert "G1" in out
     assert "Traceback" in out
     assert "AssertionError" in out
-    assert "passed  token_is_applied_once_in_a_batch" in out
+    assert "passed  claims_in_one_batch" in out
 
 
 # Targets

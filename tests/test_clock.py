@@ -1,10 +1,14 @@
-"""The fake clock jumps when everybody sleeps, and at no other time."""
+"""The fake clock jumps when every task sleeps, and at no other time."""
 
 import asyncio
+import math
 import time
 from datetime import UTC, datetime, timedelta
 
-from flowstate import FakeClock, SystemClock
+import pytest
+
+from flowstate import FakeClock, InvalidInputError, SystemClock
+from flowstate.clock import longest_sleep
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -128,3 +132,20 @@ async def test_the_system_clock_is_that_of_the_machine() -> None:
     assert abs(before - datetime.now(UTC)) < timedelta(seconds=5)
     assert clock.now().tzinfo is UTC
     assert clock.monotonic() - started >= 0.009
+
+
+async def test_on_a_loop_that_does_not_tell_when_it_is_idle_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr(asyncio.get_running_loop(), "_ready")
+        with pytest.raises(InvalidInputError, match="autojump"):
+            FakeClock().sleep(1).send(None)
+        sleeping = FakeClock(autojump=False).sleep(1)
+        sleeping.send(None)
+    sleeping.close()
+
+
+def test_only_a_real_clock_has_to_be_looked_at_again() -> None:
+    assert 0 < longest_sleep(SystemClock()) <= 10
+    assert longest_sleep(FakeClock()) == math.inf

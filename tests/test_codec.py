@@ -30,6 +30,7 @@ from flowstate.codec import (
     decode_delay,
     decode_state,
     encode_annotations,
+    encode_body,
     encode_context,
     encode_delay,
     encode_state,
@@ -69,14 +70,21 @@ def test_golden_bytes() -> None:
     assert decode_state(GOLDEN) == FULL
     assert encode_state(State("a")) == b'{"v":1,"id":"a"}'
     delay = DelayBody("next", FrozenDict({"x": "1"}), commit=False)
-    golden = b'{"v":1,"to":"next","annotations":{"x":"1"},"commit":false}'
+    golden = '{"v":1,"to":"next","annotations":{"x":"1"},"commit":false}'
     assert encode_delay(delay) == golden
     assert decode_delay(golden) == delay
     assert encode_annotations({"x": "1"}) == b'{"x":"1"}'
     assert decode_annotations(b'{"x":"1"}') == {"x": "1"}
 
 
-def test_stamps_what_the_store_keeps_beside_the_body() -> None:
+def test_body_leaves_out_what_the_store_stamps() -> None:
+    body = json.loads(encode_body(FULL))
+
+    assert {*json.loads(GOLDEN)} - {*body} == {"rev", "committed_at"}
+    assert encode_body(State("a", 7, delayed_until=AT)) == '{"v":1,"id":"a"}'
+
+
+def test_stamps_what_the_store_keeps_apart_from_the_body() -> None:
     stamped = decode_state(GOLDEN, 9, AT, AT)
 
     assert (stamped.rev, stamped.committed_at, stamped.delayed_until) == (9, AT, AT)
@@ -88,8 +96,65 @@ def test_context_round_trip() -> None:
     steps = (Transition("one"), Transition("two", FrozenDict({"x": "1"})))
 
     for known in (FULL, committed):
-        body = encode_context(FULL, known, steps, with_commit=True)
-        assert decode_context(body) == (FULL, known, steps, True)
+        body = encode_context(FULL, known, steps, with_commit=False)
+        assert decode_context(body) == (FULL, known, steps, False)
+
+
+def test_context_that_is_about_to_be_committed_is_stored_as_it_will_be() -> None:
+    body = encode_context(FULL, State("a"), (Transition("one"),), with_commit=True)
+
+    assert decode_context(body) == (FULL, FULL, (), True)
+
+
+def nested(depth: int, name: str = "caller") -> State:
+    """A state with a context in it, which has one in it, and so on."""
+    state = State("frame-0", labels=FrozenDict({"quotes": '"\\'}))
+    for number in range(1, depth):
+        # The working copy differs from what is committed, and both have the context.
+        moved = replace(state, transition=Transition("next"))
+        text = encode_context(moved, state, (Transition("next"),), with_commit=False)
+        annotations = FrozenDict({f"flowstate.stack.{name}": text, "own": "kept"})
+        state = State(f"frame-{number}", annotations=annotations)
+    return state
+
+
+def size_of(state: State) -> int:
+    return len(state.annotations["flowstate.stack.caller"])
+
+
+def test_contexts_within_each_other_grow_linearly_and_come_out_whole() -> None:
+    assert size_of(nested(100)) < 15 * size_of(nested(10))
+    for depth in (2, 3, 20, 150, 200):
+        state, steps = nested(depth), 0
+        while "flowstate.stack.caller" in state.annotations:
+            moved, state, taken, _ = decode_context(state.annotations["flowstate.stack.caller"])
+            assert moved == replace(state, transition=Transition("next"))
+            steps += len(taken)
+        assert (state, steps) == (nested(1), depth - 1)
+
+
+def test_context_of_an_older_library_is_read() -> None:
+    inner = '{"v":1,"current":{"v":1,"id":"inner"}}'
+    state = {"v": 1, "id": "outer", "annotations": {"flowstate.stack.x": inner}}
+    outer = json.dumps({"v": 1, "current": state, "transitions": [{"to": "a"}]})
+    current, committed, steps, _ = decode_context(outer)
+
+    assert current == committed
+    assert steps == (Transition("a"),)
+    assert decode_context(current.annotations["flowstate.stack.x"])[0] == State("inner")
+
+
+def test_what_only_looks_like_a_context_stays_text() -> None:
+    odd = FrozenDict({"flowstate.stack.x": "{}", "flowstate.stack.y": "text"})
+    state = State("a", annotations=odd)
+
+    assert decode_context(encode_context(state, state, (), with_commit=False))[0] == state
+
+
+def test_a_cause_of_a_newer_library_is_read() -> None:
+    state = decode_state('{"v":1,"id":"a","transition":{"to":"b","cause":"timer"}}')
+
+    assert state.transition.cause == "timer"
 
 
 @pytest.mark.parametrize("version", [0, 2, 99, "1", None, "State", "os.system"])
@@ -138,9 +203,10 @@ def test_random_bytes_raise_only_codec_errors(body: bytes) -> None:
 @UNTIMED
 @given(st.data())
 def test_damaged_bytes_raise_only_codec_errors(data: st.DataObject) -> None:
-    context = encode_context(FULL, State("a"), (Transition("b"),), with_commit=True).encode()
-    delay = encode_delay(DelayBody("next", FrozenDict({"x": "1"})))
-    body = bytearray(data.draw(st.sampled_from([GOLDEN, NEWER, context, delay])))
+    context = encode_context(FULL, State("a"), (Transition("b"),), with_commit=False).encode()
+    within = nested(3).annotations["flowstate.stack.caller"].encode()
+    delay = encode_delay(DelayBody("next", FrozenDict({"x": "1"}))).encode()
+    body = bytearray(data.draw(st.sampled_from([GOLDEN, NEWER, context, within, delay])))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(body) - 1))
         length = data.draw(st.integers(0, min(5, len(body) - place)))
@@ -198,6 +264,6 @@ def test_hostile_bytes_raise_codec_errors(body: bytes) -> None:
 
 
 def test_no_class_of_this_library_is_named_in_what_is_stored() -> None:
-    body = encode_context(FULL, State("a"), (Transition("b"),), with_commit=True)
+    body = encode_context(FULL, State("a"), (Transition("b"),), with_commit=False)
 
     assert [name for name in ("flowstate", "State", "Transition", "DataRef") if name in body] == []

@@ -1,10 +1,17 @@
 """The conformance suite on every driver."""
 
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from flowstate import Clock
+from flowstate.driver import Driver
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
@@ -13,48 +20,109 @@ from flowstate.testcases import (
     ALL,
     Capabilities,
     Case,
+    Damage,
+    Hooks,
     MakeDriver,
     explaining,
+    handing_over,
     leasing,
     recovering,
     run,
     select,
+    standing_still,
 )
-from tests.redis_servers import VERSIONS, RedisLike
+from tests.damage import in_postgres, in_redis, in_sqlite
+from tests.generators.standstill import Running
+from tests.generators.standstill import standing_still as standing_still_server
+from tests.redis_servers import VERSIONS
 
 CAPABILITIES = {
-    "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True),
-    "sqlite": Capabilities(shared=True, durable=True, fake_clock=True, any_loop=True),
-    "postgres": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
-    "redis": Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False),
+    "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True, fork=True),
+    "sqlite": Capabilities(
+        shared=True, durable=True, fake_clock=True, any_loop=True, fork=True, damage=True
+    ),
+    "postgres": Capabilities(
+        shared=True,
+        durable=True,
+        fake_clock=False,
+        any_loop=False,
+        fork=True,
+        damage=True,
+        standstill=True,
+    ),
 }
+CAPABILITIES["redis"] = CAPABILITIES["postgres"]
 if "6.2" in VERSIONS:
-    CAPABILITIES["redis62"] = CAPABILITIES["redis"]
-SERVERS = {"redis": "redis_server", "redis62": "old_redis_server"}
+    CAPABILITIES["redis62"] = replace(CAPABILITIES["redis"], standstill=False)
+STILL = {case.name for case in standing_still.CASES}
+TIMEOUT = 2.0  # Seconds for a server that stands still.
+
+Store = tuple[MakeDriver, Hooks]
 
 
-def sqlite_in(folder: Path) -> MakeDriver:
-    def make(clock: Clock) -> SQLiteDriver:
-        return SQLiteDriver(folder / "store.db", clock=clock)
+def damaging(damage: Callable[[Damage, str], None]) -> Callable[..., Awaitable[None]]:
+    """Return a hook, which runs in a thread, because it waits for the store."""
 
-    return make
+    async def hook(driver: Driver, what: Damage, id: str) -> None:
+        await asyncio.to_thread(damage, what, id)
 
-
-def postgres_on(url: str, schema: str) -> MakeDriver:
-    def make(clock: Clock) -> PostgresDriver:
-        return PostgresDriver(url, schema=schema)
-
-    return make
+    return hook
 
 
-def redis_on(url: str, namespace: str) -> MakeDriver:
-    def make(clock: Clock) -> RedisDriver:
-        return RedisDriver(url, namespace=namespace)
+def standing(server: Running) -> Callable[[Driver], AbstractAsyncContextManager[None]]:
+    """Return a hook that stops all processes of a server."""
 
-    return make
+    @contextlib.asynccontextmanager
+    async def hook(driver: Driver) -> AsyncIterator[None]:
+        with standing_still_server(server):
+            yield
+
+    return hook
 
 
-TAKES_TIME = {case.name for case in (*explaining.CASES, *leasing.CASES, *recovering.CASES)} | {
+def memory(request: pytest.FixtureRequest, case: Case) -> Store:
+    return MemoryDriver, Hooks()
+
+
+def sqlite(request: pytest.FixtureRequest, case: Case) -> Store:
+    path: Path = request.getfixturevalue("tmp_path") / "store.db"
+    hooks = Hooks(damage=damaging(partial(in_sqlite, path)))
+    return lambda clock: SQLiteDriver(path, clock=clock), hooks
+
+
+def postgres(request: pytest.FixtureRequest, case: Case) -> Store:
+    if case.name in STILL:
+        server = request.getfixturevalue("private_postgres")
+        still = f"still_{secrets.token_hex(8)}"
+        hooks = Hooks(stand_still=standing(server))
+        return lambda _: PostgresDriver(server.url(), schema=still, timeout=TIMEOUT), hooks
+    url: str = request.getfixturevalue("postgres").url()
+    schema: str = request.getfixturevalue("postgres_schema")
+    hooks = Hooks(damage=damaging(partial(in_postgres, url, schema)))
+    return lambda _: PostgresDriver(url, schema=schema), hooks
+
+
+def redis(request: pytest.FixtureRequest, case: Case, server: str = "redis_server") -> Store:
+    namespace: str = request.getfixturevalue("redis_namespace")
+    if case.name in STILL:
+        own = request.getfixturevalue("private_redis")
+        hooks = Hooks(stand_still=standing(own))
+        return lambda _: RedisDriver(own.url(), namespace=namespace, timeout=TIMEOUT), hooks
+    url: str = request.getfixturevalue(server).url()
+    hooks = Hooks(damage=damaging(partial(in_redis, url, namespace)))
+    return lambda _: RedisDriver(url, namespace=namespace), hooks
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest, Case], Store]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "postgres": postgres,
+    "redis": redis,
+    "redis62": partial(redis, server="old_redis_server"),
+}
+
+SLOW_THEMES = (explaining, handing_over, leasing, recovering, standing_still)
+TAKES_TIME = {case.name for theme in SLOW_THEMES for case in theme.CASES} | {
     "compaction_under_a_watch",
     "every_combination_in_pages",
     "every_combination_of_filters",
@@ -71,19 +139,6 @@ def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] if is_slow else []
 
 
-def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
-    """Return what makes a driver on a new place; some need a server."""
-    if driver == "sqlite":
-        return sqlite_in(request.getfixturevalue("tmp_path"))
-    if driver == "postgres":
-        schema = request.getfixturevalue("postgres_schema")
-        return postgres_on(request.getfixturevalue("postgres").url(), schema)
-    if driver in SERVERS:
-        server: RedisLike = request.getfixturevalue(SERVERS[driver])
-        return redis_on(server.url(), request.getfixturevalue("redis_namespace"))
-    return MemoryDriver
-
-
 @pytest.mark.parametrize(
     ("driver", "case"),
     [
@@ -95,7 +150,8 @@ def maker(driver: str, request: pytest.FixtureRequest) -> MakeDriver:
     ],
 )
 async def test_conformance(driver: str, case: Case, request: pytest.FixtureRequest) -> None:
-    await run(case, maker(driver, request), CAPABILITIES[driver])
+    make_driver, hooks = STORES[driver](request, case)
+    await run(case, make_driver, CAPABILITIES[driver], hooks)
 
 
 def test_names_of_cases_are_unique() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from flowstate import (
     Command,
     Commit,
+    CommitUnknownError,
     DamagedDelay,
     Delay,
     Delayer,
@@ -19,13 +21,18 @@ from flowstate import (
     Engine,
     FakeClock,
     FlowRegistry,
+    InvalidInputError,
+    Noop,
+    Pause,
     State,
     StateContext,
     Status,
+    SystemClock,
+    Transit,
 )
-from flowstate.driver import DelayedStates, DelayQuery, Verdict, Writes
+from flowstate.driver import Claim, DuePage, DueQuery, Seen, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.testcases.support import DriverWrapper
+from flowstate.testcases.support import DriverWrapper, end
 
 LOGGER = "flowstate.delayer"
 SECOND = timedelta(seconds=1)
@@ -40,17 +47,17 @@ class DamagedDriver(DriverWrapper):
         self.reads = 0
         self.repaired: set[str] = set()
 
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+    async def get_due(self, query: DueQuery) -> DuePage:
         self.reads += 1
-        page = await super().get_delayed(query)
+        page = await super().get_due(query)
         bad = [
             delay
-            for delay in page.delayed
+            for delay in page.due
             if delay.state.id.startswith("bad") and delay.state.id not in self.repaired
         ]
         return replace(
             page,
-            delayed=[delay for delay in page.delayed if delay not in bad],
+            due=[delay for delay in page.due if delay not in bad],
             damaged=[DamagedDelay(d.id, d.state.id, d.due, "delay: on purpose") for d in bad],
         )
 
@@ -135,19 +142,6 @@ async def test_a_repaired_delay_fires(
     assert len(errors(caplog)) == 1
 
 
-async def test_what_is_gone_is_forgotten(
-    engine: Engine, driver: DamagedDriver, clock: FakeClock
-) -> None:
-    await delay(engine, bad=timedelta(0))
-    (damaged,) = (await engine.get_delayed_states()).damaged
-    async with Delayer(engine, poll_interval=1.0) as delayer:
-        await clock.sleep(1.5)
-        assert delayer._damaged == {damaged.id}
-        await driver.drop_delay(damaged.id)
-        await clock.sleep(1.5)
-        assert delayer._damaged == set()
-
-
 async def test_pages_of_a_query_say_what_is_damaged(engine: Engine) -> None:
     await delay(engine, bad0=SECOND, bad1=2 * SECOND, good=3 * SECOND, bad2=4 * SECOND)
     page = await engine.get_delayed_states(limit=1)
@@ -165,11 +159,11 @@ async def test_pages_of_a_query_say_what_is_damaged(engine: Engine) -> None:
 
 
 class SlowCommits(DriverWrapper):
-    """Takes a while to commit, in a batch that nobody cancels."""
+    """Takes a while to commit, in a batch that is never cancelled."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(MemoryDriver(clock))
-        self.batch_limit = 64
+        self.max_batch_size = 64
         self._clock = clock
         self.seconds = 0.0
         self.committing = asyncio.Event()
@@ -203,11 +197,11 @@ async def test_goes_on_when_the_driver_has_no_hint_to_give(
     class Deaf(DriverWrapper):
         failures = 3
 
-        async def wait_delay(self, seen: int) -> int:
-            if seen >= 0 and self.failures:
+        async def changed(self, seen: Seen) -> Seen:
+            if seen != Seen() and self.failures:
                 self.failures -= 1
                 raise DriverError("deaf")
-            return await super().wait_delay(seen)
+            return await super().changed(seen)
 
     flows = FlowRegistry()
 
@@ -224,3 +218,154 @@ async def test_goes_on_when_the_driver_has_no_hint_to_give(
         await engine.idle()
         assert (await engine.get_state("a")).status is Status.ENDED
     assert caplog.text.count("cannot fire delays") == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("poll_interval", [0, -1, float("nan"), float("inf"), "x", True]),
+        ("batch", [0, -5, 1.5, True, "x"]),
+        ("lease", [0, -1, float("nan"), "x"]),
+        ("rng", [3, "x"]),
+    ],
+)
+def test_bad_options_are_refused_by_name(field: str, values: list[Any]) -> None:
+    engine = Engine(MemoryDriver(), FlowRegistry())
+    for value in values:
+        with pytest.raises(InvalidInputError) as raised:
+            Delayer(engine, **{field: value})
+        assert raised.value.field == field
+
+
+class WallClock(SystemClock):
+    """A real clock whose time of day can be set forward."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+async def test_a_delay_fires_soon_after_the_time_of_day_was_set_forward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, flows = WallClock(), FlowRegistry()
+    monkeypatch.setattr(WallClock, "longest_sleep", 0.05)
+    flows.set("due", end)
+    async with Engine(MemoryDriver(clock), flows, clock=clock) as engine, Delayer(engine):
+        ctx = StateContext(State("a"))
+        await engine.do(Commit(Delay(ctx, "due", after=timedelta(hours=1))))
+        clock.ahead = timedelta(hours=2)
+        assert (await next_ended(engine))[0] == "a"
+
+
+# Claims
+
+
+class Claims(DriverWrapper):
+    """Loses the replies to claims, or refuses them, when told to."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(MemoryDriver(clock))
+        self.lost = 0
+        self.failing = False
+        self.claims: list[Claim] = []
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        claims = [claim for writes in batch for claim in writes.claims]
+        self.claims += claims
+        if claims and self.failing:
+            raise DriverError("no claims")
+        verdicts = await super().commit(batch)
+        if claims and self.lost:
+            self.lost -= 1
+            return [CommitUnknownError(writes.token) for writes in batch]
+        return verdicts
+
+
+async def claimed(engine: Engine) -> None:
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Pause(ctx)), Delay(ctx, "long", after=SECOND, commit=False))
+
+
+def long_flow(clock: FakeClock, ran: list[str], seconds: float) -> FlowRegistry:
+    flows = FlowRegistry()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append("began")
+        try:
+            await clock.sleep(seconds)
+        except asyncio.CancelledError:
+            ran.append("cancelled")
+            raise
+        ran.append("ended")
+        return Noop()
+
+    return flows
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_a_claim_is_renewed_while_the_flow_runs_and_dropped_after_it(
+    clock: FakeClock, lost: int
+) -> None:
+    driver, ran = Claims(clock), list[str]()
+    async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
+        await claimed(engine)
+        async with Delayer(engine, lease=60.0):
+            while not ran:
+                await clock.sleep(0.5)
+            driver.lost = lost
+            await clock.sleep(2_000.0)
+            assert ran == ["began", "ended"]
+            assert not (await engine.get_delayed_states()).delayed
+    assert len({claim.holder for claim in driver.claims}) == 1
+    assert 45 <= len(driver.claims) <= 60
+
+
+async def test_an_execution_whose_claim_cannot_be_renewed_is_cancelled_before_others_begin(
+    clock: FakeClock,
+) -> None:
+    driver, ran = Claims(clock), list[str]()
+    async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
+        await claimed(engine)
+        async with Delayer(engine, lease=60.0):
+            while not ran:
+                await clock.sleep(0.5)
+            driver.failing = True
+            await clock.sleep(58.0)
+            assert ran == ["began", "cancelled"]
+            driver.failing = False
+            await clock.sleep(10.0)
+            assert ran == ["began", "cancelled", "began"]
+
+
+async def test_two_engines_never_execute_a_claimed_delay_at_once(clock: FakeClock) -> None:
+    memory, ran = MemoryDriver(clock), list[str]()
+    flows = long_flow(clock, ran, 500.0)
+    async with (
+        Engine(memory, flows, clock=clock) as first,
+        Engine(memory, flows, clock=clock) as second,
+        Delayer(first, lease=10.0),
+        Delayer(second, lease=10.0),
+    ):
+        await claimed(first)
+        await clock.sleep(1_000.0)
+    assert ran == ["began", "ended"]
+
+
+async def test_a_flow_that_moves_its_state_on_needs_no_claim_any_more(clock: FakeClock) -> None:
+    driver, ran, flows = Claims(clock), list[str](), FlowRegistry()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Transit(ctx, "long")))
+        await clock.sleep(500.0)
+        ran.append("ended")
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=60.0):
+        await claimed(engine)
+        assert (await next_ended(engine))[0] == "a"
+    assert ran == ["ended"]
+    assert len(driver.claims) == 2  # The second one was refused.

@@ -26,9 +26,9 @@ from flowstate import (
     StateContext,
     Status,
 )
-from flowstate.driver import DelayedState, DelayedStates, DelayQuery, Driver, Verdict, Writes
+from flowstate.driver import DelayedState, Driver, DuePage, DueQuery, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.testcases.support import DriverWrapper
+from flowstate.testcases.support import DriverWrapper, end
 from tests.delayers import check_killed_delayers
 from tests.redis_servers import RedisLike
 from tests.servers import Postgres
@@ -42,20 +42,18 @@ PATIENCE = 180  # Seconds, where so many processes share few processors with oth
 class Watched(DriverWrapper):
     """Counts what a delayer asks for, and takes a moment for each answer, like a server."""
 
-    batch_limit: int
-
     def __init__(self, driver: Driver) -> None:
         super().__init__(driver)
-        self.batch_limit = 128
+        self.max_batch_size = 128
         self.reads = 0
         self.commits: Counter[str] = Counter()
         self.stale: list[DelayedState] = []
 
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+    async def get_due(self, query: DueQuery) -> DuePage:
         self.reads += 1
-        page = await super().get_delayed(query)
+        page = await super().get_due(query)
         await asyncio.sleep(0)
-        return replace(page, delayed=[*self.stale, *page.delayed])
+        return replace(page, due=[*self.stale, *page.due])
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         await asyncio.sleep(0)
@@ -150,12 +148,15 @@ async def test_of_a_state_the_earliest_delay_fires() -> None:
         assert {state.transition.to for state in await fired(engine)} == {"early"}
 
 
-async def test_delays_of_others_hold_none_up() -> None:
+@pytest.mark.parametrize("backlog", [0, 2_300])
+async def test_delays_of_others_hold_none_up_and_cost_nothing(
+    backlog: int, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = FakeClock()
     start = clock.now()
     driver = Watched(MemoryDriver(clock))
     async with Engine(driver, registry("here", "there"), clock=clock) as engine:
-        delays = [(f"there-{number}", "there", 0) for number in range(230)]
+        delays = [(f"there-{number}", "there", 0) for number in range(backlog)]
         await store(engine, [*delays, *((f"here-{number}", "here", 1) for number in range(5))])
         engine.flows.unset("there")
         await clock.sleep(1)
@@ -164,9 +165,24 @@ async def test_delays_of_others_hold_none_up() -> None:
             assert {state.committed_at for state in await fired(engine)} == {
                 start + timedelta(seconds=1)
             }
-            before = driver.reads
             await clock.sleep(10.5)
-        assert driver.reads - before <= 11 * 12  # A round of twelve windows every second.
+            assert driver.reads <= 5
+    warnings = [record for record in caplog.records if "are left to" in record.getMessage()]
+    assert len(warnings) == bool(backlog)
+
+
+async def test_a_flow_that_is_registered_later_is_noticed() -> None:
+    clock = FakeClock()
+    async with Engine(MemoryDriver(clock), registry("here", "there"), clock=clock) as engine:
+        engine.flows.unset("there")
+        engine.flows.declare("there")
+        await store(engine, [("a", "there", 100)])
+        async with Delayer(engine):
+            await clock.sleep(1_000)
+            assert await fired(engine) == []
+            engine.flows.set("there", end, replace=True)
+            await clock.sleep(1_100)
+            assert [state.id for state in await fired(engine)] == ["a"]
 
 
 async def test_delays_that_are_always_lost_keep_no_delayer_busy(
@@ -184,8 +200,9 @@ async def test_delays_that_are_always_lost_keep_no_delayer_busy(
         async with Delayer(engine, batch=10):
             await ended(engine, 51)
             await clock.sleep(100)
-        assert driver.reads <= 10
-    assert driver.commits == {"won": 1, "lost": 50}
+        assert driver.reads <= 12
+    assert driver.commits["won"] == 1
+    assert driver.commits["lost"] <= 100  # Once a look.
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 

@@ -1,6 +1,9 @@
 """What the conformance cases do not reach: it does not depend on a driver."""
 
-from collections.abc import Sequence
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 
 import pytest
@@ -14,8 +17,11 @@ from flowstate import (
     End,
     Engine,
     Execute,
+    FakeClock,
     FlowRegistry,
     InvalidInputError,
+    Noop,
+    Pause,
     State,
     StateContext,
     Status,
@@ -24,6 +30,7 @@ from flowstate import (
 )
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.recovery import Lease
 
 
 class Step(StrEnum):
@@ -108,10 +115,162 @@ async def test_damaged_data_is_not_handed_out() -> None:
             await engine.get_data(ctx, "report")
 
 
+GOOD = {"driver": MemoryDriver(), "flows": FlowRegistry()}
+
+
 @pytest.mark.parametrize(
-    ("options", "field"),
-    [({"max_executions": 0}, "max_executions"), ({"max_pending": -1}, "max_pending")],
+    ("field", "value"),
+    [
+        ("max_executions", 0),
+        ("max_executions", True),
+        ("max_pending", -1),
+        ("blocking_threads", 0),
+        ("blocking_threads", "x"),
+        ("shutdown_timeout", -1),
+        ("shutdown_timeout", "1"),
+        ("shutdown_timeout", float("nan")),
+        ("tokens", 3),
+        ("name", ""),
+        ("name", 3),
+        ("clock", "now"),
+        ("clock", FakeClock),
+        ("driver", "no driver"),
+        ("driver", MemoryDriver),
+        ("flows", {"a": 1}),
+        ("warn_blocked_after", 0),
+    ],
 )
-def test_limits_that_let_nothing_run_are_refused(options: dict[str, int], field: str) -> None:
-    with pytest.raises(InvalidInputError, match=field):
-        Engine(MemoryDriver(), FlowRegistry(), **options)  # type: ignore[arg-type]
+def test_bad_options_are_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Engine(**{**GOOD, field: value})  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
+    "commit": lambda engine: engine.do(Commit(Pause(StateContext(State("a"))))),
+    "command": lambda engine: engine.do(Noop()),
+    "execute": lambda engine: engine.execute(StateContext(State("a"))),
+    "start": lambda engine: engine.start(StateContext(State("a"))),
+    "get_states": lambda engine: engine.get_states(),
+    "states": lambda engine: anext(engine.states()),
+    "idle": lambda engine: engine.idle(),
+    "head": lambda engine: engine.head(),
+    "compact": lambda engine: engine.compact(1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_calls_from_another_event_loop_are_refused_at_once(call: str) -> None:
+    async with Engine(MemoryDriver(), registry()) as engine:
+
+        async def elsewhere() -> None:
+            with pytest.raises(InvalidInputError, match="another event loop"):
+                await CALLS[call](engine)
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+async def test_a_thread_may_hand_its_calls_to_the_loop_of_the_engine() -> None:
+    loop = asyncio.get_running_loop()
+    async with Engine(MemoryDriver(), registry()) as engine:
+
+        def commit() -> None:
+            ctx = StateContext(State("a"))
+            asyncio.run_coroutine_threadsafe(engine.do(Commit(Pause(ctx))), loop).result()
+
+        await asyncio.to_thread(commit)
+        assert await engine.head() == 1
+
+
+FORKING_PROGRAM = """
+import asyncio, os, sys, traceback
+from flowstate import *
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.recovery import Lease
+
+flows = FlowRegistry()
+unopened = Engine(MemoryDriver(), flows)
+unopened.name
+
+def in_child(work):
+    read, write = os.pipe()
+    if not os.fork():
+        try:
+            os.write(write, repr(work()).encode())
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    return eval(os.read(read, 10_000).decode())
+
+async def commit(engine):
+    ctx = StateContext(State("a"))
+    async with engine:
+        await engine.do(Commit(Pause(ctx)))
+    return engine.name
+
+def use_unopened():
+    return asyncio.run(commit(unopened))
+
+names = {in_child(use_unopened), in_child(use_unopened), use_unopened()}
+assert len(names) == 3, names
+
+async def use_open(engine):
+    found = []
+    calls = [lambda: engine.do(Noop()), lambda: engine.do(Commit(Pause(StateContext(State("b"))))),
+             engine.head, engine.idle]
+    for call in calls:
+        try:
+            await call()
+        except EngineStoppedError as error:
+            found.append(str(error))
+    await engine.__aexit__(None, None, None)
+    return found
+
+async def main():
+    async with Engine(MemoryDriver(), flows) as engine:
+        refusals = in_child(lambda: step(use_open(engine)))
+        assert len(refusals) == 4 and "before a fork" in refusals[0], refusals
+        ctx = StateContext(State("c"))
+        await engine.do(Commit(Pause(ctx)))
+
+def step(coroutine):
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+
+asyncio.run(main())
+print("right")
+"""
+
+
+def test_engines_of_forked_processes_differ_and_open_ones_refuse() -> None:
+    command = [sys.executable, "-c", FORKING_PROGRAM]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30.0)
+    assert (done.stdout, done.stderr) == ("right\n", "")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks yet")
+async def test_all_works_where_tasks_are_eager() -> None:
+    loop, depth = asyncio.get_running_loop(), 2_000
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - 3.11 has none
+    flows = FlowRegistry()
+
+    @flows.flow("spawn")
+    async def spawn(ctx: StateContext, engine: Engine) -> Command:
+        number = int(ctx.current.id)
+        if number < depth:
+            other = StateContext(State(str(number + 1)))
+            await engine.do(Commit(Transit(other, "spawn")), Execute(other))
+        return Commit(End(ctx))
+
+    async with Engine(MemoryDriver(), flows) as engine, Lease(engine, "lease") as lease:
+        await lease.wait_held()
+        ctx = StateContext(State("0"))
+        async with engine.watch() as states:
+            await engine.do(Commit(Transit(ctx, "spawn")), Execute(ctx))
+            await engine.idle()
+            seen = [await anext(states) for _ in range(2 * depth + 3)]
+        assert len({state.id for state in seen}) == depth + 2

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from flowstate import EngineOverloadedError, EngineStoppedError, State, StateContext
-from flowstate.execution import Execution
-from flowstate.executions import Executions
+from flowstate.execution import Execution, ExecutionPool
 
 
 class Flows:
@@ -35,12 +34,12 @@ def new(number: int) -> Execution:
 
 async def turns() -> None:
     for _ in range(5):
-        await asyncio.sleep(0)  # reason: whoever can go on has gone on after so many turns
+        await asyncio.sleep(0)  # reason: all that can go on has gone on after so many turns
 
 
 async def test_runs_no_more_at_once_than_allowed_and_keeps_the_order() -> None:
     flows = Flows()
-    executions = Executions(flows.run, 3, 100)
+    executions = ExecutionPool(flows.run, 3, 100)
     for number in range(10):
         await executions.submit(new(number))
     await turns()
@@ -54,7 +53,7 @@ async def test_runs_no_more_at_once_than_allowed_and_keeps_the_order() -> None:
 
 async def test_a_caller_from_outside_waits_for_room() -> None:
     flows = Flows()
-    executions = Executions(flows.run, 1, 1)
+    executions = ExecutionPool(flows.run, 1, 1)
     await executions.submit(new(0))
     await executions.submit(new(1))
     waiting = asyncio.create_task(executions.submit(new(2)))
@@ -77,7 +76,7 @@ async def test_a_flow_is_told_that_there_is_no_room() -> None:
                 await executions.submit(new(2))
         ran.append(ctx.current.id)
 
-    executions = Executions(run, 1, 1)
+    executions = ExecutionPool(run, 1, 1)
     await executions.submit(new(0))
     await executions.submit(new(1))
     await executions.idle()
@@ -87,7 +86,7 @@ async def test_a_flow_is_told_that_there_is_no_room() -> None:
 
 async def test_stop_forgets_who_waits_and_refuses_the_rest() -> None:
     flows = Flows()
-    executions = Executions(flows.run, 1, 2)
+    executions = ExecutionPool(flows.run, 1, 2)
     for number in range(3):
         await executions.submit(new(number))
     waiting = asyncio.create_task(executions.submit(new(3)))
@@ -98,18 +97,18 @@ async def test_stop_forgets_who_waits_and_refuses_the_rest() -> None:
         with pytest.raises(EngineStoppedError):
             await late
     flows.go_on.set()
-    await executions.finish(1)
+    await executions.finish(1, 1)
     assert flows.done == ["0"]
 
 
 async def test_finish_lets_what_runs_end_and_then_cancels_it() -> None:
     flows = Flows()
-    executions = Executions(flows.run, 5, 5)
+    executions = ExecutionPool(flows.run, 5, 5)
     for number in range(2):
         await executions.submit(new(number))
     await turns()
     executions.stop()
-    await executions.finish(0.01)
+    await executions.finish(0.01, 1)
 
     assert sorted(flows.cancelled) == ["0", "1"]
     assert executions.running == 0
@@ -123,7 +122,7 @@ async def test_one_that_fails_makes_room() -> None:
             raise asyncio.CancelledError
 
     done: list[str] = []
-    executions = Executions(run, 1, 5)
+    executions = ExecutionPool(run, 1, 5)
     for number in range(3):
         await executions.submit(new(number))
     await executions.idle()
@@ -133,7 +132,7 @@ async def test_one_that_fails_makes_room() -> None:
 
 async def test_where_nothing_may_wait_what_has_room_runs() -> None:
     flows = Flows()
-    executions = Executions(flows.run, 1, 0)
+    executions = ExecutionPool(flows.run, 1, 0)
     async with asyncio.timeout(5.0):
         await executions.submit(new(0))
     waiting = asyncio.create_task(executions.submit(new(1)))
@@ -147,20 +146,20 @@ async def test_where_nothing_may_wait_what_has_room_runs() -> None:
 
 async def test_room_that_is_kept_is_for_one_only() -> None:
     flows = Flows()
-    executions = Executions(flows.run, 2, 5)
-    place, other = executions.reserve(), executions.reserve()
-    assert place is not None
+    executions = ExecutionPool(flows.run, 2, 5)
+    slot, other = executions.reserve(), executions.reserve()
+    assert slot is not None
     assert other is not None
     assert executions.reserve() is None
     await executions.submit(new(0))
     await turns()
     assert flows.running == []
 
-    await executions.submit(new(1), place)
-    await executions.submit(new(2), place)  # It is used up.
+    await executions.submit(new(1), slot)
+    await executions.submit(new(2), slot)  # It is used up.
     await turns()
     assert (flows.running, executions.pending) == (["1"], 2)
-    executions.release(place)
+    executions.release(slot)
     await turns()
     assert flows.running == ["1"]
     executions.release(other)
@@ -176,20 +175,21 @@ async def test_room_that_is_kept_is_for_one_only() -> None:
 async def test_idle_waits_for_what_waits_for_room_that_is_kept() -> None:
     flows = Flows()
     flows.go_on.set()
-    executions = Executions(flows.run, 1, 5)
-    place = executions.reserve()
-    assert place is not None
+    executions = ExecutionPool(flows.run, 1, 5)
+    slot = executions.reserve()
+    assert slot is not None
     await executions.submit(new(0))
     idle = asyncio.create_task(executions.idle())
     await turns()
     assert not idle.done()
 
-    executions.release(place)
+    executions.release(slot)
     await idle
     assert flows.done == ["0"]
 
 
-async def test_no_room_is_kept_once_it_has_stopped() -> None:
-    executions = Executions(Flows().run, 2, 5)
+async def test_a_pool_that_has_stopped_keeps_no_room() -> None:
+    executions = ExecutionPool(Flows().run, 2, 5)
     executions.stop()
-    assert executions.reserve() is None
+    with pytest.raises(EngineStoppedError):
+        executions.reserve()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowstate import InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, freeze
+from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
 
 CHANGES: dict[str, Callable[[Any], object]] = {
     "set": lambda m: m.__setitem__("b", 2),
@@ -73,3 +73,42 @@ def test_freeze_copies_once_and_shares_the_empty_one() -> None:
 def test_freeze_names_the_field_of_what_is_no_mapping(value: Mapping[Any, Any]) -> None:
     with pytest.raises(InvalidInputError, match=r"^labels: must be a mapping"):
         freeze("labels", value)
+
+
+class Odd(str):
+    """Text none of whose methods can be trusted."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def test_text_of_subclasses_becomes_exact() -> None:
+    made = freeze("labels", {Odd("a"): Odd("b"), "c": 1})
+
+    assert made == {"a": "b", "c": 1}
+    assert {type(each) for each in (*made, made["a"], exact(Odd("x")))} == {str}
+
+
+def test_two_keys_that_become_one_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"^labels: has two keys"):
+        freeze("labels", {Odd("a"): "b", "a": "c"})
+
+
+class Unreadable(dict[str, str]):
+    def keys(self) -> Any:
+        raise ZeroDivisionError
+
+    __iter__ = keys
+
+
+def test_a_mapping_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"^labels: cannot be read"):
+        freeze("labels", Unreadable(a="b"))

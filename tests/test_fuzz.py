@@ -23,18 +23,19 @@ from flowstate.codec import (
     decode_context,
     decode_delay,
     decode_state,
+    encode_body,
     encode_context,
     encode_delay,
     encode_state,
 )
-from flowstate.driver import DelayQuery, Driver, Heartbeat, StalledQuery, StateQuery, Writes
+from flowstate.driver import Claim, Driver, Drop, DueQuery, Heartbeat, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.execution import read_note
 from flowstate.frozen import FrozenDict
 from flowstate.recovery import attempt, max_attempts
-from flowstate.stalling import retry_after, stalls_after
+from flowstate.recovery_rules import retry_after, stalls_after
 from tests.fuzz import AT, BODIES, CHECKSUM, WRITES, hostile, mutated
 from tests.redis_servers import RedisLike
 from tests.servers import Postgres
@@ -97,6 +98,8 @@ def test_hostile_bytes_cost_little(name: str) -> None:
 
 Call = Callable[[Driver], Awaitable[object]]
 BOTH = (FrozenDict({"kind": "x", "number": "1"}),)
+CHANGED = State("s2", 3, labels=FrozenDict({"k": "v"}))
+MORE = Writes("more", (CHANGED,), (encode_body(CHANGED),))
 CALLS: tuple[Call, ...] = (
     lambda driver: driver.get_state("s1"),
     lambda driver: driver.get_state("s1", 2),
@@ -105,18 +108,16 @@ CALLS: tuple[Call, ...] = (
     lambda driver: driver.get_states(StateQuery(status=Status.ACTIVE, since_latest=True)),
     lambda driver: driver.get_states(StateQuery(since_time=AT, committed_before=AT)),
     lambda driver: driver.get_data(CHECKSUM),
-    lambda driver: driver.get_delayed(DelayQuery(everything=True)),
-    lambda driver: driver.get_delayed(DelayQuery(limit=2)),
-    lambda driver: driver.get_liveness("s1"),
-    lambda driver: driver.get_stalled(StalledQuery()),
-    lambda driver: driver.get_stalled(StalledQuery(limit=2)),
+    lambda driver: driver.get_due(DueQuery("delay", everything=True)),
+    lambda driver: driver.get_due(DueQuery("delay", flows=("next", "x"), limit=2, others=True)),
+    lambda driver: driver.get_liveness(["s1", "s2", "nothing"]),
+    lambda driver: driver.get_due(DueQuery("stall", everything=True)),
+    lambda driver: driver.get_due(DueQuery("stall", flows=("next",), limit=2, others=True)),
     lambda driver: driver.beat([Heartbeat("s1", 2, 0.0, "x")]),
-    lambda driver: driver.claim_delay("t0.0", AT.replace(year=2000), 0.0),
+    lambda driver: driver.commit([Writes("claim", claims=(Claim("t0.0", "me", 0.0),))]),
     lambda driver: driver.commit([WRITES[1]]),
-    lambda driver: driver.commit(
-        [Writes("more", (State("s2", 3, labels=FrozenDict({"k": "v"})),))]
-    ),
-    lambda driver: driver.drop_delay("alone.0"),
+    lambda driver: driver.commit([MORE]),
+    lambda driver: driver.commit([Writes("drop", drops=(Drop("alone.0", "me"),))]),
     lambda driver: driver.compact(4),
 )
 
@@ -175,19 +176,23 @@ def odd_bytes(rng: Random) -> bytes:
 NUMBERS = (None, -1, 0, 0.5, "x", "", "99", b"\0", 2**31, 2**53 + 1, 2**62, 2**63 - 1, -(2**63))
 COLUMNS = {
     "log": ("id", "previous", "status", "committed_at", "delayed_until", "token", "body", "body"),
-    "latest": ("rev", "status", "labels", "stalls_at", "beat_at", "note"),
+    "latest": ("rev", "status", "labels", "stalls_at", "beat_at", "note", "flow"),
     "label": ("key", "value"),
-    "latest_label": ("key", "value"),
+    "latest_label": ("key", "value", "status"),
     "data": ("stored_at", "annotations", "annotations", "blob"),
-    "delay": ("state_id", "rev", "due", "body", "body", "body"),
+    "delay": ("state_id", "rev", "due", "body", "body", "body", "flow", "holder"),
     "data_reference": ("checksum",),
+    "delay_reference": ("delay", "checksum"),
     "meta": ("value",),
 }
 
 
+WHOLE = {"data", "delay_reference", "meta"}
+
+
 def some_of(table: str, rng: Random) -> str:
     """Return which rows of a table are damaged."""
-    return "true" if table in {"data", "meta"} else f"abs(rev - {rng.randrange(9)}) > 1"
+    return "true" if table in WHOLE else f"abs(rev - {rng.randrange(9)}) > 1"
 
 
 async def test_sqlite_rows(tmp_path: Path) -> None:
@@ -245,13 +250,22 @@ TYPED: dict[str, dict[str, tuple[Any, ...]]] = {
         "note": TEXTS,
         "labelled": (True, False, None),
         "delayed": (True, False, None),
+        "flow": TEXTS,
     },
     "label": {"key": TEXTS[1:], "value": TEXTS[1:]},
-    "latest_label": {"key": TEXTS[1:], "value": TEXTS[1:]},
+    "latest_label": {"key": TEXTS[1:], "value": TEXTS[1:], "status": TEXTS[1:]},
     "data_reference": {"checksum": TEXTS[1:]},
     "meta": {"store_id": TEXTS, "floor": INTEGERS, "version": INTEGERS},
     "data": {"stored_at": INTEGERS, "annotations": (), "blob": (None, b"", b"\0")},
-    "delay": {"state_id": TEXTS, "rev": INTEGERS, "due": TIMES, "body": ()},
+    "delay": {
+        "state_id": TEXTS,
+        "rev": INTEGERS,
+        "due": TIMES,
+        "body": (),
+        "flow": TEXTS,
+        "holder": TEXTS,
+        "written": INTEGERS,
+    },
 }
 
 

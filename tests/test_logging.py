@@ -57,8 +57,8 @@ async def test_one_debug_record_for_each_command(
 ) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
     async with Engine(MemoryDriver(), flows) as engine:
-        ctx = StateContext(State("a"))
-        await engine.do(Commit(Transit(ctx, "next")))
+        ctx = StateContext(State("a", annotations={"password": "hunter2"}))
+        await engine.do(Commit(Transit(ctx, "next", {"token": "hunter2"})))
         await engine.do(Pause(ctx), Transit(ctx, "next"))
         await engine.do(Delay(ctx, "next", after=timedelta(days=1)))
         await engine.get_state("a")
@@ -68,6 +68,7 @@ async def test_one_debug_record_for_each_command(
     first = caplog.records[0]
     assert "'a'" in vars(first)["what"]
     assert "next" in vars(first)["what"]
+    assert not [record for record in caplog.records if "hunter2" in repr(vars(record))]
 
 
 @pytest.mark.parametrize("kind", [RevisionMismatchError, StateNotFoundError])
@@ -77,7 +78,7 @@ async def test_failures_are_recorded_once_and_raised(
     async with Engine(MemoryDriver(), flows) as engine:
         await engine.do(Commit(Transit(StateContext(State("a")), "next")))
         caplog.set_level(logging.DEBUG, LOGGER)
-        command: Command[object] = GetState("nobody")
+        command: Command[object] = GetState("unknown")
         if kind is RevisionMismatchError:
             command = Commit(Pause(StateContext(State("a"))))
         with pytest.raises(kind):

@@ -53,14 +53,6 @@ SETTINGS = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),  # An operation draws much; it is short all the same.
 )
-FOUND = {
-    # The servers then say of the first, too, that it was committed, and it was.
-    "a commit is twice in a batch, and only the second is valid": "commit:2897075335"
-    " commit:3355097401 commit:3751404411 batch:53582079",
-    "a batch repeats a delay and then outdates it": "step:1926739779 batch:490477467",
-    "a repeated delay leaves alone what a heartbeat has said": "commit:160093283 step:2885761033"
-    " beat:3001677684 replay:1535545045",
-}
 GIVEN = os.environ.get("FLOWSTATE_TEST_PROGRAM")
 
 
@@ -119,7 +111,7 @@ def in_namespaces(request: pytest.FixtureRequest) -> Iterator[NewStore]:
     ("part", "tenths"),
     [
         pytest.param(0, 1, id="some"),
-        *(pytest.param(part, 3, id=f"more{part}", marks=pytest.mark.slow) for part in (1, 2, 3)),
+        *(pytest.param(part, 3, id=f"more{part}", marks=pytest.mark.nightly) for part in (1, 2, 3)),
     ],
 )
 async def test_random_programs(driver: str, part: int, tenths: int, new_store: NewStore) -> None:
@@ -135,12 +127,6 @@ async def test_random_programs(driver: str, part: int, tenths: int, new_store: N
         raise
 
 
-@pytest.mark.parametrize("driver", STEPS)
-@pytest.mark.parametrize("program", FOUND.values(), ids=FOUND)
-async def test_programs_found_once(program: str, driver: str, new_store: NewStore) -> None:
-    await replay_program(new_store(), CAPABILITIES[driver], parse(program))
-
-
 @pytest.mark.parametrize("driver", ["memory", "sqlite"])
 def test_programs_drawn_by_hypothesis(driver: str, new_store: NewStore) -> None:
     machine = model_machine(new_store, CAPABILITIES[driver])
@@ -152,6 +138,7 @@ BEYOND = {"NoWakeup", "Aliasing", "StuckLock", "LostReply", "LinearScan"}
 PLANTED = [driver for driver in BROKEN if driver.__name__ not in BEYOND]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("broken", PLANTED, ids=lambda broken: broken.__name__)
 async def test_planted_bug_is_found(broken: type[Base]) -> None:
     with pytest.raises((AssertionError, FlowstateError, LookupError, ValueError)):

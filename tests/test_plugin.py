@@ -216,7 +216,7 @@ def test_loading_it_imports_little() -> None:
         "flowstate.testing.plugin",
         MODULE,
     }
-    prefixes = ("flowstate.drivers", "flowstate.recovery", "flowstate.testcases", "pytest_asyncio")
+    prefixes = ("flowstate.drivers", "flowstate.recovery.", "flowstate.testcases", "pytest_asyncio")
     assert [name for name in modules if name.startswith(prefixes)] == []
 
 
@@ -285,6 +285,6 @@ async def test_reached_says_why_not() -> None:
             await reached(engine, "a", Status.ENDED, flow="late", timeout=0.05)
 
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("'a' is not ended in 'late' after 0.05 s: paused in flow 'work'")
+    assert lines[0].startswith("'a' is not ended in 'late' after 0.05 s: paused, and delayed until")
     assert lines[2].split() == ["rev", "time", "state", "status", "flow"]
     assert lines[-1].split() == ["2", "+0s", "a", "paused", "work", "delayed", "+3d", "0s"]

@@ -1,4 +1,4 @@
-"""Recovery on the memory driver, in time that is not real: rules, admission, and what is logged."""
+"""Recovery on the memory driver, in time that is not real: rules, limits, and what is logged."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,10 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from flowstate import (
     Command,
@@ -16,8 +18,10 @@ from flowstate import (
     DriverError,
     End,
     Engine,
+    Execute,
     FakeClock,
     FlowRegistry,
+    InvalidInputError,
     Noop,
     State,
     StateContext,
@@ -25,12 +29,20 @@ from flowstate import (
     Transit,
     recovery,
 )
-from flowstate.driver import DamagedState, Driver, StalledQuery, StalledStates, Verdict, Writes
+from flowstate.driver import (
+    DamagedDelay,
+    Driver,
+    DuePage,
+    DueQuery,
+    Liveness,
+    Verdict,
+    Writes,
+)
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.recovery import Recoverer
-from flowstate.recovery.admission import Admission
 from flowstate.recovery.policy import attempt_annotations, decide, without_attempt
-from flowstate.stalling import stalls_after
+from flowstate.recovery.throttle import AttemptLimiter
+from flowstate.recovery_rules import stalls_after
 from flowstate.testcases.support import DriverWrapper, end
 
 
@@ -109,10 +121,9 @@ def test_decisions() -> None:
     recovery.set_max_attempts(ctx, 1)
     first = committed(ctx)
     second = committed(ctx, **attempt_annotations(first, random.Random(1)))
-    assert decide(first, is_known=True) == "retry"
-    assert decide(first, is_known=False) == "unknown flow"
-    assert decide(second, is_known=True) == "drop"
-    assert decide(second, is_known=False) == "unknown flow"
+    assert decide(first, handed_over=False) == "retry"
+    assert decide(second, handed_over=False) == "drop"
+    assert decide(second, handed_over=True) == "take over"
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "\u0663", "1" * 5_000])
@@ -124,7 +135,7 @@ def test_counts_that_cannot_be_read_are_the_default(text: str) -> None:
     assert recovery.attempt(transition) == 0
 
 
-# Admission
+# How many begin
 
 
 async def test_no_more_begin_in_a_second_than_allowed(engine: Engine, clock: FakeClock) -> None:
@@ -163,19 +174,19 @@ async def test_no_more_run_at_once_than_allowed(engine: Engine, clock: FakeClock
 async def test_a_turn_that_comes_to_nothing_makes_room_at_once(
     engine: Engine, clock: FakeClock
 ) -> None:
-    admission = Admission(engine, clock, 2, 1_000.0, random.Random(1))
-    async with admission.turn():
-        admission.add(asyncio.get_running_loop().create_future())
+    limiter = AttemptLimiter(engine, 2, 1_000.0, random.Random(1))
+    async with limiter.turn():
+        limiter.add(asyncio.get_running_loop().create_future())
     beginning = asyncio.Event()
 
     async def moved_on() -> None:
-        async with admission.turn():
+        async with limiter.turn():
             beginning.set()
             await clock.sleep(0.05)
 
     moving = asyncio.create_task(moved_on())
     await beginning.wait()
-    async with admission.turn():
+    async with limiter.turn():
         assert clock.monotonic() < 1.0
     await moving
 
@@ -220,7 +231,7 @@ class Slow(DriverWrapper):
 
     def __init__(self, driver: Driver, clock: FakeClock) -> None:
         super().__init__(driver)
-        self.batch_limit = 100
+        self.max_batch_size = 100
         self.latency = 0.0
         self._clock = clock
 
@@ -302,13 +313,12 @@ class Moody(DriverWrapper):
         self.committing = asyncio.Event()
         self.refusing = asyncio.Event()
 
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
+    async def get_due(self, query: DueQuery) -> DuePage:
         if self.failing_reads:
             self.failing_reads -= 1
             raise self.error
-        found = await super().get_stalled(query)
-        damaged = (DamagedState("broken", 3, "not JSON"),)
-        return StalledStates(found.states, found.more, found.now, found.next_at, found.end, damaged)
+        found = await super().get_due(query)
+        return replace(found, damaged=[DamagedDelay("broken", "broken", None, "not JSON")])
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         if any(put.id in self.failing_commits for writes in batch for put in writes.puts):
@@ -317,7 +327,7 @@ class Moody(DriverWrapper):
         verdicts = await super().commit(batch)
         if self.slow in [put.id for writes in batch for put in writes.puts]:
             self.committing.set()
-            await asyncio.sleep(0.05)  # reason: time in which whoever waits can be cancelled
+            await asyncio.sleep(0.05)  # reason: time in which those who wait can be cancelled
         return verdicts
 
 
@@ -341,6 +351,7 @@ async def test_goes_on_after_errors_of_the_store(
             began = clock.monotonic()
             await all_ended(engine, 10)
             assert clock.monotonic() - began < 120
+            await clock.sleep(0.1)
             stats = recoverer.stats()
     assert "cannot look for stalled states: " + str(error) in caplog.text
     assert "cannot recover 'work 3'" in caplog.text
@@ -380,7 +391,7 @@ async def test_every_decision_is_logged(
         "'a' stalled in flow 'work': attempt 1 of 1",
         "attempt 1 of 'a' failed",
         "'a' ended by force: made no progress in 1 attempt: ValueError: no luck",
-        "'elsewhere 0' is not recovered: unknown flow",
+        "states in flow 'elsewhere' are not recovered: unknown flow",
     ):
         assert text in caplog.text
     named = [record for record in caplog.records if getattr(record, "state_id", None) == "a"]
@@ -394,7 +405,7 @@ async def test_a_flow_that_is_registered_later_is_found(engine: Engine, clock: F
     await stalled(engine, 3)
     async with Recoverer(engine) as recoverer:
         await clock.sleep(200.0)
-        assert recoverer.stats().skipped == {"unknown flow": 3}
+        assert recoverer.stats().skipped == {"unknown flow": 1}  # Flows, not states.
 
         engine.flows.set("work", end, replace=True)
         began = clock.monotonic()
@@ -482,3 +493,119 @@ async def test_what_the_store_refused_once_is_tried_again_soon(
             await clock.sleep(2.0)
             await engine.idle()
             assert (await engine.get_state("work 0")).status is Status.ENDED
+
+
+# Handing over
+
+
+@pytest.mark.parametrize("attempts", [0, 3])
+async def test_what_a_stopping_engine_interrupts_goes_on_elsewhere_and_is_no_attempt(
+    clock: FakeClock, attempts: int
+) -> None:
+    driver, flows = MemoryDriver(clock), FlowRegistry()
+    ran: list[tuple[float, int]] = []
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append((clock.monotonic(), recovery.attempt(ctx.current)))
+        await clock.sleep(3_600.0)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    recovery.set_max_attempts(ctx, attempts)
+    async with Engine(driver, flows, clock=clock) as other, Recoverer(other) as recoverer:
+        for _ in range(5):
+            async with Engine(driver, flows, clock=clock, shutdown_timeout=0) as engine:
+                if not ran:
+                    await engine.do(Commit(Transit(ctx, "long")), Execute(ctx))
+                await clock.sleep(1_000.0)
+            await clock.sleep(10.0)
+        assert [number for _, number in ran] == [0, 0]  # The second engine goes on to the end.
+        assert ran[1][0] - 1_000.0 < 10.0
+        await clock.sleep(3_600.0)
+        stats = recoverer.stats()
+        assert (await other.get_state("a")).status is Status.ENDED
+    assert (stats.taken_over, stats.retried, stats.added, stats.completed) == (1, 0, 0, 1)
+
+
+# What it costs
+
+
+@pytest.mark.parametrize(("rate", "most"), [(1e6, 2), (100.0, 4)])
+async def test_what_is_known_of_stalled_states_is_asked_for_together(
+    clock: FakeClock, rate: float, most: int
+) -> None:
+    class Counting(DriverWrapper):
+        asked = 0
+
+        async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+            self.asked += 1
+            return await super().get_liveness(ids)
+
+    flows, driver = FlowRegistry(), Counting(MemoryDriver(clock))
+    flows.set("work", end)
+    async with Engine(driver, flows, clock=clock) as engine:
+        await stalled(engine, 100)
+        await clock.sleep(200.0)
+        async with Recoverer(engine, rate=rate):
+            await all_ended(engine, 100)
+    assert driver.asked <= most
+
+
+async def test_states_of_unknown_flows_cost_nothing(clock: FakeClock) -> None:
+    class Counting(DriverWrapper):
+        found = 0
+
+        async def get_due(self, query: DueQuery) -> DuePage:
+            page = await super().get_due(query)
+            self.found += len(page.due)
+            return page
+
+    flows, driver = FlowRegistry(), Counting(MemoryDriver(clock))
+    flows.set("work", end)
+    flows.declare("elsewhere")
+    async with Engine(driver, flows, clock=clock) as engine:
+        await stalled(engine, 500, "elsewhere")
+        await stalled(engine, 1)
+        await clock.sleep(200.0)
+        async with Recoverer(engine) as recoverer:
+            await all_ended(engine, 1)
+            await clock.sleep(300.0)
+            assert recoverer.stats().skipped == {"unknown flow": 1}
+    assert driver.found == 1
+
+
+async def test_the_log_names_no_error_where_there_was_none(
+    engine: Engine, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.flows.set("work", end)
+    ctx = StateContext(State("a"))
+    recovery.set_max_attempts(ctx, 0)
+    await engine.do(Commit(Transit(ctx, "work")))
+    async with Recoverer(engine):
+        await all_ended(engine, 1)
+        await clock.sleep(1.0)
+    messages = [record.getMessage() for record in caplog.records]
+    assert "'a' ended by force: made no progress in 0 attempts" in messages
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("group", ["", "a\0b", 3]),
+        ("lease", [0, -1, float("nan"), float("inf"), "x", True]),
+        ("poll_interval", [0, -1, float("nan"), "x"]),
+        ("max_running", [0, -1, 1.5, True, "x"]),
+        ("rate", [0, -1, float("nan"), "x", True]),
+        ("rng", [3, "x"]),
+    ],
+)
+def test_bad_options_are_refused_by_name(field: str, values: list[Any]) -> None:
+    engine = Engine(MemoryDriver(), FlowRegistry())
+    for value in values:
+        with pytest.raises(InvalidInputError) as raised:
+            Recoverer(engine, **{field: value})
+        assert raised.value.field == field

@@ -17,7 +17,7 @@ from flowstate import Driver, State, Status, Transition
 from flowstate.codec import DelayBody, encode_body, encode_delay
 from flowstate.driver import NewDelay, Writes
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.stalling import RETRY_AFTER, stalls_after
+from flowstate.recovery_rules import RETRY_AFTER, stalls_after
 
 __all__ = [
     "FIRST_DUE",
@@ -66,6 +66,11 @@ class Kind(Struct, frozen=True):
         return encode_body(self.state(NUMBER_MARK, GROUP_MARK))
 
     @property
+    def flow(self) -> str:
+        """In which its states are."""
+        return self.transition.to
+
+    @property
     def stalls_after(self) -> int | None:
         """After how many microseconds, if ever."""
         after = stalls_after(self.state(NUMBER_MARK, GROUP_MARK))
@@ -93,18 +98,19 @@ def group_of(number: int) -> str:
 
 def delay_body() -> str:
     """Return the body of every delay."""
-    return encode_delay(DelayBody(FINISH)).decode()
+    return encode_delay(DelayBody(FINISH))
 
 
 def writes(number: int) -> Writes:
     """Return the commit of a state."""
     kind = KINDS[number % len(KINDS)]
     state = kind.state(number, group_of(number))
-    if not kind.is_delayed:
-        return Writes(f"fill-{number}", (state,))
-    due = FIRST_DUE + timedelta(seconds=number)
-    delay = NewDelay(state, FINISH, EMPTY, due, None, True, put=0)
-    return Writes(f"fill-{number}", (state,), delays=(delay,))
+    body = encode_body(state)
+    delays: tuple[NewDelay, ...] = ()
+    if kind.is_delayed:
+        due = FIRST_DUE + timedelta(seconds=number)
+        delays = (NewDelay(state, FINISH, EMPTY, due, None, True, delay_body(), put=0),)
+    return Writes(f"fill-{number}", (state,), (body,), delays=delays, size=len(body))
 
 
 async def commit_all(driver: Driver, commits: Iterator[Writes], size: int = 100) -> list[State]:

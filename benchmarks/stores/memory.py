@@ -9,7 +9,7 @@ from benchmarks.stopwatch import Counter
 from benchmarks.stores.filling import commit_all, writes
 from benchmarks.stores.store import Address, Store, StoreName
 from flowstate import Driver
-from flowstate.driver import StalledQuery
+from flowstate.driver import DueQuery
 from flowstate.drivers.memory import MemoryDriver
 
 __all__ = ["MemoryStore"]
@@ -18,7 +18,7 @@ MORE = 10  # Times as many operations as on others, since they are that much sho
 
 
 class MemoryStore(Store):
-    """One driver object for each place, for as long as somebody has it."""
+    """One driver object for each place, for as long as it is in use."""
 
     name: StoreName = "memory"
     is_shared = False
@@ -42,7 +42,7 @@ class MemoryStore(Store):
     async def fill(self, place: str, states: int) -> None:
         driver = self.driver(place)
         await commit_all(driver, map(writes, range(states)))
-        await driver.get_stalled(StalledQuery(limit=1))  # Which has it look at all of them, once.
+        await driver.get_due(DueQuery("stall", limit=1))  # Which has it look at all of them, once.
         gc.collect()
         gc.freeze()  # Else whatever runs later pays for looking through a million objects.
 

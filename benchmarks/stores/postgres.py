@@ -8,12 +8,13 @@ import psycopg
 from psycopg import AsyncCursor
 from psycopg.sql import SQL, Identifier
 
+from benchmarks.flows import FINISH
 from benchmarks.setting import Setting
 from benchmarks.stopwatch import Counter
 from benchmarks.stores import filling
 from benchmarks.stores.store import Address, Store, StoreName, counting_calls
 from flowstate import Driver
-from flowstate.drivers.postgres.times import to_micros
+from flowstate.drivers.kit.times import to_micros
 
 __all__ = ["PostgresStore"]
 
@@ -32,22 +33,24 @@ INSERT INTO log
     ) AS numbered
 """
 LATEST = """
-INSERT INTO latest (id, rev, status, labelled, delayed, stalls_at, stalls_after)
+INSERT INTO latest (id, rev, status, labelled, delayed, stalls_at, stalls_after, flow)
     SELECT id, rev, status, true, delayed_until IS NOT NULL,
-        later(coalesce(delayed_until, committed_at), stalls_after), stalls_after
+        later(coalesce(delayed_until, committed_at), stalls_after), stalls_after, flow
     FROM (
-        SELECT log.*, (%(stalls_after)s::bigint[])[(rev - 1) %% %(kinds)s + 1] AS stalls_after
+        SELECT log.*, (%(stalls_after)s::bigint[])[(rev - 1) %% %(kinds)s + 1] AS stalls_after,
+            (%(flows)s::text[])[(rev - 1) %% %(kinds)s + 1] AS flow
         FROM log
     ) AS stalling
 """
 DELAYS = """
-INSERT INTO delay
-    SELECT token || '.0', id, rev, delayed_until, %(delay)s::json
+INSERT INTO delay (id, state_id, rev, due, body, flow)
+    SELECT token || '.0', id, rev, delayed_until, %(delay)s::json, %(finish)s
     FROM log WHERE delayed_until IS NOT NULL
 """
 LABELS = """
 INSERT INTO label SELECT 'group', body -> 'labels' ->> 'group', rev FROM log;
-INSERT INTO latest_label SELECT * FROM label;
+INSERT INTO latest_label (key, value, status, rev)
+    SELECT key, value, status, rev FROM label JOIN log USING (rev);
 """
 SIZE = """
 SELECT sum(pg_total_relation_size(oid)) FROM pg_class
@@ -95,6 +98,8 @@ def _fill(url: str, schema: str, states: int) -> None:
         "groups": filling.GROUPS,
         "due": to_micros(filling.FIRST_DUE),
         "delay": filling.delay_body(),
+        "finish": FINISH,
+        "flows": [kind.flow for kind in kinds],
         "statuses": [kind.status.value for kind in kinds],
         "bodies": [kind.body for kind in kinds],
         "are_delayed": [kind.is_delayed for kind in kinds],

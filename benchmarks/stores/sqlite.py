@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.flows import FINISH
 from benchmarks.setting import Setting
 from benchmarks.stopwatch import Counter
 from benchmarks.stores import filling
 from benchmarks.stores.store import Address, Store, StoreName
 from flowstate import Driver
 from flowstate.codec import encode_annotations
-from flowstate.drivers.sqlite.times import to_micros
+from flowstate.drivers.kit.times import to_micros
 
 __all__ = ["SQLiteStore"]
 
+KINDS = "CREATE TEMP TABLE kind (place, status, body, stalls_after, is_delayed, flow)"
 # A revision of each state, a microsecond apart, the last one now.
 SCRIPT = """
 BEGIN IMMEDIATE;
@@ -29,22 +31,23 @@ CREATE TEMP TABLE numbered AS
     SELECT number, number + 1 AS rev, 's' || number AS id, number / :kinds % :groups AS "group",
         :now - :states + number + 1 AS committed_at, 'fill-' || number AS token,
         CASE WHEN kind.is_delayed THEN :due + number * 1000000 END AS due,
-        kind.status, kind.body, kind.stalls_after
+        kind.status, kind.body, kind.stalls_after, kind.flow
     FROM counted JOIN kind ON kind.place = number % :kinds;
 INSERT INTO log
     SELECT rev, id, 0, status, committed_at, due, token,
         replace(replace(body, :number_mark, number), :group_mark, "group")
     FROM numbered ORDER BY number;
-INSERT INTO latest
+INSERT INTO latest (id, rev, status, labels, stalls_at, flow)
     SELECT id, rev, status, replace(:labels, :group_mark, "group"),
-        coalesce(due, committed_at) + stalls_after, NULL, NULL
+        coalesce(due, committed_at) + stalls_after, flow
     FROM numbered ORDER BY id;
 INSERT INTO label
     SELECT 'group', CAST("group" AS TEXT), rev FROM numbered ORDER BY 2, 3;
-INSERT INTO latest_label
-    SELECT 'group', CAST("group" AS TEXT), rev FROM numbered ORDER BY 2, 3;
-INSERT INTO delay
-    SELECT token || '.0', id, rev, due, :delay FROM numbered WHERE due NOTNULL ORDER BY 1;
+INSERT INTO latest_label (key, value, status, rev)
+    SELECT 'group', CAST("group" AS TEXT), status, rev FROM numbered ORDER BY 2, 3, 4;
+INSERT INTO delay (id, state_id, rev, due, body, flow)
+    SELECT token || '.0', id, rev, due, :delay, :finish
+    FROM numbered WHERE due NOTNULL ORDER BY 1;
 DROP TABLE numbered;
 DROP TABLE kind;
 COMMIT;
@@ -103,17 +106,18 @@ def _fill(path: str, states: int) -> None:
         "due": to_micros(filling.FIRST_DUE),
         "labels": encode_annotations(filling.labels_of(filling.GROUP_MARK)).decode(),
         "delay": filling.delay_body(),
+        "finish": FINISH,
         "number_mark": filling.NUMBER_MARK,
         "group_mark": filling.GROUP_MARK,
     }
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")  # It is filled once, or not at all.
         connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("CREATE TEMP TABLE kind (place, status, body, stalls_after, is_delayed)")
+        connection.execute(KINDS)
         rows = [
-            (place, kind.status.value, kind.body, kind.stalls_after, kind.is_delayed)
+            (place, kind.status.value, kind.body, kind.stalls_after, kind.is_delayed, kind.flow)
             for place, kind in enumerate(filling.KINDS)
         ]
-        connection.executemany("INSERT INTO kind VALUES (?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO kind VALUES (?, ?, ?, ?, ?, ?)", rows)
         for statement in SCRIPT.split(";\n"):
             connection.execute(statement, parameters)

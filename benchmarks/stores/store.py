@@ -1,4 +1,4 @@
-"""What workloads need of a store, whichever it is."""
+"""What workloads need of a store of any kind."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -79,7 +79,7 @@ class Store(Protocol):
         """Return how many bytes a place takes.
 
         Raises:
-            LookupError: nobody can tell, since it is in the memory of this process.
+            LookupError: it cannot be told, since it is in the memory of this process.
         """
 
     def counting(self) -> AbstractContextManager[Counter]:

@@ -16,7 +16,7 @@ from benchmarks.suites.pages import read_pages
 from benchmarks.suites.watching import deliver
 from benchmarks.workload import Place, Sample, Side, Workload
 from flowstate import Engine
-from flowstate.driver import DelayQuery, StalledQuery
+from flowstate.driver import DueQuery
 
 __all__ = ["workloads"]
 
@@ -90,7 +90,7 @@ async def _look_for_delays(engines: Engines, states: int, engine: Engine, count:
     """Look as delayers do: none is due."""
     watch = Stopwatch()
     for _ in range(count):
-        await engine.driver.get_delayed(DelayQuery(limit=LONG_PAGE))
+        await engine.driver.get_due(DueQuery("delay", limit=LONG_PAGE))
     return watch.sample(count)
 
 
@@ -98,7 +98,7 @@ async def _look_for_stalled(engines: Engines, states: int, engine: Engine, count
     """Look as recoverers do: nothing has stalled."""
     watch = Stopwatch()
     for _ in range(count):
-        await engine.driver.get_stalled(StalledQuery(limit=LONG_PAGE))
+        await engine.driver.get_due(DueQuery("stall", limit=LONG_PAGE))
     return watch.sample(count)
 
 

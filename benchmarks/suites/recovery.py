@@ -15,7 +15,7 @@ from benchmarks.workload import Sample, Workload
 from flowstate import Driver, Engine, State, Transition
 from flowstate.driver import Heartbeat, Writes
 from flowstate.recovery import Recoverer
-from flowstate.stalling import SHORTEST
+from flowstate.recovery_rules import SHORTEST
 
 __all__ = ["workloads"]
 

@@ -1,22 +1,50 @@
-"""What a store can be asked for beside ids: statuses, label pairs, and what is the latest."""
+"""Which revisions have a status or a label pair, and which of them are latest revisions."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 from flowstate.driver import StateQuery
-from flowstate.drivers.memory.postings import Postings
 from flowstate.state import State, Status
 
 __all__ = ["Index"]
 
 Term = str | tuple[str, str]
+END = 2**63
+
+
+class _Postings:
+    """The revisions with one term, in rising order; apart, by status, those that may be latest.
+
+    A revision that stops being the latest of its state stays in the second list until that list
+    has doubled. Then the list is filtered. That is constant work for each revision, on average.
+    """
+
+    __slots__ = ("_filter_at", "every", "latest")
+
+    def __init__(self) -> None:
+        self.every: list[int] = []
+        self.latest: dict[str, list[int]] = {}
+        self._filter_at: dict[str, int] = {}
+
+    def add_latest(self, status: Status, rev: int, is_live: Callable[[int], bool]) -> None:
+        revs = self.latest.setdefault(status, [])
+        revs.append(rev)
+        if len(revs) >= self._filter_at.get(status, 64):
+            revs[:] = filter(is_live, revs)
+            self._filter_at[status] = max(64, 2 * len(revs))
+
+
+EMPTY = _Postings()
 
 
 class Index:
-    """Postings for each status and label pair.
+    """Postings for each status and each label pair.
 
-    It is filled in runs of revisions, not one by one, because that costs a third of the time.
-    Whoever asks it has to bring it up to date before.
+    The index takes revisions in runs, not one by one, because that costs a third of the time.
+    The caller brings it up to date before each question.
 
     Attributes:
         live: the revisions that are the latest of their state.
@@ -25,78 +53,94 @@ class Index:
 
     def __init__(self) -> None:
         self.live: set[int] = set()
-        self.references: dict[str, int] = {}
-        self._postings: dict[Term, Postings] = {status: Postings() for status in Status}
+        self.references: Counter[str] = Counter()
+        self._postings: dict[Term, _Postings] = {status: _Postings() for status in Status}
 
     def add(self, states: Sequence[State], replaced: Iterable[int]) -> None:
         """Add the revisions that follow those already added, and the revisions they replaced."""
-        if not states:
-            return
-        self.live.update(range(states[0].rev, states[-1].rev + 1))
-        self.live.difference_update(replaced)
-        touched = [self._postings[status] for status in Status]
-        every = {status: self._postings[status].every for status in Status}
+        live, postings = self.live, self._postings
+        live.update(range(states[0].rev, states[-1].rev + 1))
+        live.difference_update(replaced)
+        every = {status: postings[status].every for status in Status}
         for state in states:
-            every[state.status].append(state.rev)
+            rev = state.rev
+            every[state.status].append(rev)
+            if rev in live:
+                postings[state.status].add_latest(state.status, rev, live.__contains__)
             if state.labels:
-                touched += self._add_labels(state)
+                self._add_labels(state)
             if state.data:
-                for ref in state.data.values():
-                    self.references[ref.checksum] = self.references.get(ref.checksum, 0) + 1
-        for postings in touched:
-            postings.catch_up(self.live)
+                self.references.update(ref.checksum for ref in state.data.values())
 
-    def _add_labels(self, state: State) -> list[Postings]:
-        touched = []
+    def _add_labels(self, state: State) -> None:
+        rev = state.rev
         for pair in state.labels.items():
             postings = self._postings.get(pair)
             if postings is None:
-                postings = self._postings[pair] = Postings()
-            postings.every.append(state.rev)
-            touched.append(postings)
-        return touched
+                postings = self._postings[pair] = _Postings()
+            postings.every.append(rev)
+            if rev in self.live:
+                postings.add_latest(state.status, rev, self.live.__contains__)
 
-    def candidates(self, query: StateQuery, after: int, upto: int) -> Iterable[int] | None:
-        """Return a superset of the answers, in rising order; ``None`` stands for the whole log."""
-        latest = query.latest_only
-        if not query.labels and query.status is None and not latest:
-            return None
-        found = self._narrowest(query)
-        if len(found) == 1:
-            return found[0].rising(after, upto, latest=latest)
-        runs = (postings.rising(after, upto, latest=latest) for postings in found)
-        return _without_repeats(heapq.merge(*runs))
+    def rising(self, query: StateQuery, after: int, upto: int) -> Iterator[int]:
+        """Return a superset of the answers above ``after``, up to and with ``upto``, in order."""
+        runs = [_rising(lists, after, upto) for lists in self._lists(query)]
+        return runs[0] if len(runs) == 1 else (rev for rev, _ in groupby(heapq.merge(*runs)))
 
-    def newest_first(self, query: StateQuery, upto: int) -> Iterable[int]:
-        """Return a superset of the answers, in falling order."""
-        runs = (p.falling(upto, latest=query.latest_only) for p in self._narrowest(query))
-        return heapq.merge(*runs, reverse=True)
+    def falling(self, query: StateQuery, upto: int) -> Iterator[int]:
+        """Return a superset of the answers from ``upto`` down."""
+        return heapq.merge(*(_falling(each, upto) for each in self._lists(query)), reverse=True)
 
-    def _narrowest(self, query: StateQuery) -> Sequence[Postings]:
-        """Return postings that together have every answer, and as little else as can be told."""
-        if query.labels:
-            return [self._shortest(labels.items()) for labels in query.labels]
+    def _lists(self, query: StateQuery) -> list[list[list[int]]]:
+        """Return the query as OR of ANDs of lists of revisions."""
         statuses = Status if query.status is None else (query.status,)
-        return [self._postings[status] for status in statuses]
+        alternatives: list[list[Term]] = [list(labels.items()) for labels in query.labels]
+        if query.latest_only:
+            return [
+                [
+                    self._postings.get(term, EMPTY).latest.get(status, [])
+                    for term in terms or [status]
+                ]
+                for terms in alternatives or [[]]
+                for status in statuses
+            ]
+        if query.status is not None or not alternatives:
+            alternatives = [[*pairs, s] for pairs in alternatives or [[]] for s in statuses]
+        return [[self._postings.get(term, EMPTY).every for term in ts] for ts in alternatives]
 
-    def _shortest(self, pairs: Iterable[tuple[str, str]]) -> Postings:
-        found = [self._postings.get(pair) or Postings() for pair in pairs]
-        return min(found, key=lambda postings: len(postings.every))
-
-    def remove(self, states: Iterable[State]) -> list[Postings]:
-        """Forget revisions that are no longer stored; return the postings to be cleaned."""
-        touched: dict[Postings, None] = {}
+    def remove(self, states: Sequence[State], is_stored: Callable[[int], bool]) -> None:
+        """Forget revisions that are no longer stored, given in order."""
+        touched: set[Term] = set()
         for state in states:
-            terms: list[Term] = [state.status, *state.labels.items()]
-            touched.update({self._postings[term]: None for term in terms})
-            for ref in state.data.values():
-                self.references[ref.checksum] -= 1
-        return list(touched)
+            touched.update((state.status, *state.labels.items()))
+            self.references.subtract(ref.checksum for ref in state.data.values())
+        for postings in map(self._postings.__getitem__, touched):
+            for revs in (postings.every, *postings.latest.values()):
+                start, end = bisect_left(revs, states[0].rev), bisect_right(revs, states[-1].rev)
+                revs[start:end] = filter(is_stored, revs[start:end])
 
 
-def _without_repeats(revs: Iterable[int]) -> Iterator[int]:
-    last = 0
-    for rev in revs:
-        if rev != last:
-            last = rev
-            yield rev
+def _rising(lists: Sequence[Sequence[int]], after: int, upto: int) -> Iterator[int]:
+    """Return a superset of what all lists have, leaping over what only some of them have."""
+    if len(lists) == 1:
+        (revs,) = lists
+        yield from map(revs.__getitem__, range(bisect_right(revs, after), bisect_right(revs, upto)))
+        return
+    while (after := max(_above(revs, after) for revs in lists)) <= upto:
+        yield after
+
+
+def _above(revs: Sequence[int], rev: int) -> int:
+    place = bisect_right(revs, rev)
+    return revs[place] if place < len(revs) else END
+
+
+def _falling(lists: Sequence[Sequence[int]], upto: int) -> Iterator[int]:
+    below = upto + 1
+    while below := min(_below(revs, below) for revs in lists):
+        yield below
+
+
+def _below(revs: Sequence[int], rev: int) -> int:
+    place = bisect_left(revs, rev)
+    return revs[place - 1] if place else 0

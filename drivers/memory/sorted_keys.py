@@ -3,6 +3,8 @@
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
+from operator import itemgetter
 
 __all__ = ["Key", "SortedKeys"]
 
@@ -19,42 +21,34 @@ class SortedKeys:
 
     def __init__(self) -> None:
         self._chunks: list[list[Key]] = []
-        self._firsts: list[Key] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
 
     def add(self, key: Key) -> None:
         """Add a key that is not in the set."""
-        if not self._chunks:
-            self._chunks, self._firsts = [[key]], [key]
-            return
-        place = max(0, bisect_right(self._firsts, key) - 1)
+        place = self._place(key)
+        if place == len(self._chunks):
+            self._chunks.append([])
         chunk = self._chunks[place]
         insort(chunk, key)
-        self._firsts[place] = chunk[0]
         if len(chunk) > 2 * CHUNK:
-            self._chunks.insert(place + 1, chunk[CHUNK:])
-            self._firsts.insert(place + 1, chunk[CHUNK])
-            del chunk[CHUNK:]
+            self._chunks[place : place + 1] = [chunk[:CHUNK], chunk[CHUNK:]]
 
     def remove(self, key: Key) -> None:
         """Remove a key that is in the set."""
-        place = bisect_right(self._firsts, key) - 1
+        place = self._place(key)
         chunk = self._chunks[place]
         del chunk[bisect_left(chunk, key)]
-        if chunk:
-            self._firsts[place] = chunk[0]
-        else:
-            del self._chunks[place], self._firsts[place]
+        if not chunk:
+            del self._chunks[place]
 
     def above(self, key: Key | None) -> Iterator[Key]:
         """Return the keys above ``key``, or all."""
-        if key is None:
-            places, start = range(len(self._chunks)), 0
-        else:
-            first = max(0, bisect_right(self._firsts, key) - 1)
-            places = range(first, len(self._chunks))
-            start = bisect_right(self._chunks[first], key) if self._chunks else 0
-        for place in places:
-            chunk = self._chunks[place]
-            for index in range(start, len(chunk)):
-                yield chunk[index]
-            start = 0
+        place = 0 if key is None else self._place(key)
+        for chunk in islice(self._chunks, place, None):
+            yield from chunk if key is None else islice(chunk, bisect_right(chunk, key), None)
+
+    def _place(self, key: Key) -> int:
+        """Return the number of the chunk that a key belongs to."""
+        return max(0, bisect_right(self._chunks, key, key=itemgetter(0)) - 1)

@@ -1,205 +1,180 @@
-"""Commits: one call of the server's function for each batch, and what to do when it is lost."""
+"""Commits: one call of the server's function for each batch, and what became of lost ones."""
 
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
 
+import attrs
 import psycopg
-from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
+from flowstate.clock import Clock
 from flowstate.driver import Verdict, Writes
-from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import Batch
-from flowstate.drivers.postgres.connections import Connections, cursor_of, is_alive
-from flowstate.drivers.postgres.errors import (
-    concerns_all,
-    ends_connection,
-    is_passing,
-    translation,
-)
-from flowstate.drivers.postgres.queries import Queries
-from flowstate.drivers.postgres.reader import state_of
-from flowstate.errors import CommitUnknownError, DriverError, RevisionMismatchError
+from flowstate.drivers.kit.records import state_of
+from flowstate.drivers.kit.resolving import Backoff, Failed, Resolver, is_same, resolved
+from flowstate.drivers.kit.times import from_micros
+from flowstate.drivers.postgres.batch import encoded, verdicts_of
+from flowstate.drivers.postgres.errors import failed
+from flowstate.drivers.postgres.lanes import Lane
+from flowstate.drivers.postgres.listener import Listener
+from flowstate.drivers.postgres.queries import PLAIN, Queries
+from flowstate.errors import CodecError, CommitUnknownError, DriverError
 
-__all__ = ["Commits"]
-
-Cursor = AsyncCursor[TupleRow]
+__all__ = ["Commits", "Resolving"]
 
 
-class LostError(Exception):
-    """The connection broke when the server may have had the statement already."""
-
-    def __init__(self, error: psycopg.Error) -> None:
-        super().__init__(str(error))
-        self.error = error
+LOCK_WAIT = 2.0  # Seconds; a commit that has waited for so long queues again.
+SHORTEST = 0.05  # Seconds, for an attempt when time is all but up.
 
 
-class _Lent(NamedTuple):
-    """A connection that commits batches, and how to give it back."""
-
-    cursor: Cursor
-    give_back: Callable[[], Awaitable[None]]
-
-
+@attrs.define(eq=False)
 class Commits:
-    """Gives batches to the server, on connections that it keeps if it may.
+    """Gives batches to the server.
 
     Args:
-        tell: lets other processes know that there is something new, if somebody listens.
+        timeout: seconds for which a batch is tried again.
     """
 
-    def __init__(
-        self, connections: Connections, queries: Queries, schema: str, tell: Callable[[], None]
-    ) -> None:
-        self._connections = connections
-        self._tell = tell
-        self._queries = queries
-        self._schema = schema
-        self._idle: list[_Lent] = []
-        self._is_closed = False
+    _lane: Lane
+    _queries: Queries
+    _schema: str
+    _timeout: float
+    _clock: Clock
+    _listener: Listener
+    _loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
 
-    async def commit(self, commits: Sequence[Writes]) -> list[Verdict]:
+    async def call(self, batch: Sequence[Writes], seconds: float) -> list[Verdict]:
+        """Give a batch to the server, once, and return a verdict for each commit.
+
+        Raises:
+            Failed: the server refused the batch, or does not answer within so many seconds.
+        """
+        parameters = encoded(batch, min(LOCK_WAIT, seconds / 2))
+        if len(parameters) > PLAIN and (end := _independent(batch)) < len(batch):
+            return await self._in_turn(batch[:end], batch[end:], seconds)
+        link = self._lane.take() or await self._lane.lend(seconds)
+        statement = self._queries.commit if len(parameters) > PLAIN else self._queries.commit_puts
+        timer = self._loop.call_later(seconds, link.cut)
+        try:
+            await link.commits.execute(statement, parameters)
+            (answer,) = await link.commits.fetchall()
+        except psycopg.Error as error:
+            raise failed(error, self._schema, connected=link.is_sound) from error
+        finally:
+            timer.cancel()
+            self._lane.give_back(link)
+        if answer[-1] and self._listener.tells:
+            self._listener.send()
+        return verdicts_of(batch, answer)
+
+    async def _in_turn(
+        self, first: Sequence[Writes], rest: Sequence[Writes], seconds: float
+    ) -> list[Verdict]:
+        """Let a commit claim what an earlier one of the same batch has stored."""
+        verdicts = await self.call(first, seconds)
+        try:
+            return verdicts + await self.commit(rest, self._loop.time())
+        except DriverError as error:
+            return verdicts + [error for _ in rest]
+
+    async def commit(self, batch: Sequence[Writes], began: float) -> list[Verdict]:
         """Return a verdict for each commit.
 
-        One that makes the whole batch fail, by being too large say, must not take the others
-        with it.
+        Raises:
+            DriverError: nothing was written.
         """
         try:
-            return await self._commit(commits)
-        except DriverError as error:
-            if len(commits) == 1 or concerns_all(error.__cause__):
-                return [error] * len(commits)
-        return [(await self.commit([writes]))[0] for writes in commits]
+            return await self.call(batch, self._timeout / 2)
+        except Failed as error:
+            return await self.resolved(batch, error, began)
 
-    async def _commit(self, commits: Sequence[Writes]) -> list[Verdict]:
-        batch = Batch(commits)
-        backoff = self._connections.backoff()
-        perhaps_written = False
-        while True:
-            try:
-                answer = await self._call(batch)
-            except LostError as lost:
-                failure, perhaps_written = lost.error, True
-            except psycopg.Error as error:
-                failure = error
-            else:
-                verdicts = batch.verdicts(answer)
-                if perhaps_written or batch.is_heard(answer):
-                    self._tell()
-                return await self._with_replays(commits, verdicts, perhaps_written)
-            again = perhaps_written or is_passing(failure)
-            if not again or not await backoff.pause():
-                break
-        if perhaps_written:
-            return [CommitUnknownError(writes.token) for writes in commits]
-        raise translation(failure, self._schema) from failure
+    async def resolved(self, batch: Sequence[Writes], error: Failed, began: float) -> list[Verdict]:
+        """Go on after a first attempt that failed, which began at that time of the loop.
 
-    async def _call(self, batch: Batch) -> TupleRow:
-        lent = await self._kept() or await self._borrow()
-        cursor = lent.cursor
-        try:
-            await cursor.execute(self._queries.commit(batch), batch.parameters)
-            (answer,) = await cursor.fetchall()
-        except psycopg.Error as error:
-            # An error that the server sent over a sound connection undid everything.
-            lost = cursor.connection.closed or ends_connection(error)
-            await lent.give_back()
-            if lost:
-                raise LostError(error) from error
-            raise
-        except BaseException:
-            await lent.give_back()
-            raise
-        if self._connections.keeps and not self._is_closed:
-            self._idle.append(lent)
-        else:
-            await lent.give_back()
-        return answer
+        Raises:
+            DriverError: nothing was written.
+        """
+        if error.lost:
+            self._listener.send()  # The others have not been told.
+        return await resolved(self.resolver(began), batch, error, self._clock)
 
-    async def _kept(self) -> "_Lent | None":
-        while self._idle:
-            lent = self._idle.pop()
-            if is_alive(lent.cursor.connection):
-                return lent
-            await lent.give_back()
-        return None
+    def resolver(self, began: float) -> "Resolving":
+        """Return what finds out about commits until the timeout since ``began``."""
+        return Resolving(
+            self, self._lane, self._queries, self._clock, self._loop, began + self._timeout
+        )
 
-    async def _borrow(self) -> "_Lent":
-        async with contextlib.AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._connections.connection())
-            cursor = cursor_of(connection)
-            register(cursor)
-            return _Lent(cursor, stack.pop_all().aclose)
 
-    async def close(self) -> None:
-        """Give the connections back."""
-        self._is_closed = True
-        while self._idle:
-            await self._idle.pop().give_back()
+@attrs.define(eq=False)
+class Resolving(Resolver):
+    """Finds out what became of commits, until a deadline."""
 
-    async def _with_replays(
-        self, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
-    ) -> list[Verdict]:
-        """Give commits that were refused, because they had been committed, their old verdicts."""
-        if perhaps_written:
-            for index, writes in enumerate(commits):
-                if isinstance(verdicts[index], RevisionMismatchError) and not writes.puts:
-                    # Its delays may have been stored, and have fired since.
-                    verdicts[index] = CommitUnknownError(writes.token)
-        refused = [
-            index
-            for index, verdict in enumerate(verdicts)
-            if isinstance(verdict, RevisionMismatchError) and commits[index].puts
-        ]
-        if not refused:
-            return verdicts
-        try:
-            found = await self.find([commits[index] for index in refused])
-            for place, index in enumerate(refused):
-                if perhaps_written and found[place] is None and await self._is_gone(commits[index]):
-                    found[place] = CommitUnknownError(commits[index].token)
-        except DriverError:
-            found = [CommitUnknownError(commits[index].token) for index in refused]
-        for index, verdict in zip(refused, found, strict=True):
-            verdicts[index] = verdict or verdicts[index]
-        return verdicts
+    _commits: Commits
+    _lane: Lane
+    _queries: Queries
+    _clock: Clock
+    _loop: asyncio.AbstractEventLoop
+    _deadline: float
+
+    @property
+    def _seconds(self) -> float:
+        return max(SHORTEST, self._deadline - self._loop.time())
+
+    def backoff(self) -> Backoff:
+        return Backoff(self._clock, self._deadline - self._loop.time())
+
+    async def call(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        return await self._commits.call(batch, self._seconds)
+
+    async def _rows(self, statement: str, *parameters: object) -> list[TupleRow]:
+        return await self._lane.rows(statement, parameters, self._seconds)
 
     async def wait_for_others(self) -> None:
         """Return when every commit has ended that was going on at this moment, also lost ones."""
-        await self._connections.rows(self._queries.lock, ())
+        await self._rows(self._queries.lock)
 
-    async def find(self, commits: Sequence[Writes]) -> list[Verdict | None]:
-        """Return the revisions of each commit, if it was committed.
+    async def find_delays(self, ids: Sequence[str]) -> tuple[datetime, set[str]]:
+        ((now, found),) = await self._rows(self._queries.stored_delays, list(ids))
+        return from_micros(now), set(found)
 
-        Of one whose revisions are compacted in part only that it was: ``CommitUnknownError``.
-        """
-        rows = await self._connections.rows(
+    async def find_replays(self, commits: Sequence[Writes]) -> Sequence[Verdict | None]:
+        rows = await self._rows(
             self._queries.successors,
-            (
-                [writes.puts[0].id for writes in commits],
-                [writes.puts[0].rev for writes in commits],
-            ),
+            [writes.puts[0].id for writes in commits],
+            [writes.puts[0].rev for writes in commits],
         )
         found: list[Verdict | None] = [None] * len(commits)
-        for place, rev, token in rows:
+        for place, has_moved, is_next, rev, token in rows:
             writes = commits[place - 1]
-            if token == writes.token:
-                found[place - 1] = await self._states(rev, len(writes.puts), token)
+            if has_moved and is_next is None:
+                found[place - 1] = CommitUnknownError(writes.token)
+            elif is_next and token == writes.token:
+                found[place - 1] = await self._replay(writes, rev)
         return found
 
-    async def _is_gone(self, writes: Writes) -> bool:
-        """Return whether compaction has removed what would tell if a commit happened."""
-        first = writes.puts[0]
-        latest = await self._connections.row(self._queries.latest, first.id)
-        if latest is None or latest[0] <= first.rev:
-            return False
-        parameters = ([first.id], [first.rev])
-        return not await self._connections.rows(self._queries.successors, parameters)
+    async def _replay(self, writes: Writes, first: int) -> Verdict | None:
+        """Return the revisions of a commit whose first one and token are these."""
+        last = first + len(writes.puts) - 1
+        rows = await self._rows(self._queries.revisions, first, last, writes.token)
+        if len(rows) < len(writes.puts):
+            return CommitUnknownError(writes.token)  # Some of them are compacted.
+        if not all(is_same(writes, n, row[1], row[4]) for n, row in enumerate(rows)):
+            return None
+        try:
+            return tuple([state_of(row) for row in rows])
+        except CodecError:
+            return CommitUnknownError(writes.token)
 
-    async def _states(self, first: int, count: int, token: str) -> Verdict:
-        parameters = (first, first + count - 1, token)
-        rows = await self._connections.rows(self._queries.revisions, parameters)
-        if len(rows) != count:
-            return CommitUnknownError(token)
-        return tuple([state_of(row) for row in rows])
+
+def _independent(batch: Sequence[Writes]) -> int:
+    """Return how many commits name no delay of another one of these.
+
+    The server stores delays at the end of a batch, so claims do not see those of the same one.
+    """
+    tokens: set[str] = set()
+    for index, writes in enumerate(batch):
+        named = [claim.id for claim in writes.claims] + [drop.id for drop in writes.drops]
+        if any(id.rpartition(".")[0] in tokens for id in named):
+            return index
+        tokens.add(writes.token)
+    return len(batch)

@@ -2,56 +2,61 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
-from types import TracebackType
 from typing import Any, Self
 
+import attrs
+import msgspec
 from psycopg import AsyncConnection
 
-from flowstate.cancellation import to_the_end
 from flowstate.clock import Clock, SystemClock
 from flowstate.data import Data
 from flowstate.driver import (
-    DelayedStates,
-    DelayQuery,
-    Driver,
+    DuePage,
+    DueQuery,
     Durability,
     Heartbeat,
     Liveness,
-    StalledQuery,
-    StalledStates,
     StateQuery,
     States,
     Transaction,
     Verdict,
     Writes,
 )
+from flowstate.drivers.kit.base import BaseDriver
+from flowstate.drivers.kit.records import state_or_raise
+from flowstate.drivers.kit.resolving import Failed
 from flowstate.drivers.postgres import schema as schemas
-from flowstate.drivers.postgres.pool import Pool
+from flowstate.drivers.postgres.links import Pool, check_store
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.reader import (
     data_of,
-    delayed_of,
+    due_of,
+    first_readable,
     liveness_of,
-    page_of,
-    stalled_of,
-    state_of,
+    states_of,
 )
-from flowstate.drivers.postgres.session import Options, Session
-from flowstate.drivers.postgres.times import from_micros, to_micros
+from flowstate.drivers.postgres.session import Options, PostgresSession
 from flowstate.drivers.postgres.transaction import PostgresTransaction, joined
-from flowstate.errors import DriverClosedError, DriverError, InvalidInputError
-from flowstate.signal import Signal
+from flowstate.options import count, flag, has, optional, seconds
 from flowstate.state import State
 
 __all__ = ["PostgresDriver"]
 
-CHUNK = 1_000
+CHUNK = 1_000  # Revisions, or blobs, that compaction looks at in one statement.
+CHUNK_BYTES = 16 * 1024 * 1024  # Of blobs that it removes in one.
+DAMAGED_DELAYS = 100  # That are passed over in search of one that can be read.
+LONGEST = 1_000_000.0
 LARGEST_POOL = 1_000
 
 
-class PostgresDriver(Driver):
+def _clock_of(clock: Clock | None) -> Clock:
+    return SystemClock() if clock is None else clock
+
+
+@attrs.define(eq=False, slots=False)
+class PostgresDriver(BaseDriver[PostgresSession]):
     """Keeps every revision in one schema of a Postgres database (14 or newer).
 
     Any number of processes on any number of machines may use the same schema. A driver object
@@ -68,122 +73,85 @@ class PostgresDriver(Driver):
         poll_interval: seconds between two looks for commits of other processes, while somebody
             watches. 0.1 by default; 1 while the driver listens, for hints that get lost. It does
             not listen on a pool of less than four connections.
-        timeout: seconds for which an operation is tried again while the server cannot be
-            reached, and to wait for a connection of the pool.
+        timeout: seconds after which an operation ends that the server does not answer, or that
+            it could not do for a passing reason. A single attempt has half of that.
         prepare: let connections made for a URL prepare statements. Turn it off behind a pooler
             in transaction mode that cannot do that.
         pool_size: the most connections that are made for a URL.
-        clock: for timeouts and pauses.
+        clock: for pauses.
+
+    Raises:
+        InvalidInputError: one of them is of the wrong type or out of range.
     """
 
-    batch_limit = 128
-    batches_at_once = 2
+    max_batch_size = 128
+    max_concurrent_batches = 2
     shared = True
 
-    def __init__(
-        self,
-        store: str | Pool,
-        *,
-        schema: str = "flowstate",
-        migrate: bool = True,
-        listen: bool = True,
-        poll_interval: float | None = None,
-        timeout: float = 10.0,
-        prepare: bool = True,
-        pool_size: int = 8,
-        clock: Clock | None = None,
-    ) -> None:
-        self._queries = Queries(schemas.quoted(schema))
-        if poll_interval is not None:
-            _check_number("poll_interval", poll_interval, 0.001, 1_000_000)
-        _check_number("timeout", timeout, 0, 1_000_000)
-        if not isinstance(pool_size, int) or not 1 <= pool_size <= LARGEST_POOL:
-            raise InvalidInputError(
-                "pool_size", f"must be from 1 to {LARGEST_POOL}, not {pool_size!r}"
-            )
-        self.store_id = ""
-        self.durability: Durability = "power"
-        self._store = store
-        self._schema = schema
-        self._migrate = migrate
-        self._options = Options(
-            listen=listen,
-            poll_interval=poll_interval,
-            timeout=timeout,
-            prepare=prepare,
-            pool_size=pool_size,
+    _store: str | Pool = attrs.field(repr=False, validator=check_store)
+    _schema: str = attrs.field(default="flowstate", kw_only=True)
+    _migrate: bool = attrs.field(default=True, kw_only=True, validator=flag)
+    _listen: bool = attrs.field(default=True, kw_only=True, validator=flag)
+    _poll_interval: float | None = attrs.field(
+        default=None, kw_only=True, validator=optional(seconds(0.001, LONGEST))
+    )
+    _timeout: float = attrs.field(default=10.0, kw_only=True, validator=seconds(0.0, LONGEST))
+    _prepare: bool = attrs.field(default=True, kw_only=True, validator=flag)
+    _pool_size: int = attrs.field(default=8, kw_only=True, validator=count(1, LARGEST_POOL))
+    _clock: Clock = attrs.field(
+        default=None,
+        kw_only=True,
+        repr=False,
+        converter=_clock_of,
+        validator=has("a Clock", "monotonic", "sleep"),
+    )
+    durability: Durability = attrs.field(init=False, default="power", repr=False)
+    _queries: Queries = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._queries = Queries(schemas.quoted(self._schema))
+
+    @property
+    def _name(self) -> str:
+        return f"Postgres schema {self._schema}"
+
+    def _make_session(self) -> PostgresSession:
+        options = Options(
+            store=self._store,
+            schema=self._schema,
+            migrate=self._migrate,
+            listen=self._listen,
+            poll_interval=self._poll_interval,
+            timeout=self._timeout,
+            prepare=self._prepare,
+            pool_size=self._pool_size,
+            clock=self._clock,
         )
-        self._clock = clock or SystemClock()
-        self._users = 0
-        self._session: Session | None = None
-        self._opening = asyncio.Lock()
-        self._head = 0  # Of this process's commits, and of others' since somebody waits.
-        self._next_delay: str | None = None
-        self._changed = Signal()
-        self._delay_written = Signal()
+        return PostgresSession(options, self._queries, self._news)
+
+    def _look(self, session: PostgresSession) -> None:
+        session.listener.receive()
 
     async def __aenter__(self) -> Self:
-        async with self._opening:
-            if self._session is None:
-                self._session = await self._open()
-                self._head, self._next_delay = 0, None
-            self._users += 1
+        await super().__aenter__()
+        self.durability = self._opened().durability
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        async with self._opening:
-            self._users -= 1
-            if self._users or self._session is None:
-                return
-            session, self._session = self._session, None
-            self._changed.notify()
-            self._delay_written.notify()
-            await to_the_end(session.close())
-
-    async def _open(self) -> Session:
-        session = Session(
-            self._store,
-            self._queries,
-            self._schema,
-            options=self._options,
-            clock=self._clock,
-            look=self._look,
-        )
-        try:
-            self.store_id, self.durability = await session.open(migrate=self._migrate)
-        except BaseException:
-            await session.close()
-            raise
-        return session
-
-    def _opened(self) -> Session:
-        if self._session is None:
-            raise DriverClosedError(f"Postgres schema {self._schema} is not open")
-        self._session.check_loop()
-        return self._session
 
     # The contract
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        session = self._opened()
-        verdicts = await session.commits.commit(batch)
-        self._committed(batch, verdicts)
+        opening, loop = self._opening, asyncio.get_running_loop()
+        if opening is not None and opening.loop is loop and opening.process == os.getpid():
+            commits = opening.session.commits  # A call less, for each commit of a lone task.
+        else:
+            commits = self._opened().commits
+        began = loop.time()
+        try:
+            verdicts = await commits.call(batch, self._timeout / 2)
+        except Failed as error:
+            verdicts = await commits.resolved(batch, error, began)
+        self._news.note_commit(batch, verdicts)
         return verdicts
-
-    def _committed(self, batch: Sequence[Writes], verdicts: Sequence[Verdict]) -> None:
-        """Wake whoever waits here."""
-        heads = [states[-1].rev for states in verdicts if isinstance(states, tuple) and states]
-        delays = any(writes.delays for writes in batch)
-        if heads:
-            self._head = max(self._head, *heads)
-            self._changed.notify()
-        if delays:
-            self._delay_written.notify()
 
     @contextlib.asynccontextmanager
     async def transaction(self, connection: AsyncConnection[Any]) -> AsyncIterator[Transaction]:
@@ -213,105 +181,58 @@ class PostgresDriver(Driver):
         session = self._opened()
         tx = PostgresTransaction(self.store_id)
         try:
-            async with joined(tx, connection, self._queries, session.commits):
+            async with joined(tx, connection, self._queries, session.commits, self._timeout):
                 yield tx
         finally:
             if tx.verdicts:  # Also when it was cancelled and has happened all the same.
-                self._committed(tx.writes, tx.verdicts)
-                session.hints.send()
+                self._news.note_commit(tx.writes, tx.verdicts)
+                session.listener.send()
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
-        ask = self._opened().connections.row
+        ask = self._opened().rows
         if rev is None:
-            row = await ask(self._queries.latest, id)
+            rows = await ask(self._queries.latest, id)
         else:
-            row = await ask(self._queries.revision, rev, id)
-        return None if row is None else state_of(row)
+            rows = await ask(self._queries.revision, rev, id)
+        return state_or_raise(rows[0]) if rows else None
 
     async def get_states(self, query: StateQuery) -> States:
         statement, parameters = self._queries.page(query)
-        return page_of(query, await self._opened().connections.rows(statement, parameters))
+        return states_of(query, await self._opened().rows(statement, *parameters))
 
     async def get_data(self, checksum: str) -> Data | None:
-        row = await self._opened().connections.row(self._queries.data, checksum)
-        return None if row is None else data_of(row, checksum)
+        rows = await self._opened().rows(self._queries.data, checksum)
+        return data_of(rows[0], checksum) if rows else None
 
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
-        statement, parameters = self._queries.delayed(query)
-        return delayed_of(query, await self._opened().connections.rows(statement, parameters))
-
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        row = await self._opened().connections.row(self._queries.claim, seconds, id, to_micros(due))
-        return None if row is None else from_micros(row[0])
-
-    async def drop_delay(self, id: str) -> None:
-        await self._opened().connections.execute(self._queries.drop, id)
+    async def get_due(self, query: DueQuery) -> DuePage:
+        statement, parameters = self._queries.due(query)
+        return due_of(query, await self._opened().rows(statement, *parameters))
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
         return await self._opened().heartbeats.beat(heartbeats)
 
-    async def get_liveness(self, id: str) -> Liveness | None:
-        (found,) = await self.get_liveness_of([id])
-        return found
-
-    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
-        rows = await self._opened().connections.rows(self._queries.liveness, [list(ids)])
-        found = {id: liveness_of(row) for id, *row in rows}
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        ask = self._opened().ask_alive
+        found: dict[str, Liveness] = {}
+        for row in await ask(self._queries.liveness, list(ids)):
+            id: str = row[5]
+            found[id], is_damaged = liveness_of(row)
+            if is_damaged:
+                rows = await ask(self._queries.delays_of, DAMAGED_DELAYS, id)
+                due = first_readable([each[1:] for each in rows])
+                found[id] = msgspec.structs.replace(found[id], delay_due=due)
         return [found.get(id) for id in ids]
 
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        statement, parameters = self._queries.stalled(query)
-        return stalled_of(query, await self._opened().connections.rows(statement, parameters))
-
     async def compact(self, before_rev: int) -> int:
-        connections = self._opened().connections
+        session = self._opened()
         removed = 0
         after: int | None = 0
         while after is not None:
-            row = await connections.row(self._queries.compact, after, before_rev, CHUNK)
-            some, after = row or (0, None)
+            ((some, after),) = await session.rows(self._queries.compact, after, before_rev, CHUNK)
             removed += some
-        dropped = CHUNK
-        while dropped == CHUNK:
-            row = await connections.row(self._queries.drop_unreferenced, before_rev, CHUNK)
-            (dropped,) = row or (0,)
+        checksum: str | None = ""
+        while checksum is not None:
+            ((checksum,),) = await session.rows(
+                self._queries.drop_unreferenced, checksum, before_rev, CHUNK, CHUNK_BYTES
+            )
         return removed
-
-    async def head(self) -> int:
-        row = await self._opened().connections.row(self._queries.head)
-        return int(row[0]) if row else 0
-
-    async def wait(self, rev: int) -> None:
-        seen = self._changed.count
-        self._opened().hints.receive()
-        if self._head <= rev:
-            await self._changed.wait(seen)
-            self._opened()
-
-    async def wait_delay(self, seen: int) -> int:
-        self._opened().hints.receive()
-        count = await self._delay_written.wait(seen)
-        self._opened()
-        return count
-
-    async def _look(self) -> None:
-        """Note what is new, and then wake whoever waits."""
-        before = self._head
-        try:
-            row = await self._opened().connections.row(self._queries.outlook)
-        except DriverError:
-            self._changed.notify()  # Whoever waits reads the store, and meets the error.
-            return
-        head, next_delay = row or (0, None)
-        if head > self._head or head < self._head == before:  # The latter: it was rewound.
-            self._head = head
-            self._changed.notify()
-        if next_delay != self._next_delay:
-            self._next_delay = next_delay
-            self._delay_written.notify()
-
-
-def _check_number(field: str, value: object, least: float, most: float) -> None:
-    # Not a number compares as false.
-    if not isinstance(value, int | float) or not least <= value <= most:
-        raise InvalidInputError(field, f"must be from {least} to {most}, not {value!r}")

@@ -4,6 +4,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
+from flowstate.drivers.kit.resolving import Failed
 from flowstate.errors import (
     DriverError,
     StoreBusyError,
@@ -13,11 +14,7 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["UnreachableError", "concerns_all", "ends_connection", "is_passing", "translation"]
-
-
-class UnreachableError(PoolTimeout):
-    """The pool had no connection because none could be made."""
+__all__ = ["failed", "translation"]
 
 
 # What the server takes back by itself, and what goes away once it is up again.
@@ -28,12 +25,11 @@ PASSING = (
     errors.CannotConnectNow,
     errors.TooManyConnections,
 )
+OF_THE_POOL = (PoolTimeout, TooManyRequests, PoolClosed)
 
 # What fails in the same way for whatever else is asked now.
 FOR_ALL = (
-    PoolTimeout,
-    TooManyRequests,
-    PoolClosed,
+    *OF_THE_POOL,
     errors.QueryCanceled,
     errors.ReadOnlySqlTransaction,
     errors.InvalidTransactionState,
@@ -42,7 +38,6 @@ FOR_ALL = (
 # The first that fits counts.
 _CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
     (PoolClosed, StoreUnavailableError),
-    (UnreachableError, StoreUnavailableError),
     (PoolTimeout, StoreBusyError),
     (TooManyRequests, StoreBusyError),
     (errors.DiskFull, StoreFullError),
@@ -71,19 +66,24 @@ def translation(error: psycopg.Error, schema: str) -> DriverError:
     return kind(f"Postgres schema {schema}: {text}")
 
 
-def is_passing(error: psycopg.Error) -> bool:
-    """Return whether the same statement may succeed a little later."""
-    if isinstance(error, PASSING) or ends_connection(error):
-        return True
-    lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    return lost and not isinstance(error, PoolTimeout | TooManyRequests | PoolClosed)
+def failed(error: psycopg.Error, schema: str, *, connected: bool = True) -> Failed:
+    """Return what became of a statement.
 
-
-def ends_connection(error: psycopg.Error) -> bool:
-    """Return whether the server closes the connection after this error, if it has not yet."""
-    return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
-
-
-def concerns_all(error: BaseException | None) -> bool:
-    """Return whether every other statement would fail for the same reason."""
-    return isinstance(error, psycopg.Error) and (isinstance(error, FOR_ALL) or is_passing(error))
+    Args:
+        error: that it raised.
+        schema: of the store.
+        connected: whether the connection is sound after it. An error that the server sent over
+            one undid everything.
+    """
+    # The server closes the connection after such an error, if it has not yet.
+    lost = not connected or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
+    broken = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    passing = isinstance(error, PASSING) or (broken and not isinstance(error, OF_THE_POOL))
+    result = Failed(
+        translation(error, schema),
+        passing=passing or lost,
+        lost=lost,
+        common=isinstance(error, FOR_ALL),
+    )
+    result.__cause__ = error
+    return result

@@ -5,12 +5,13 @@ from importlib import resources
 from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 
-from flowstate.drivers.postgres.connections import cursor_of
+from flowstate.drivers.postgres.links import cursor_of
 from flowstate.errors import InvalidInputError, StoreCorruptError, StoreVersionError
 
-__all__ = ["SCHEMA_VERSION", "check", "migrate", "migration_sql", "quoted"]
+__all__ = ["SCHEMA_VERSION", "check", "is_current", "migrate", "migration_sql", "quoted"]
 
-MIGRATIONS = ("0001_initial.sql",)
+MIGRATIONS = ("0001_initial.sql", "0002_due_by_flow.sql")
+FUNCTIONS = "functions.sql"  # As they are after the last migration.
 SCHEMA_VERSION = len(MIGRATIONS)
 NOT_IN_NAMES = ("{", "}", "%", "$$")  # They mean something where a name is put into SQL.
 LONGEST_NAME = 63  # Postgres cuts longer identifiers off.
@@ -45,8 +46,10 @@ def migration_sql(schema: str = "flowstate", *, since: int = 0) -> str:
     name = quoted(schema)
     if not isinstance(since, int) or not 0 <= since <= SCHEMA_VERSION:
         raise InvalidInputError("since", f"must be a version from 0 to {SCHEMA_VERSION}")
+    if since == SCHEMA_VERSION:
+        return ""
     folder = resources.files("flowstate.drivers.postgres").joinpath("sql")
-    scripts = [folder.joinpath(file).read_text() for file in MIGRATIONS[since:]]
+    scripts = [folder.joinpath(file).read_text() for file in (*MIGRATIONS[since:], FUNCTIONS)]
     first = [_creation(name)] if since == 0 else []
     log = sql.Literal(f"{name}.log").as_string()
     scripts = [script.replace("'{schema}.log'", log) for script in scripts]
@@ -78,6 +81,16 @@ async def migrate(connection: Connection, schema: str = "flowstate") -> None:
         if version < SCHEMA_VERSION:
             statements = migration_sql(schema, since=version).encode()
             await cursor_of(connection).execute(statements, prepare=False)
+
+
+async def is_current(connection: Connection, schema: str) -> bool:
+    """Return whether a schema is a store of this library's version.
+
+    Raises:
+        StoreVersionError: the schema is from a newer library.
+        StoreCorruptError: the schema is something else.
+    """
+    return await _version(connection, schema) == SCHEMA_VERSION
 
 
 async def check(connection: Connection, schema: str) -> str:

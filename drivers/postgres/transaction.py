@@ -9,14 +9,15 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
-from flowstate.cancellation import to_the_end
 from flowstate.driver import Transaction, Verdict, Writes
+from flowstate.drivers.kit.resolving import Failed
 from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import Batch
-from flowstate.drivers.postgres.commits import Commits
-from flowstate.drivers.postgres.connections import cursor_of
+from flowstate.drivers.postgres.batch import encoded, verdicts_of
+from flowstate.drivers.postgres.commits import LOCK_WAIT, Commits
+from flowstate.drivers.postgres.links import cursor_of, cut
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import CommitUnknownError, DriverError, InvalidInputError
+from flowstate.tasks import shielded
 
 __all__ = ["PostgresTransaction", "joined"]
 
@@ -61,11 +62,21 @@ async def joined(
     connection: AsyncConnection[Any],
     queries: Queries,
     commits: Commits,
+    seconds: float,
 ) -> AsyncIterator[PostgresTransaction]:
-    """Run the user's block in a transaction, and at its end what was added to ``tx``."""
+    """Run the user's block in a transaction, and at its end what was added to ``tx``.
+
+    Args:
+        tx: collects commits.
+        connection: of the user.
+        queries: of the store.
+        commits: find out what became of a lost one.
+        seconds: how long judging, and then COMMIT, may take. The connection ends with them.
+    """
     if connection.info.transaction_status is not TransactionStatus.IDLE:
         raise InvalidInputError("connection", "must not be in a transaction already")
     verdicts: list[Verdict] | None = None
+    deadline = contextlib.ExitStack()
     try:
         async with connection.transaction():
             try:
@@ -73,6 +84,8 @@ async def joined(
             finally:
                 tx.end()
             if tx.writes:
+                timer = asyncio.get_running_loop().call_later(seconds, cut, connection)
+                deadline.callback(timer.cancel)
                 verdicts = await _judged(connection, queries, tx)
     except psycopg.OperationalError:
         if verdicts is None or not connection.closed:
@@ -83,9 +96,11 @@ async def joined(
         if verdicts is not None:
             # It may have come while COMMIT was on its way, and contexts must tell the truth.
             with contextlib.suppress(CommitUnknownError):
-                if await to_the_end(_happened(commits, tx.writes)):
+                if await shielded(_happened(commits, tx.writes)):
                     tx.settle(verdicts)
         raise
+    finally:
+        deadline.close()
     if verdicts is not None:
         tx.settle(verdicts)
 
@@ -98,15 +113,15 @@ async def _judged(
     Raises:
         FlowstateError: one of them was refused.
     """
-    batch = Batch(tx.writes)
+    parameters = encoded(tx.writes, LOCK_WAIT)
     cursor = cursor_of(connection)
     register(cursor)
     await cursor.execute(queries.store_id.encode())
     if await cursor.fetchall() != [(tx.store_id,)]:
         raise InvalidInputError("connection", "leads to another store")
-    await cursor.execute(queries.commit(batch), batch.parameters)
+    await cursor.execute(queries.commit_of(parameters), parameters)
     (answer,) = await cursor.fetchall()
-    verdicts = batch.verdicts(answer)
+    verdicts = verdicts_of(tx.writes, answer)
     for verdict in verdicts:
         if isinstance(verdict, Exception):
             raise verdict
@@ -117,14 +132,22 @@ async def _happened(commits: Commits, writes: Sequence[Writes]) -> bool:
     """Return whether a transaction was committed whose connection broke at COMMIT.
 
     Raises:
-        CommitUnknownError: nobody can tell.
+        CommitUnknownError: there is no way to tell.
     """
     told = next((each for each in writes if each.puts), None)
-    try:
-        if told is not None:
-            await commits.wait_for_others()
-            (found,) = await commits.find([told])
+    resolver = commits.resolver(asyncio.get_running_loop().time())
+    backoff = resolver.backoff()
+    while told is not None:
+        try:
+            await resolver.wait_for_others()
+            (found,) = await resolver.find_replays([told])
+        except Failed as failed:
+            if not failed.passing or not await backoff.pause():
+                break
+        except DriverError:
+            break
+        else:
+            if isinstance(found, CommitUnknownError):
+                raise found
             return found is not None
-    except DriverError:
-        pass
     raise CommitUnknownError((told or writes[0]).token)

@@ -1,55 +1,102 @@
 """The Redis driver."""
 
-import asyncio
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from types import TracebackType
 from typing import Any, Self
 
-from msgspec import msgpack
+import attrs
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import parse_url
 
-from flowstate.cancellation import to_the_end
 from flowstate.clock import Clock, SystemClock
 from flowstate.codec import decode_annotations
 from flowstate.data import Data
 from flowstate.driver import (
-    DelayedStates,
-    DelayQuery,
-    Driver,
+    DuePage,
+    DueQuery,
     Durability,
     Heartbeat,
     Liveness,
-    StalledQuery,
-    StalledStates,
     StateQuery,
     States,
     Verdict,
     Writes,
 )
-from flowstate.drivers.redis import reader, stalling
-from flowstate.drivers.redis.errors import making_sense
-from flowstate.drivers.redis.session import Client, Session
-from flowstate.drivers.redis.times import from_digits, split, to_digits
+from flowstate.drivers.kit.base import BaseDriver, News
+from flowstate.drivers.redis import reader
+from flowstate.drivers.redis.answers import decoding_errors, unpacked
+from flowstate.drivers.redis.resolver import CommitResolver
+from flowstate.drivers.redis.settings import DURABILITIES, Client
+from flowstate.drivers.redis.store import OpenStore, Settings
 from flowstate.drivers.redis.watcher import Watcher
-from flowstate.errors import DriverClosedError, InvalidInputError, StoreUnavailableError
-from flowstate.signal import Signal
+from flowstate.errors import InvalidInputError
+from flowstate.options import choice, has, optional, seconds
 from flowstate.state import State
 
 __all__ = ["RedisDriver"]
 
 CHUNK = 500
-DURABILITIES: tuple[Durability, ...] = ("none", "process", "power")
 LONGEST_NAMESPACE = 200
+LONGEST_TIMEOUT = 1_000_000.0
 MOST_REPLICAS = 1_000
 
 
-class RedisDriver(Driver):
+class Session:
+    """A store that is open, and its watcher."""
+
+    def __init__(self, settings: Settings, news: News) -> None:
+        self.store = OpenStore(settings)
+        self.resolver = CommitResolver(self.store)
+        self.watcher = Watcher(self.store, news, settings.timeout)
+        self._store_id = ""
+
+    async def open(self) -> str:
+        """Open the store, unless it is open; return its id."""
+        if not self._store_id:
+            self._store_id = await self.store.open()
+        return self._store_id
+
+    async def close(self) -> None:
+        """Close all of it."""
+        await self.watcher.close()
+        await self.store.close()
+
+
+def _check_store(_self: object, _field: Any, value: Any) -> None:
+    if isinstance(value, str):
+        try:
+            parse_url(value)
+        except ValueError:  # It may repeat a password.
+            raise InvalidInputError("store", "is not the URL of a Redis server") from None
+    elif not isinstance(value, Redis | RedisCluster):
+        raise InvalidInputError("store", "must be a URL, or an asyncio client of redis-py")
+
+
+def _check_namespace(_self: object, _field: Any, value: Any) -> None:
+    if not isinstance(value, str) or not value or set(value) & set("{}\0"):
+        raise InvalidInputError("namespace", "must be a text without braces")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidInputError("namespace", "must be valid Unicode") from None
+    if length > LONGEST_NAMESPACE:
+        raise InvalidInputError("namespace", f"is longer than {LONGEST_NAMESPACE} bytes")
+
+
+def _check_wait(_self: object, _field: Any, value: Any) -> None:
+    match value:
+        case (int(local), int(replicas)) if 0 <= local <= 1 and 0 <= replicas <= MOST_REPLICAS:
+            return
+    raise InvalidInputError("wait_aof", "must be two numbers of servers, at most 1 and 1,000")
+
+
+@attrs.define(eq=False, slots=False)
+class RedisDriver(BaseDriver[Session]):
     """Keeps every revision in one namespace of a Redis (6.2 or newer) or Valkey server.
 
-    Any number of processes on any number of machines may use the same namespace. A driver object
-    belongs to the event loop in which it was opened. The server's clock stamps ``committed_at``
-    and judges delays. What an acknowledged commit survives depends on the server's settings, see
-    ``durability``; no setting makes a failover to a replica safe.
+    Any number of processes on any number of machines may use the same namespace. An open driver
+    belongs to the event loop and the process that opened it. The server's clock stamps
+    ``committed_at`` and judges what is due. What an acknowledged commit survives depends on the
+    server's settings, see ``durability``; no setting makes a failover to a replica safe.
 
     Args:
         store: the URL of a server, or a client of your own (``redis.asyncio.Redis`` or
@@ -61,219 +108,115 @@ class RedisDriver(Driver):
             server or 0, replicas): needs Redis 7.2 and appendonly. A commit that too few have
             raises ``CommitUnknownError``.
         timeout: seconds for which an operation is tried again while the server cannot be
-            reached, and to wait for a reply.
+            reached, and to wait for a reply. An operation ends after little more than twice
+            this time.
         clock: for timeouts and pauses.
+
+    Raises:
+        InvalidInputError: an option is refused.
     """
 
-    batch_limit = 64
+    store: "str | Client" = attrs.field(validator=_check_store, repr=False)
+    namespace: str = attrs.field(default="flowstate", kw_only=True, validator=_check_namespace)
+    require_durability: Durability = attrs.field(
+        default="none", kw_only=True, validator=choice(*DURABILITIES)
+    )
+    wait_aof: tuple[int, int] | None = attrs.field(
+        default=None, kw_only=True, validator=optional(_check_wait)
+    )
+    timeout: float = attrs.field(
+        default=10.0, kw_only=True, validator=seconds(minimum=0.001, maximum=LONGEST_TIMEOUT)
+    )
+    clock: Clock | None = attrs.field(
+        default=None,
+        kw_only=True,
+        repr=False,
+        validator=optional(has("a Clock", "now", "monotonic", "sleep")),
+    )
+    durability: Durability = attrs.field(init=False, default="none")
+
+    max_batch_size = 64
     shared = True
 
-    def __init__(
-        self,
-        store: "str | Client",
-        *,
-        namespace: str = "flowstate",
-        require_durability: Durability = "none",
-        wait_aof: tuple[int, int] | None = None,
-        timeout: float = 10.0,
-        clock: Clock | None = None,
-    ) -> None:
-        if not isinstance(namespace, str) or not namespace or set(namespace) & set("{}\0"):
-            raise InvalidInputError("namespace", "must be a text without braces")
-        if len(namespace.encode()) > LONGEST_NAMESPACE:
-            raise InvalidInputError("namespace", f"is longer than {LONGEST_NAMESPACE} bytes")
-        if require_durability not in DURABILITIES:
-            reason = f"must be one of {', '.join(DURABILITIES)}, not {require_durability!r}"
-            raise InvalidInputError("require_durability", reason)
-        if not isinstance(timeout, int | float) or not 0 < timeout <= 1_000_000:  # noqa: PLR2004
-            raise InvalidInputError("timeout", f"must be a number of seconds, not {timeout!r}")
-        if wait_aof is not None and not _is_wait(wait_aof):
-            reason = f"must be two numbers of servers, at most 1 and 1,000, not {wait_aof!r}"
-            raise InvalidInputError("wait_aof", reason)
-        self.store_id = ""
-        self.durability: Durability = "none"
-        self._store = store
-        self._namespace = namespace
-        self._required = require_durability
-        self._wait_aof = wait_aof
-        self._timeout = timeout
-        self._clock = clock or SystemClock()
-        self._users = 0
-        self._session: Session | None = None
-        self._watcher: Watcher | None = None
-        self._opening = asyncio.Lock()
-        self._head = 0  # Of this process's commits, and of others' since somebody waits.
-        self._changed = Signal()
-        self._delay_written = Signal()
+    @property
+    def _name(self) -> str:
+        return f"Redis namespace {self.namespace}"
+
+    @property
+    def _watcher(self) -> Watcher:
+        return self._opened().watcher
+
+    def _make_session(self) -> Session:
+        settings = Settings(
+            self.store,
+            self.namespace,
+            self.require_durability,
+            self.wait_aof,
+            self.timeout,
+            self.clock or SystemClock(),
+        )
+        return Session(settings, self._news)
 
     async def __aenter__(self) -> Self:
-        async with self._opening:
-            if self._session is None:
-                self._session = await self._open()
-                self._watcher = Watcher(
-                    self._session,
-                    self._timeout,
-                    known=lambda: self._head,
-                    on_head=self._saw_head,
-                    on_alarm=self._delay_written.notify,
-                )
-                self._head = 0
-            self._users += 1
+        await super().__aenter__()
+        self.durability = self._opened().store.durability
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        async with self._opening:
-            self._users -= 1
-            if self._users or self._session is None:
-                return
-            session, self._session = self._session, None
-            watcher, self._watcher = self._watcher, None
-            self._changed.notify()
-            self._delay_written.notify()
-            await to_the_end(_close(watcher, session))
-
-    async def _open(self) -> Session:
-        session = Session(
-            self._store,
-            self._namespace,
-            timeout=self._timeout,
-            wait_aof=self._wait_aof,
-            clock=self._clock,
-        )
-        try:
-            self.store_id, self.durability = await session.open()
-            if DURABILITIES.index(self.durability) < DURABILITIES.index(self._required):
-                raise StoreUnavailableError(
-                    f"this Redis server promises durability {self.durability!r}, and "
-                    f"{self._required!r} is required; see appendonly and appendfsync"
-                )
-        except BaseException:
-            await session.close()
-            raise
-        return session
-
-    def _opened(self) -> Session:
-        if self._session is None:
-            raise DriverClosedError(f"Redis namespace {self._namespace} is not open")
-        self._session.check_loop()
-        return self._session
+    def _look(self, session: Session) -> None:
+        session.watcher.start()
 
     # The contract
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        verdicts = await self._opened().commit(batch)
-        heads = [states[-1].rev for states in verdicts if isinstance(states, tuple) and states]
-        if heads:
-            self._head = max(self._head, *heads)
-            self._changed.notify()
-        if any(writes.delays for writes in batch):
-            self._delay_written.notify()
+        verdicts = await self._opened().resolver.commit(batch)
+        self._news.note_commit(batch, verdicts)
         return verdicts
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
-        answer = await self._opened().run("state", id, "" if rev is None else rev)
-        with making_sense():
-            stored = msgpack.decode(answer)
-            return reader.state_of(stored) if stored else None
+        answer = await self._opened().store.run("state", id, "" if rev is None else rev)
+        return reader.stored_state(id, answer)
 
     async def get_states(self, query: StateQuery) -> States:
-        answer = await self._opened().run("page", reader.ask_page(query))
-        return reader.page_of(query, answer)
+        store = self._opened().store
+        found: States | int | None = None
+        while not isinstance(found, States):
+            found = reader.states_of(query, await store.run("page", reader.ask_page(query, found)))
+        return found
 
     async def get_data(self, checksum: str) -> Data | None:
-        found = await self._opened().run("data", checksum)
-        blob, annotations = found
+        blob, annotations = await self._opened().store.run("data", checksum)
         if blob is None:
             return None
         return Data(blob, decode_annotations(annotations), checksum=checksum)
 
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
-        answer = await self._opened().run("delayed", *reader.ask_delayed(query))
-        return reader.delayed_of(answer)
-
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        after = split(timedelta(seconds=seconds))
-        moved = await self._opened().run("claim", id, to_digits(due), *after)
-        return None if moved is None else from_digits(moved)
-
-    async def drop_delay(self, id: str) -> None:
-        await self._opened().run("drop", id)
+    async def get_due(self, query: DueQuery) -> DuePage:
+        return reader.due_of(query, await self._opened().store.run("due", *reader.ask_due(query)))
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
-        session = self._opened()
+        store = self._opened().store
         found: list[bool] = []
         for start in range(0, len(heartbeats), CHUNK):
             some = heartbeats[start : start + CHUNK]
-            found += msgpack.decode(await session.run("beat", stalling.ask_beat(some)))
+            found += unpacked(await store.run("beat", reader.ask_beat(some)))
         return found
 
-    async def get_liveness(self, id: str) -> Liveness | None:
-        (found,) = await self.get_liveness_of([id])
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        store = self._opened().store
+        found: list[Liveness | None] = []
+        for start in range(0, len(ids), CHUNK):
+            answers = unpacked(await store.run("liveness", *ids[start : start + CHUNK]))
+            found += map(reader.liveness_of, answers)
         return found
-
-    async def get_liveness_of(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
-        answers = await self._opened().run("liveness", *ids)
-        return [stalling.liveness_of(answer) for answer in answers]
-
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        answer = await self._opened().run("stalled", *stalling.ask_stalled(query))
-        return stalling.stalled_of(answer)
 
     async def compact(self, before_rev: int) -> int:
-        session = self._opened()
+        store = self._opened().store
         removed = 0
         after: Any = 0
         while after is not False:
-            answer = await session.run("compact", after, before_rev, CHUNK)
-            with making_sense():
-                some, after = msgpack.decode(answer)
+            answer = await store.run("compact", after, before_rev, CHUNK)
+            with decoding_errors():
+                some, after = unpacked(answer)
             removed += some
-        while await session.run("orphans", before_rev, CHUNK) == CHUNK:
+        while await store.run("orphans", before_rev, CHUNK) == CHUNK:
             pass
         return removed
-
-    async def head(self) -> int:
-        return int(await self._opened().run("head"))
-
-    async def wait(self, rev: int) -> None:
-        seen = self._changed.count
-        self._watch()
-        if self._head <= rev:
-            await self._changed.wait(seen)
-            self._opened()
-
-    async def wait_delay(self, seen: int) -> int:
-        self._watch()
-        count = await self._delay_written.wait(seen)
-        self._opened()
-        return count
-
-    def _watch(self) -> None:
-        self._opened()
-        if self._watcher is not None:
-            self._watcher.start()
-
-    def _saw_head(self, head: int | None, before: int) -> None:
-        if head is None:
-            self._changed.notify()
-        elif head > self._head or head < self._head == before:  # The latter: it was rewound.
-            self._head = head
-            self._changed.notify()
-
-
-async def _close(watcher: Watcher | None, session: Session) -> None:
-    if watcher is not None:
-        await watcher.close()
-    await session.close()
-
-
-def _is_wait(value: object) -> bool:
-    match value:
-        case (int(local), int(replicas)):
-            return 0 <= local <= 1 and 0 <= replicas <= MOST_REPLICAS
-    return False

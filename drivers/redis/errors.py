@@ -1,15 +1,12 @@
 """What redis-py's errors mean to a caller."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from redis import exceptions
 
+from flowstate.drivers.kit.resolving import Failed
 from flowstate.errors import (
-    CodecError,
     DriverError,
-    FlowstateError,
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
@@ -17,10 +14,12 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["concerns_all", "is_passing", "making_sense", "translation", "was_sent"]
+__all__ = ["failed"]
 
 REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 NOT_SENT = (*REFUSED, exceptions.MaxConnectionsError, exceptions.BusyLoadingError)
+FAILS_ALL = (*NOT_SENT, exceptions.ReadOnlyError, exceptions.NoPermissionError)
+LONGEST_MESSAGE = 1_000
 NOT_TRUSTED = "certificate verify failed"
 PASSING = (
     exceptions.ConnectionError,
@@ -51,44 +50,40 @@ _CODES = {
 }
 
 
-@contextmanager
-def making_sense() -> Iterator[None]:
-    """Raise CodecError when an answer is not what the script gives for a store that is whole."""
-    try:
-        yield
-    except FlowstateError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CodecError(f"answer of Redis: {error}") from error
+def failed(error: exceptions.RedisError, namespace: str) -> Failed:
+    """Return what an attempt that raised ``error`` has come to."""
+    return Failed(
+        _translation(error, namespace),
+        passing=_is_transient(error),
+        lost=_was_sent(error),
+        common=isinstance(error, FAILS_ALL) or _says(error, "READONLY"),
+    )
 
 
-def translation(error: exceptions.RedisError, namespace: str) -> DriverError:
+def _translation(error: exceptions.RedisError, namespace: str) -> DriverError:
     """Return the error of flowstate that says the same."""
     kind = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), None)
     if kind is None:
         kind = next((ours for code, ours in _CODES.items() if _says(error, code)), DriverError)
-    return kind(f"Redis namespace {namespace}: {error}")
+    return kind(f"Redis namespace {namespace}: {_without_values(str(error))}")
 
 
-def is_passing(error: exceptions.RedisError) -> bool:
+def _without_values(message: str) -> str:
+    # Of an unknown command, some servers repeat the arguments.
+    return message.partition(", with args beginning with")[0][:LONGEST_MESSAGE]
+
+
+def _is_transient(error: exceptions.RedisError) -> bool:
     """Return whether the same command may succeed a little later."""
     if isinstance(error, REFUSED) or NOT_TRUSTED in str(error):
         return False
     return isinstance(error, PASSING) or _says(error, "BUSY")
 
 
-def was_sent(error: exceptions.RedisError) -> bool:
+def _was_sent(error: exceptions.RedisError) -> bool:
     """Return whether the server may have had the command: the connection broke after it stood."""
     broke = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
     return broke and not isinstance(error, NOT_SENT) and "connecting to" not in str(error)
-
-
-def concerns_all(error: BaseException | None) -> bool:
-    """Return whether every other command would fail for the same reason."""
-    if not isinstance(error, exceptions.RedisError):
-        return False
-    alike = (*NOT_SENT, exceptions.ReadOnlyError, exceptions.NoPermissionError)
-    return isinstance(error, alike) or is_passing(error) or _says(error, "READONLY")
 
 
 def _says(error: Exception, code: str) -> bool:

@@ -1,46 +1,45 @@
-"""From the scripts' answers to pages."""
+"""What the reading scripts take, and pages from their answers."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from msgspec import Raw, msgpack
-from msgspec.structs import replace
+from msgspec import msgpack
 
-from flowstate.codec import ABSENT, decode_delay, decode_state
-from flowstate.driver import (
-    DamagedDelay,
-    DelayedState,
-    DelayedStates,
-    DelayQuery,
-    StateQuery,
-    States,
-)
-from flowstate.drivers.redis.errors import making_sense
-from flowstate.drivers.redis.times import LAST, from_digits, from_micros, to_digits, to_micros
-from flowstate.errors import CodecError, CompactedError
-from flowstate.frozen import freeze
+from flowstate.driver import DuePage, DueQuery, Heartbeat, Liveness, StateQuery, States
+from flowstate.drivers.kit.records import due_page, page_of, state_or_raise, text_of
+from flowstate.drivers.kit.times import MICROSECOND, from_micros, to_micros
+from flowstate.drivers.redis.answers import decoding_errors, due_row, row, unpacked
+from flowstate.drivers.redis.times import END, digits_of, micros_of_digits
 from flowstate.state import State, Status
 
-__all__ = ["UNREADABLE", "ask_delayed", "ask_page", "delayed_of", "page_of", "state_of"]
+__all__ = ["ask_beat", "ask_due", "ask_page", "due_of", "liveness_of", "states_of", "stored_state"]
 
-_parts_decoder = msgpack.Decoder(list[Raw])
-_delays_decoder = msgpack.Decoder(tuple[str, bool, str | bool, list[Raw]])
-UNREADABLE = (TypeError, ValueError, OverflowError)  # CodecError is a ValueError.
+UNKNOWN_FLOW = ""
+STATUSES = [status.value for status in Status]
 
 
-def state_of(stored: Sequence[Any]) -> State:
-    """Return a state.
+@decoding_errors()
+def stored_state(id: str, answer: bytes) -> State | None:
+    """Return a state, if there is one.
 
     Raises:
-        CodecError: the body is damaged, or of a newer version.
+        DamagedRevisionError: it cannot be read.
     """
-    rev, committed_at, delayed_until, body = stored
-    until = from_digits(delayed_until) if delayed_until else None
-    return decode_state(body, rev, from_micros(committed_at), until)
+    found = unpacked(answer)
+    if not found:
+        return None
+    rev, _, *rest = row(found)
+    return state_or_raise((rev, id, *rest))
 
 
-def ask_page(query: StateQuery) -> bytes:
-    """Return what the script ``page`` takes."""
+def ask_page(query: StateQuery, search_from: int | None) -> bytes:
+    """Return what the script ``page`` takes.
+
+    Args:
+        query: to be answered.
+        search_from: where the search for the newest match goes on.
+    """
     since, before = query.since_time, query.committed_before
     return msgpack.encode(
         (
@@ -50,74 +49,74 @@ def ask_page(query: StateQuery) -> bytes:
             since is not None and to_micros(since),
             before is not None and to_micros(before),
             query.latest_only,
-            query.status is not None and query.status.value,
-            [status.value for status in Status],
+            STATUSES if query.status is None else [query.status.value],
             query.limit,
+            query.max_bytes,
+            search_from is not None and search_from,
         )
     )
 
 
-@making_sense()
-def page_of(query: StateQuery, answer: bytes) -> States:
-    """Return a page.
+@decoding_errors()
+def states_of(query: StateQuery, answer: bytes) -> States | int:
+    """Return a page, or where the search for the newest match has to go on.
 
     Raises:
         CompactedError: the log is incomplete where the query wants it complete.
-        CodecError: a body is damaged, or of a newer version.
     """
-    head, floor, stop, found = msgpack.decode(answer)
-    if query.gaps_below is not None and floor > max(query.after + 1, query.gaps_below):
-        raise CompactedError(floor)
-    more = len(found) > query.limit or stop is not False
-    if len(found) > query.limit:
-        found = found[: query.limit]
-        stop = found[-1][0]
-    scanned_to = max(head, query.after) if stop is False else stop
-    return States([state_of(stored) for stored in found], scanned_to, more, head, floor)
+    head, floor, stop, found, search_from = unpacked(answer)
+    if search_from is not False:
+        return int(search_from)
+    rows = [row(each) for each in found]
+    return page_of(query, rows, head=head, floor=floor, stop=None if stop is False else stop)
 
 
-def ask_delayed(query: DelayQuery) -> tuple[str, str, int]:
-    """Return what the script ``delayed`` takes."""
-    last = "" if query.until is None else to_digits(query.until)
-    after = "" if query.after is None else to_digits(query.after[0]) + query.after[1]
-    return LAST if query.everything else last, after, query.limit
+def ask_due(query: DueQuery) -> tuple[bytes, bytes]:
+    """Return what the script ``due`` takes."""
+    until = "" if query.until is None else digits_of(query.until)
+    # What goes to a flow that cannot be read is on the pages of all flows.
+    flows = query.flows is not None and [*dict.fromkeys((*query.flows, UNKNOWN_FLOW))]
+    after = "" if query.after is None else digits_of(query.after[0]) + query.after[1]
+    last = END if query.everything else until
+    asked = msgpack.encode((query.kind, flows, last, query.limit, query.others))
+    return asked, after.encode(errors="surrogateescape")
 
 
-@making_sense()
-def delayed_of(answer: bytes) -> DelayedStates:
-    """Return a page of delays."""
-    now, more, next_due, found = _delays_decoder.decode(answer)
-    delayed: list[DelayedState] = []
-    damaged: list[DamagedDelay] = []
-    for stored in found:
-        try:
-            delayed.append(_delayed(msgpack.decode(stored)))
-        except UNREADABLE as error:
-            # The first three stand for themselves, whatever the others are.
-            id, due, state_id, *_ = map(_readable, _parts_decoder.decode(stored))
-            damaged.append(DamagedDelay(id, state_id, from_digits(due), str(error)))
-    next_at = from_digits(str(next_due)) if next_due else None
-    return DelayedStates(delayed, more, from_digits(now), next_at, damaged)
+@decoding_errors()
+def due_of(query: DueQuery, answer: bytes) -> DuePage:
+    """Return a page of what is due."""
+    now, more, next_at, found, without_time, others = unpacked(answer)
+    return due_page(
+        query,
+        [due_row(each) for each in found],
+        more=more,
+        now=from_micros(micros_of_digits(now)),
+        next_at=micros_of_digits(next_at) if next_at else None,
+        without_time=[due_row(each) for each in without_time],
+        others=[text_of(flow) for flow in others],
+    )
 
 
-def _readable(part: Raw) -> str:
-    try:
-        return str(msgpack.decode(part))
-    except UNREADABLE:
-        return "?"
+def ask_beat(heartbeats: Sequence[Heartbeat]) -> bytes:
+    """Return what the script ``beat`` takes."""
+    return msgpack.encode([(b.id, b.rev, _micros(b.seconds), b.note) for b in heartbeats])
 
 
-def _delayed(stored: Sequence[Any]) -> DelayedState:
-    id, due, state_id, rev, encoded, in_log = stored
-    body = decode_delay(encoded)
-    own = bytes(body.state)
-    if own != bytes(ABSENT):
-        state = replace(decode_state(own), rev=rev)
-    elif not in_log:
-        raise CodecError(f"delay: revision {rev} is not stored")
-    else:
-        state = state_of(in_log)
-    if state.id != state_id:
-        raise CodecError(f"delay: of {state_id!r}, but revision {rev} is of {state.id!r}")
-    annotations = freeze("annotations", body.annotations)
-    return DelayedState(id, state, body.to, annotations, from_digits(due), body.commit)
+def _micros(seconds: float | None) -> int | bool:
+    return False if seconds is None else timedelta(seconds=seconds) // MICROSECOND
+
+
+@decoding_errors()
+def liveness_of(found: Sequence[Any] | bool) -> Liveness | None:
+    """Return what is known about a state."""
+    if not isinstance(found, Sequence):
+        return None
+    rev, stalls_at, beat_at, note, now, delay_due = found
+    return Liveness(
+        int(rev),
+        from_micros(micros_of_digits(stalls_at)) if stalls_at else None,
+        from_micros(int(beat_at)) if beat_at else None,
+        text_of(note),
+        from_micros(int(now)),
+        from_micros(micros_of_digits(delay_due)) if delay_due else None,
+    )

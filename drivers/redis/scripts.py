@@ -34,7 +34,7 @@ class Scripts:
     async def run(self, name: str, *arguments: Any) -> Any:
         """Return a script's answer, as bytes.
 
-        The server forgets scripts when it starts anew; then it gets the text once more.
+        A server that was restarted has forgotten the scripts; then it gets the text once more.
         """
         script, digest = _script(name)
         execute: Any = self._client.execute_command

@@ -1,79 +1,40 @@
 """Times as the scripts take and give them.
 
-Those of delays are texts of 18 digits, microseconds since the year 1, because a number of Lua
-cannot hold every microsecond until the year 9999. Those of commits are microseconds since 1970, and
-so are the scores of what stalls: doubles, rounded after the year 2255 by less than 32 microseconds.
+Those of what is due are texts of 18 digits, microseconds since the year 1, because a number of Lua
+cannot hold every microsecond until the year 9999. Those of commits are microseconds since 1970.
 """
 
-from datetime import UTC, datetime, timedelta
-from math import ceil
+from datetime import datetime, timedelta
+from typing import Any
 
-from flowstate.errors import CodecError
+from flowstate.drivers.kit.times import FIRST, LAST, MICROSECOND, to_micros
 
-__all__ = [
-    "LAST",
-    "MICROSECOND",
-    "from_digits",
-    "from_micros",
-    "from_score",
-    "split",
-    "to_digits",
-    "to_micros",
-]
+__all__ = ["END", "digits_of", "micros_of_digits", "number_of", "split"]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST = datetime.min.replace(tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 MICROS_PER_SECOND = 1_000_000
 
 
-def to_micros(time: datetime) -> int:
-    """Return the microseconds of an aware time since 1970."""
-    return (time - EPOCH) // MICROSECOND
-
-
-def from_micros(micros: int) -> datetime:
-    """Return the time so many microseconds after 1970 began, UTC.
-
-    Raises:
-        CodecError: it was stored, and is damaged.
-    """
-    try:
-        return EPOCH + timedelta(microseconds=micros)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CodecError(f"time: {error}") from error
-
-
-def from_score(score: bytes) -> datetime:
-    """Return the time of a score, or the next one that is a time.
-
-    Never an earlier one: a page that goes on after it must not begin with it again.
-    """
-    return from_micros(ceil(min(max(float(score), FIRST_SCORE), LAST_SCORE)))
-
-
-def to_digits(time: datetime) -> str:
+def digits_of(time: datetime) -> str:
     """Return the 18 digits of an aware time."""
-    return f"{(time - FIRST) // MICROSECOND:018}"
+    return f"{to_micros(time) - FIRST:018}"
 
 
-def from_digits(digits: str | bytes) -> datetime:
-    """Return the time, UTC.
+END = f"{LAST - FIRST:018}"
+"""The last time there is."""
 
-    Raises:
-        CodecError: it was stored, and is damaged.
-    """
-    try:
-        return FIRST + timedelta(microseconds=int(digits))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CodecError(f"time: {error}") from error
+
+def micros_of_digits(digits: Any) -> Any:
+    """Return the microseconds since 1970 of 18 digits; what is damaged, as it is."""
+    number = number_of(digits)
+    return number + FIRST if type(number) is int else number
+
+
+def number_of(digits: Any) -> Any:
+    """Return a whole number; what is damaged, as it is."""
+    is_number = isinstance(digits, str | bytes) and digits.isdigit()
+    return int(digits) if is_number else digits
 
 
 def split(duration: timedelta) -> tuple[int, int]:
     """Return seconds and microseconds of a duration."""
     return divmod(duration // MICROSECOND, MICROS_PER_SECOND)
-
-
-LAST = to_digits(datetime.max.replace(tzinfo=UTC))
-FIRST_SCORE = -62_135_596_800_000_000.0
-LAST_SCORE = 253_402_300_799_999_968.0  # As in the scripts.

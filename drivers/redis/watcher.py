@@ -1,86 +1,127 @@
-"""Waits for what is new in the store, for all who wait in this process, on one connection."""
+"""Waits for what is new in the store, for all tasks of a driver, on one connection."""
 
 import asyncio
-from collections.abc import Callable
+import logging
 from typing import Any
 
+import attrs
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from flowstate.drivers.redis.session import Session
-from flowstate.errors import DriverError
+from flowstate.drivers.kit.base import News
+from flowstate.drivers.kit.resolving import Backoff, Failed
+from flowstate.drivers.redis.errors import failed
+from flowstate.drivers.redis.reader import STATUSES
+from flowstate.drivers.redis.settings import wait_limit
+from flowstate.drivers.redis.store import OpenStore
+from flowstate.errors import DriverError, StoreCorruptError
+from flowstate.tasks import cancel_and_wait, spawn
 
 __all__ = ["Watcher"]
 
+logger = logging.getLogger("flowstate")
+
 LONGEST_BLOCK = 2.0  # Seconds; also how long a rewound head may go unnoticed.
+SHORTEST_BLOCK = 0.01
 
 
+@attrs.define(eq=False)
 class Watcher:
-    """A task that blocks on the streams of log and alarm, started when it is needed first.
+    """A task that blocks on streams of the store, and tells ``News`` what it sees.
 
-    Args:
-        known: returns the highest revision that is known so far.
-        on_head: told the head whenever somebody looked, or ``None`` when that failed, and what
-            was known before.
-        on_alarm: told that delays may have been written.
+    Every failure ends in a pause and another attempt. One that lasts for the timeout, or that is no
+    failure of a connection, is raised in the tasks that wait for news, and logged once.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        timeout: float,
-        *,
-        known: Callable[[], int],
-        on_head: Callable[[int | None, int], None],
-        on_alarm: Callable[[], None],
-    ) -> None:
-        self._session = session
-        self._block = round(1000 * min(LONGEST_BLOCK, timeout / 2)) or 1
-        self._known = known
-        self._on_head = on_head
-        self._on_alarm = on_alarm
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
+    store: OpenStore
+    news: News
+    timeout: float
+    _block: float = attrs.field(init=False)
+    _backoff: Backoff = attrs.field(init=False)
+    _failing: bool = attrs.field(init=False, default=False)
+    _task: "asyncio.Task[None] | None" = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        limits = LONGEST_BLOCK, self.timeout / 2, (wait_limit(self.store.client) or 60.0) / 2
+        self._block = max(SHORTEST_BLOCK, min(limits))
+        self._backoff = self.store.backoff()
 
     def start(self) -> None:
         """Watch from now on."""
-        if self._task is None and not self._closed:
-            self._task = asyncio.create_task(self._watch(), name="flowstate redis watch")
+        if self._task is None or self._task.done():
+            self._task = spawn(self._watch(), "flowstate redis watch")
 
     async def close(self) -> None:
         """Stop."""
-        self._closed = True
-        while self._task is not None and not self._task.done():
-            # More than once: Python 3.11's wait_for can lose a cancellation.
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.1)
+        if self._task is not None:
+            await cancel_and_wait(self._task)
 
     async def _watch(self) -> None:
-        backoff = self._session.backoff()
-        while not self._closed:
+        while True:
             try:
-                self._on_alarm()
                 await self._follow()
-            except (RedisError, DriverError):
-                self._on_head(None, 0)  # Whoever waits reads the store, and meets the error.
-                await backoff.wait()
-            else:
-                backoff = self._session.backoff()
+            except Exception as error:  # noqa: BLE001 - tasks wait for this one
+                await self._pause(self._failed(error))
+
+    async def _pause(self, found: Failed) -> None:
+        # A connection that is soon back is no failure.
+        if not found.passing or not await self._backoff.pause():
+            self._report(found.error)
+            await self._backoff.wait()
+
+    def _failed(self, error: Exception) -> Failed:
+        if isinstance(error, Failed):
+            return error
+        namespace = self.store.prefix[1:-1]
+        if isinstance(error, RedisError):
+            return failed(error, namespace)
+        # What it says may hold what is stored.
+        kind = type(error).__name__
+        told = StoreCorruptError(f"Redis namespace {namespace}: answers what no store does: {kind}")
+        told.__cause__ = error
+        return Failed(told)
+
+    def _report(self, error: DriverError) -> None:
+        """Log the first failure of several; raise each in the tasks that wait."""
+        if not self._failing:
+            logger.warning("no news of the store for now: %s", error)
+        self._failing = True
+        self.news.failed(error)
 
     async def _follow(self) -> None:
         """Follow the streams until something fails."""
-        client, prefix = self._session.client, self._session.prefix
-        log, alarm = f"{prefix}:log", f"{prefix}:alarm"
-        newest = await client.xrevrange(alarm, count=1)
-        alarmed: Any = newest[0][0] if newest else "0-0"
-        while not self._closed:
-            before = self._known()
-            head = int(await client.hget(f"{prefix}:meta", "head") or 0)
-            self._on_head(head, before)
-            streams: dict[Any, Any] = {log: f"{head}-0", alarm: alarmed}
-            for name, entries in _pairs(await client.xread(streams, count=1, block=self._block)):
-                if _same(name, alarm):
-                    alarmed = entries[-1][0]
-                    self._on_alarm()
+        client, prefix = self.store.client, self.store.prefix
+        alarmed: Any = "0-0"
+        async with self.store.asking():
+            for id, _ in await client.xrevrange(f"{prefix}:alarm", count=1) or ():
+                alarmed = id
+        while True:
+            before = self.news.head
+            async with self.store.asking():
+                head = int(await client.hget(f"{prefix}:meta", "head") or 0)
+            self.news.saw(head, alarmed, before)
+            self._failing, self._backoff = False, self.store.backoff()
+            alarmed = await self._wait(head, alarmed)
+
+    async def _wait(self, head: int, alarmed: Any) -> Any:
+        """Wait until something may be new; return the last alarm."""
+        alarm = f"{self.store.prefix}:alarm"
+        # Together they are the log, without what its entries hold.
+        streams: dict[Any, Any] = {
+            f"{self.store.prefix}:status:{status}": f"{head}-0" for status in STATUSES
+        }
+        streams[alarm] = alarmed
+        try:
+            async with self.store.asking():
+                block = round(1000 * self._block)
+                reply = await self.store.client.xread(streams, count=1, block=block)
+        except RedisTimeoutError:
+            # A client of the user's own may wait for less. When the server is away, the next
+            # question fails.
+            self._block = max(SHORTEST_BLOCK, self._block / 2)
+            return alarmed
+        found = [entries for name, entries in _pairs(reply) if name in (alarm, alarm.encode())]
+        return found[0][-1][0] if found else alarmed
 
 
 def _pairs(reply: object) -> list[tuple[object, list[tuple[object, object]]]]:
@@ -88,7 +129,3 @@ def _pairs(reply: object) -> list[tuple[object, list[tuple[object, object]]]]:
     if isinstance(reply, dict):
         return [(name, [e for part in parts for e in part]) for name, parts in reply.items()]
     return [(name, entries) for name, entries in reply or []]  # type: ignore[attr-defined]
-
-
-def _same(name: object, key: str) -> bool:
-    return name in (key, key.encode())

@@ -1,14 +1,21 @@
-"""Removes old revisions, a few thousand in each transaction, so that commits go on between."""
+"""Removes old revisions and data, a chunk in each transaction, so that commits go on between."""
 
 import sqlite3
 
-__all__ = ["compact_some", "drop_unreferenced"]
+__all__ = ["compact_some", "drop_some"]
 
 CHUNK = 2_000
+DATA_CHUNK = 500
+MAX_DROPPED_BYTES = 16 * 1024 * 1024
 
 _DOOMED = (
     "SELECT rev FROM log WHERE rev > :after AND rev <= :last AND NOT EXISTS"
     " (SELECT 1 FROM latest WHERE latest.id = log.id AND latest.rev = log.rev)"
+)
+_LABELS = "CASE WHEN json_valid(log.body) THEN log.body ELSE '{}' END, '$.labels'"
+_UNREFERENCED = (
+    "NOT EXISTS (SELECT 1 FROM data_reference AS ref WHERE ref.checksum = data.checksum)"
+    " AND NOT EXISTS (SELECT 1 FROM delay_reference AS ref WHERE ref.checksum = data.checksum)"
 )
 
 
@@ -32,7 +39,7 @@ def compact_some(
     chunk = {"after": after, "last": last}
     connection.execute(
         "DELETE FROM label WHERE (key, value, rev) IN (SELECT pair.key, pair.value, log.rev"
-        f" FROM log, json_each(log.body, '$.labels') AS pair WHERE log.rev IN ({_DOOMED}))",
+        f" FROM log, json_each({_LABELS}) AS pair WHERE log.rev IN ({_DOOMED}))",
         chunk,
     )
     connection.execute(f"DELETE FROM data_reference WHERE rev IN ({_DOOMED})", chunk)
@@ -40,13 +47,24 @@ def compact_some(
     return removed, last
 
 
-def drop_unreferenced(connection: sqlite3.Connection, before_rev: int) -> None:
-    """Remove data that no revision refers to and that was stored before ``before_rev``.
+def drop_some(connection: sqlite3.Connection, after: int, before_rev: int) -> int | None:
+    """Remove data that nothing refers to and that was stored before ``before_rev``.
 
-    What was stored at the head is meant for a commit that is still to come.
+    What was stored at the head is meant for a commit that is still to come. Looks at a chunk of
+    the data, and stops early when what it has removed is large. Returns after which row to go
+    on; ``None`` at the end.
     """
-    connection.execute(
-        "DELETE FROM data WHERE stored_at < min(?, (SELECT max(rev) FROM log)) AND NOT EXISTS"
-        " (SELECT 1 FROM data_reference WHERE data_reference.checksum = data.checksum)",
-        (before_rev,),
-    )
+    rows = connection.execute(
+        f"SELECT rowid, length(blob), {_UNREFERENCED} AND stored_at < min(?, coalesce("
+        "(SELECT max(rev) FROM log), 0)) FROM data WHERE rowid > ? ORDER BY rowid LIMIT ?",
+        (before_rev, after, DATA_CHUNK),
+    ).fetchall()
+    left = MAX_DROPPED_BYTES
+    for row, size, is_doomed in rows:
+        after = row
+        if is_doomed:
+            connection.execute("DELETE FROM data WHERE rowid = ?", (row,))
+            left -= size
+        if left <= 0:
+            return after
+    return after if len(rows) == DATA_CHUNK else None

@@ -6,11 +6,12 @@ from importlib import resources
 
 from flowstate.errors import StoreCorruptError, StoreUnavailableError, StoreVersionError
 
-__all__ = ["SCHEMA_VERSION", "connect", "migrate"]
+__all__ = ["MAX_LOG_BYTES", "SCHEMA_VERSION", "connect", "migrate"]
 
 APPLICATION_ID = 0x666C6F77  # "flow"
-MIGRATIONS = ("0001_initial.sql",)
+MIGRATIONS = ("0001_initial.sql", "0002_flows.sql")
 SCHEMA_VERSION = len(MIGRATIONS)
+MAX_LOG_BYTES = 8 * 1024 * 1024  # That the write-ahead log keeps on disk once it is empty.
 
 
 def connect(path: str, *, timeout: float, writer: bool, synchronous: str) -> sqlite3.Connection:
@@ -34,6 +35,7 @@ def connect(path: str, *, timeout: float, writer: bool, synchronous: str) -> sql
         if not writer:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("PRAGMA query_only = ON")
+        connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
     except BaseException:
         connection.close()
         raise

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from flowstate.errors import (
     DriverError,
+    FlowstateError,
     StoreBusyError,
     StoreCorruptError,
     StoreFullError,
@@ -46,8 +47,12 @@ def translation(error: sqlite3.Error, path: str) -> DriverError:
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Raise errors of flowstate instead of SQLite's."""
+    """Raise errors of flowstate instead of SQLite's, and of those that odd rows lead to."""
     try:
         yield
+    except FlowstateError:
+        raise
     except sqlite3.Error as error:
         raise translation(error, path) from error
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise StoreCorruptError(f"{path}: {error}") from error

@@ -1,8 +1,11 @@
 """One writer at a time among all processes that have the file open."""
 
+import contextlib
 import errno
 import os
 import time
+import weakref
+from pathlib import Path
 
 from flowstate.errors import StoreBusyError, StoreReadOnlyError, StoreUnavailableError
 
@@ -15,18 +18,22 @@ __all__ = ["WriterLock"]
 
 FIRST_PAUSE = 0.0002
 LAST_PAUSE = 0.005
+DEFAULT_MODE = 0o644  # SQLite's, too.
+
+
+_locks: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
 
 
 class WriterLock:
-    """An advisory lock on a file beside the database, held around each write and checkpoint.
+    """An advisory lock on a file next to the database, held around each write and checkpoint.
 
     SQLite before 3.51.3 can corrupt a database when one connection resets the write-ahead log
     while another one checkpoints (sqlite.org/wal.html, "The WAL-Reset Bug"). With this lock only
     one connection does either at a time. It also wakes up sooner than SQLite's own waiting,
     whose pauses grow to 100 ms.
 
-    Two locks make it fair: who waits for the second holds the first, so the process that has
-    just written cannot take its next turn before the one that waits.
+    Two locks make it fair: a process that waits for the second holds the first, so one that has
+    just written cannot take its next turn before it.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -34,6 +41,7 @@ class WriterLock:
         self._path = path
         self._turn = -1
         self._write = -1
+        _locks.add(self)
 
     def open(self) -> None:
         """Open the lock files.
@@ -47,7 +55,7 @@ class WriterLock:
 
     def _open(self, path: str) -> int:
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return _opened(path, _mode_of(self._path))
         except OSError as error:
             refused = error.errno in (errno.EACCES, errno.EROFS, errno.EPERM)
             kind = StoreReadOnlyError if refused else StoreUnavailableError
@@ -61,13 +69,18 @@ class WriterLock:
         self._turn = self._write = -1
 
     def __enter__(self) -> None:
-        if fcntl is not None:
-            deadline = time.monotonic() + self._timeout
-            self._acquire(self._turn, deadline)
-            try:
+        if fcntl is None:
+            return
+        deadline = time.monotonic() + self._timeout
+        self._acquire(self._turn, deadline)
+        try:
+            self._acquire(self._write, deadline)
+            while not _is_at(self._write, self._path + "-lock"):  # It was removed by hand.
+                os.close(self._write)
+                self._write = self._open(self._path + "-lock")
                 self._acquire(self._write, deadline)
-            finally:
-                fcntl.flock(self._turn, fcntl.LOCK_UN)
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def __exit__(self, *_exc_info: object) -> None:
         if fcntl is not None:
@@ -87,3 +100,37 @@ class WriterLock:
                 return
             time.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
+
+
+def _forget_in_child() -> None:
+    """Close what a forked child has inherited: it would keep the lock of a parent that dies."""
+    for lock in list(_locks):
+        with contextlib.suppress(OSError):
+            lock.close()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _mode_of(path: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return Path(path).stat().st_mode & 0o666
+    return None
+
+
+def _opened(path: str, mode: int | None) -> int:
+    """Open a lock file; the users of the database can use a new one, too."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, DEFAULT_MODE)
+    found = os.fstat(file)
+    if mode is not None and found.st_mode & 0o666 != mode and found.st_uid == os.geteuid():
+        os.fchmod(file, mode)
+    return file
+
+
+def _is_at(file: int, path: str) -> bool:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for each commit, and three times as fast
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(file), found)

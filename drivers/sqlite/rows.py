@@ -1,47 +1,45 @@
-"""From rows to states."""
+"""Selecting and inserting rows."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from typing import Any
 
-from flowstate.codec import decode_state
-from flowstate.drivers.sqlite.times import from_micros
-from flowstate.state import State
+__all__ = ["REVISION", "Row", "bound", "insert", "snapshot"]
 
-__all__ = ["STATE", "insert", "state_of"]
-
-STATE = "log.rev, log.committed_at, log.delayed_until, log.body"
+Row = tuple[Any, ...]
+REVISION = "log.rev, log.id, log.committed_at, log.delayed_until, log.body"
 ROWS_PER_STATEMENT = 256
 
 
-def state_of(row: Sequence[Any]) -> State:
-    """Return the state of a row that was selected as :data:`STATE`.
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let all statements inside read the same."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # SQLite ends it by itself when the disk fails.
+            connection.execute("COMMIT")
 
-    Raises:
-        CodecError: the body is damaged, or of a newer version.
-    """
-    rev, committed_at, delayed_until, body = row
-    until = None if delayed_until is None else from_micros(delayed_until)
-    return decode_state(body, rev, from_micros(committed_at), until)
+
+def bound(text: str | bytes) -> bytes:
+    """Return a text, also one that is no UTF-8, to be bound to ``CAST(? AS TEXT)``."""
+    return text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
 
 
-def insert(
-    connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]], then: str = ""
-) -> None:
+def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row], then: str = "") -> None:
     """Insert rows, many with one statement.
 
     Each statement gives up the interpreter's lock and has to get it back, which is slow while
     the event loop is busy; so a few large ones beat many small ones.
     """
-    if len(rows) == 1:
-        connection.execute(_insertion(into, len(rows[0]), 1, then), rows[0])
-        return
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         chunk = rows[start : start + ROWS_PER_STATEMENT]
         statement = _insertion(into, len(chunk[0]), len(chunk), then)
-        connection.execute(statement, list(chain.from_iterable(chunk)))
+        connection.execute(statement, chunk[0] if len(chunk) == 1 else [*chain(*chunk)])
 
 
 @cache

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from flowstate.engine import Engine
-from flowstate.flow import FlowRegistry
+from flowstate.registry import FlowRegistry
 from flowstate.testing.crashes.outcome import Outcome
 from flowstate.testing.crashes.process import Fault
 from flowstate.testing.crashes.report import Broken, Exploration, Judge, report
@@ -65,8 +65,8 @@ def explore_crashes(
         outside: what of the world must be as in the undisturbed run; it is copied.
         invariants: raise ``AssertionError`` when an outcome is wrong.
         ignore: keys of labels and annotations that may differ, such as a time of day.
-        until: says of the latest states, by id, whether a run is over, for flows that go on for
-            ever. By default it is when nothing executes, is delayed or is to be recovered.
+        until: says of the latest states, by id, whether a run is over, for flows that go on
+            without end. By default it is when nothing executes, is delayed or is to be recovered.
         crashes: with 2, whatever recovers dies as well, everywhere; and so on.
         max_runs: at most; beyond that chance decides which.
         longest: how long a run may take in virtual time.

@@ -6,11 +6,11 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from flowstate.commit import STACK_PREFIX
 from flowstate.data import Data
 from flowstate.driver import Driver, StateQuery
+from flowstate.planning import STACK_PREFIX
 from flowstate.recovery.dead import DEAD, is_dead, read_dead
-from flowstate.stalling import PREFIX
+from flowstate.recovery_rules import PREFIX
 from flowstate.state import State
 
 __all__ = ["Outcome", "differences", "read_outcome"]

@@ -1,14 +1,14 @@
 """A process that can die in the middle of anything: an event loop of its own, which then stops.
 
 What a real process has not done when it is killed, it never does: no ``finally`` runs, no task is
-told. So the loop of a process that dies is left as it stands, until nobody looks at what has come
-out any more. Only then are its tasks cancelled, so that nothing is left behind.
+told. So the loop of a process that dies is left as it stands, until the outcome has been looked
+at. Only then are its tasks cancelled, so that nothing is left behind.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
@@ -21,7 +21,6 @@ from flowstate.recovery.policy import attempt
 __all__ = ["Fault", "Process", "Script"]
 
 T = TypeVar("T")
-Call = Callable[[], Coroutine[Any, Any, T]]
 
 LEASES = "flowstate.lease."
 SECONDS_TO_BURY = 1.0
@@ -113,7 +112,7 @@ class Process:
         self._ready.appendleft(asyncio.Handle(self.die, (), self._loop))
 
     async def check(self) -> None:
-        """Return to those who live."""
+        """Return if the process lives."""
         if self._is_buried:
             raise DriverClosedError("the process is dead")
         if self._dies_next:
@@ -144,7 +143,7 @@ class Process:
 
 
 def _ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    pass  # Nobody is there to see to what a dead process has left.
+    pass  # There is no process any more to see to what is left.
 
 
 async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
@@ -188,30 +187,21 @@ class Connection:
         if not what:
             await self._process.check()
             return await self._store.commit(batch)
-        return await self._write(what, lambda: self._store.commit(batch))
-
-    async def claim_delay(self, id: str, due: datetime, seconds: float) -> datetime | None:
-        """Claim, unless the script says otherwise."""
-        what = f"claim of delay {id}"
-        return await self._write(what, lambda: self._store.claim_delay(id, due, seconds))
-
-    async def drop_delay(self, id: str) -> None:
-        """Drop, unless the script says otherwise."""
-        await self._write(f"drop of delay {id}", lambda: self._store.drop_delay(id))
-
-    async def _write(self, what: str, write: Call[T]) -> T:
         await self._process.check()
         fault = self._script.next(what)
         if fault is Fault.BEFORE:
             await self._process.death()
-        result = await write()
+        verdicts = await self._store.commit(batch)
         if fault is Fault.REPLY_LOST:
             await self._process.death()
         elif fault is Fault.ASKED_AGAIN:
-            result = await write()
+            # What has happened is found by its token, so it has the verdict that it had.
+            again = await self._store.commit(batch)
+            pairs = zip(verdicts, again, strict=True)
+            verdicts = [one if isinstance(one, tuple) else other for one, other in pairs]
         elif fault is Fault.AFTER:
             self._process.die_soon()
-        return result
+        return verdicts
 
 
 def _in_words(writes: Writes) -> str:
@@ -224,4 +214,6 @@ def _in_words(writes: Writes) -> str:
                 parts.append(f"attempt {number}")
     parts += [f"delay of {delay.state.id!r} to {delay.to!r}" for delay in writes.delays]
     parts += [f"data of {len(data.blob)} bytes" for data in writes.data]
+    parts += [f"claim of delay {claim.id}" for claim in writes.claims]
+    parts += [f"drop of delay {drop.id}" for drop in writes.drops]
     return ", ".join(parts)

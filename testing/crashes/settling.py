@@ -2,15 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from flowstate.driver import DelayedState, DelayQuery, StalledQuery
+from flowstate.driver import DelayedState, DuePage, DueQuery
 from flowstate.engine import Engine
 from flowstate.recovery import Recoverer, explain
-from flowstate.recovery.policy import decide
 from flowstate.state import State, Status
 
 __all__ = ["RestlessError", "Until", "settle"]
@@ -22,7 +21,7 @@ PAGE = 1_000
 SHORTEST_PAUSE = 0.001
 SHORTEST_LOOK = 0.1
 LONGEST_PAUSE = 3600.0
-LEASE = 3600.0  # Nobody else competes for it; a long one is not renewed all the while.
+LEASE = 3600.0  # No other process competes for it; a long one is not renewed all the while.
 MOST_EXPLAINED = 5
 
 
@@ -51,14 +50,14 @@ async def settle(
     Raises:
         RestlessError: it took longer.
     """
-    driver, clock = engine.driver, engine.clock
+    clock = engine.clock
     end = clock.monotonic() + longest.total_seconds()
     pause, seen = SHORTEST_PAUSE, -1
     while True:
         if running.done():
             running.result()
-        stalled = await driver.get_stalled(StalledQuery(limit=PAGE))
-        if await _recoverable(engine, stalled.states):
+        stalled = await _stalled(engine)
+        if await _recoverable(engine, stalled):
             await _recover(engine, running, end, rng)
             continue
         delayed, now = await _delays(engine)
@@ -69,7 +68,7 @@ async def settle(
         ):
             return
         await _check_time(engine, running, end)
-        head = await driver.head()
+        head = await engine.head()
         pause = SHORTEST_PAUSE if head != seen else min(2 * pause, LONGEST_PAUSE)
         seen = head
         left = min(((time - now).total_seconds() for time in times), default=0.0)
@@ -84,31 +83,34 @@ async def _recover(
     async with Recoverer(engine, group=engine.name, lease=LEASE, rng=rng):
         while True:
             await engine.clock.sleep(pause)
-            stalled = await engine.driver.get_stalled(StalledQuery(limit=PAGE))
-            if not await _recoverable(engine, stalled.states):
+            if not await _recoverable(engine, await _stalled(engine)):
                 return
             await _check_time(engine, running, end)
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def _recoverable(engine: Engine, states: Sequence[State]) -> bool:
+async def _stalled(engine: Engine) -> DuePage:
+    return await engine.driver.get_due(DueQuery("stall", limit=PAGE))
+
+
+async def _recoverable(engine: Engine, stalled: DuePage) -> bool:
     """Return whether a recoverer would do something about one of these stalled states."""
-    for state in states:
-        known = engine.can_execute(state.transition.to)
-        if decide(state, is_known=known) != "unknown flow":
-            liveness = await engine.driver.get_liveness(state.id)
-            if liveness is not None and liveness.rev == state.rev and liveness.delay_due is None:
-                return True
+    states = [each.state for each in stalled.due]
+    found = await engine.driver.get_liveness([state.id for state in states]) if states else ()
+    for state, liveness in zip(states, found, strict=True):
+        waits = liveness is None or liveness.rev != state.rev or liveness.delay_due is not None
+        if engine.can_execute(state.transition.to) and not waits:
+            return True
     return False
 
 
 async def _delays(engine: Engine) -> tuple[list[DelayedState], datetime]:
     """Return all delays that the engine can fire, and the store's clock."""
-    query = DelayQuery(everything=True, limit=PAGE)
+    query = DueQuery("delay", everything=True, limit=PAGE)
     found: list[DelayedState] = []
     while True:
-        page = await engine.driver.get_delayed(query)
-        found += [delay for delay in page.delayed if engine.can_execute(delay.to)]
+        page = await engine.driver.get_due(query)
+        found += [delay for delay in page.due if engine.can_execute(delay.to)]
         if not page.more:
             return found, page.now
         query = replace(query, after=page.end)

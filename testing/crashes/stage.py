@@ -5,18 +5,19 @@ import copy
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar, cast
 
 from msgspec import Struct
 
-from flowstate.clock import Clock, FakeClock
+from flowstate.clock import FakeClock
 from flowstate.delayer import Delayer
 from flowstate.driver import Driver
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError
-from flowstate.flow import FlowRegistry
+from flowstate.registry import FlowRegistry
 from flowstate.testing.crashes.outcome import Outcome, read_outcome
 from flowstate.testing.crashes.process import Fault, Process, Script
 from flowstate.testing.crashes.settling import RestlessError, Until, settle
@@ -96,8 +97,7 @@ class Stage(Generic[W]):
         world = self._make_world()
         script = Script(faults)
         time = StoreTime()
-        # The driver asks its clock for nothing but the time of day.
-        store = MemoryDriver(cast(Clock, time))
+        store = MemoryDriver(time)
         request = Request(self._run, world)
         processes: list[Process] = []
         deaths: list[int] = []
@@ -193,7 +193,7 @@ class Request(Generic[W]):
 
 
 class StoreTime:
-    """Tells the store the time of whichever process lives."""
+    """Tells the store the time of the process that lives."""
 
     def __init__(self) -> None:
         self._clock = FakeClock(START)
@@ -205,3 +205,15 @@ class StoreTime:
     def now(self) -> datetime:
         """Return the time of day."""
         return self._clock.now()
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back while one process lives."""
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float, *, background: bool = False) -> None:
+        """Wait so many seconds."""
+        await self._clock.sleep(seconds, background=background)
+
+    def working(self) -> AbstractContextManager[None]:
+        """Hold while work goes on that the event loop does not see."""
+        return self._clock.working()

@@ -8,15 +8,15 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from flowstate.cancellation import all_cancelled
 from flowstate.commands import Check, Command, Commit, Delay, Pause, StoreData, Transit
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import Driver
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError, StateNotFoundError
-from flowstate.flow import FlowRegistry
+from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status
+from flowstate.tasks import cancel_and_wait
 from flowstate.testing.histories.history import Record
 from flowstate.testing.histories.ledger import Ledger
 from flowstate.testing.histories.recorder import RecordedWatch, Recorder
@@ -83,7 +83,7 @@ class Client:
             elif again:  # It did not wait for the outcome, so these may be out of date.
                 for ctx in contexts:
                     await self._refresh(ctx.current.id)
-            elif self._engine.driver.batch_limit == 1:
+            elif self._engine.driver.max_batch_size == 1:
                 # Nothing stands between the driver and the task: cancelled, it has said no.
                 self._ledger.deny(task)
 
@@ -131,7 +131,7 @@ class Client:
 
 
 class Watcher:
-    """Watches for ever, with a new watch now and then."""
+    """Watches without end, with a new watch now and then."""
 
     def __init__(self, recorder: Recorder, engine: Engine, rng: Random) -> None:
         self._recorder = recorder
@@ -152,7 +152,7 @@ class Watcher:
 
     async def reach(self, rev: int) -> None:
         """Wait until everything up to ``rev`` was delivered."""
-        # A cursor tells nobody that it moves.
+        # A cursor gives no sign that it moves.
         while self._watch is None or self._watch.cursor < rev:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -216,7 +216,7 @@ async def _watching(watchers: Sequence[Watcher]) -> AsyncIterator["list[asyncio.
     try:
         yield tasks
     finally:
-        await all_cancelled(*tasks)
+        await cancel_and_wait(*tasks)
 
 
 async def _all_reach(

@@ -24,22 +24,26 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
+from flowstate.codec import encode_body
 from flowstate.commands import GetStates
 from flowstate.driver import (
-    DelayedStates,
-    DelayQuery,
     Driver,
-    StalledQuery,
-    StalledStates,
+    DuePage,
+    DueQuery,
     StateQuery,
     States,
     Verdict,
     Writes,
 )
 from flowstate.engine import Engine
-from flowstate.errors import CommitUnknownError, FlowstateError, RevisionMismatchError
+from flowstate.errors import (
+    CommitUnknownError,
+    DamagedRevisionError,
+    FlowstateError,
+    RevisionMismatchError,
+)
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.query import state_query
+from flowstate.reading import state_query
 from flowstate.state import State
 from flowstate.testcases.support import DriverWrapper
 from flowstate.testing.histories.history import (
@@ -109,6 +113,8 @@ class Recorder(DriverWrapper):
         at = self._clock()
         for op, writes in zip(first, batch, strict=True):
             self._record(_invoked(op, at, writes))
+            for drop in writes.drops:
+                self._record(Dropped(drop.id))
         marked = [_marked(writes) for writes in batch]
         try:
             verdicts = await self._driver.commit(marked)
@@ -129,11 +135,17 @@ class Recorder(DriverWrapper):
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
         """Pass on, recorded."""
         invoked = self._clock()
-        state = await self._driver.get_state(id, rev)
-        at = self._clock()
-        found = state.rev if state else 0
-        self._record(StateRead(next(self._ops), invoked, at, id, found, rev or 0))
+        try:
+            state = await self._driver.get_state(id, rev)
+        except DamagedRevisionError as error:
+            self._note_read(invoked, id, rev, error.rev)
+            raise
+        self._note_read(invoked, id, rev, state.rev if state else 0)
         return state and _plain(state)
+
+    def _note_read(self, invoked: int, id: str, rev: int | None, found: int) -> None:
+        read = StateRead(next(self._ops), invoked, self._clock(), id, found, rev or 0)
+        self._record(read)
 
     async def get_states(self, query: StateQuery) -> States:
         """Pass on, recorded."""
@@ -149,7 +161,7 @@ class Recorder(DriverWrapper):
                 after=query.after,
                 since_latest=query.since_latest,
                 latest_only=query.latest_only,
-                revs=tuple(state.rev for state in page.states),
+                revs=_revs(page),
                 scanned_to=page.scanned_to,
                 more=page.more,
                 head=page.head,
@@ -158,21 +170,10 @@ class Recorder(DriverWrapper):
         )
         return replace(page, states=[_plain(state) for state in page.states])
 
-    async def get_delayed(self, query: DelayQuery) -> DelayedStates:
+    async def get_due(self, query: DueQuery) -> DuePage:
         """Pass on, without the marks."""
-        page = await self._driver.get_delayed(query)
-        delayed = [replace(each, state=_plain(each.state)) for each in page.delayed]
-        return replace(page, delayed=delayed)
-
-    async def get_stalled(self, query: StalledQuery) -> StalledStates:
-        """Pass on, without the marks."""
-        page = await self._driver.get_stalled(query)
-        return replace(page, states=[_plain(state) for state in page.states])
-
-    async def drop_delay(self, id: str) -> None:
-        """Pass on, recorded."""
-        self._record(Dropped(id))
-        await self._driver.drop_delay(id)
+        page = await self._driver.get_due(query)
+        return replace(page, due=[replace(each, state=_plain(each.state)) for each in page.due])
 
     async def compact(self, before_rev: int) -> int:
         """Pass on, recorded."""
@@ -194,7 +195,7 @@ class Recorder(DriverWrapper):
 
 
 class RecordedWatch:
-    """Like ``flowstate.watch.Watch``, with everything recorded that it delivers.
+    """Like ``flowstate.log_tail.Watch``, with everything recorded that it delivers.
 
     Attributes:
         name: to go on with it in another watch.
@@ -281,10 +282,10 @@ async def read_store(driver: Driver, records: Iterable[Record]) -> list[Record]:
 
 async def _delays(store: Driver) -> list[str]:
     ids: list[str] = []
-    query = DelayQuery(everything=True, limit=PAGE)
+    query = DueQuery("delay", everything=True, limit=PAGE)
     while True:
-        page = await store.get_delayed(query)
-        ids += [delay.id for delay in page.delayed]
+        page = await store.get_due(query)
+        ids += [delay.id for delay in page.due]
         ids += [damaged.id for damaged in page.damaged]
         if not page.more:
             return ids
@@ -337,13 +338,20 @@ def _filter(query: StateQuery) -> Filter:
     return Filter(tuple(query.labels), query.status, query.since_time, query.committed_before)
 
 
+def _revs(page: States) -> tuple[int, ...]:
+    """Return what a page found, what is damaged as well: it was found all the same."""
+    found = [state.rev for state in page.states]
+    return tuple(sorted([*found, *(damaged.rev for damaged in page.damaged)]))
+
+
 def _marked(writes: Writes) -> Writes:
     mark = {TOKEN: writes.token}
     puts = [
         replace(state, annotations=FrozenDict({**state.annotations, **mark}))
         for state in writes.puts
     ]
-    return replace(writes, puts=tuple(puts))
+    bodies = tuple(map(encode_body, puts)) if writes.bodies else ()
+    return replace(writes, puts=tuple(puts), bodies=bodies)
 
 
 def _plain(state: State) -> State:

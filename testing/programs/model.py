@@ -12,14 +12,16 @@ from msgspec.structs import replace
 
 from flowstate.commands import GetStates
 from flowstate.data import Data
-from flowstate.driver import DelayedState, Liveness, Writes
+from flowstate.driver import Claim, DelayedState, Drop, Liveness, Writes
 from flowstate.errors import (
+    ClaimLostError,
     CompactedError,
     DataNotFoundError,
     HistoryRewoundError,
     RevisionMismatchError,
     StateNotFoundError,
 )
+from flowstate.frozen import EMPTY
 from flowstate.state import State, Status
 
 __all__ = ["Beat", "Model", "StoredData", "stalls_after"]
@@ -53,9 +55,10 @@ class Model:
         last: the time of the head.
         data: by checksum.
         delays: those that have not fired, by id.
+        holders: of the delays that were claimed, by id.
+        references: what data each delay keeps, by id.
         stalls: when the latest revisions stall, by id of the state.
         beats: the last heartbeat for each latest revision, by id of the state.
-        verdicts: what each commit got, by token.
     """
 
     def __init__(self) -> None:
@@ -66,25 +69,30 @@ class Model:
         self.last = LONG_AGO
         self.data: dict[str, StoredData] = {}
         self.delays: dict[str, DelayedState] = {}
+        self.holders: dict[str, str] = {}
+        self.references: dict[str, tuple[str, ...]] = {}
         self.stalls: dict[str, datetime] = {}
         self.beats: dict[str, Beat] = {}
-        self.verdicts: dict[str, tuple[State, ...]] = {}
 
     # Writing
 
-    def judge(self, writes: Writes, stamp: datetime, dues: Sequence[datetime]) -> tuple[State, ...]:
+    def judge(
+        self, writes: Writes, now: datetime, stamp: datetime, dues: Sequence[datetime]
+    ) -> tuple[State, ...]:
         """Judge one commit, and apply it.
 
         Args:
             writes: the commit.
-            stamp: when it was committed.
+            now: the store's clock.
+            stamp: when it was committed, as far as revisions say; it never goes back.
             dues: when each of its delays is due.
 
         Raises:
             RevisionMismatchError: states are not as expected.
             DataNotFoundError: data is not there.
+            ClaimLostError: a delay is gone, or claimed by another holder.
         """
-        self.check(writes)
+        self.check(writes, now)
         head = self.head
         committed = []
         for place, state in enumerate(writes.puts):
@@ -95,19 +103,18 @@ class Model:
                 state, rev=self.head, committed_at=stamp, delayed_until=min(own, default=None)
             )
             self.log[put.rev], self.latest[put.id], self.last = put, put.rev, stamp
-            self._set_stall(put, put.delayed_until or stamp)
+            self._set_stall(put, put.delayed_until or now)
             committed.append(put)
         for data in writes.data:
-            old = self.data.get(data.checksum, StoredData(data, head, head))
-            seen = writes.token in self.verdicts
-            self.data[data.checksum] = StoredData(
-                replace(data, rev=0), old.after if seen else head, self.head
-            )
+            self.data[data.checksum] = StoredData(replace(data, rev=0), head, self.head)
         self._store_delays(writes, committed, dues)
-        self.verdicts[writes.token] = states = tuple(committed)
-        return states
+        for claim in writes.claims:
+            self._claim(claim, now)
+        for drop in writes.drops:
+            self._drop(drop)
+        return tuple(committed)
 
-    def check(self, writes: Writes) -> None:
+    def check(self, writes: Writes, now: datetime) -> None:
         """Raise what refuses a commit, if anything does."""
         expected = [(state.id, state.rev) for state in writes.puts] + list(writes.checks)
         differ = {id for id, rev in expected if self.latest.get(id, 0) != rev}
@@ -116,10 +123,31 @@ class Model:
         there = self.data.keys() | {data.checksum for data in writes.data}
         if not there.issuperset(writes.needs):
             raise DataNotFoundError("data is no longer stored")
+        lost = [claim.id for claim in writes.claims if not self._is_granted(claim, now)]
+        if lost:
+            raise ClaimLostError(lost)
+
+    def _is_granted(self, claim: Claim, now: datetime) -> bool:
+        delay = self.delays.get(claim.id)
+        if delay is None:
+            return False
+        return delay.due <= now or self.holders.get(claim.id) == claim.holder
+
+    def _claim(self, claim: Claim, now: datetime) -> None:
+        if claim.id in self.delays:  # Else a put of the same commit has dropped it.
+            due = now + timedelta(seconds=claim.seconds)
+            self.delays[claim.id] = replace(self.delays[claim.id], due=due)
+            self.holders[claim.id] = claim.holder
+
+    def _drop(self, drop: Drop) -> None:
+        if self.holders.get(drop.id) == drop.holder:
+            self.delays.pop(drop.id, None)
+            self.holders.pop(drop.id, None)
 
     def _forget(self, id: str) -> None:
         """Forget what belonged to the revision before."""
         self.delays = {key: each for key, each in self.delays.items() if each.state.id != id}
+        self.holders = {key: each for key, each in self.holders.items() if key in self.delays}
         self.stalls.pop(id, None)
         self.beats.pop(id, None)
 
@@ -133,8 +161,7 @@ class Model:
     ) -> None:
         for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
             id = f"{writes.token}.{index}"
-            if id in self.delays:
-                continue  # It was stored by the same commit before.
+            self.references[id] = new.references
             state = new.state if new.put is None else committed[new.put]
             self.delays[id] = DelayedState(id, state, new.to, new.annotations, due, new.commit)
             if new.put is None and state.id in self.stalls and self.latest[state.id] == state.rev:
@@ -142,7 +169,7 @@ class Model:
                 self.stalls[state.id] = max(self.stalls[state.id], due + (after or timedelta(0)))
 
     def compact(self, before_rev: int) -> int:
-        """Remove old revisions, and data that nobody refers to; return how many revisions."""
+        """Remove old revisions, and data that is not referred to; return how many revisions."""
         target = min(before_rev, self.head)
         kept = {
             rev: state
@@ -152,7 +179,7 @@ class Model:
         removed = len(self.log) - len(kept)
         self.log = kept
         self.floor = max(self.floor, target)
-        referred = {ref.checksum for state in kept.values() for ref in state.data.values()}
+        referred = self._referred()
         for checksum, stored in list(self.data.items()):
             if checksum not in referred and stored.before < target:
                 del self.data[checksum]
@@ -161,12 +188,17 @@ class Model:
     def in_doubt(self, before_rev: int) -> list[str]:
         """Return the checksums of data that a compaction may have left to the next one."""
         target = min(before_rev, self.head)
-        referred = {ref.checksum for state in self.log.values() for ref in state.data.values()}
+        referred = self._referred()
         return [
             checksum
             for checksum, stored in self.data.items()
             if checksum not in referred and stored.after < target <= stored.before
         ]
+
+    def _referred(self) -> set[str]:
+        """Return the checksums that revisions and delays refer to."""
+        referred = {ref.checksum for state in self.log.values() for ref in state.data.values()}
+        return referred.union(*(self.references[id] for id in self.delays))
 
     # Reading
 
@@ -213,9 +245,13 @@ class Model:
         """Return all delays, in the order of (due, id)."""
         return sorted(self.delays.values(), key=lambda delay: (delay.due, delay.id))
 
-    def stalled(self) -> list[tuple[datetime, str]]:
-        """Return when what stalls, in that order."""
-        return sorted((at, id) for id, at in self.stalls.items())
+    def stalled(self) -> list[DelayedState]:
+        """Return what stalls or will, in the order of (when, id)."""
+        found = [(at, self.get(id)) for id, at in self.stalls.items()]
+        return [
+            DelayedState(state.id, state, state.transition.to, EMPTY, at, commit=False)
+            for at, state in sorted(found, key=lambda pair: (pair[0], pair[1].id))
+        ]
 
     def liveness(self, id: str, now: datetime) -> Liveness | None:
         """Return what is known about the latest revision of a state."""
@@ -233,7 +269,7 @@ class Model:
 
 
 def stalls_after(state: State) -> timedelta | None:
-    """Return how long a revision may stand still, by its own rules; ``None``: for ever."""
+    """Return how long a revision may stand still, by its own rules; ``None``: without end."""
     rules = "flowstate.recovery."
     if state.status is not Status.ACTIVE or not state.transition.to:
         return None

@@ -27,7 +27,7 @@ from flowstate.frozen import FrozenDict
 from flowstate.state import State, Status, Transition
 from flowstate.testing.programs.model import StoredData
 
-__all__ = ["Draft", "Planned"]
+__all__ = ["Draft", "Planned", "sums"]
 
 
 class Draft:
@@ -170,7 +170,8 @@ class Planned:
             draft = self.draft(command.ctx)
             state = _to_put(draft)
             delays = (_new_delay(command, state, None),)
-            return Writes("", checks=((state.id, draft.expected),), delays=delays)
+            needs = tuple(sums(state) - sums(draft.ctx.committed))
+            return Writes("", checks=((state.id, draft.expected),), delays=delays, needs=needs)
         return None
 
     def _together(self) -> Writes:
@@ -187,12 +188,20 @@ class Planned:
         needs = {
             checksum
             for draft in puts
-            for checksum in _sums(draft.state) - _sums(draft.ctx.committed) - brought
+            for checksum in sums(draft.state) - sums(draft.ctx.committed) - brought
         }
-        return Writes("", states, tuple(self._checks), tuple(self._data), delays, tuple(needs))
+        return Writes(
+            "",
+            puts=states,
+            checks=tuple(self._checks),
+            data=tuple(self._data),
+            delays=delays,
+            needs=tuple(needs),
+        )
 
 
-def _sums(state: State) -> set[str]:
+def sums(state: State) -> set[str]:
+    """Return the checksums that a state refers to."""
     return {ref.checksum for ref in state.data.values()}
 
 
@@ -203,5 +212,12 @@ def _to_put(draft: Draft) -> State:
 def _new_delay(command: Delay, state: State, put: int | None) -> NewDelay:
     notes = FrozenDict(command.annotations)
     return NewDelay(
-        state, command.to, notes, command.until, command.after, commit=command.commit, put=put
+        state,
+        command.to,
+        notes,
+        command.until,
+        command.after,
+        commit=command.commit,
+        body="",
+        put=put,
     )

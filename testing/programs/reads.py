@@ -1,8 +1,11 @@
 """What random programs are made of: reads, and what is refused."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
+
+from msgspec.structs import replace
 
 from flowstate.commands import (
     Command,
@@ -19,7 +22,7 @@ from flowstate.commands import (
 )
 from flowstate.context import StateContext
 from flowstate.data import Data
-from flowstate.driver import DelayQuery, StalledQuery
+from flowstate.driver import DelayedState, DueKind, DueQuery
 from flowstate.errors import (
     DataNotFoundError,
     InvalidCommandError,
@@ -27,9 +30,10 @@ from flowstate.errors import (
     StateNotFoundError,
     UnknownFlowError,
 )
+from flowstate.frozen import FrozenDict
 from flowstate.limits import MAX_PAGE
 from flowstate.state import State, Status
-from flowstate.testing.programs.world import World, outcome
+from flowstate.testing.programs.world import FLOWS, World, outcome
 from flowstate.testing.programs.writes import IDS, LABELS, Operation, likely
 
 __all__ = ["READING", "inspect"]
@@ -128,24 +132,54 @@ async def _read(w: World, rng: Random, command: GetStates) -> None:
 
 async def delays(w: World, rng: Random) -> None:
     """Read all pages of delays: of those that are due, of those up to a time, or of all."""
-    limit = rng.choice(LIMITS)
-    times = [delay.due for delay in w.model.delays.values()]
-    everything, until = likely(rng, 0.4), rng.choice([None, None, *times])
-    w.trace.append(f"read all delays, {everything=}, {until=}, {limit=}")
-    left = w.model.delayed()
-    query = DelayQuery(until, everything, None, limit)
+    await _read_due(w, _due_query(rng, "delay", w.model.delayed()))
+
+
+async def stalled(w: World, rng: Random) -> None:
+    """Read all pages of what stalls, in the same ways."""
+    await _read_due(w, _due_query(rng, "stall", w.model.stalled()))
+
+
+def _due_query(rng: Random, kind: DueKind, there: Sequence[DelayedState]) -> DueQuery:
+    some = tuple(rng.sample([*FLOWS, "nowhere"], rng.randint(0, 3)))
+    return DueQuery(
+        kind,
+        flows=rng.choice((None, None, some)),
+        until=rng.choice([None, None, *(each.due for each in there)]),
+        everything=likely(rng, 0.4),
+        limit=rng.choice(LIMITS),
+        others=likely(rng, 0.3),
+    )
+
+
+async def _read_due(w: World, query: DueQuery) -> None:
+    w.trace.append(f"read all of {query!r}")
+    all_there = w.model.delayed() if query.kind == "delay" else w.model.stalled()
+    left = [each for each in all_there if query.flows is None or each.to in query.flows]
     while True:
-        page = await w.driver.get_delayed(query)
-        last = until or w.saw(page.now)
-        wanted = [delay for delay in left if everything or delay.due <= last]
-        w.same(list(page.delayed), wanted[:limit], f"delays of {query!r}")
-        left = left[len(page.delayed) :]
-        found = (page.more, page.next_due, list(page.damaged))
+        page = await w.driver.get_due(query)
+        last = query.until or w.saw(page.now)
+        wanted = [each for each in left if query.everything or each.due <= last]
+        expected = wanted[: query.limit]
+        w.same(_compared(query.kind, page.due), _compared(query.kind, expected), f"{query!r}")
+        left = left[len(page.due) :]
+        found = (page.more, page.next_at, list(page.damaged))
         following = left[0].due if left else None
-        w.same(found, (len(wanted) > limit, following, []), f"the rest of {query!r}")
+        w.same(found, (len(wanted) > query.limit, following, []), f"the rest of {query!r}")
+        if query.others and not query.everything:
+            rest = {each.to for each in all_there if each.due <= last} - set(query.flows or ())
+            others = sorted(rest) if query.flows is not None else []
+            w.same(sorted(page.others), others, f"other flows of {query!r}")
         if not page.more:
             return
-        query = DelayQuery(until, everything, page.end, limit)
+        query = replace(query, after=page.end)
+
+
+def _compared(kind: DueKind, found: Sequence[DelayedState]) -> list[object]:
+    """Return what is said of something due: of a stalled state, not what only delays have."""
+    if kind == "delay":
+        return list(found)
+    return [(each.id, each.state, each.to, each.due) for each in found]
 
 
 async def delayed_states(w: World, rng: Random) -> None:
@@ -160,39 +194,18 @@ async def delayed_states(w: World, rng: Random) -> None:
     w.same(found, w.model.delayed(), repr(command))
 
 
-async def stalled(w: World, rng: Random) -> None:
-    """Read all pages of what stalls."""
-    limit = rng.choice(LIMITS)
-    w.trace.append(f"read all that stalls, {limit=}")
-    left = w.model.stalled()
-    query = StalledQuery(None, limit)
-    while True:
-        page = await w.driver.get_stalled(query)
-        now = w.saw(page.now)
-        wanted = [place for place in left if place[0] <= now][:limit]
-        states = [w.model.get(id) for _, id in wanted]
-        w.same(list(page.states), states, f"stalled, {query!r}")
-        left = left[len(wanted) :]
-        next_at = left[0][0] if left else None
-        more = next_at is not None and next_at <= now
-        found = (page.more, page.next_at, page.end, list(page.damaged))
-        w.same(found, (more, next_at, wanted[-1] if wanted else None, []), f"rest of {query!r}")
-        if not page.more:
-            return
-        query = StalledQuery(page.end, limit)
-
-
 async def liveness(w: World, rng: Random) -> None:
-    """Read what is known about a latest revision."""
-    id = rng.choice(IDS)
-    w.trace.append(f"get_liveness({id!r})")
-    await _compare_liveness(w, id)
+    """Read what is known about some latest revisions."""
+    ids = rng.sample(IDS, rng.choice((1, 1, 2, 3, 0)))
+    w.trace.append(f"get_liveness({ids!r})")
+    await _compare_liveness(w, ids)
 
 
-async def _compare_liveness(w: World, id: str) -> None:
-    found = await w.driver.get_liveness(id)
-    now = w.saw(found.now) if found else w.earliest()
-    w.same(found, w.model.liveness(id, now), f"liveness of {id!r}")
+async def _compare_liveness(w: World, ids: Sequence[str]) -> None:
+    answers = await w.driver.get_liveness(ids)
+    for id, found in zip(ids, answers, strict=True):
+        now = w.saw(found.now) if found else w.earliest()
+        w.same(found, w.model.liveness(id, now), f"liveness of {id!r}")
 
 
 async def inspect(w: World, rng: Random) -> None:
@@ -202,9 +215,8 @@ async def inspect(w: World, rng: Random) -> None:
     await _read(w, rng, GetStates(limit=MAX_PAGE))
     await _read(w, rng, GetStates(latest_only=True, limit=MAX_PAGE))
     await delayed_states(w, rng)
-    for id in IDS:
-        await _compare_liveness(w, id)
-    await stalled(w, rng)
+    await _compare_liveness(w, IDS)
+    await _read_due(w, DueQuery("stall", everything=True, limit=MAX_PAGE))
     for checksum, stored in w.model.data.items():
         expected = Data(stored.data.blob, stored.data.annotations, checksum=checksum)
         w.same(await w.driver.get_data(checksum), expected, f"data {checksum}")
@@ -217,7 +229,7 @@ def _bad_commands(ctx: StateContext) -> list[tuple[Command[Any], type[Exception]
     wrong.data["x"] = Data("text")  # type: ignore[arg-type]
     label, other = ctx.copy(), ctx.copy()
     label.set_label("k", "\0")
-    other.set_annotation("", "v")
+    other.current = replace(other.current, annotations=FrozenDict({"": "v"}))
     nothing: Any = None
     return [
         (Commit(Transit(ctx, "nowhere")), UnknownFlowError, ""),

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from msgspec.structs import replace
@@ -10,15 +10,15 @@ from msgspec.structs import replace
 from flowstate.clock import Clock, FakeClock, SystemClock
 from flowstate.commands import Command, GetData, GetStates
 from flowstate.context import StateContext
-from flowstate.driver import DelayQuery, Driver, Verdict, Writes
+from flowstate.driver import Driver, DueQuery, NewDelay, Verdict, Writes
 from flowstate.engine import Engine
-from flowstate.errors import CommitUnknownError, FlowstateError, RevisionMismatchError
-from flowstate.flow import FlowRegistry
+from flowstate.errors import FlowstateError
 from flowstate.limits import MAX_PAGE
+from flowstate.registry import FlowRegistry
 from flowstate.testcases.harness import Capabilities, MakeDriver
 from flowstate.testcases.support import DriverWrapper
 from flowstate.testing.programs.model import LONG_AGO, Model
-from flowstate.testing.programs.plan import Planned
+from flowstate.testing.programs.plan import Planned, sums
 
 __all__ = ["FLOWS", "World", "outcome"]
 
@@ -56,7 +56,7 @@ class World:
     Attributes:
         model: what the store must hold.
         contexts: one for each state, from its last commit.
-        sent: every commit that has reached the store, with its verdict.
+        sent: every commit that was stored.
         pages: commands to go on with, from pages that were read.
         trace: what was done.
     """
@@ -66,7 +66,7 @@ class World:
         self.clock: Clock = FakeClock(autojump=False) if capabilities.fake_clock else SystemClock()
         self.model = Model()
         self.contexts: dict[str, StateContext] = {}
-        self.sent: list[Sent] = []
+        self.sent: list[Writes] = []
         self.pages: list[GetStates] = []
         self.trace: list[str] = []
         self._make_driver = make_driver
@@ -123,7 +123,7 @@ class World:
         """Return the store's clock."""
         if isinstance(self.clock, FakeClock):
             return self.clock.now()
-        page = await self.driver.get_delayed(DelayQuery(limit=1))
+        page = await self.driver.get_due(DueQuery("delay", limit=1))
         return self.saw(page.now)
 
     def earliest(self) -> datetime:
@@ -160,26 +160,38 @@ class World:
         self._seen = max(self._seen, stamps[0])
         return stamps[0]
 
+    async def _stored_dues(self) -> tuple[dict[str, datetime], datetime]:
+        """Return when all delays of the store are due, and the store's clock."""
+        page = await self.driver.get_due(DueQuery("delay", everything=True, limit=MAX_PAGE))
+        return {delay.id: delay.due for delay in page.due}, self.saw(page.now)
+
     async def _dues(self, writes: Writes, low: datetime) -> list[datetime]:
         """Return when the delays of a commit are due; those without a time are looked up."""
         if all(new.due is not None for new in writes.delays):
             return [new.due or LONG_AGO for new in writes.delays]
-        page = await self.driver.get_delayed(DelayQuery(everything=True, limit=MAX_PAGE))
-        high = self.saw(page.now)
-        stored = {delay.id: delay.due for delay in page.delayed}
+        stored, high = await self._stored_dues()
         dues = []
         for index, new in enumerate(writes.delays):
             id = f"{writes.token}.{index}"
             due = stored.get(id, new.due)
-            if due is None and id in self.model.delays:
-                # Stored before, and removed by a later commit of the same batch.
-                due = self.model.delays[id].due
             if due is None:
                 raise AssertionError(f"the delay {id} is not stored")
-            if new.after is not None and id not in self.model.delays:
+            if new.after is not None:
                 self.between(due, low + new.after, high + new.after, "time of a delay")
             dues.append(due)
         return dues
+
+    async def _learn_claims(self, writes: Writes, low: datetime) -> None:
+        """Tell the model until when delays are claimed."""
+        if not writes.claims:
+            return
+        stored, high = await self._stored_dues()
+        for claim in writes.claims:
+            if claim.id in self.model.delays:
+                later, due = timedelta(seconds=claim.seconds), stored.get(claim.id, LONG_AGO)
+                self.between(due, low + later, high + later, f"time of {claim!r}")
+                delay = self.model.delays[claim.id]
+                self.model.delays[claim.id] = replace(delay, due=due)
 
     # Commits
 
@@ -215,13 +227,39 @@ class World:
 
     def _take_sent(self) -> list[Sent]:
         sent, self.driver.sent = self.driver.sent, []
-        self.sent += sent
+        self.sent += [writes for writes, verdict in sent if isinstance(verdict, tuple)]
         return sent
 
     def _compare_writes(self, found: Writes, expected: Writes) -> None:
         if not set(found.needs) <= set(expected.needs):
             self.same(found.needs, expected.needs, "data that a commit needs")
-        self.same(found, replace(expected, token=found.token, needs=found.needs), "writes")
+        wanted = 0 if self.driver.stores_objects else len(found.puts)
+        self.same(len(found.bodies), wanted, "number of bodies")
+        if found.size < sum(len(data.blob) for data in found.data):
+            raise AssertionError(f"a commit has more than {found.size} bytes: {found!r}")
+        delays = [
+            replace(new, body=sent.body, references=sent.references)
+            for new, sent in zip(expected.delays, found.delays, strict=True)
+        ]
+        expected = replace(
+            expected,
+            token=found.token,
+            needs=found.needs,
+            bodies=found.bodies,
+            delays=tuple(delays),
+            size=found.size,
+        )
+        self.same(_unstamped(found), _unstamped(expected), "writes")
+        for new in found.delays:
+            self._compare_references(new)
+
+    def _compare_references(self, new: NewDelay) -> None:
+        """Look whether a delay keeps the data that its state has and its revision has not."""
+        stored = self.model.log.get(new.state.rev)
+        if new.put is None and stored is not None:
+            own = sums(new.state) - sums(stored)
+            if not own <= set(new.references) <= sums(new.state):
+                self.same(set(new.references), own, f"what {new!r} refers to")
 
     def _compare_contexts(
         self,
@@ -252,63 +290,46 @@ class World:
 
     async def judge(self, writes: Writes, verdict: Verdict, low: datetime) -> object:
         """Compare a verdict with that of the model, which applies the commit; return it."""
-        known = self.model.verdicts.get(writes.token)
-        refusal: FlowstateError | None = None
         try:
-            self.model.check(writes)
-        except FlowstateError as error:
-            refusal = error
-        if known is not None and refusal is not None:
-            # It may only be forgotten that it was committed if its revisions are.
-            lost = not all(state.rev in self.model.log for state in known)
-            if lost and isinstance(verdict, CommitUnknownError):
-                return verdict
-            if (lost or not known) and isinstance(verdict, RevisionMismatchError):
-                known = None
-            self.same(verdict, refusal if known is None else known, "verdict of a replay")
+            self.model.check(writes, low)
+        except FlowstateError as refusal:
+            self.same(verdict, refusal, "verdict")
             return verdict
-        if refusal is not None or not isinstance(verdict, tuple):
-            self.same(verdict, refusal or "a commit", "verdict")
+        if not isinstance(verdict, tuple):
+            self.same(verdict, "a commit", "verdict")
             return verdict
         dues = await self._dues(writes, low)
-        expected = self.model.judge(writes, self._stamped(verdict), dues)
+        stamp = self._stamped(verdict)
+        now = stamp if verdict and not isinstance(self.clock, FakeClock) else low
+        expected = self.model.judge(writes, now, stamp, dues)
         self.same(verdict, expected, "verdict")
+        await self._learn_claims(writes, low)
         return expected
-
-    def _is_refused(self, writes: Writes) -> bool:
-        """Return whether the model refuses a commit that was never committed so far."""
-        if writes.token in self.model.verdicts:
-            return False
-        try:
-            self.model.check(writes)
-        except FlowstateError:
-            return True
-        return False
 
     async def commit(self, batch: Sequence[Writes]) -> None:
         """Give a batch, or as much of it as it takes at a time, to the driver."""
         self.trace.append(f"commit({batch!r:.5000})")
-        size = self.driver.batch_limit
+        size = self.driver.max_batch_size
         for start in range(0, len(batch), size):
             some = batch[start : start + size]
             low = self.earliest()
             verdicts = await self.driver.commit(some)
             self._take_sent()
-            refused: dict[str, Verdict] = {}
-            for place, (writes, verdict) in enumerate(zip(some, verdicts, strict=True)):
-                later = zip(some[place + 1 :], verdicts[place + 1 :], strict=True)
-                again = any(each.token == writes.token and same == verdict for each, same in later)
-                if again and isinstance(verdict, tuple) and self._is_refused(writes):
-                    continue  # It was committed all the same, by the one that comes later.
-                if writes.token in refused and told(refused[writes.token]) == told(verdict):
-                    continue  # What was refused may be refused again, whatever came between.
+            for writes, verdict in zip(some, verdicts, strict=True):
                 await self.judge(writes, verdict, low)
-                if isinstance(verdict, FlowstateError):
-                    refused[writes.token] = verdict
             for writes, verdict in zip(some, verdicts, strict=True):
                 for data in writes.data if isinstance(verdict, tuple) else ():
-                    if data.checksum in self.model.data:  # Not if it was a replay.
-                        self.model.data[data.checksum].before = self.model.head
+                    self.model.data[data.checksum].before = self.model.head
+
+
+def _unstamped(writes: Writes) -> Writes:
+    """Return writes without the times that the store stamps."""
+    puts = [replace(state, committed_at=None, delayed_until=None) for state in writes.puts]
+    delays = [
+        replace(new, state=replace(new.state, committed_at=None, delayed_until=None))
+        for new in writes.delays
+    ]
+    return replace(writes, puts=tuple(puts), delays=tuple(delays))
 
 
 def told(result: object) -> object:

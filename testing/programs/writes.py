@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from flowstate.clock import FakeClock
+from flowstate.codec import DelayBody, encode_body, encode_delay
 from flowstate.commands import (
     Check,
     Command,
@@ -28,7 +29,7 @@ from flowstate.commands import (
 )
 from flowstate.context import StateContext
 from flowstate.data import Data, DataRef, checksum_of
-from flowstate.driver import Heartbeat, NewDelay, Writes
+from flowstate.driver import Claim, Drop, Heartbeat, NewDelay, Writes
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Status, Transition
 from flowstate.testing.programs.model import Beat
@@ -50,6 +51,7 @@ STEP_NOTES: tuple[dict[str, str], ...] = ({}, {}, {}, {"n": "1"}, {RULES + "wait
 FAR = datetime(2200, 1, 1, tzinfo=UTC)
 BLOBS = (b"", b"\0\xff", b"blob", b"x" * 40)
 ALIASES = ("blob", "é %")
+HOLDERS = ("one", "é two")
 
 
 def likely(rng: Random, chance: float) -> bool:
@@ -155,7 +157,7 @@ async def step(w: World, rng: Random) -> None:
 
 
 def _writes(w: World, rng: Random, token: str) -> Writes:
-    """Return writes as no engine would make them: what they expect is often wrong."""
+    """Return writes as no engine makes them: what they expect is often wrong."""
     latest = w.model.latest
 
     def expected(id: str) -> int:
@@ -177,49 +179,58 @@ def _writes(w: World, rng: Random, token: str) -> Writes:
         puts[0] = replace(puts[0], data=FrozenDict({"blob": DataRef(1, checksum)}))
     delays: tuple[NewDelay, ...] = ()
     if puts and likely(rng, 0.2):
-        to, due = rng.choice(FLOWS), FAR + timedelta(days=rng.randrange(3))
-        delays = (NewDelay(puts[-1], to, EMPTY, due, None, commit=True, put=len(puts) - 1),)
+        delays = (_new_delay(puts[-1], len(puts) - 1, rng),)
     return Writes(
         token,
         tuple(puts),
+        () if w.driver.stores_objects else tuple(map(encode_body, puts)),
         checks if puts else (),
         (replace(blob, checksum=checksum),) if brings or not puts else (),
         delays,
         (checksum,) if puts and refers and not brings else (),
+        size=1_000 * (1 + len(puts)),
+    )
+
+
+def _new_delay(state: State, put: int, rng: Random) -> NewDelay:
+    to, due = rng.choice(FLOWS), FAR + timedelta(days=rng.randrange(3))
+    references = tuple(ref.checksum for ref in state.data.values())
+    return NewDelay(
+        state,
+        to,
+        EMPTY,
+        due,
+        None,
+        commit=True,
+        body=encode_delay(DelayBody(to)),
+        put=put,
+        references=references,
     )
 
 
 async def batch(w: World, rng: Random) -> None:
-    """Give several commits to the driver at once, some of them a second time."""
-    writes: list[Writes] = []
-    for number in range(rng.randint(1, 5)):
-        if writes and likely(rng, 0.15):
-            writes.append(rng.choice(writes))
-        elif w.sent and likely(rng, 0.15):
-            writes += _replayable(w, rng)
-        else:
-            writes.append(_writes(w, rng, f"batch {len(w.sent)} {w.model.head} {number}"))
-    await w.commit(writes)
+    """Give several commits to the driver at once."""
+    numbers = range(rng.randint(1, 5))
+    await w.commit([_writes(w, rng, _new_token(w, number)) for number in numbers])
 
 
-def _replayable(w: World, rng: Random) -> list[Writes]:
-    """Return something that was sent before, mostly what was sent last.
-
-    What has no states leaves no trace but its data and delays: without these it is as new.
-    """
-    writes, _ = w.sent[-1] if likely(rng, 0.5) else rng.choice(w.sent)
-    if writes.puts or writes.token not in w.model.verdicts:
-        timed = all(delay.after is None for delay in writes.delays)
-        return [writes] if timed or writes.token in w.model.verdicts else []
-    delays = {f"{writes.token}.{index}" for index in range(len(writes.delays))}
-    data = {data.checksum for data in writes.data}
-    return [writes] if delays <= w.model.delays.keys() and data <= w.model.data.keys() else []
+def _new_token(w: World, number: int) -> str:
+    return f"batch {len(w.sent)} {w.model.head} {number}"
 
 
 async def replay(w: World, rng: Random) -> None:
-    """Give the driver what it has had already."""
-    if w.sent:
-        await w.commit(_replayable(w, rng))
+    """Give the driver what it has had already: the same writes must not be applied twice."""
+    sent = [writes for writes in w.sent if writes.puts]
+    if sent:
+        await w.commit([sent[-1] if likely(rng, 0.5) else rng.choice(sent)])
+
+
+async def same_token(w: World, rng: Random) -> None:
+    """Give the driver other writes under a token that it knows: they are new."""
+    sent = [writes for writes in w.sent if writes.puts]
+    if sent:
+        writes = _writes(w, rng, rng.choice(sent).token)
+        await w.commit([replace(writes, delays=())])
 
 
 async def beat(w: World, rng: Random) -> None:
@@ -242,7 +253,7 @@ async def beat(w: World, rng: Random) -> None:
 
 async def _learn_beat(w: World, beat: Heartbeat, low: datetime, high: datetime) -> None:
     """Tell the model when a heartbeat was noted; that can be told from the one before."""
-    found = await w.driver.get_liveness(beat.id)
+    (found,) = await w.driver.get_liveness([beat.id])
     at = found.beat_at if found else None
     if found is None or at is None:
         raise AssertionError(f"liveness after {beat!r}: {found!r}")
@@ -260,30 +271,25 @@ async def _learn_beat(w: World, beat: Heartbeat, low: datetime, high: datetime) 
     w.same(found, w.model.liveness(beat.id, w.saw(found.now)), f"liveness after {beat!r}")
 
 
+def _delay_id(w: World, rng: Random) -> str:
+    """Return the id of a delay: one that can be claimed or is, any one, or one that is gone."""
+    now = w.earliest()
+    due = [each.id for each in w.model.delays.values() if each.due <= now]
+    return rng.choice([*w.model.delays, *due, *due, *w.model.holders, "nothing.0"])
+
+
 async def claim(w: World, rng: Random) -> None:
-    """Claim a delay, which may be gone or claimed already."""
-    id = rng.choice([*w.model.delays, "nothing.0"])
-    delay = w.model.delays.get(id)
-    due = FAR if delay is None or likely(rng, 0.2) else delay.due
-    seconds = rng.choice((0.0, 0.5, 60.25))
-    w.trace.append(f"claim({id!r}, {due!r}, {seconds})")
-    low = await w.now()
-    until = await w.driver.claim_delay(id, due, seconds)
-    high = await w.now()
-    if delay is None or delay.due != due or until is None:
-        w.same(until, None if delay is None or delay.due != due else "a time", f"claim of {id}")
-        return
-    later = timedelta(seconds=seconds)
-    w.between(until, low + later, high + later, "time of a claim")
-    w.model.delays[id] = replace(delay, due=until)
+    """Claim one or two delays, which may be gone, not due, or claimed already."""
+    ids = {_delay_id(w, rng) for _ in range(rng.choice((1, 1, 1, 2)))}
+    seconds = rng.choice((0.0, 60.25))
+    claims = tuple(Claim(id, rng.choice(HOLDERS), seconds) for id in sorted(ids))
+    await w.commit([Writes(_new_token(w, 0), claims=claims)])
 
 
 async def drop(w: World, rng: Random) -> None:
-    """Drop a delay."""
-    id = rng.choice([*w.model.delays, "nothing.0"])
-    w.trace.append(f"drop({id!r})")
-    await w.driver.drop_delay(id)
-    w.model.delays.pop(id, None)
+    """Drop a delay, which only its holder can."""
+    drops = (Drop(_delay_id(w, rng), rng.choice(HOLDERS)),)
+    await w.commit([Writes(_new_token(w, 0), drops=drops)])
 
 
 async def compact(w: World, rng: Random) -> None:
@@ -319,8 +325,9 @@ WRITING: dict[str, tuple[int, Operation]] = {
     "batch": (6, batch),
     "replay": (4, replay),
     "beat": (5, beat),
-    "claim": (3, claim),
-    "drop": (1, drop),
+    "same_token": (2, same_token),
+    "claim": (4, claim),
+    "drop": (2, drop),
     "compact": (1, compact),
     "reopen": (1, reopen),
     "pass_time": (4, pass_time),

@@ -62,6 +62,13 @@ class SimulatedTask(asyncio.Task[Any]):
         task._number = next(loop.numbers)
         return task
 
+    def __init__(self, coro: Any, **options: Any) -> None:
+        super().__init__(coro, **options)
+        context = options.get("context")
+        group = _group.get() if context is None else context.get(_group)
+        if group is not None:
+            group.tasks.append(self)
+
     def __hash__(self) -> int:
         return self._number
 
@@ -165,13 +172,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return handle  # type: ignore[return-value]
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        """Start a task, and let its group know it."""
-        task = SimulatedTask(coro, loop=self, **options)
-        context = options.get("context")
-        group = _group.get() if context is None else context.get(_group)
-        if group is not None:
-            group.tasks.append(task)
-        return task
+        """Start a task, which its group then knows."""
+        return SimulatedTask(coro, loop=self, **options)
 
     def pause(self, group: Group) -> None:
         """Let no callback of a group run from now on."""
@@ -193,7 +195,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.resume(group)
 
     def _run_once(self) -> None:
-        """Run callbacks until somebody stops the loop; time jumps when none is ready."""
+        """Run callbacks until the loop is stopped; time jumps when none is ready."""
         ready, draw = self._drawn_from, self._random
         while not self._stopping:
             count = len(ready)

@@ -16,6 +16,7 @@ from datetime import timedelta
 __all__ = ["Fault", "draw_faults", "strike"]
 
 HOUR = 3600.0
+MOST_BACK = 3.0  # Seconds by which the clock of the store is set back at once.
 # How often each kind comes, in relation to the others.
 WEIGHTS = {
     "crash": 4,
@@ -23,6 +24,8 @@ WEIGHTS = {
     "cut": 4,
     "lossy": 3,
     "clock": 2,
+    "store clock": 2,
+    "damage": 2,
     "cancel": 4,
     "stop": 2,
     "poke": 3,
@@ -106,6 +109,15 @@ def _clock(world: "World", process: "SimulatedProcess", seconds: float) -> None:
     process.clock.error += timedelta(seconds=world.rng.choice((-HOUR, HOUR)))
 
 
+def _store_clock(world: "World", process: "SimulatedProcess", seconds: float) -> None:
+    """Let the clock of the store step back."""
+    world.store.clock.error -= timedelta(seconds=world.rng.uniform(0.01, MOST_BACK))
+
+
+def _damage(world: "World", process: "SimulatedProcess", seconds: float) -> None:
+    world.store.damage()
+
+
 def _cancel(world: "World", process: "SimulatedProcess", seconds: float) -> None:
     tasks = [
         task
@@ -133,6 +145,8 @@ STRIKES: dict[str, Callable[["World", "SimulatedProcess", float], None]] = {
     "cut": _cut,
     "lossy": _lossy,
     "clock": _clock,
+    "store clock": _store_clock,
+    "damage": _damage,
     "cancel": _cancel,
     "stop": _stop,
     "poke": _poke,

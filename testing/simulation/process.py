@@ -15,11 +15,17 @@ from flowstate.commands import Commit, Execute, Pause, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
 from flowstate.engine import Engine
-from flowstate.errors import CompactedError, FlowstateError, LeaseLostError
+from flowstate.errors import (
+    CompactedError,
+    DamagedRevisionError,
+    FlowstateError,
+    LeaseLostError,
+)
 from flowstate.recovery import Lease, Recoverer
 from flowstate.recovery.policy import attempt
+from flowstate.testing.simulation.driver import SimulatedDriver
 from flowstate.testing.simulation.loop import Group, SimulatedTask, SimulationLoop
-from flowstate.testing.simulation.store import Link, SimulatedDriver, SimulatedStore
+from flowstate.testing.simulation.store import Link, SimulatedStore
 from flowstate.testing.simulation.workload import incremented, make_flows
 
 __all__ = ["DUTY", "Run", "SimulatedClock", "SimulatedProcess", "Watched"]
@@ -111,7 +117,8 @@ class Watched:
         labels: the filter.
         revs: what was delivered.
         cursor: where to go on.
-        gaps: what was compacted away unseen: above the first, up to the second revision.
+        gaps: what was compacted away or damaged unseen: above the first, up to the second
+            revision.
     """
 
     def __init__(self, name: str, labels: dict[str, str]) -> None:
@@ -126,6 +133,11 @@ class Watched:
         self.gaps.append((self.cursor, rev))
         self.cursor = rev
         self.name += f" above {rev}"
+
+    def skip_damaged(self, rev: int) -> None:
+        """Go on above a revision that cannot be read."""
+        self.gaps.append((rev - 1, rev))
+        self.cursor = max(self.cursor, rev)
 
 
 class SimulatedProcess:
@@ -178,9 +190,8 @@ class SimulatedProcess:
             shutdown_timeout=0.5,
             tokens=lambda: next(tokens),
             name=name,
+            warn_blocked_after=None,  # The watchdog's thread looks at the real time.
         )
-        # It would start a thread that looks at the real time.
-        self.engine._watchdog.is_started = True  # noqa: SLF001
         self.recoverer = Recoverer(
             self.engine, lease=2.0, poll_interval=0.8, rng=Random(rng.random())
         )
@@ -251,7 +262,7 @@ class SimulatedProcess:
             await self.engine.compact(below)
 
     async def _watch_on(self) -> None:
-        """Watch for ever, whatever goes wrong."""
+        """Watch without end, whatever goes wrong."""
         while True:
             watching = asyncio.create_task(self._watch(), name="watch now")
             try:
@@ -270,7 +281,7 @@ class SimulatedProcess:
         try:
             async with watch as states:
                 async for state in states:
-                    recording.delivered(session, state)
+                    recording.delivered(session, state.rev, state.id)
                     watched.revs.append(state.rev)
                     watched.cursor = watch.cursor
                     if self._rng.random() < SLOW_WATCHER:
@@ -279,6 +290,11 @@ class SimulatedProcess:
             self._store.counts["compacted watchers"] += 1
             watched.cursor = watch.cursor
             watched.skip_to(error.floor - 1)
+        except DamagedRevisionError as error:
+            self._store.counts["watchers that met damage"] += 1
+            recording.delivered(session, error.rev, error.id)
+            watched.cursor = watch.cursor
+            watched.skip_damaged(error.rev)
         except FlowstateError:
             watched.cursor = watch.cursor
         finally:

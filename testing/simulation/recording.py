@@ -1,7 +1,7 @@
 """What the processes of one world asked of the store and were told, for the checker of histories.
 
 Everything happens on one event loop, so each record has a time that no other step of the loop has:
-whoever replied before somebody else asked did so for certain, and the checker need not guess.
+a reply that came before another request did so for certain, and the checker need not guess.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,9 @@ class Recording:
         """Note that commits are about to be sent; return the number of each."""
         at = self.now()
         ops = [next(self._ops) for _ in batch]
-        self._records += [_invoked(op, at, writes) for op, writes in zip(ops, batch, strict=True)]
+        for op, writes in zip(ops, batch, strict=True):
+            self._records.append(_invoked(op, at, writes))
+            self._records += [Dropped(drop.id) for drop in writes.drops]
         return ops
 
     def judged(self, ops: Sequence[int], verdicts: Sequence[Verdict]) -> None:
@@ -73,20 +75,15 @@ class Recording:
         is_known = isinstance(error, FlowstateError) and not isinstance(error, CommitUnknownError)
         self._records += [Failed(op, at) if is_known else Unknown(op, at) for op in ops]
 
-    def dropped(self, id: str) -> None:
-        """Note that a delay is about to be removed."""
-        self._records.append(Dropped(id))
-
     def compacted(self, before_rev: int) -> None:
         """Note that revisions are about to be removed."""
         self._records.append(Compacted(self.now(), before_rev))
 
     # Reads
 
-    def read(self, invoked: int, id: str, rev: int | None, found: State | None) -> None:
-        """Note what was read of a state."""
-        found_rev = found.rev if found else 0
-        record = StateRead(next(self._ops), invoked, self.now(), id, found_rev, rev or 0)
+    def read(self, invoked: int, id: str, rev: int | None, found: int) -> None:
+        """Note which revision was found of a state; 0 for none."""
+        record = StateRead(next(self._ops), invoked, self.now(), id, found, rev or 0)
         self._records.append(record)
 
     def read_page(self, invoked: int, query: StateQuery, page: States) -> None:
@@ -116,9 +113,9 @@ class Recording:
         self._records.append(WatchBegun(op, self.now(), name, wanted, after))
         return op
 
-    def delivered(self, session: int, state: State) -> None:
-        """Note what a watch delivered."""
-        self._records.append(Delivered(session, self.now(), state.rev, state.id))
+    def delivered(self, session: int, rev: int, id: str) -> None:
+        """Note what a watch delivered, or has named as damaged."""
+        self._records.append(Delivered(session, self.now(), rev, id))
 
     def ended(self, session: int, cursor: int) -> None:
         """Note that a session ended."""

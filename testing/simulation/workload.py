@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from flowstate.commands import Check, Command, Commit, Delay, End, Execute, Noop, Pause, Transit
 from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate.engine import Engine, Flow
 from flowstate.errors import RevisionMismatchError, StateNotFoundError
-from flowstate.flow import Flow, FlowRegistry
 from flowstate.recovery import retry_after, set_max_attempts, set_retry_after
+from flowstate.registry import FlowRegistry
 from flowstate.state import State
 
 __all__ = [
@@ -47,7 +47,7 @@ SHORT = 0.2
 FAILURES = 0.35
 
 Running = Callable[[StateContext], AbstractContextManager[None]]
-"""Made around every run of a flow, so that somebody can keep a record."""
+"""Made around every run of a flow, so that a record can be kept."""
 
 
 class FlowFailedError(Exception):
@@ -88,7 +88,7 @@ def draw_plans(rng: Random, count: int, within: float) -> list[Plan]:
 
 
 def new_context(plan: Plan) -> StateContext:
-    """Return the context of a state that nobody has committed yet."""
+    """Return the context of a state that is not committed yet."""
     kind = "even" if int(plan.id[1:]) % 2 == 0 else "odd"
     ctx = StateContext(State(plan.id, labels={"kind": kind}))
     ctx.set_annotation(PLAN, " ".join(plan.steps))

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -14,10 +15,11 @@ from flowstate.recovery import is_dead
 from flowstate.recovery.policy import attempt
 from flowstate.state import Status
 from flowstate.testing.simulation import invariants
-from flowstate.testing.simulation.loop import DeadlockError, SimulationLoop
+from flowstate.testing.simulation.driver import REPLY_TIMEOUT
+from flowstate.testing.simulation.loop import DeadlockError, SimulatedTask, SimulationLoop
 from flowstate.testing.simulation.nemesis import Fault, draw_faults, strike
 from flowstate.testing.simulation.process import Run, SimulatedClock, SimulatedProcess, Watched
-from flowstate.testing.simulation.store import REPLY_TIMEOUT, SimulatedStore, at_once
+from flowstate.testing.simulation.store import SimulatedStore
 from flowstate.testing.simulation.workload import Plan, draw_plans, goes_on_in, new_context
 
 __all__ = ["World"]
@@ -25,6 +27,8 @@ __all__ = ["World"]
 CREATED_WITHIN = 4.0
 FAULTY_UNTIL = 6.0
 WITH_DUTY = 0.4  # A part of the worlds.
+WITH_CLOCK_AHEAD = 0.2
+AHEAD = timedelta(hours=1)
 GRACE = 0.3  # Seconds in which a process that was paused finds out what it has lost.
 LIMIT = 90.0  # Virtual seconds after which all must be quiet.
 LOOK_EVERY = 0.25
@@ -70,6 +74,7 @@ class World:
         """Let everything happen, and check it."""
         state = random.getstate()
         random.seed(self.seed)  # Pauses between attempts come from there.
+        task, asyncio.Task = asyncio.Task, SimulatedTask  # type: ignore[misc]
         self.loop.set_exception_handler(self._unhandled)
         try:
             try:
@@ -81,10 +86,13 @@ class World:
             self.loop.set_exception_handler(lambda *_: None)
             self.loop.run_until_complete(self._bury())
         finally:
+            asyncio.Task = task  # type: ignore[misc]
             self.loop.close()
             random.setstate(state)
 
     async def _live(self) -> None:
+        if self.rng.random() < WITH_CLOCK_AHEAD:
+            self.store.was_ahead(AHEAD)
         for place in range(self._count):
             self._start(place)
         for plan in self.plans:
@@ -110,7 +118,7 @@ class World:
             self.violations += [f"{task.get_name()} does not stop" for task in pending]
 
     async def _bury(self) -> None:
-        """Let the tasks of dead processes come to an end, so that nobody warns of them."""
+        """Let the tasks of dead processes come to an end, so that nothing warns of them."""
         tasks = []
         self._is_over = True
         for process in self._everybody:
@@ -153,7 +161,7 @@ class World:
         self.store.note(f"start {process}")
 
     def restart(self, process: SimulatedProcess) -> None:
-        """Start a process anew, unless that was done or the end has come."""
+        """Start a process again, unless that was done or the end has come."""
         if process in self.processes and not process.is_alive and not self._is_over:
             self._start(self.processes.index(process))
 
@@ -204,9 +212,8 @@ class World:
 
     def poke(self, process: SimulatedProcess) -> None:
         """Move a delayed state on before its delay fires."""
-        page = at_once(self.store.memory.get_delayed(invariants.ALL_DELAYS))
-        # Whoever holds a delay without a commit may be executing it.
-        delayed = [delay.state for delay in page.delayed if delay.commit]
+        # The holder of a delay without a commit may be executing it.
+        delayed = [state for _, state, commits in self.store.delays() if commits]
         if delayed:
             state = self.rng.choice(delayed)
             self.store.counts["poked delays"] += 1
@@ -231,9 +238,9 @@ class World:
             self.violations.append(f"{run.process} begins {run.id}@{run.rev} after {latest.rev}")
 
     def _was_overtaken(self, run: Run) -> bool:
-        """Return whether a claim came with a commit that nobody waits for any more.
+        """Return whether a claim came with a commit whose outcome no caller waits for any more.
 
-        Whoever sent it gave it up, has been cancelled since, or was asleep until its own claim was
+        Its sender gave it up, has been cancelled since, or was asleep until its own claim was
         over. A claim writes no revision, so it cannot keep such a commit from happening.
         """
         if not run.is_held:
@@ -329,6 +336,6 @@ class World:
             wanted = invariants.wanted(self.store.log, watched)
             if wanted and watched.cursor < wanted[-1]:
                 return f"a watcher is at {watched.cursor} of {wanted[-1]}"
-        if at_once(self.store.memory.get_delayed(invariants.ALL_DELAYS)).delayed:
+        if self.store.delays():
             return "a delay is left"
         return ""

@@ -20,9 +20,10 @@ from benchmarks.stores.engines import Engines, engines_of
 from benchmarks.stores.filling import GROUPS, KINDS, commit_all, writes
 from benchmarks.stores.store import Address
 from flowstate import Commit, Driver, End, Engine, State, StateContext, Status, Transit
-from flowstate.driver import DelayQuery, Heartbeat, StalledQuery, StateQuery
+from flowstate.driver import DueQuery, Heartbeat, StateQuery
 from flowstate.frozen import FrozenDict
-from flowstate.stalling import SHORTEST
+from flowstate.limits import MAX_REV
+from flowstate.recovery_rules import SHORTEST
 from tests.redis.support import check_keys
 from tests.redis_servers import GivenRedis, RedisLike
 from tests.servers import Postgres
@@ -98,16 +99,21 @@ async def everything(driver: Driver, **filters: Any) -> list[State]:
         query = replace(query, after=page.scanned_to)
 
 
+async def head_of(driver: Driver) -> int:
+    return (await driver.get_states(StateQuery(after=MAX_REV, limit=1))).head
+
+
 async def delays(driver: Driver) -> list[Any]:
-    page = await driver.get_delayed(DelayQuery(everything=True, limit=STATES))
+    page = await driver.get_due(DueQuery("delay", everything=True, limit=STATES))
     assert not page.more
     assert not page.damaged
-    return [replace(delay, state=replace(delay.state, committed_at=None)) for delay in page.delayed]
+    return [replace(delay, state=replace(delay.state, committed_at=None)) for delay in page.due]
 
 
 async def liveness(driver: Driver, number: int) -> list[Any]:
     """Return all that is known of a state, and after what it stalls."""
-    found, state = await driver.get_liveness(f"s{number}"), await driver.get_state(f"s{number}")
+    (found,) = await driver.get_liveness([f"s{number}"])
+    state = await driver.get_state(f"s{number}")
     assert found is not None
     assert state is not None
     assert state.committed_at is not None
@@ -118,10 +124,10 @@ async def liveness(driver: Driver, number: int) -> list[Any]:
 
 async def stalled(driver: Driver) -> list[State]:
     found: list[State] = []
-    query = StalledQuery(limit=500)
+    query = DueQuery("stall", limit=500)
     while True:
-        page = await driver.get_stalled(query)
-        found += [replace(state, committed_at=None) for state in page.states]
+        page = await driver.get_due(query)
+        found += [replace(each.state, committed_at=None) for each in page.due]
         if not page.more:
             return sorted(found, key=lambda state: state.rev)
         query = replace(query, after=page.end)
@@ -137,7 +143,7 @@ async def assert_alike(
 
 
 async def assert_same_states(fast: Driver, slow: Driver) -> None:
-    assert await fast.head() == await slow.head()
+    assert await head_of(fast) == await head_of(slow)
     assert await assert_alike(fast, slow, everything)
     for labels in (FrozenDict({"group": str(group)}) for group in (0, 7, GROUPS - 1)):
         for filters in ({}, {"latest_only": True}, {"status": Status.PAUSED}):
@@ -216,10 +222,10 @@ async def test_every_statement_of_a_driver_is_counted(setting: Setting, name: st
     """But none of those that ran before, in the background."""
     store = engines_on(setting, name).store
     async with store.driver("counted") as other:
-        reading = asyncio.create_task(read_for_ever(other))
+        reading = asyncio.create_task(read_on(other))
         with store.counting() as counter:
             async with store.driver("counted") as driver:
-                await driver.head()
+                await head_of(driver)
                 before = counter.count
                 for _ in range(7):
                     await driver.get_state("nothing")
@@ -232,7 +238,7 @@ async def test_every_statement_of_a_driver_is_counted(setting: Setting, name: st
     assert counted in STATEMENTS_OF_THREE_BATCHES[name]
 
 
-async def read_for_ever(driver: Driver) -> None:
+async def read_on(driver: Driver) -> None:
     while True:
         await driver.get_state("nothing")
 
@@ -241,7 +247,7 @@ async def test_the_count_is_what_redis_has_received(setting: Setting) -> None:
     store = engines_on(setting, "redis").store
     with store.counting() as counter, Redis.from_url(store.address("told").where) as client:
         async with store.driver("told") as driver:
-            await driver.head()
+            await head_of(driver)
 
             def received() -> int:
                 found: Any = client.info("commandstats")

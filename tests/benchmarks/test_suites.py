@@ -17,7 +17,7 @@ from benchmarks.stores.engines import Engines, engines_of
 from benchmarks.suites import SUITES, commits, contention, delays, growth, recovery, watching
 from benchmarks.workload import Workload
 from flowstate import Status
-from flowstate.driver import DelayQuery, StalledQuery
+from flowstate.driver import DueQuery
 from tests.redis_servers import RedisLike
 from tests.servers import Postgres
 
@@ -109,14 +109,15 @@ async def test_all_delays_that_are_due_are_fired(setting: Setting, store: str) -
     workload = only(setting, delays.workloads, f"{store}: 20 delays due at once, 200 more pending")
     sample = await workload.ours()
     async with engines.on(engines.large) as engine:
-        assert (await engine.driver.get_delayed(DelayQuery())).delayed == []
-        pending = await engine.driver.get_delayed(DelayQuery(everything=True, limit=1_000))
+        assert list((await engine.driver.get_due(DueQuery("delay"))).due) == []
+        everything = DueQuery("delay", everything=True, limit=1_000)
+        pending = await engine.driver.get_due(everything)
         ended = [
             state
             async for state in engine.states(status=Status.ENDED, latest_only=True)
             if state.transition.to == "finish"
         ]
-    assert len(pending.delayed) == 200
+    assert len(pending.due) == 200
     assert len(ended) == (20 if store == "memory" else 40)  # As many where they are counted.
     assert (sample.statements is None) == (store == "memory")
 
@@ -127,7 +128,7 @@ async def test_all_that_have_stalled_are_recovered(setting: Setting, store: str)
     name = f"{store}: recovery of 20 stalled among 2,000 states"
     await only(setting, recovery.workloads, name).ours()
     async with engines.on(engines.large) as engine:
-        assert (await engine.driver.get_stalled(StalledQuery())).states == []
+        assert list((await engine.driver.get_due(DueQuery("stall"))).due) == []
         ended = [
             state
             async for state in engine.states(status=Status.ENDED, latest_only=True)
@@ -176,7 +177,7 @@ async def test_growth_leaves_nothing_that_stalls(setting: Setting) -> None:
     for workload in chosen(setting, [growth.workloads], "memory"):
         await workload.ours()
     async with engines.on(engines.large) as engine:
-        found = await engine.driver.get_stalled(StalledQuery())
+        found = await engine.driver.get_due(DueQuery("stall"))
     assert found.next_at is not None
     assert (found.next_at - found.now).days > 300
 

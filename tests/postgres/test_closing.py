@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -21,6 +22,7 @@ from flowstate import (
 )
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.testing.faults import Proxy
+from tests.postgres.steps import changed_to, head_of
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log, through_proxy
 
@@ -49,16 +51,26 @@ async def at_work(url: str, schema: str) -> AsyncIterator[PostgresDriver]:
     """Open a driver which commits, listens, and is waited for; close it at the end."""
     driver = PostgresDriver(url, schema=schema, timeout=TIMEOUT)
     async with driver:
-        waiting = [asyncio.ensure_future(driver.wait(9)), asyncio.ensure_future(wait_delay(driver))]
+        waiting = [asyncio.ensure_future(changed_to(driver, 9)) for _ in range(2)]
         await commit_one(driver, put("1", "a"))
-        await asyncio.gather(*(driver.head() for _ in range(20)))
+        await asyncio.gather(*(head_of(driver) for _ in range(20)))
         yield driver
     for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-        assert outcome is None or isinstance(outcome, int | DriverClosedError)
+        assert isinstance(outcome, DriverClosedError)
 
 
-async def wait_delay(driver: PostgresDriver) -> int:
-    return await driver.wait_delay(await driver.wait_delay(-1))
+async def test_close_soon_says_nothing(
+    postgres: Postgres, postgres_schema: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clients for Postgres like to warn of what is on its way at that moment."""
+    for pause in (0.0, 0.0, 0.001, 0.003, 0.01):
+        async with PostgresDriver(postgres.url(), schema=postgres_schema) as driver:
+            working = [asyncio.ensure_future(look(driver)) for _ in range(9)]
+            working.append(asyncio.ensure_future(changed_to(driver, 9)))  # type: ignore[arg-type]
+            await asyncio.sleep(pause)  # reason: another thing is on its way each time
+        await asyncio.wait(working, timeout=LIMIT)
+        await asyncio.gather(*working, return_exceptions=True)
+    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
 async def test_close(postgres: Postgres, postgres_schema: str) -> None:
@@ -93,7 +105,7 @@ async def test_close_while_it_reads_and_commits(postgres: Postgres, postgres_sch
             working = [
                 asyncio.ensure_future(engine.do(Commit(Transit(ctx, "next")))) for ctx in contexts
             ]
-            working += [asyncio.ensure_future(driver.drop_delay("x")) for _ in range(20)]
+            working += [asyncio.ensure_future(look(driver)) for _ in range(20)]
             await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             proxy.cut()
         outcomes = await asyncio.gather(*working, return_exceptions=True)
@@ -103,6 +115,10 @@ async def test_close_while_it_reads_and_commits(postgres: Postgres, postgres_sch
             revs = [ctx.committed.rev for ctx in contexts if ctx.committed.rev]
             assert [state.rev for state in await read_log(driver)] == sorted(revs)
     assert len(revs) == outcomes[:20].count(None)
+
+
+async def look(driver: PostgresDriver) -> None:
+    await driver.get_liveness(["x"])
 
 
 @pytest.mark.parametrize("cut_after", [1, 200, 400, 600, 1_000, 1_400])

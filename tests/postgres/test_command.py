@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
+from tests.postgres.steps import head_of
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.slow
@@ -26,9 +27,9 @@ async def test_migrate(postgres: Postgres, postgres_schema: str) -> None:
     for _ in range(2):
         done = command("migrate", postgres.url(), "--schema", postgres_schema)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == f"schema {postgres_schema}: version 1\n"
+        assert done.stdout == f"schema {postgres_schema}: version 2\n"
     async with PostgresDriver(postgres.url(), schema=postgres_schema, migrate=False) as driver:
-        assert await driver.head() == 0
+        assert await head_of(driver) == 0
 
 
 def test_what_makes_no_sense() -> None:

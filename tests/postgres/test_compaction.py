@@ -15,10 +15,8 @@ from flowstate import CompactedError, Data, DataNotFoundError, State
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import Batch
-from flowstate.drivers.postgres.queries import Queries
 from flowstate.frozen import FrozenDict
+from tests.postgres.steps import commit, commit_on, head_of
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.slow
@@ -27,11 +25,13 @@ REVISIONS = 60_000
 STATES = 1_000
 FILL = f"""
 INSERT INTO log SELECT rev, 'state-' || rev % {STATES}, greatest(rev - {STATES}, 0), 'ended',
-    clock_timestamp(), NULL, 'token-' || rev, '{{"v": 1, "id": "a", "labels": {{"kind": "test"}}}}'
+    clock_timestamp(), NULL, 'token-' || rev, json_build_object(
+        'v', 1, 'id', 'state-' || rev % {STATES}, 'labels', json_build_object('kind', 'test'))
     FROM generate_series(1, {REVISIONS}) AS rev;
 INSERT INTO label SELECT 'kind', 'test', rev FROM log;
-INSERT INTO latest SELECT id, rev, status, true, false FROM log WHERE rev > {REVISIONS - STATES};
-INSERT INTO latest_label SELECT label.* FROM label JOIN latest USING (rev);
+INSERT INTO latest (id, rev, status, labelled, delayed)
+    SELECT id, rev, status, true, false FROM log WHERE rev > {REVISIONS - STATES};
+INSERT INTO latest_label SELECT label.*, 'ended' FROM label JOIN latest USING (rev);
 INSERT INTO data SELECT 'sum-' || rev, rev, '{{}}', 'blob' FROM log;
 INSERT INTO data_reference SELECT rev, 'sum-' || rev FROM log;
 """
@@ -67,7 +67,7 @@ async def commit_until(driver: PostgresDriver, done: asyncio.Event) -> list[floa
     for number in itertools.count():
         state = State(f"other-{number}", labels=FrozenDict({"kind": "test"}))
         started = time.monotonic()
-        (verdict,) = await driver.commit([Writes(secrets.token_hex(), (state,))])
+        (verdict,) = await commit(driver, Writes(secrets.token_hex(), (state,)))
         seconds.append(time.monotonic() - started)
         assert isinstance(verdict, tuple)
         if done.is_set():
@@ -116,7 +116,7 @@ async def test_nothing_is_removed_that_a_commit_needs(
     outcomes: Counter[str] = Counter()
     end = time.monotonic() + SECONDS
 
-    async def commit(driver: PostgresDriver, chance: random.Random, id: str) -> None:
+    async def refer(driver: PostgresDriver, chance: random.Random, id: str) -> None:
         rev = 0
         while time.monotonic() < end:
             blob = chance.choice(BLOBS)
@@ -126,7 +126,7 @@ async def test_nothing_is_removed_that_a_commit_needs(
             needs = (checksum,) if refs and not data else ()
             state = State(id, rev, data=refs)
             writes = Writes(secrets.token_hex(), (state,), data=data, needs=needs)
-            (verdict,) = await driver.commit([writes])
+            (verdict,) = await commit(driver, writes)
             if isinstance(verdict, tuple):
                 rev = verdict[0].rev
                 outcomes["needed" if needs else "committed"] += 1
@@ -136,13 +136,13 @@ async def test_nothing_is_removed_that_a_commit_needs(
 
     async def compact(driver: PostgresDriver) -> None:
         while time.monotonic() < end:
-            outcomes["removed"] += await driver.compact(await driver.head())
+            outcomes["removed"] += await driver.compact(await head_of(driver))
 
     others = [PostgresDriver(postgres.url(), schema=postgres_schema) for _ in range(3)]
     async with driver, others[0], others[1], others[2], asyncio.TaskGroup() as group:
         for number in range(8):
             chance = random.Random(number)
-            group.create_task(commit((driver, others[0])[number % 2], chance, f"state-{number}"))
+            group.create_task(refer((driver, others[0])[number % 2], chance, f"state-{number}"))
         for compacting in others[1:]:
             group.create_task(compact(compacting))
     assert count(postgres, postgres_schema, DANGLING) == 0
@@ -160,14 +160,12 @@ async def test_a_commit_that_is_under_way_keeps_what_it_needs(
     """It has seen the blob and not yet told anybody; the removal comes right then."""
     checksum = checksum_of(BLOBS[0])
     refs = FrozenDict({"blob": DataRef(1, checksum)})
-    batch = Batch([Writes("needs", (State("a", data=refs),), needs=(checksum,))])
+    needs = Writes("needs", (State("a", data=refs),), needs=(checksum,))
     waiting = f"pg_locks WHERE NOT granted AND objid = '{postgres_schema}.log'::regclass::oid"
     async with driver, await psycopg.AsyncConnection.connect(postgres.url()) as connection:
-        await driver.commit([Writes("blob", data=(Data(BLOBS[0].blob, checksum=checksum),))])
-        await driver.commit([Writes("other", (State("b"),))])
-        cursor = connection.cursor()
-        register(cursor)
-        await cursor.execute(Queries(postgres_schema).commit(batch), batch.parameters)
+        await commit(driver, Writes("blob", data=(Data(BLOBS[0].blob, checksum=checksum),)))
+        await commit(driver, Writes("other", (State("b"),)))
+        await commit_on(connection, postgres_schema, needs)
         removal = asyncio.create_task(driver.compact(2))
         while not removal.done() and not count(postgres, postgres_schema, waiting):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # reason: the server tells nobody who waits

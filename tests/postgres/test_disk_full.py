@@ -13,6 +13,7 @@ from flowstate import Data, State, StoreFullError, Transition
 from flowstate.data import checksum_of
 from flowstate.driver import Writes
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.testcases.support import encoded
 from flowstate.testing.faults import SmallDisk
 from tests.servers import PostgresServer
 from tests.support import commit_one, put, read_log
@@ -49,7 +50,7 @@ def url(private_postgres: PostgresServer, small_disk: Path) -> Iterator[str]:
 def with_blob(token: str, id: str, size: int) -> Writes:
     data = Data(os.urandom(size))
     data = Data(data.blob, checksum=checksum_of(data))
-    return Writes(token, (State(id, transition=Transition("next")),), data=(data,))
+    return encoded(Writes(token, (State(id, transition=Transition("next")),), data=(data,)))
 
 
 async def test_what_does_not_fit_takes_nothing_else_with_it(url: str, small_disk: Path) -> None:

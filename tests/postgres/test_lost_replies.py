@@ -9,6 +9,7 @@ import pytest
 from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.testcases.support import encoded
 from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log, through_proxy
@@ -50,7 +51,7 @@ async def lost(
 
 def pair(token: str) -> Writes:
     states = [State(id, transition=Transition("next")) for id in ("a", "b")]
-    return Writes(token, tuple(states))
+    return encoded(Writes(token, tuple(states)))
 
 
 async def test_it_happened(cut_off: tuple[Proxy, PostgresDriver], other: PostgresDriver) -> None:
@@ -100,4 +101,4 @@ async def test_nobody_can_be_asked(postgres: Postgres, postgres_schema: str) -> 
         assert [type(verdict) for verdict in verdicts] == [CommitUnknownError] * 2
         assert [state.rev for state in await read_log(driver)] == [1, 2]
         (again,) = await driver.commit([put("one", "a")])
-        assert isinstance(again, tuple)
+        assert isinstance(again, RevisionMismatchError)  # Another call is another commit.

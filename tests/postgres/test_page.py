@@ -25,8 +25,9 @@ from flowstate import (
     StoreReadOnlyError,
     Transit,
 )
-from flowstate.driver import Heartbeat, StalledQuery
+from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, Writes
 from flowstate.drivers.postgres import PostgresDriver
+from tests.postgres.steps import commit
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.repository
@@ -113,12 +114,12 @@ async def use_as_worker(url: str, schema: str) -> None:
         await engine.do(Commit(Pause(order), Delay(order, "charge", after=timedelta(0))))
         assert (await engine.get_data(order, "invoice")).blob == b"another"
         delayed, _ = (await engine.get_delayed_states()).delayed
-        assert await engine.driver.claim_delay(delayed.id, delayed.due, 60)
-        await engine.driver.drop_delay(delayed.id)
+        claim, drop = Claim(delayed.id, "me", 60.0), Drop(delayed.id, "me")
+        await commit(engine.driver, Writes("claim", claims=(claim,)), Writes("drop", drops=(drop,)))
         heartbeat = Heartbeat("order-1", order.committed.rev, 60.0, "me")
         assert await engine.driver.beat([heartbeat]) == [True]
-        assert await engine.driver.get_liveness("order-1")
-        assert (await engine.driver.get_stalled(StalledQuery())).damaged == ()
+        assert await engine.driver.get_liveness(["order-1"])
+        assert (await engine.driver.get_due(DueQuery("stall"))).damaged == []
         async with engine.watch(labels={"kind": "order"}, since_rev=0) as states:
             assert [(await anext(states)).rev for _ in range(4)] == [1, 2, 3, 4]
 

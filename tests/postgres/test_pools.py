@@ -25,8 +25,9 @@ from flowstate import (
     StoreData,
     Transit,
 )
-from flowstate.driver import Driver
+from flowstate.driver import Claim, Driver, Drop, Writes
 from flowstate.drivers.postgres import PostgresDriver
+from tests.postgres.steps import changed_to, commit, head_of
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log
 
@@ -69,14 +70,14 @@ async def test_a_connection_is_given_back_also_by_a_task_that_is_cancelled_then(
     pool = SlowPool(postgres.url())
     async with pool, PostgresDriver(pool, schema=postgres_schema, timeout=5.0) as driver:
         pool.taking_back.clear()
-        reading = asyncio.create_task(driver.head())
+        reading = asyncio.create_task(head_of(driver))
         await pool.taking_back.wait()
         for _ in range(times):
             reading.cancel()
             await asyncio.sleep(0)  # reason: the cancellation has to arrive
         await asyncio.wait([reading])
 
-        assert await driver.head() == 0
+        assert await head_of(driver) == 0
 
 
 async def use_everything(driver: Driver) -> None:
@@ -96,8 +97,9 @@ async def use_everything(driver: Driver) -> None:
         await engine.do(Commit(Delay(ctx, "next", until=later), StoreData(ctx, "blob")))
         assert (await engine.get_data(ctx, "blob")).blob == b"blob"
         (delay,) = (await engine.get_delayed_states()).delayed
-        assert await driver.claim_delay(delay.id, delay.due, 60.0) is not None
-        await driver.drop_delay(delay.id)
+        claim, drop = Claim(delay.id, "me", 60.0), Drop(delay.id, "me")
+        claimed = await commit(driver, Writes("1", claims=(claim,)), Writes("2", drops=(drop,)))
+        assert claimed == [(), ()]
         with pytest.raises(RevisionMismatchError):
             await engine.do(Commit(Transit(StateContext(State("state-1")), "next")))
         assert await engine.compact(21) == 1
@@ -120,7 +122,7 @@ async def test_many_drivers_share_a_pool(postgres: Postgres, postgres_schema: st
         drivers = [PostgresDriver(pool, schema=postgres_schema, timeout=3.0) for _ in range(3)]
         for number, driver in enumerate(drivers, 1):
             await stack.enter_async_context(driver)
-            waiting = asyncio.ensure_future(driver.wait(number))
+            waiting = asyncio.ensure_future(changed_to(driver, 99))
             stack.push_async_callback(asyncio.wait, [waiting])
             stack.callback(waiting.cancel)
             await commit_one(driver, put(f"{number}", f"state-{number}"))
@@ -136,16 +138,16 @@ async def test_an_exhausted_pool(postgres: Postgres, postgres_schema: str, size:
     ):
         async with all_taken(pool):
             started = time.monotonic()
-            verdicts = await driver.commit([put(f"{n}", f"state-{n}") for n in range(20)])
-            assert {type(verdict) for verdict in verdicts} == {StoreBusyError}
+            with pytest.raises(StoreBusyError):
+                await driver.commit([put(f"{n}", f"state-{n}") for n in range(20)])
             with pytest.raises(StoreBusyError, match="connection"):
-                await driver.head()
+                await head_of(driver)
             assert time.monotonic() - started < 3.0
         await commit_one(driver, put("1", "a"))
         async with all_taken(pool):
             with pytest.raises(StoreBusyError):
-                await driver.head()
-        assert await driver.head() == 1
+                await head_of(driver)
+        assert await head_of(driver) == 1
 
 
 async def test_a_pool_that_is_exhausted_for_a_while(
@@ -157,12 +159,12 @@ async def test_a_pool_that_is_exhausted_for_a_while(
     ):
         async with all_taken(pool):
             waiting = asyncio.gather(
-                driver.head(), *(commit_one(driver, put(f"{n}", f"state-{n}")) for n in range(3))
+                head_of(driver), *(commit_one(driver, put(f"{n}", f"state-{n}")) for n in range(3))
             )
             await asyncio.wait([waiting], timeout=0.7)  # Longer than one look into the pool.
             assert not waiting.done()
         await waiting
-        assert await driver.head() == 3
+        assert await head_of(driver) == 3
 
 
 @pytest.mark.parametrize(

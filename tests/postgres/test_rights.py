@@ -12,9 +12,10 @@ from psycopg.sql import SQL, Identifier
 
 from flowstate import Data, FlowstateError, State, StoreReadOnlyError
 from flowstate.data import DataRef, checksum_of
-from flowstate.driver import DelayQuery, Heartbeat, NewDelay, StalledQuery, StateQuery, Writes
+from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
 from flowstate.frozen import EMPTY, FrozenDict
+from tests.postgres.steps import commit
 from tests.servers import Postgres
 
 GRANTS = """
@@ -73,10 +74,9 @@ async def read_everything(driver: PostgresDriver) -> None:
     await driver.get_states(StateQuery(labels, latest_only=True))
     await driver.get_state("a")
     await driver.get_data(CHECKSUM)
-    await driver.get_delayed(DelayQuery(everything=True))
-    await driver.get_liveness("a")
-    await driver.get_stalled(StalledQuery())
-    await driver.head()
+    await driver.get_due(DueQuery("delay", everything=True))
+    await driver.get_liveness(["a"])
+    await driver.get_due(DueQuery("stall"))
 
 
 async def write_everything(driver: PostgresDriver) -> None:
@@ -85,18 +85,20 @@ async def write_everything(driver: PostgresDriver) -> None:
     id, rev = secrets.token_hex(), 0
     for _ in range(2):
         state = State(id, rev, FrozenDict({"kind": "test"}), data=reference)
-        delay = NewDelay(state, "next", EMPTY, None, timedelta(hours=1), commit=True, put=0)
-        writes = Writes(secrets.token_hex(), (state,), (), data, (delay,))
+        after = timedelta(0)
+        delay = NewDelay(state, "next", EMPTY, None, after, commit=True, body="", put=0)
+        writes = Writes(secrets.token_hex(), (state,), data=data, delays=(delay,))
         rev = (await commit_one(driver, writes))[0].rev
-    (delayed, *_) = (await driver.get_delayed(DelayQuery(everything=True))).delayed
-    await driver.claim_delay(delayed.id, delayed.due, 60.0)
-    await driver.drop_delay(delayed.id)
+    (delayed, *_) = (await driver.get_due(DueQuery("delay", everything=True))).due
+    claim, drop = Claim(delayed.id, "me", 60.0), Drop(delayed.id, "me")
+    token, unused = secrets.token_hex(), Data(b"unused", checksum=secrets.token_hex(32))
+    await commit_one(driver, Writes(token, data=(unused,), claims=(claim,), drops=(drop,)))
     assert await driver.beat([Heartbeat(id, rev, 60.0, "")]) == [True]
     await driver.compact(rev)
 
 
 async def commit_one(driver: PostgresDriver, writes: Writes) -> tuple[State, ...]:
-    (verdict,) = await driver.commit([writes])
+    (verdict,) = await commit(driver, writes)
     if not isinstance(verdict, tuple):
         raise verdict
     return verdict

@@ -22,6 +22,7 @@ from flowstate import (
     StoreVersionError,
 )
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
+from flowstate.drivers.postgres.schema import SCHEMA_VERSION
 from tests.servers import Postgres
 
 NAMES = [
@@ -198,4 +199,4 @@ async def test_the_sql_may_be_run_by_hand(
     admin.execute(f"BEGIN; {migration_sql(postgres_schema)}; COMMIT".encode())
     await commit_in(url, postgres_schema, migrate=False)
     assert await ids_in(url, postgres_schema) == ["a"]
-    assert migration_sql(postgres_schema, since=1) == ""
+    assert migration_sql(postgres_schema, since=SCHEMA_VERSION) == ""

@@ -14,21 +14,19 @@ from psycopg import AsyncConnection
 
 from flowstate import RevisionMismatchError, State, StoreBusyError
 from flowstate.driver import (
-    DelayQuery,
+    DueQuery,
     Heartbeat,
-    Liveness,
     NewDelay,
-    StalledQuery,
     Verdict,
     Writes,
 )
 from flowstate.drivers.postgres import PostgresDriver, heartbeats
-from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import Batch
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.stalling import RETRY_AFTER
+from flowstate.recovery_rules import RETRY_AFTER
 from flowstate.state import Transition
+from flowstate.testcases.support import encoded
+from tests.postgres.steps import commit, commit_on, liveness_of
 from tests.servers import Postgres, PostgresServer
 
 Connection = AsyncConnection[Any]
@@ -48,7 +46,7 @@ async def driver(postgres: Postgres, postgres_schema: str) -> AsyncIterator[Post
 
 @pytest.fixture
 async def connection(postgres: Postgres, postgres_schema: str) -> AsyncIterator[Connection]:
-    """Somebody else's, who gives up rather than wait for long."""
+    """Of another program, which gives up rather than wait for long."""
     async with await AsyncConnection.connect(postgres.url(), autocommit=True) as connection:
         await connection.execute(f"SET search_path = {postgres_schema}".encode())
         await connection.execute("SET lock_timeout = '10s'")
@@ -62,7 +60,7 @@ async def one(connection: Connection, query: LiteralString) -> Any:
 
 
 async def put(driver: PostgresDriver, *states: State) -> tuple[State, ...]:
-    (verdict,) = await driver.commit([Writes(secrets.token_hex(16), states)])
+    (verdict,) = await commit(driver, Writes(secrets.token_hex(16), states))
     assert isinstance(verdict, tuple), verdict
     return verdict
 
@@ -76,24 +74,8 @@ def beats_for(states: Sequence[State], seconds: float | None = 60.0) -> list[Hea
     return [Heartbeat(state.id, state.rev, seconds, "") for state in states]
 
 
-async def commit_on(connection: Connection, schema: str, *states: State) -> None:
-    """Let the server's function commit, in a transaction that may be open."""
-    batch = Batch([Writes(secrets.token_hex(16), tuple(states))])
-    cursor = connection.cursor()
-    register(cursor)
-    await cursor.execute(Queries(schema).commit(batch), batch.parameters)
-    (answer,) = await cursor.fetchall()
-    assert isinstance(batch.verdicts(answer)[0], tuple)
-
-
-async def liveness(driver: PostgresDriver, id: str) -> Liveness:
-    found = await driver.get_liveness(id)
-    assert found is not None
-    return found
-
-
 async def stalls_at(driver: PostgresDriver, id: str) -> datetime:
-    time = (await liveness(driver, id)).stalls_at
+    time = (await liveness_of(driver, id)).stalls_at
     assert time is not None
     return time
 
@@ -107,9 +89,9 @@ async def test_a_heartbeat_holds_no_row_while_it_waits_for_another(
     """Otherwise the open transaction and the heartbeats would wait for each other."""
     a, b = await put(driver, *new("a", "b"))
     async with connection.transaction():
-        await commit_on(connection, postgres_schema, b)
+        await commit_on(connection, postgres_schema, Writes("by hand", (b,)))
         beating = asyncio.create_task(driver.beat(beats_for([a, b])))
-        while (await liveness(driver, "a")).beat_at is None:  # noqa: ASYNC110
+        while (await liveness_of(driver, "a")).beat_at is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # reason: the server tells nobody
         await connection.execute("SET LOCAL lock_timeout = '1ms'")
         await connection.execute("SELECT FROM latest WHERE id = 'a' FOR UPDATE")
@@ -123,7 +105,7 @@ async def test_a_heartbeat_waits_for_the_commit_that_decides(
 ) -> None:
     (a,) = await put(driver, *new("a"))
     async with connection.transaction(force_rollback=not is_committed):
-        await commit_on(connection, postgres_schema, a)
+        await commit_on(connection, postgres_schema, Writes("by hand", (a,)))
         beating = asyncio.create_task(driver.beat(beats_for([a])))
         await asyncio.sleep(0.1)  # reason: long enough to answer wrongly
         assert not beating.done()
@@ -136,7 +118,7 @@ async def test_an_outdated_heartbeat_waits_for_nobody(
     (old,) = await put(driver, *new("a"))
     (latest,) = await put(driver, old)
     async with connection.transaction():
-        await commit_on(connection, postgres_schema, latest)
+        await commit_on(connection, postgres_schema, Writes("by hand", (latest,)))
         assert await driver.beat(beats_for([old])) == [False]
 
 
@@ -174,7 +156,7 @@ class Load:
     async def commit(self, driver: PostgresDriver, chance: random.Random) -> None:
         while self._goes_on():
             writes = Writes(secrets.token_hex(16), self._some(chance))
-            (verdict,) = await driver.commit([writes])
+            (verdict,) = await commit(driver, writes)
             self._note("commits", verdict)
 
     async def commit_rows(
@@ -184,7 +166,7 @@ class Load:
             writes = Writes(secrets.token_hex(16), self._some(chance))
             with contextlib.suppress(RevisionMismatchError):
                 async with driver.transaction(connection) as tx:
-                    tx.add(writes, lambda verdict: self._note("transactions", verdict))
+                    tx.add(encoded(writes), lambda verdict: self._note("transactions", verdict))
 
     async def beat(self, driver: PostgresDriver, chance: random.Random) -> None:
         while self._goes_on():
@@ -236,7 +218,7 @@ async def test_heartbeats_beyond_one_statement(
         for place, state in enumerate(states)
     ]
     assert await driver.beat(beats) == [True, False] * 5
-    assert (await liveness(driver, "8")).note == "8"
+    assert (await liveness_of(driver, "8")).note == "8"
 
 
 async def test_heartbeats_leave_little_behind(private_postgres: PostgresServer) -> None:
@@ -278,9 +260,9 @@ async def test_a_damaged_state_fails_no_other(
     await connection.execute("DELETE FROM log WHERE id = '3'")
     await connection.execute("""UPDATE log SET body = '{"v": 1, "id": "x"}' WHERE id = '5'""")
     await asyncio.sleep(0.01)  # reason: until all have stalled
-    whole = await driver.get_stalled(StalledQuery())
-    assert list(whole.states) == [states[0], states[4]]
-    assert [(bad.id, bad.rev) for bad in whole.damaged] == [("1", 2), ("2", 3), ("3", 4), ("5", 6)]
+    whole = await driver.get_due(DueQuery("stall"))
+    assert [stalled.state for stalled in whole.due] == [states[0], states[4]]
+    assert [bad.id for bad in whole.damaged] == ["1", "2", "3", "5"]
     assert all(bad.error for bad in whole.damaged)
     assert whole.end is not None
     assert whole.end[1] == "5"
@@ -288,8 +270,8 @@ async def test_a_damaged_state_fails_no_other(
     found: list[str] = []
     more: list[bool] = []
     for _ in range(3):
-        page = await driver.get_stalled(StalledQuery(after, 2))
-        found += sorted([state.id for state in page.states] + [bad.id for bad in page.damaged])
+        page = await driver.get_due(DueQuery("stall", after=after, limit=2))
+        found += sorted([each.id for each in page.due] + [bad.id for bad in page.damaged])
         more.append(page.more)
         after = page.end
     assert found == ["0", "1", "2", "3", "4", "5"]
@@ -303,12 +285,14 @@ async def test_a_delay_by_itself_goes_by_the_rules_that_are_stored(driver: Postg
     copy = State("a", a.rev, annotations=other_rules, transition=WORK)
 
     async def delay(state: State, *after: timedelta) -> datetime:
-        delays = tuple(NewDelay(state, "next", EMPTY, None, each, commit=True) for each in after)
+        delays = tuple(
+            NewDelay(state, "next", EMPTY, None, each, commit=True, body="") for each in after
+        )
         token = secrets.token_hex(16)
-        (verdict,) = await driver.commit([Writes(token, delays=delays)])
+        (verdict,) = await commit(driver, Writes(token, delays=delays))
         assert verdict == ()
-        page = await driver.get_delayed(DelayQuery(everything=True))
-        return max(each.due for each in page.delayed if each.id.startswith(token))
+        page = await driver.get_due(DueQuery("delay", everything=True))
+        return max(each.due for each in page.due if each.id.startswith(token))
 
     untouched = await stalls_at(driver, "b")
     latest_due = await delay(copy, DAY, 2 * DAY, timedelta(hours=1))
@@ -325,27 +309,27 @@ async def test_a_delay_by_itself_goes_by_the_rules_that_are_stored(driver: Postg
 async def test_times_end_with_the_year_9999(driver: PostgresDriver) -> None:
     last = datetime.max.replace(tzinfo=UTC)
     (state,) = new("a", retry_after=365_000 * 86_400.0)
-    delay = NewDelay(state, "next", EMPTY, last, None, commit=True, put=0)
+    delay = NewDelay(state, "next", EMPTY, last, None, commit=True, body="", put=0)
     writes = Writes(secrets.token_hex(16), (state,), delays=(delay,))
-    (verdict,) = await driver.commit([writes])
+    (verdict,) = await commit(driver, writes)
     assert isinstance(verdict, tuple)
     assert await stalls_at(driver, "a") == last
     await driver.beat([Heartbeat("a", 1, 1e300, "")])
     assert (await stalls_at(driver, "a")).year > 3000
     (alone,) = await put(driver, *new("b"))
-    later = NewDelay(alone, "next", EMPTY, last, None, commit=True)
-    await driver.commit([Writes(secrets.token_hex(16), delays=(later,))])
+    later = NewDelay(alone, "next", EMPTY, last, None, commit=True, body="")
+    await commit(driver, Writes(secrets.token_hex(16), delays=(later,)))
     assert await stalls_at(driver, "b") == last
-    assert (await driver.get_stalled(StalledQuery())).next_at is not None
+    assert (await driver.get_due(DueQuery("stall"))).next_at is not None
 
 
 async def test_the_earliest_delay_of_a_put_counts(driver: PostgresDriver) -> None:
     (state,) = new("a")
     delays = tuple(
-        NewDelay(state, "next", EMPTY, None, after, commit=True, put=0)
+        NewDelay(state, "next", EMPTY, None, after, commit=True, body="", put=0)
         for after in (2 * DAY, DAY, 3 * DAY)
     )
-    (verdict,) = await driver.commit([Writes(secrets.token_hex(16), (state,), delays=delays)])
+    (verdict,) = await commit(driver, Writes(secrets.token_hex(16), (state,), delays=delays))
     assert isinstance(verdict, tuple)
     assert verdict[0].delayed_until is not None
     assert await stalls_at(driver, "a") == verdict[0].delayed_until + timedelta(seconds=60)
@@ -359,9 +343,9 @@ async def test_a_state_that_is_put_twice_in_a_batch_has_the_rules_of_the_last(
     second = State("a", 1, annotations=rules, transition=WORK)
     never = State("b", 0)
     writes = [Writes(secrets.token_hex(16), (state,)) for state in (first, second, never)]
-    verdicts = await driver.commit(writes)
+    verdicts = await commit(driver, *writes)
     assert isinstance(verdicts[1], tuple)
     (state,) = verdicts[1]
     assert state.committed_at is not None
     assert await stalls_at(driver, "a") == state.committed_at + timedelta(hours=1)
-    assert (await liveness(driver, "b")).stalls_at is None
+    assert (await liveness_of(driver, "b")).stalls_at is None

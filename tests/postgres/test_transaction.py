@@ -26,6 +26,7 @@ from flowstate import (
     StateContext,
     Transit,
 )
+from flowstate.driver import Seen
 from flowstate.drivers.postgres import PostgresDriver, transaction
 from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
@@ -179,7 +180,7 @@ async def test_a_transaction_of_another_store(
 ) -> None:
     async with PostgresDriver(postgres.url(), schema=f"{postgres_schema}_2") as other:
         async with other.transaction(connection) as tx:
-            with pytest.raises(InvalidInputError, match=r"tx.*another store"):
+            with pytest.raises(InvalidInputError, match=r"tx.*this store"):
                 await engine.do(Commit(Pause(StateContext(State("1")))), tx=tx)
         await connection.execute(f'DROP SCHEMA "{postgres_schema}_2" CASCADE')
         await connection.commit()
@@ -253,7 +254,8 @@ async def test_watches_hear_of_what_happened_although_it_was_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await pausing
 
-    assert ctx.committed.rev == driver._head == 1
+    assert ctx.committed.rev == 1
+    assert (await driver.changed(Seen())).head == 1
 
 
 async def test_a_rollback_on_purpose(

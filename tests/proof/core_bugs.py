@@ -1,32 +1,32 @@
-"""Bugs to plant in the core, beside those of ``tests/planted_bugs.py``."""
+"""Bugs to plant in the core, besides those of ``tests/planted_bugs.py``."""
 
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from flowstate import commit, context, feed, keeper
+from flowstate import context, heartbeats, state
+from flowstate.batching import Batcher, Pending
 from flowstate.commands import Check, Command, Commit, Execute, Noop, Retry, Unstack
-from flowstate.commit import Plan
+from flowstate.committing import Committer
 from flowstate.context import StateContext
-from flowstate.delayer import Delayer
-from flowstate.driver import DelayedState, Liveness, Verdict, Writes
+from flowstate.delayer import ClaimedDelay, Delayer
+from flowstate.driver import DelayedState, Liveness, Verdict
 from flowstate.engine import Engine
-from flowstate.errors import FlowstateError, RevisionMismatchError
-from flowstate.executions import Place
-from flowstate.group_commit import GroupCommit
-from flowstate.held_delay import HeldDelay
+from flowstate.errors import DriverError, FlowstateError, RevisionMismatchError
+from flowstate.execution import Note, Slot, read_note
+from flowstate.heartbeats import Heartbeats
+from flowstate.log_tail import Watch
+from flowstate.planning import Plan
 from flowstate.recovery import Lease, Recoverer, lease, recoverer
-from flowstate.recovery.admission import Admission
 from flowstate.recovery.policy import attempt, attempt_annotations
+from flowstate.recovery.throttle import AttemptLimiter
 from flowstate.state import State, Status
-from flowstate.store import Store
-from flowstate.watch import Watch
+from flowstate.tasks import note_outcome
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 
 __all__ = ["BUGS"]
@@ -49,25 +49,12 @@ def contexts_believe_refused_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cancelled_commits_count_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller who is cancelled goes on from the old revision, although its commit has happened."""
-    committing = GroupCommit.commit
 
-    async def impatient(
-        self: GroupCommit, writes: Writes, settle: Callable[[Verdict], None]
-    ) -> None:
-        is_cancelled = False
+    async def withdraw(self: Batcher[Any, Any], pending: Pending) -> None:
+        pending.settle = None
+        note_outcome(pending.done)
 
-        def settle_unless_cancelled(verdict: Verdict) -> None:
-            if not is_cancelled:
-                settle(verdict)
-
-        work = asyncio.ensure_future(committing(self, writes, settle_unless_cancelled))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            is_cancelled = True
-            raise
-
-    monkeypatch.setattr(GroupCommit, "commit", impatient)
+    monkeypatch.setattr(Batcher, "withdraw", withdraw)
 
 
 def checks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,34 +68,35 @@ def checks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mappings_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changes a dict that a state was made with changes its history."""
-    monkeypatch.setattr(context, "frozen", lambda state: state)
-    monkeypatch.setattr(commit, "frozen", lambda state: state)
+    """A caller who changes a dict that a state was made with changes its history."""
+    for module in (context, state):
+        monkeypatch.setattr(module, "frozen", lambda state: state)
+        monkeypatch.setattr(module, "checked", lambda state, *_, **__: state)
 
 
 def stacked_revisions_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A context that was stacked by its own commit comes back without its revision."""
 
-    async def unstack(self: Store, plan: Plan, command: Unstack) -> None:
+    async def unstack(self: Committer, plan: Plan, command: Unstack) -> None:
         plan.unstack(command)
 
-    monkeypatch.setattr(Store, "unstack", unstack)
+    monkeypatch.setattr(Committer, "unstack", unstack)
 
 
 def closing_waits_for_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine closes its store while commits are on their way to it."""
 
-    async def drain(self: Store) -> None:
-        pass
+    async def drain(self: Committer, seconds: float) -> bool:
+        return True
 
-    monkeypatch.setattr(Store, "drain", drain)
+    monkeypatch.setattr(Committer, "drain", drain)
 
 
 # Watches
 
 
 def watches_pass_holes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch goes on behind what compaction has taken, and nobody hears of it."""
+    """A watch goes on behind what compaction has taken, and says nothing."""
     read = Watch._read_page
 
     async def read_page(self: Watch) -> None:
@@ -120,8 +108,13 @@ def watches_pass_holes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def first_alternative_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A watch for one of several labels sleeps through those after the first."""
-    routes = feed._routes_of
-    monkeypatch.setattr(feed, "_routes_of", lambda query: routes(query)[:1])
+    original = Watch.__init__
+
+    def init(self: Watch, *args: Any) -> None:
+        original(self, *args)
+        self.topics = self.topics[:1]
+
+    monkeypatch.setattr(Watch, "__init__", init)
 
 
 # Delays
@@ -140,37 +133,41 @@ def delays_fire_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 def held_delays_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delay whose flow is over fires again after its lease."""
 
-    async def drop(self: HeldDelay) -> None:
+    async def drop(self: ClaimedDelay) -> None:
         pass
 
-    monkeypatch.setattr(HeldDelay, "_drop", drop)
+    monkeypatch.setattr(ClaimedDelay, "_drop", drop)
 
 
 def lost_renewals_lose_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """One renewal whose reply is lost stops the execution of a delay."""
+    renew = ClaimedDelay._renew_once
 
-    async def find(self: HeldDelay) -> str:
-        return "lost"
+    async def renew_once(self: ClaimedDelay) -> bool:
+        try:
+            return await renew(self)
+        except DriverError:
+            return False
 
-    monkeypatch.setattr(HeldDelay, "_find", find)
+    monkeypatch.setattr(ClaimedDelay, "_renew_once", renew_once)
 
 
 # Recovery
 
 
 def attempts_after_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flow that kills its process is executed again for ever, since no attempt of it counts."""
+    """A flow that kills its process is executed without end, since no attempt of it counts."""
     counting: set[asyncio.Task[None]] = set()
 
-    async def begin(self: Recoverer, state: State, place: Place) -> None:
+    async def begin(self: Recoverer, state: State, note: Note, slot: Slot) -> None:
         ctx = StateContext(state)
-        annotations = attempt_annotations(state, self._rng)
+        annotations = attempt_annotations(state, self._chance)
         await self._engine.do(Retry(ctx, annotations))  # Here is the bug: it is not committed.
         self._counts.done["added"] += attempt(ctx.current) == 1
         self._counts.done["retried"] += 1
-        outcome = await self._engine.start(ctx, place)
+        outcome = await self._engine.start(ctx, slot)
         outcome.add_done_callback(partial(self._ended, ctx.current))
-        self._admission.add(outcome)
+        self._limiter.add(outcome)
         task = asyncio.create_task(count(self, outcome, state, annotations))
         counting.add(task)
         task.add_done_callback(counting.discard)
@@ -192,37 +189,27 @@ def attempts_after_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attempts_have_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What always fails is tried again for ever."""
-
-    def decide(_state: State, *, is_known: bool) -> str:
-        return "retry" if is_known else "unknown flow"
-
-    monkeypatch.setattr(recoverer, "decide", decide)
+    """What always fails is tried again without end."""
+    monkeypatch.setattr(recoverer, "decide", lambda _state, **_: "retry")
 
 
 def attempts_have_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a crash everything is executed again at once."""
-    monkeypatch.setattr(Admission, "_is_busy", lambda _: False)
+    monkeypatch.setattr(AttemptLimiter, "_is_busy", lambda _: False)
 
 
 def attempts_wait_for_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits in a queue when its process dies has been counted for nothing."""
-    monkeypatch.setattr(Engine, "reserve", lambda _: Place(object()))
+    monkeypatch.setattr(Engine, "reserve", lambda _: Slot(object()))
 
 
 def recovery_without_a_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader that was asleep executes what its successor executes."""
-    original = Recoverer.__init__
-
-    def init(self: Recoverer, *args: Any, **options: Any) -> None:
-        original(self, *args, **options)
-        self._lease.check = Noop  # type: ignore[assignment, method-assign]
-
-    monkeypatch.setattr(Recoverer, "__init__", init)
+    monkeypatch.setattr(Lease, "check", lambda _: Noop())
 
 
 def lease_outlives_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A holder that cannot reach the store holds the lease beside the next one."""
+    """A holder that cannot reach the store holds the lease at the same time as the next one."""
     monkeypatch.setattr(lease, "STEP_DOWN_AT", 2.0)
 
 
@@ -238,7 +225,21 @@ def standby_counts_to_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stalled_states_are_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat revives a state that another engine is about to take over."""
-    monkeypatch.setattr(keeper, "_until_it_stalls", lambda _liveness: math.inf)
+    monkeypatch.setattr(heartbeats, "_until_it_stalls", lambda _liveness: math.inf)
+
+
+def stops_hand_nothing_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an engine that stops has interrupted waits until it stalls."""
+    monkeypatch.setattr(Heartbeats, "hand_over", lambda _self, _execution: None)
+
+
+def hand_overs_count_as_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state is ended by force after a few deployments."""
+
+    def read(text: str) -> Note:
+        return replace(read_note(text), handed_over=False)
+
+    monkeypatch.setattr(recoverer, "read_note", read)
 
 
 def _bug(plant: Plant, *trials: Trial, store: str = "memory") -> Bug:
@@ -250,10 +251,10 @@ def _case(*names: str, limit: float = CASE_LIMIT) -> Trial:
 
 
 STANDBY = "tests/test_simulation.py::test_a_standby_that_stood_still_takes_no_lease_by_an_old_reply"
-PLACES = "tests/test_recovery.py::test_no_attempt_waits_for_its_turn_in_the_engine"
-ADMISSION = "tests/test_recovery.py::test_no_more_run_at_once_than_allowed"
+SLOTS = "tests/test_recovery.py::test_no_attempt_waits_for_its_turn_in_the_engine"
+LIMITER = "tests/test_recovery.py::test_no_more_run_at_once_than_allowed"
 CONFIRMATION = (
-    "tests/test_keeper.py::test_one_that_stalls_soon_gets_a_new_revision_before_its_flow_begins"
+    "tests/test_heartbeats.py::test_one_that_stalls_soon_gets_a_new_revision_before_its_flow_begins"
 )
 BUGS = (
     _bug(contexts_believe_refused_commits, _case("defect_02_failed_commit_leaves_contexts_alone")),
@@ -270,13 +271,15 @@ BUGS = (
     _bug(first_alternative_wakes, _case("watch_wakes_for_each_alternative", limit=3.0)),
     _bug(delays_fire_without_a_commit, _case("two_delayers_in_one_process")),
     _bug(held_delays_stay, _case("delay_without_commit_of_what_stays")),
-    _bug(lost_renewals_lose_the_lease, _case("renewal_whose_reply_is_lost", limit=3.0)),
+    _bug(lost_renewals_lose_the_lease, _case("renewals_that_fail_for_a_while", limit=3.0)),
     _bug(attempts_after_their_run, _case("recovery_of_a_flow_that_fails_at_first")),
     _bug(attempts_have_no_limit, _case("recovery_of_a_flow_that_always_fails", limit=3.0)),
-    _bug(attempts_have_no_bound, Trial("tests", (ADMISSION,))),
-    _bug(attempts_wait_for_their_place, Trial("tests", (PLACES,))),
+    _bug(attempts_have_no_bound, Trial("tests", (LIMITER,))),
+    _bug(attempts_wait_for_their_place, Trial("tests", (SLOTS,))),
     _bug(recovery_without_a_fence, _case("recovery_by_a_leader_that_was_asleep")),
     _bug(lease_outlives_its_time, _case("lease_is_left_before_another_takes_it")),
     _bug(standby_counts_to_the_reading, Trial("tests", (STANDBY,))),
     _bug(stalled_states_are_confirmed, Trial("tests", (CONFIRMATION,))),
+    _bug(stops_hand_nothing_over, _case("stop_hands_over", limit=5.0)),
+    _bug(hand_overs_count_as_attempts, _case("stop_hands_over", limit=5.0)),
 )

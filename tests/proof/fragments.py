@@ -5,10 +5,9 @@ from hashlib import sha1
 import pytest
 
 from flowstate.drivers.postgres import schema
-from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.redis import scripts
 
-__all__ = ["in_lua", "in_migration", "in_query", "replaced"]
+__all__ = ["in_lua", "in_migration", "replaced"]
 
 Change = tuple[str, str]
 
@@ -36,18 +35,6 @@ def in_migration(monkeypatch: pytest.MonkeyPatch, *changes: Change) -> None:
 
     broken()
     monkeypatch.setattr(schema, "migration_sql", broken)
-
-
-def in_query(monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str) -> None:
-    """Break one of the statements with which a Postgres store is read."""
-    original = Queries.__init__
-
-    def init(self: Queries, quoted: str) -> None:
-        original(self, quoted)
-        setattr(self, name, replaced(getattr(self, name), old.replace("{schema}", quoted), new))
-
-    monkeypatch.setattr(Queries, "__init__", init)
-    Queries("any")
 
 
 def in_lua(monkeypatch: pytest.MonkeyPatch, name: str, *changes: Change) -> None:

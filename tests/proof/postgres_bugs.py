@@ -7,12 +7,14 @@ import pytest
 from msgspec.structs import replace
 
 from flowstate.driver import StateQuery, States, Verdict, Writes
-from flowstate.drivers.postgres import commits, driver, reader
-from flowstate.drivers.postgres.commits import Commits
+from flowstate.drivers.kit import resolving
+from flowstate.drivers.kit.records import Row
+from flowstate.drivers.postgres import PostgresDriver, reader
+from flowstate.drivers.postgres.commits import Resolving
 from flowstate.errors import StoreUnavailableError
 from flowstate.state import State
 from tests.proof.bug import Bug, Plant, Trial
-from tests.proof.fragments import in_migration, in_query
+from tests.proof.fragments import in_migration
 
 __all__ = ["BUGS"]
 
@@ -44,7 +46,7 @@ def tokens_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that is sent again is refused, although it has happened."""
     in_migration(
         monkeypatch,
-        ("committed, NULL, words[1], words[4]", "committed, NULL, '', words[4]"),
+        ("committed, NULL, words[1], words[5]", "committed, NULL, '', words[5]"),
         ("until[put], words[counts[4 * put - 1]],", "until[put], '',"),
     )
 
@@ -52,21 +54,19 @@ def tokens_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
 def refused_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit whose reply was lost is tried again, meets itself, and is called refused."""
 
-    async def with_replays(
-        self: Commits, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
-    ) -> list[Verdict]:
-        return verdicts
+    async def find_replays(self: Resolving, commits: Sequence[Writes]) -> list[None]:
+        return [None] * len(commits)
 
-    monkeypatch.setattr(Commits, "_with_replays", with_replays)
+    monkeypatch.setattr(Resolving, "find_replays", find_replays)
 
 
 def unknown_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit of which nobody can tell is said not to have happened."""
+    """A commit whose outcome cannot be found out is said not to have happened."""
 
     def failed(_token: str) -> StoreUnavailableError:
         return StoreUnavailableError("the connection is lost")
 
-    monkeypatch.setattr(commits, "CommitUnknownError", failed)
+    monkeypatch.setattr(resolving, "CommitUnknownError", failed)
 
 
 def labels_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,16 +104,16 @@ def delays_of_refused_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def delays_in_a_transaction_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies in between has committed a state without its delay."""
-    commit = Commits.commit
+    commit = PostgresDriver.commit
 
-    async def committing(self: Commits, batch: Sequence[Writes]) -> list[Verdict]:
+    async def committing(self: PostgresDriver, batch: Sequence[Writes]) -> Sequence[Verdict]:
         verdicts = await commit(self, [replace(writes, delays=()) for writes in batch])
         for writes, verdict in zip(batch, verdicts, strict=True):
             if writes.delays and isinstance(verdict, tuple):
                 await commit(self, [_later(writes, verdict)])
         return verdicts
 
-    monkeypatch.setattr(Commits, "commit", committing)
+    monkeypatch.setattr(PostgresDriver, "commit", committing)
 
 
 def _later(writes: Writes, states: tuple[State, ...]) -> Writes:
@@ -126,11 +126,12 @@ def _later(writes: Writes, states: tuple[State, ...]) -> Writes:
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes execute the same delay."""
-    in_query(monkeypatch, "claim", "due = {schema}.from_micros(%s)", "%s IS NOT NULL")
+    granted = "(delay.due <= moment OR delay.holder = claim_holders[slot])"
+    in_migration(monkeypatch, (granted, "true"))
 
 
 def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has lost a state keeps it from being recovered."""
+    """A process that has lost a state keeps it from being recovered."""
     in_migration(
         monkeypatch,
         ("CASE WHEN latest.rev = asked.rev THEN", "CASE WHEN latest.rev >= asked.rev THEN"),
@@ -142,10 +143,10 @@ def compaction_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader goes on behind a hole as if there were none."""
     original = reader.page_of
 
-    def page_of(query: StateQuery, rows: Sequence[Sequence[Any]]) -> States:
-        return original(replace(query, gaps_below=None), rows)
+    def page_of(query: StateQuery, rows: Sequence[Row], **bounds: Any) -> States:
+        return original(replace(query, gaps_below=None), rows, **bounds)
 
-    monkeypatch.setattr(driver, "page_of", page_of)
+    monkeypatch.setattr(reader, "page_of", page_of)
 
 
 def compaction_takes_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +166,17 @@ def needs_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     in_migration(monkeypatch, (missing, "AND false"))
 
 
+def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has lost a claim removes the delay under its new holder."""
+    in_migration(monkeypatch, ("AND holder = dropped ->> 2", "AND true"))
+
+
+def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay fires, and the data that it was stored with is gone."""
+    kept = "AND NOT EXISTS (SELECT FROM {schema}.delay WHERE refs @> ARRAY[data.checksum])"
+    in_migration(monkeypatch, (kept, ""))
+
+
 def _bug(plant: Plant, *trials: Trial) -> Bug:
     name, doc = plant.__name__, plant.__doc__ or ""
     return Bug(f"postgres-{name}", doc, "postgres", trials, plant, "postgres")
@@ -177,8 +189,8 @@ def _case(*names: str) -> Trial:
 BUGS = (
     _bug(no_commit_lock, Trial("histories", seconds=90.0)),
     _bug(revisions_from_a_sequence, Trial("histories", seconds=90.0)),
-    _bug(tokens_are_not_stored, _case("token_is_applied_once")),
-    _bug(refused_is_refused, _case("token_is_applied_once")),
+    _bug(tokens_are_not_stored, Trial("tests", LOST_REPLIES)),
+    _bug(refused_is_refused, Trial("tests", LOST_REPLIES)),
     _bug(unknown_is_failed, Trial("tests", LOST_REPLIES)),
     _bug(labels_are_not_removed, _case("defect_10_removed_label_stays_removed")),
     _bug(lone_commits_forget_labels, _case("superseded_delays_vanish")),
@@ -187,7 +199,9 @@ BUGS = (
     _bug(first_commit_leaves_older_delays, Trial("programs", seconds=90.0)),
     _bug(delays_of_refused_commits, _case("refused_commit_leaves_no_delay")),
     _bug(delays_in_a_transaction_of_their_own, _case("first_of_several_delays_wins")),
-    _bug(every_claim_wins, _case("delay_is_claimed_once")),
+    _bug(every_claim_wins, _case("claim_has_one_holder")),
+    _bug(drops_need_no_holder, _case("drop_is_for_the_holder")),
+    _bug(data_of_delays_is_not_kept, _case("compaction_leaves_data_of_delays")),
     _bug(old_heartbeats_count, _case("heartbeat_of_another_revision")),
     _bug(compaction_is_silent, _case("compacting_keeps_the_latest_revisions")),
     _bug(compaction_takes_the_latest, _case("compacting_keeps_the_latest_revisions")),

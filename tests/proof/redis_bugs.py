@@ -1,13 +1,16 @@
 """Bugs to plant in the Redis driver."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from flowstate.driver import StateQuery, States, Verdict, Writes
-from flowstate.drivers.redis import reader, session
-from flowstate.drivers.redis.session import Session
+from flowstate.driver import StateQuery, States, Writes
+from flowstate.drivers.kit import resolving
+from flowstate.drivers.kit.records import Row
+from flowstate.drivers.redis import reader
+from flowstate.drivers.redis.resolver import CommitResolver
 from flowstate.errors import StoreUnavailableError
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 from tests.proof.fragments import in_lua
@@ -29,66 +32,77 @@ def batches_are_judged_by_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tokens_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that is sent again is refused, although it has happened."""
-    in_lua(monkeypatch, "commit", ("'t', commit[1],", "'t', '',"))
+    in_lua(monkeypatch, "commit", ("'t', token,", "'t', '',"))
 
 
 def refused_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit whose reply was lost is tried again, meets itself, and is called refused."""
 
-    async def with_replays(
-        self: Session, commits: Sequence[Writes], verdicts: list[Verdict], perhaps_written: bool
-    ) -> list[Verdict]:
-        return verdicts
+    async def find_replays(self: CommitResolver, commits: Sequence[Writes]) -> list[None]:
+        return [None] * len(commits)
 
-    monkeypatch.setattr(Session, "_with_replays", with_replays)
+    monkeypatch.setattr(CommitResolver, "find_replays", find_replays)
 
 
 def unknown_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit of which nobody can tell is said not to have happened."""
+    """A commit whose outcome cannot be found out is said not to have happened."""
 
     def failed(_token: str) -> StoreUnavailableError:
         return StoreUnavailableError("the connection is lost")
 
-    monkeypatch.setattr(session, "CommitUnknownError", failed)
+    monkeypatch.setattr(resolving, "CommitUnknownError", failed)
 
 
 def labels_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state is found among the latest by labels that it had before."""
-    in_lua(monkeypatch, "commit", ("redis.call('ZREM', key(name), id)", "-- left"))
+    removal = "collect_labels(removals, 'ZREM', id, state.status, cmsgpack.unpack(entry.l))"
+    in_lua(monkeypatch, "commit", (removal, "-- left"))
 
 
 def statuses_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state is found among the latest by a status that it had before."""
-    removal = "redis.call('ZREM', key('latest_status:' .. state.status), id)"
+    removal = "collect(removals, 'ZREM', 'latest_status:' .. state.status, id)"
     in_lua(monkeypatch, "commit", (removal, "-- left"))
 
 
 def delays_outlive_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays of a state that has moved on stay, and can only lose."""
-    in_lua(monkeypatch, "commit", ("        drop_delays(id, state)\n", ""))
+    in_lua(monkeypatch, "commit", ("in ipairs(members_of_state(id)) do", "in ipairs({}) do"))
 
 
 def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delayers do not notice the delays that other processes store."""
-    in_lua(monkeypatch, "commit", ("            alarm = true\n", ""))
+    in_lua(monkeypatch, "commit", ("alarm = alarm or not", "alarm = false and not"))
 
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes execute the same delay."""
-    in_lua(monkeypatch, "claim", ("if due ~= ARGV[2] then", "if false then"))
+    refusal = "if not delay or delay.due > later(0, 0) and delay.holder ~= claim[2] then"
+    in_lua(monkeypatch, "commit", (refusal, "if not delay then"))
+
+
+def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has lost a claim removes the delay under its new holder."""
+    in_lua(monkeypatch, "commit", ("if delay and delay.holder == drop[2] then", "if delay then"))
+
+
+def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay fires, and the data that it was stored with is gone."""
+    in_lua(monkeypatch, "commit", ("refer(delay.references, 1)", "-- left"))
 
 
 def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has lost a state keeps it from being recovered."""
-    in_lua(monkeypatch, "beat", ("latest_of(latest[place]).rev == rev", "true"))
+    """A process that has lost a state keeps it from being recovered."""
+    in_lua(monkeypatch, "beat", ("latest[place] ~= false and state.rev == rev", "true"))
 
 
 def heartbeats_make_states_stall(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A paused state that somebody sends heartbeats for is recovered."""
+    """A paused state that an engine sends heartbeats for is recovered."""
     in_lua(
         monkeypatch,
         "beat",
-        ("call_with('ZADD', 'stalls', stalls, 'XX')", "call_with('ZADD', 'stalls', stalls)"),
+        ("if micros and state.after then", "if micros then"),
+        ("unindex_due('stall', state.flow, state.due .. id)", "state.flow = state.flow or ''"),
     )
 
 
@@ -106,8 +120,8 @@ def compaction_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader goes on behind a hole as if there were none."""
     original = reader.page_of
 
-    def page_of(query: StateQuery, answer: bytes) -> States:
-        return original(replace(query, gaps_below=None), answer)
+    def page_of(query: StateQuery, rows: Sequence[Row], **bounds: Any) -> States:
+        return original(replace(query, gaps_below=None), rows, **bounds)
 
     monkeypatch.setattr(reader, "page_of", page_of)
 
@@ -124,14 +138,16 @@ def _case(*names: str, limit: float = CASE_LIMIT) -> Trial:
 BUGS = (
     _bug(revisions_are_not_compared, _case("increments_are_never_lost")),
     _bug(batches_are_judged_by_the_store, _case("batch_is_judged_in_order")),
-    _bug(tokens_are_not_stored, _case("token_is_applied_once")),
-    _bug(refused_is_refused, _case("token_is_applied_once")),
+    _bug(tokens_are_not_stored, Trial("tests", LOST_REPLIES)),
+    _bug(refused_is_refused, Trial("tests", LOST_REPLIES)),
     _bug(unknown_is_failed, Trial("tests", LOST_REPLIES)),
     _bug(labels_are_not_removed, _case("defect_10_removed_label_stays_removed")),
     _bug(statuses_are_not_removed, Trial("programs", seconds=90.0)),
     _bug(delays_outlive_their_revision, _case("superseded_delays_vanish")),
     _bug(no_alarm, _case("delay_of_another_process_is_noticed", limit=5.0)),
-    _bug(every_claim_wins, _case("delay_is_claimed_once")),
+    _bug(every_claim_wins, _case("claim_has_one_holder")),
+    _bug(drops_need_no_holder, _case("drop_is_for_the_holder")),
+    _bug(data_of_delays_is_not_kept, _case("compaction_leaves_data_of_delays")),
     _bug(old_heartbeats_count, _case("heartbeat_of_another_revision")),
     _bug(heartbeats_make_states_stall, _case("heartbeat_for_what_never_stalls")),
     _bug(needs_are_not_looked_at, _case("missing_data")),

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,11 @@ import pytest
 from msgspec.structs import replace
 
 from flowstate.driver import Heartbeat, StateQuery, States, Verdict, Writes
-from flowstate.drivers.sqlite import SQLiteDriver, compaction, reader, rows, stalling, writer
+from flowstate.drivers.kit.times import from_micros
+from flowstate.drivers.sqlite import compaction, liveness, reader, rows, writer
 from flowstate.drivers.sqlite.file import File
 from flowstate.drivers.sqlite.lock import WriterLock
-from flowstate.drivers.sqlite.session import Session
-from flowstate.drivers.sqlite.times import from_micros, to_micros
+from flowstate.drivers.sqlite.session import FileSession
 from flowstate.drivers.sqlite.writer import Batch
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 from tests.proof.fragments import replaced
@@ -49,7 +49,7 @@ def half_a_commit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def latest_after_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies in between leaves a revision that is nobody's latest."""
+    """A process that dies in between leaves a revision that is in the log alone."""
     insert = rows.insert
 
     def inserting(connection: sqlite3.Connection, table: str, *rest: Any) -> None:
@@ -61,25 +61,15 @@ def latest_after_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "insert", inserting)
 
 
-def no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that is sent again is refused, although it has happened."""
-    monkeypatch.setattr(Batch, "replayed", lambda _self, _writes: None)
-
-
-def no_tokens_within_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that is twice in one batch is done and refused."""
-    monkeypatch.setattr(Batch, "judge", Batch._judge)
-
-
 def last_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits do not look whether they find the revision that they expect."""
-    judge = Batch._judge
+    judge = Batch.judge
 
     def judging(self: Batch, writes: Writes) -> Verdict:
         puts = tuple(replace(put, rev=self._rev(put.id)) for put in writes.puts)
         return judge(self, replace(writes, puts=puts))
 
-    monkeypatch.setattr(Batch, "_judge", judging)
+    monkeypatch.setattr(Batch, "judge", judging)
 
 
 def labels_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +97,27 @@ def time_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     _after_init(monkeypatch, believe_the_clock)
 
 
+def deadlines_count_from_the_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the clock was put back, what a crash leaves is recovered as much later."""
+    _after_init(monkeypatch, lambda batch: setattr(batch, "_now", batch._stamp))
+
+
+def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay fires, and the data that it was stored with is gone."""
+    insert = rows.insert
+
+    def inserting(connection: sqlite3.Connection, table: str, *rest: Any) -> None:
+        if table != "delay_reference":
+            insert(connection, table, *rest)
+
+    monkeypatch.setattr(writer, "insert", inserting)
+
+
+def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has lost a claim removes the delay under its new holder."""
+    monkeypatch.setattr(writer, "DROP", "DELETE FROM delay WHERE id = ? AND ? NOTNULL")
+
+
 def _after_init(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     original = Batch.__init__
 
@@ -129,24 +140,17 @@ def a_failed_commit_is_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def deaf_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watches and delayers do not notice what other processes commit."""
-    monkeypatch.setattr(Session, "poll", lambda _self, _interval, _look: None)
+    monkeypatch.setattr(FileSession, "poll", lambda _self, _interval, _news: None)
 
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes execute the same delay."""
-
-    async def claim(self: SQLiteDriver, id: str, due: datetime, seconds: float) -> datetime | None:
-        until = self._clock.now() + timedelta(seconds=seconds)
-        change = ("UPDATE delay SET due = ? WHERE id = ?", (to_micros(until), id))
-        done = await self._write(lambda connection: connection.execute(*change).rowcount)
-        return until if done else None
-
-    monkeypatch.setattr(SQLiteDriver, "claim_delay", claim)
+    monkeypatch.setattr(Batch, "_may_claim", lambda _self, _claim: True)
 
 
 def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has lost a state keeps it from being recovered."""
-    beat = stalling.beat
+    """A process that has lost a state keeps it from being recovered."""
+    beat = liveness.beat
 
     def beating(
         connection: sqlite3.Connection, heartbeats: Sequence[Heartbeat], now: datetime
@@ -156,7 +160,7 @@ def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
             connection, [replace(each, rev=revs.get(each.id, 0)) for each in heartbeats], now
         )
 
-    monkeypatch.setattr(stalling, "beat", beating)
+    monkeypatch.setattr(liveness, "beat", beating)
 
 
 def compaction_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +192,6 @@ BUGS = (
     _bug(no_lock_between_processes, Trial("histories")),
     _bug(half_a_commit_is_kept, Trial("tests", FAILING_COMMITS)),
     _bug(latest_after_the_log, Trial("histories")),
-    _bug(no_tokens, _case("token_is_applied_once")),
-    _bug(no_tokens_within_a_batch, _case("token_is_applied_once_in_a_batch")),
     _bug(last_one_wins, _case("increments_are_never_lost")),
     _bug(labels_are_not_removed, _case("defect_10_removed_label_stays_removed")),
     _bug(delays_outlive_their_revision, _case("superseded_delays_vanish")),
@@ -197,7 +199,10 @@ BUGS = (
     _bug(a_failed_commit_is_a_failure, Trial("tests", FAILING_COMMITS)),
     _bug(a_failed_commit_is_a_success, Trial("tests", FAILING_COMMITS)),
     _bug(deaf_to_others, _case("commits_of_others_are_seen_soon", limit=3.0)),
-    _bug(every_claim_wins, _case("defect_05_claimed_delays_fire_once_each")),
+    _bug(deadlines_count_from_the_stamp, _case("deadline_after_the_clock_went_back")),
+    _bug(data_of_delays_is_not_kept, _case("compaction_leaves_data_of_delays")),
+    _bug(every_claim_wins, _case("claim_has_one_holder")),
+    _bug(drops_need_no_holder, _case("drop_is_for_the_holder")),
     _bug(old_heartbeats_count, _case("heartbeat_of_another_revision")),
     _bug(compaction_is_silent, _case("compacting_keeps_the_latest_revisions")),
     _bug(compaction_takes_the_latest, _case("compacting_keeps_the_latest_revisions")),

@@ -14,7 +14,7 @@ import pytest
 from tests.proof.bug import LAYERS, Bug
 from tests.proof.catalogue import ALL, CONTROLS, DRIVEN, bug_named, with_all_layers
 from tests.proof.child import URLS, search
-from tests.proof.fragments import in_lua, in_migration, in_query, replaced
+from tests.proof.fragments import in_lua, in_migration, replaced
 from tests.proof.running import attempted
 from tests.proof.stores import CAPABILITIES
 
@@ -79,7 +79,5 @@ def test_what_cannot_be_planted_any_more_is_an_error(monkeypatch: pytest.MonkeyP
         replaced("some text", "what is", "not there")
     with pytest.raises(LookupError, match="nothing left"):
         in_migration(monkeypatch, ("DROP TABLE", ""))
-    with pytest.raises(LookupError, match="nothing left"):
-        in_query(monkeypatch, "claim", "DELETE", "")
     with pytest.raises(LookupError, match="nothing left"):
         in_lua(monkeypatch, "commit", ("FLUSHALL", ""))

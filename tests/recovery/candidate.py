@@ -80,10 +80,10 @@ async def stand(url: str, schema: str, lease: float, *, hold: bool, pulse: bool)
         Recoverer(engine, lease=lease, poll_interval=POLL_INTERVAL) as recoverer,
     ):
         leading = asyncio.create_task(_tell_when_leading(recoverer, beating))
-        while not recoverer.leader:  # noqa: ASYNC110 - nobody tells who has been seen to lead
+        while not recoverer.leader:  # noqa: ASYNC110 - what has been seen sends no event
             await asyncio.sleep(0.01)  # reason: as above
         say("ready")
-        while not lines.at_eof():  # noqa: ASYNC110 - whoever holds a commit reads the lines
+        while not lines.at_eof():  # noqa: ASYNC110 - the task that holds a commit reads the lines
             await asyncio.sleep(0.01)  # reason: as above
         leading.cancel()
 

@@ -115,7 +115,7 @@ async def check_under_fire(
                 await asyncio.wait([watching], timeout=grace)
             cluster.check()
             await _check_ends(observer, engine)
-        # Workers that end in order give their lease back; nobody needs to have seen that.
+        # Workers that end in order give their lease back; no other worker needs to have seen that.
     return _judge(observer, cluster, jobs)
 
 

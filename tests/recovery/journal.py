@@ -28,8 +28,8 @@ class Execution(Struct):
         began: in nanoseconds.
         ended: when the flow returned or raised; ``None`` when that was never written.
         waited_since: when the flow gave the store the commit after which it did nothing more: its
-            step was done, or somebody else's, or it was cancelled or killed; ``None`` when there
-            is none.
+            step was done, or that of another worker, or it was cancelled or killed; ``None`` when
+            there is none.
     """
 
     worker: str

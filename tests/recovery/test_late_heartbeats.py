@@ -14,7 +14,7 @@ from flowstate import (
 from flowstate.driver import Heartbeat
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.recovery import Recoverer
-from flowstate.stalling import RETRY_AFTER
+from flowstate.recovery_rules import RETRY_AFTER
 
 
 async def test_it_is_noticed_while_attempts_wait_for_their_turn() -> None:

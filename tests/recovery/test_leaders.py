@@ -30,7 +30,7 @@ TOLERANCE = 0.5  # For processes that wait for a core.
 
 
 async def stalled(engine: Engine, id: str) -> None:
-    """Commit a state that nobody executes."""
+    """Commit a state that no engine executes."""
     ctx = StateContext(State(id))
     set_retry_after(ctx, timedelta(milliseconds=100))
     engine.flows.declare("work")
@@ -96,7 +96,7 @@ async def test_a_killed_leader_is_replaced_within_its_lease(
             killed = time.monotonic()
             leader.kill()
             when, *moments = map(float, await other.said("leading"))
-            # A lease is held by time that passes for everybody; none does while all stands still.
+            # A lease ends by time that passes; none does while all processes stand still.
             stretches = list(zip(moments[::2], moments[1::2], strict=True))
             stood.append(stood_still(stretches, killed, when))
             took.append(when - killed - stood[-1])

@@ -9,7 +9,12 @@ from tests.recovery.fire import check_under_fire
 from tests.redis_servers import RedisLike
 from tests.servers import Postgres
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.nightly,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+]
 
 Record = Callable[[str, object], None]
 

@@ -8,7 +8,7 @@ import pytest
 
 from flowstate import State, Status, Transition
 from flowstate.recovery.lease import HOLDER
-from flowstate.stalling import ATTEMPT, RETRY_AFTER
+from flowstate.recovery_rules import ATTEMPT, RETRY_AFTER
 from tests.recovery.cluster import Suspension
 from tests.recovery.journal import Execution, Journal, read_journal
 from tests.recovery.verdict import LEASE_ID, Verdict

@@ -10,7 +10,7 @@ from flowstate import State
 from flowstate.recovery import attempt
 from flowstate.recovery.lease import HOLDER, lease_id
 from flowstate.recovery.recoverer import lease_name
-from flowstate.stalling import stalls_after
+from flowstate.recovery_rules import stalls_after
 from tests.recovery.cluster import Suspension
 from tests.recovery.journal import Execution
 
@@ -23,7 +23,7 @@ MOMENT = 1_000_000_000  # In which a worker that goes on must have stopped what 
 
 
 class Verdict:
-    """What the journals say beside the log.
+    """What the journals say, compared with the log.
 
     Args:
         log: every revision, in order.
@@ -78,8 +78,8 @@ class Verdict:
         one must end within a moment of its going on.
 
         There is one more case. What waited so long that its revision had stalled is begun only
-        when a heartbeat shows that nobody has taken it over; an attempt that was on its way to the
-        store by then is committed nevertheless, within a moment.
+        when a heartbeat shows that no process has taken it over; an attempt that was on its way to
+        the store by then is committed nevertheless, within a moment.
         """
         by_id: dict[str, list[Execution]] = defaultdict(list)
         for execution in self._executions:

@@ -38,7 +38,7 @@ async def work(url: str, schema: str, journal: Path) -> None:
     ):
         async for line in lines:
             id, rev = line.decode().split()
-            # Not the latest one, which somebody else may execute by now.
+            # Not the latest one, which another worker may execute by now.
             with contextlib.suppress(DriverError):  # A busy store's; it is recovered then.
                 state = await engine.get_state(id, int(rev))
                 await engine.do(Execute(StateContext(state)))

@@ -1,4 +1,4 @@
-"""A look at the keys of a namespace: do all of them tell the same story?"""
+"""Short questions, and a look at the keys of a namespace: do all of them tell the same story?"""
 
 from typing import Any
 
@@ -6,10 +6,31 @@ from msgspec import msgpack
 from redis import Redis
 
 from flowstate.codec import decode_state
-from flowstate.stalling import stalls_after
+from flowstate.driver import Driver, Liveness, StateQuery
+from flowstate.recovery_rules import stalls_after
 from tests.redis_servers import RedisLike
 
-__all__ = ["check_keys"]
+__all__ = ["check_keys", "dump", "head_of", "liveness_of"]
+
+Members = dict[bytes, int]
+
+
+async def head_of(driver: Driver) -> int:
+    """Return the highest revision."""
+    return (await driver.get_states(StateQuery(limit=1))).head
+
+
+async def liveness_of(driver: Driver, id: str) -> Liveness:
+    """Return what is known about a state that is there."""
+    (found,) = await driver.get_liveness([id])
+    assert found is not None
+    return found
+
+
+def dump(client: "Redis", namespace: str) -> dict[bytes, Any]:
+    """Return all that is stored, as bytes."""
+    keys: Any = client.scan_iter(f"{{{namespace}}}:*")
+    return {key: client.dump(key) for key in keys}
 
 
 def check_keys(server: RedisLike, namespace: str) -> None:
@@ -36,34 +57,67 @@ def _check_keys(client: "Redis", prefix: str) -> None:
             id: rev for id, (rev, fields) in latest.items() if fields[b"s"] == status
         }
     _check_labels(client, prefix, entries, latest)
-    _check_stalls(client, prefix, latest)
-    due: Any = client.zrange(f"{prefix}due", 0, -1)
-    delays: Any = client.hkeys(f"{prefix}delays")
-    assert sorted(member[18:] for member in due) == sorted(delays)
+    _check_stalls(client, prefix, latest, stored)
+    _check_delays(client, prefix)
 
 
-def _check_stalls(client: "Redis", prefix: str, latest: Any) -> None:
-    found = {id: stalls_after(decode_state(fields[b"b"])) for id, (_, fields) in latest.items()}
-    stalling = {id for id, after in found.items() if after is not None}
-    assert set(_scores(client, f"{prefix}stalls")) == stalling
+def _check_stalls(client: "Redis", prefix: str, latest: Any, stored: Any) -> None:
+    expected: dict[bytes, set[bytes]] = {}
+    for id, (_, fields) in latest.items():
+        state = decode_state(fields[b"b"])
+        if stalls_after(state) is not None:
+            due = stored[id].split(b" ", 5)[4]
+            expected.setdefault(state.transition.to.encode(), set()).add(due + id)
+    assert _due(client, prefix, "stall") == expected
     beats: Any = client.hgetall(f"{prefix}beats")
     assert {id: int(value.split()[0]) for id, value in beats.items()} == {
         id: latest[id][0] for id in beats
     }
 
 
+def _check_delays(client: "Redis", prefix: str) -> None:
+    heads: Any = client.hgetall(f"{prefix}delay_heads")
+    bodies: Any = client.hkeys(f"{prefix}delay_bodies")
+    assert set(bodies) == set(heads)
+    by_flow: dict[bytes, set[bytes]] = {}
+    by_state: dict[bytes, set[bytes]] = {}
+    for id, head in heads.items():
+        due, state, _, flow, _, _ = msgpack.decode(head)
+        by_flow.setdefault(flow.encode(), set()).add(due.encode() + id)
+        place = b"%s%d:%s%s" % (due.encode(), len(flow.encode()), flow.encode(), id)
+        by_state.setdefault(state.encode(), set()).add(place)
+    assert _due(client, prefix, "delay") == by_flow
+    assert _members(client, f"{prefix}delays_of:") == by_state
+
+
+def _due(client: "Redis", prefix: str, kind: str) -> dict[bytes, set[bytes]]:
+    found = _members(client, f"{prefix}due:{kind}:")
+    flows: Any = client.zrange(f"{prefix}flows:{kind}", 0, -1)
+    assert set(flows) == set(found)
+    return found
+
+
+def _members(client: "Redis", start: str) -> dict[bytes, set[bytes]]:
+    return {
+        name: set(_scores(client, key)) for name, key in _keys_that_start(client, start).items()
+    }
+
+
+def _keys_that_start(client: "Redis", start: str) -> dict[bytes, bytes]:
+    keys: Any = client.scan_iter("*")
+    return {key.removeprefix(start.encode()): key for key in keys if key.startswith(start.encode())}
+
+
 def _check_labels(client: "Redis", prefix: str, entries: Any, latest: Any) -> None:
-    all_of: dict[bytes, dict[bytes, int]] = {}
-    latest_of: dict[bytes, dict[bytes, int]] = {}
+    all_of: dict[bytes, Members] = {}
+    latest_of: dict[bytes, Members] = {}
     for rev, fields in entries:
         for name in _labels(fields):
             all_of.setdefault(name, {})[b"%d" % rev] = rev
             if latest[fields[b"i"]][0] == rev:
                 latest_of.setdefault(name, {})[fields[b"i"]] = rev
     for kind, expected in (("label:", all_of), ("latest_label:", latest_of)):
-        start = f"{prefix}{kind}".encode()
-        keys: Any = client.keys("*label:*")
-        found = {key.removeprefix(start): key for key in keys if key.startswith(start)}
+        found = _keys_that_start(client, f"{prefix}{kind}")
         assert {name: _scores(client, key) for name, key in found.items()} == expected
 
 
@@ -72,12 +126,12 @@ def _labels(fields: dict[bytes, bytes]) -> list[bytes]:
         return []
     flat = [text.encode() for text in msgpack.decode(fields[b"l"])]
     return [
-        b"%d:%s%s" % (len(key), key, value)
+        b"%s:%d:%s%s" % (fields[b"s"], len(key), key, value)
         for key, value in zip(flat[::2], flat[1::2], strict=True)
     ]
 
 
-def _scores(client: "Redis", key: Any) -> dict[bytes, int]:
+def _scores(client: "Redis", key: Any) -> Members:
     pairs: Any = client.zrange(key, 0, -1, withscores=True)
     return {member: int(score) for member, score in pairs}
 

@@ -8,12 +8,13 @@ from queue import Queue
 
 import pytest
 
-from flowstate import Clock
-from flowstate.driver import DelayQuery, StateQuery
+from flowstate import Clock, RevisionMismatchError
+from flowstate.driver import DueQuery, StateQuery
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import Capabilities, Case, run
 from flowstate.testcases.cancelling import CASES, cancelled_everywhere
 from flowstate.testing.faults import Proxy
+from tests.redis.support import head_of
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log, through_proxy
 
@@ -33,7 +34,7 @@ async def slow(redis_server: RedisLike) -> AsyncIterator[tuple[Proxy, str]]:
 async def driver(slow: tuple[Proxy, str], redis_namespace: str) -> AsyncIterator[RedisDriver]:
     async with RedisDriver(slow[1], namespace=redis_namespace) as driver:
         yield driver
-        heads = await asyncio.gather(*(driver.head() for _ in range(16)))
+        heads = await asyncio.gather(*(head_of(driver) for _ in range(16)))
         assert len(set(heads)) == 1
     await asyncio.wait_for(slow[0].until_open(0), 5.0)
 
@@ -92,11 +93,10 @@ async def test_every_answer_is_to_its_own_question(driver: RedisDriver) -> None:
 async def test_reads_cancelled_at_every_await(driver: RedisDriver) -> None:
     await commit_one(driver, put("1", "a"))
     for read in (
-        driver.head,
         lambda: driver.get_state("a"),
         lambda: driver.get_states(StateQuery()),
-        lambda: driver.get_delayed(DelayQuery()),
-        lambda: driver.drop_delay("x"),
+        lambda: driver.get_due(DueQuery("delay")),
+        lambda: driver.get_liveness(["a"]),
         lambda: driver.compact(1),
     ):
 
@@ -104,13 +104,13 @@ async def test_reads_cancelled_at_every_await(driver: RedisDriver) -> None:
             await read()  # type: ignore[operator]
 
         async def verify(name: str) -> None:
-            assert await driver.head() == 1
+            assert await head_of(driver) == 1
 
         await cancelled_everywhere(work, verify)
 
 
 async def test_commits_cancelled_at_every_await(driver: RedisDriver) -> None:
-    """The engine never cancels one; who does so finds out by asking again."""
+    """The engine never cancels one. The answer of the next one tells what became of it."""
     count = 0
 
     async def work(name: str) -> None:
@@ -118,9 +118,10 @@ async def test_commits_cancelled_at_every_await(driver: RedisDriver) -> None:
 
     async def verify(name: str) -> None:
         nonlocal count
-        (state,) = await commit_one(driver, put(name, name))
+        (verdict,) = await driver.commit([put(f"{name} again", name)])
+        assert isinstance(verdict, tuple | RevisionMismatchError)
         count += 1
-        assert state.rev == count
+        assert await head_of(driver) == count
 
     await cancelled_everywhere(work, verify)
     assert [state.rev for state in await read_log(driver)] == list(range(1, count + 1))

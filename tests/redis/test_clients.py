@@ -1,4 +1,4 @@
-"""Clients of the user's own, whatever they are set to."""
+"""Clients of the user's own, with every setting that matters."""
 
 import asyncio
 
@@ -6,8 +6,10 @@ import pytest
 from redis.asyncio import Redis
 
 from flowstate import Clock
+from flowstate.driver import Seen
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL, Capabilities, Case, run, select
+from tests.redis.support import head_of
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log
 
@@ -43,7 +45,7 @@ async def test_hears_of_other_processes(
         RedisDriver(client, namespace=redis_namespace) as driver,
         RedisDriver(url, namespace=redis_namespace) as other,
     ):
-        waiting = asyncio.ensure_future(driver.wait(0))
+        waiting = asyncio.ensure_future(driver.changed(await driver.changed(Seen())))
         await asyncio.sleep(0.1)  # reason: it is to wait for the server, not on its way there
         await commit_one(other, put("1", "a"))
         await asyncio.wait_for(waiting, 0.5)
@@ -56,7 +58,7 @@ async def test_a_client_stays_open(redis_server: RedisLike, redis_namespace: str
             await commit_one(driver, put("1", "a"))
         assert await client.ping()
         async with driver:
-            assert await driver.head() == 1
+            assert await head_of(driver) == 1
 
 
 async def test_a_client_that_waits_for_less_than_the_server_lets_it(
@@ -70,8 +72,8 @@ async def test_a_client_that_waits_for_less_than_the_server_lets_it(
         RedisDriver(url, namespace=redis_namespace) as other,
     ):
         for rev in range(1, 4):
-            waiting = asyncio.ensure_future(driver.wait(rev - 1))
+            waiting = asyncio.ensure_future(driver.changed(await driver.changed(Seen())))
             await asyncio.sleep(0.7)  # reason: longer than the client waits
             await commit_one(other, put(f"{rev}", f"{rev}"))
             await asyncio.wait_for(waiting, 2.0)
-            assert await driver.head() == rev
+            assert (await waiting).head == rev

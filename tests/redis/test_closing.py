@@ -1,16 +1,16 @@
-"""Whatever has happened to the server: a closed driver leaves no task and no connection."""
+"""After all that can happen to a server, a closed driver leaves no task and no connection."""
 
 import asyncio
 import contextlib
 import gc
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from flowstate import (
     Commit,
-    DriverClosedError,
     DriverError,
     Engine,
     EngineStoppedError,
@@ -19,8 +19,10 @@ from flowstate import (
     StateContext,
     Transit,
 )
+from flowstate.driver import Seen
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testing.faults import Proxy
+from tests.redis.support import head_of
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log, through_proxy
 
@@ -49,16 +51,18 @@ async def at_work(url: str, namespace: str) -> AsyncIterator[RedisDriver]:
     """Open a driver which commits, watches, and is waited for; close it at the end."""
     driver = RedisDriver(url, namespace=namespace, timeout=TIMEOUT)
     async with driver:
-        waiting = [asyncio.ensure_future(driver.wait(9)), asyncio.ensure_future(wait_delay(driver))]
+        seen = await driver.changed(Seen())
+        waiting = asyncio.ensure_future(wait_for_more(driver, seen))
         await commit_one(driver, put("1", "a"))
-        await asyncio.gather(*(driver.head() for _ in range(20)))
+        await asyncio.gather(*(head_of(driver) for _ in range(20)))
         yield driver
-    for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-        assert outcome is None or isinstance(outcome, int | DriverClosedError)
+    (outcome,) = await asyncio.gather(waiting, return_exceptions=True)
+    assert isinstance(outcome, DriverError)
 
 
-async def wait_delay(driver: RedisDriver) -> int:
-    return await driver.wait_delay(await driver.wait_delay(-1))
+async def wait_for_more(driver: RedisDriver, seen: Seen) -> None:
+    while True:
+        seen = await driver.changed(seen)
 
 
 async def test_close(redis_server: RedisLike, redis_namespace: str) -> None:
@@ -92,15 +96,15 @@ async def test_close_while_it_reads_and_commits(
         driver = RedisDriver(url, namespace=redis_namespace, timeout=TIMEOUT)
         async with Engine(driver, flows) as engine:
             contexts = [StateContext(State(f"state-{number}")) for number in range(20)]
-            working = [
+            working: list[asyncio.Future[Any]] = [
                 asyncio.ensure_future(engine.do(Commit(Transit(ctx, "next")))) for ctx in contexts
             ]
-            working += [asyncio.ensure_future(driver.drop_delay("x")) for _ in range(20)]
+            working += [asyncio.ensure_future(driver.get_liveness(["x"])) for _ in range(20)]
             await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             proxy.cut()
         outcomes = await asyncio.gather(*working, return_exceptions=True)
         for outcome in outcomes:
-            assert outcome is None or isinstance(outcome, DriverError | EngineStoppedError)
+            assert outcome is None or isinstance(outcome, list | DriverError | EngineStoppedError)
         async with driver:
             revs = [ctx.committed.rev for ctx in contexts if ctx.committed.rev]
             assert [state.rev for state in await read_log(driver)] == sorted(revs)

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import RedisCluster
 
 from flowstate import Clock, StoreUnavailableError
+from flowstate.driver import Seen
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL, Capabilities, Case, run, select, stalling
 from flowstate.testing.faults.ports import LOOPBACK, free_port
@@ -79,7 +80,7 @@ async def test_namespaces_are_spread(client: RedisCluster, nodes: list[RedisServ
             RedisDriver(client, namespace=f"spread-{name}") as driver,
             RedisDriver(client, namespace=f"spread-{name}") as other,
         ):
-            waiting = asyncio.ensure_future(driver.wait(0))
+            waiting = asyncio.ensure_future(driver.changed(await driver.changed(Seen())))
             await commit_one(other, put("1", "a"))
             await asyncio.wait_for(waiting, 5.0)
             assert [state.rev for state in await read_log(driver)] == [1]

@@ -45,7 +45,7 @@ async def test_connections_cut(private_redis: RedisServer) -> None:
 
 
 async def test_scripts_forgotten(private_redis: RedisServer) -> None:
-    """The server forgets them when it starts anew, or when somebody says so."""
+    """The server forgets them when it is restarted, or told to."""
     async with Load(RedisDriver(private_redis.url(), namespace="forgotten")) as load:
         for _ in range(20):
             await load.more(10)

@@ -14,10 +14,12 @@ from flowstate.driver import NewDelay, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import FrozenDict
 from flowstate.state import Transition
-from tests.redis.support import check_keys
+from flowstate.testcases.support import encoded
+from tests.redis.support import check_keys, dump, head_of
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, put, read_log
 
+BAD: list[Any] = ["", "{", "a}b", "\0", "x" * 201, "ä" * 101, "\ud800", None, b"a", 3]
 ODD = ["a:b", "a*", "[a-z]?", "ä ö\n", "'\"\\", "%s", "日本語", "x" * 200]
 DATA = Data(b"blob", checksum=checksum_of(Data(b"blob")))
 KEYS = [
@@ -26,15 +28,18 @@ KEYS = [
     "latest",
     "status:active",
     "latest_status:active",
-    "label:1:ab",
-    "latest_label:1:ab",
+    "label:active:1:ab",
+    "latest_label:active:1:ab",
     f"data:{DATA.checksum}",
     "orphans",
-    "due",
-    "delays",
-    "delays_of",
+    "due:delay:next",
+    "due:stall:next",
+    "flows:delay",
+    "flows:stall",
+    "delay_heads",
+    "delay_bodies",
+    "delays_of:s",
     "alarm",
-    "stalls",
 ]
 
 
@@ -46,7 +51,7 @@ async def test_odd_namespaces(redis_server: RedisLike, name: str) -> None:
     async with RedisDriver(redis_server.url(), namespace=namespace) as driver, other:
         await commit_one(driver, full("1", 0))
         assert [state.rev for state in await read_log(driver)] == [1]
-        assert await other.head() == 0
+        assert await head_of(other) == 0
     check_keys(redis_server, namespace)
     with Redis.from_url(redis_server.url()) as client:
         starts = tuple(f"{{{each}}}:".encode() for each in (namespace, f"{namespace[:150]}x"))
@@ -54,9 +59,9 @@ async def test_odd_namespaces(redis_server: RedisLike, name: str) -> None:
         client.delete(*(key for key in keys if key.startswith(starts)))
 
 
-@pytest.mark.parametrize("name", ["", "{", "a}b", "\0", "x" * 201, "ä" * 101, None, b"a"])
+@pytest.mark.parametrize("name", BAD, ids=ascii)
 def test_refused_namespaces(name: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match=r"^namespace: "):
         RedisDriver("redis://127.0.0.1:1/0", namespace=name)
 
 
@@ -69,16 +74,13 @@ def full(token: str, rev: int) -> Writes:
         data=FrozenDict(blob=DataRef(1, DATA.checksum)),
         transition=Transition("next"),
     )
-    delay = NewDelay(state, "next", FrozenDict(), None, timedelta(days=1), commit=True, put=0)
-    return Writes(token, (state,), data=(DATA,), delays=(delay,))
+    delay = NewDelay(
+        state, "next", FrozenDict(), None, timedelta(days=1), commit=True, body="", put=0
+    )
+    return encoded(Writes(token, (state,), data=(DATA,), delays=(delay,)))
 
 
-def dump(client: "Redis", namespace: str) -> dict[bytes, Any]:
-    keys: Any = client.scan_iter(f"{{{namespace}}}:*")
-    return {key: client.dump(key) for key in keys}
-
-
-# Nobody looks for heartbeats for what is new.
+# What is new has no heartbeats.
 CHANGED = [(key, count) for key in KEYS for count in (0, 1)] + [("beats", 1)]
 
 
@@ -145,7 +147,7 @@ async def test_one_damaged_commit_fails_no_other(
 ) -> None:
     async with RedisDriver(redis_server.url(), namespace=redis_namespace) as driver:
         with Redis.from_url(redis_server.url()) as client:
-            client.set(f"{{{redis_namespace}}}:label:1:ab", "something else")
+            client.set(f"{{{redis_namespace}}}:label:active:1:ab", "something else")
         verdicts: Sequence[Any] = await driver.commit([put("1", "a"), full("2", 0), put("3", "c")])
         assert [type(verdict) for verdict in verdicts] == [tuple, StoreCorruptError, tuple]
         assert [state.rev for state in await read_log(driver)] == [1, 2]

@@ -24,7 +24,7 @@ async def main():
 asyncio.run(main())
 """
 COMMITS = 50
-LIMIT = 0.25  # Seconds, for the middle one; it would be a second or more if nobody told.
+LIMIT = 0.25  # Seconds, for the middle one; it would be a second or more by polling.
 
 
 async def test_other_processes_hear_of_a_commit(

@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
-from flowstate.driver import Verdict, Writes
+from flowstate.driver import Claim, Drop, DueQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.redis import RedisDriver
+from flowstate.frozen import EMPTY
+from flowstate.testcases.support import encoded
 from flowstate.testing.faults import Proxy
 from tests.redis_servers import RedisLike, RedisServer
 from tests.support import commit_one, put, read_log, through_proxy
@@ -51,7 +55,7 @@ async def lost(
 
 def pair(token: str) -> Writes:
     states = [State(id, transition=Transition("next")) for id in ("a", "b")]
-    return Writes(token, tuple(states))
+    return encoded(Writes(token, tuple(states)))
 
 
 async def test_it_happened(cut_off: tuple[Proxy, RedisDriver], other: RedisDriver) -> None:
@@ -80,7 +84,7 @@ async def test_it_happened_and_the_state_went_on(
 async def test_it_happened_and_was_compacted(
     cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, moved_on: str
 ) -> None:
-    """Nobody can tell any more; it must not be called refused."""
+    """It cannot be told any more, so it must not be called refused."""
     async with lost(cut_off, [pair("two"), put("stale", "c", 7), put("lone", "d")]) as committing:
         for id in moved_on:
             await commit_one(other, put(f"x{id}", id, 1 if id == "a" else 2))
@@ -91,20 +95,20 @@ async def test_it_happened_and_was_compacted(
     assert isinstance(lone, tuple)
 
 
-async def test_nobody_can_be_asked(redis_server: RedisLike, redis_namespace: str) -> None:
+async def test_the_server_cannot_be_asked(redis_server: RedisLike, redis_namespace: str) -> None:
     async with (
         through_proxy(redis_server.url()) as (proxy, url),
         RedisDriver(url, namespace=redis_namespace, timeout=0.3) as driver,
     ):
-        async with lost((proxy, driver), [put("one", "a"), put("two", "b")]) as committing:
+        await commit_one(driver, put("zero", "a"))
+        batch = [put("one", "b"), delay("two", due=timedelta(days=1)), put("three", "c")]
+        async with lost((proxy, driver), batch) as committing:
             verdicts = await committing
-        assert [type(verdict) for verdict in verdicts] == [CommitUnknownError] * 2
-        assert [state.rev for state in await read_log(driver)] == [1, 2]
-        (again,) = await driver.commit([put("one", "a")])
-        assert isinstance(again, tuple)
+        assert [type(verdict) for verdict in verdicts] == [CommitUnknownError] * 3
+        assert [state.rev for state in await read_log(driver)] == [1, 2, 3]
 
 
-async def test_nobody_has_waited_for_its_disks(private_redis: RedisServer) -> None:
+async def test_its_disks_were_not_waited_for(private_redis: RedisServer) -> None:
     """A second attempt, which writes nothing, is told at once that all is on disk."""
     async with (
         through_proxy(private_redis.url()) as (proxy, url),
@@ -116,3 +120,58 @@ async def test_nobody_has_waited_for_its_disks(private_redis: RedisServer) -> No
         assert isinstance(one, CommitUnknownError)
         assert isinstance(stale, RevisionMismatchError)
         assert [state.rev for state in await read_log(driver)] == [1]
+
+
+def delay(token: str, *, due: timedelta) -> Writes:
+    """Return writes of one delay alone."""
+    state = State("a", 1, transition=Transition("next"))
+    new = NewDelay(state, "next", EMPTY, None, due, commit=False, body="")
+    return encoded(Writes(token, checks=(("a", 1),), delays=(new,)))
+
+
+async def test_a_delay_is_there(cut_off: tuple[Proxy, RedisDriver], other: RedisDriver) -> None:
+    await commit_one(other, put("first", "a"))
+    async with lost(cut_off, [delay("one", due=timedelta(0))]) as committing:
+        pass
+    assert committing.result() == [()]
+    assert [each.id for each in (await other.get_due(DueQuery("delay"))).due] == ["one.0"]
+
+
+@pytest.mark.parametrize("ended", ["dropped", "replaced"])
+async def test_a_delay_may_have_fired(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, ended: str
+) -> None:
+    """To apply it again would fire it twice."""
+    await commit_one(other, put("first", "a"))
+    async with lost(cut_off, [delay("one", due=timedelta(0))]) as committing:
+        if ended == "dropped":
+            claim, drop = Claim("one.0", "holder", 60.0), Drop("one.0", "holder")
+            await commit_one(other, Writes("fired", claims=(claim,), drops=(drop,)))
+        else:
+            await commit_one(other, put("fired", "a", 1))
+    (verdict,) = committing.result()
+    assert isinstance(verdict, CommitUnknownError)
+    assert not (await other.get_due(DueQuery("delay", everything=True))).due
+
+
+async def test_claims_and_drops_are_made_again(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver
+) -> None:
+    await commit_one(other, put("first", "a"))
+    await commit_one(other, delay("one", due=timedelta(0)))
+    claim, drop = Claim("one.0", "holder", 60.0), Drop("one.0", "holder")
+    async with lost(cut_off, [Writes("claim", claims=(claim,))]) as committing:
+        pass
+    assert committing.result() == [()]
+    async with lost(cut_off, [Writes("drop", drops=(drop,))]) as committing:
+        pass
+    assert committing.result() == [()]
+
+
+async def test_a_token_of_another_commit_proves_nothing(other: RedisDriver) -> None:
+    """Forked processes may have drawn the same one."""
+    committed = await commit_one(other, pair("two"))
+    same = pair("two")
+    different = replace(same, bodies=(same.bodies[0], '{"v":1,"id":"b","labels":{"a":"b"}}'))
+    found = await other._opened().resolver.find_replays([same, different, pair("three")])
+    assert list(found) == [committed, None, None]

@@ -26,7 +26,7 @@ from flowstate import (
     StoreReadOnlyError,
     Transit,
 )
-from flowstate.driver import Heartbeat, StalledQuery
+from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, Writes
 from flowstate.drivers.redis import RedisDriver
 from tests.redis_servers import RedisLike
 
@@ -38,6 +38,16 @@ SHELL = "".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 COMMANDS = re.findall(r'^redis-cli -u "\$REDIS_URL" (.*)$', SHELL, re.MULTILINE)
 RIGHTS = re.findall(r'^redis-cli -u "\$ADMIN_URL" ACL SETUSER worker (.*)$', SHELL, re.MULTILINE)
 ROWS = re.findall(r"^\| `([\w:]+)` \| (hash|stream|sorted set) \| ([^|]*) \|$", PAGE, re.MULTILINE)
+NAMES = {
+    "data": "CHECKSUM",
+    "delays_of": "ID",
+    "due": "KIND:FLOW",
+    "flows": "KIND",
+    "label": "STATUS:LABEL",
+    "latest_label": "STATUS:LABEL",
+    "latest_status": "STATUS",
+    "status": "STATUS",
+}
 FIELDS = {kind: re.findall(r"`(\w+)`:", holds) for kind, _, holds in ROWS}
 
 
@@ -63,10 +73,9 @@ async def client(redis_server: RedisLike, redis_namespace: str) -> AsyncIterator
 
 
 def kind_of(key: str) -> str:
-    """Return how the page names the keys of a kind: the last part is put in capitals."""
+    """Return how the page names the keys of a kind: what differs is in capitals."""
     kind, colon, rest = key.partition(":")
-    names = {"data": "CHECKSUM", "status": "STATUS", "latest_status": "STATUS"}
-    return f"{kind}:{names.get(kind, 'LABEL')}" if colon and rest else kind
+    return f"{kind}:{NAMES[kind]}" if colon and rest else kind
 
 
 def found_kinds(client: "Redis", namespace: str) -> dict[str, list[str]]:
@@ -116,7 +125,7 @@ async def test_each_command_finds_something(
 
 
 async def test_the_permissions_are_enough(redis_server: RedisLike, redis_namespace: str) -> None:
-    """The engine does whatever writes to some key, and whatever reads."""
+    """The engine does all that reads, and all that writes."""
     (rights,) = RIGHTS
     user, password = f"test-{secrets.token_hex(8)}", secrets.token_hex()
     rights = rights.replace("password", password).replace("{flowstate}", f"{{{redis_namespace}}}")
@@ -144,11 +153,11 @@ async def use_as_worker(engine: Engine) -> None:
     await engine.do(Commit(Pause(order), Delay(order, "charge", after=timedelta(0))))
     assert (await engine.get_data(order, "invoice")).blob == b"blob"
     (delayed,) = (await engine.get_delayed_states()).delayed
-    assert await engine.driver.claim_delay(delayed.id, delayed.due, 60)
-    await engine.driver.drop_delay(delayed.id)
+    claim, drop = Claim(delayed.id, "holder", 60.0), Drop(delayed.id, "holder")
+    assert await engine.driver.commit([Writes("1", claims=(claim,), drops=(drop,))]) == [()]
     assert await engine.driver.beat([Heartbeat("order-1", order.committed.rev, 0.0, "")]) == [True]
-    assert await engine.driver.get_liveness("order-1")
-    assert not (await engine.driver.get_stalled(StalledQuery())).states
+    assert all(await engine.driver.get_liveness(["order-1"]))
+    assert not (await engine.driver.get_due(DueQuery("stall"))).due
     async with engine.watch(labels={"kind": "order"}, since_rev=0) as states:
         assert [(await anext(states)).rev for _ in range(2)] == [1, 2]
         waiting = asyncio.ensure_future(anext(states))

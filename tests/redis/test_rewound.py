@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from flowstate import Engine, FlowRegistry, HistoryRewoundError, StoreCorruptError
-from flowstate.driver import DelayQuery, StateQuery
+from flowstate.driver import DueQuery, StateQuery
 from flowstate.drivers.redis import RedisDriver
+from tests.redis.support import head_of
 from tests.redis_servers import RedisServer
 from tests.support import commit_one, put, read_log
 
@@ -59,13 +60,13 @@ async def test_nothing_is_written_where_the_store_was(forgetful: RedisServer) ->
         lose(forgetful, "flushed")
         with pytest.raises(StoreCorruptError, match="open it again"):
             await commit_one(driver, put("2", "a", 1))
-        assert await driver.head() == 0
+        assert await head_of(driver) == 0
         assert await driver.get_state("a") is None
         assert await driver.get_state("a", 1) is None
         assert await driver.get_data("x") is None
         assert await driver.compact(5) == 0
         assert not (await driver.get_states(StateQuery())).states
-        assert not (await driver.get_delayed(DelayQuery())).delayed
+        assert not (await driver.get_due(DueQuery("delay"))).due
         assert forgetful.ask("DBSIZE") == 0
     async with driver:
         assert driver.store_id != store_id

@@ -8,6 +8,7 @@ from flowstate import StoreReadOnlyError, StoreUnavailableError
 from flowstate.driver import Durability
 from flowstate.drivers.redis import RedisDriver
 from flowstate.testing.faults.ports import free_port
+from tests.redis.support import head_of
 from tests.redis_servers import RedisServer, needs_old_server
 from tests.support import commit_one, put
 
@@ -54,7 +55,7 @@ async def test_an_old_server_has_durability_too() -> None:
         server.kill()
         server.start()
         async with RedisDriver(server.url()) as driver:
-            assert await driver.head() == 1
+            assert await head_of(driver) == 1
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
@@ -94,7 +95,7 @@ async def test_a_primary_that_becomes_a_replica_refuses_commits() -> None:
                 await commit_one(driver, put("2", "b"))
             server.ask("REPLICAOF", "NO", "ONE")
             await commit_one(driver, put("2", "b"))
-            assert await driver.head() == 2
+            assert await head_of(driver) == 2
 
 
 async def test_a_wrong_password_is_explained(private_redis: RedisServer) -> None:

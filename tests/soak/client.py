@@ -27,8 +27,8 @@ from flowstate import (
     StateNotFoundError,
     Transit,
 )
-from flowstate.cancellation import all_cancelled
 from flowstate.clock import Clock, SystemClock
+from flowstate.tasks import cancel_and_wait
 from flowstate.testing.faults import WrongClock
 from flowstate.testing.histories.history import HistoryFile
 from flowstate.testing.histories.recorder import Recorder
@@ -146,7 +146,7 @@ async def work(url: str, schema: str, path: Path, seed: str) -> None:
             sys.stdout.flush()
             reading = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
             done, _ = await asyncio.wait([reading, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            await all_cancelled(*tasks)
+            await cancel_and_wait(*tasks)
             for task in done:
                 task.result()
 

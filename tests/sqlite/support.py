@@ -10,6 +10,8 @@ from typing import Any
 from flowstate import State, Transition
 from flowstate.driver import Driver, StateQuery, Verdict, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.drivers.sqlite.file import File
+from flowstate.testcases.support import encoded
 from flowstate.testing.faults import Worker
 
 WORKERS = Path(__file__).with_name("workers.py")
@@ -17,19 +19,26 @@ WORKERS = Path(__file__).with_name("workers.py")
 
 def put(token: str, id: str, rev: int = 0, **state: Any) -> Writes:
     """Return writes that put one state at the revision that it expects."""
-    return Writes(token, (State(id, rev, transition=Transition("next"), **state),))
+    return encoded(Writes(token, (State(id, rev, transition=Transition("next"), **state),)))
 
 
 async def commit(driver: Driver, *batch: Writes) -> Sequence[Verdict]:
-    return await driver.commit(batch)
+    return await driver.commit([encoded(writes) for writes in batch])
 
 
 async def commit_one(driver: Driver, writes: Writes) -> tuple[State, ...]:
     """Commit one, and raise what refuses it."""
-    (verdict,) = await driver.commit([writes])
+    (verdict,) = await commit(driver, writes)
     if not isinstance(verdict, tuple):
         raise verdict
     return verdict
+
+
+def file_of(driver: SQLiteDriver) -> File:
+    """Return the open file, for what only the inside can show or break."""
+    file = driver._opened()._file
+    assert file is not None
+    return file
 
 
 async def read_log(driver: Driver) -> list[State]:

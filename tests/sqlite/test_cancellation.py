@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flowstate.driver import Heartbeat, StateQuery
+from flowstate import RevisionMismatchError
+from flowstate.driver import Drop, Heartbeat, Seen, StateQuery, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.lock import WriterLock
 from tests.sqlite.support import commit_one, driver_threads, put, read_log, revs_in
@@ -44,8 +45,8 @@ async def test_commit(tmp_path: Path, lock: WriterLock) -> None:
     async with SQLiteDriver(tmp_path / "store.db") as driver:
         with lock:
             await cancelled_after_a_turn(commit_one(driver, put("1", "a")))
-        (verdict,) = await driver.commit([put("1", "a")])  # The same commit, asked for again.
-        assert isinstance(verdict, tuple)
+        (verdict,) = await driver.commit([put("2", "a")])
+        assert isinstance(verdict, RevisionMismatchError)  # So the cancelled one was committed.
         assert [state.rev for state in await read_log(driver)] == [1]
     await no_threads_left()
 
@@ -56,19 +57,20 @@ async def test_beat(tmp_path: Path, lock: WriterLock) -> None:
         with lock:
             await cancelled_after_a_turn(driver.beat([Heartbeat("a", state.rev, 60.0, "first")]))
         assert await driver.beat([Heartbeat("a", state.rev, 60.0, "second")]) == [True]
-        found = await driver.get_liveness("a")
+        (found,) = await driver.get_liveness(["a"])
         assert found is not None
         assert found.note == "second"
     await no_threads_left()
 
 
-async def test_compact_and_drop_delay(tmp_path: Path, lock: WriterLock) -> None:
+async def test_compact_and_drop(tmp_path: Path, lock: WriterLock) -> None:
     async with SQLiteDriver(tmp_path / "store.db") as driver:
         (state,) = await commit_one(driver, put("1", "a"))
         await commit_one(driver, put("2", "a", state.rev))
         with lock:
             await cancelled_after_a_turn(driver.compact(2))
-            await cancelled_after_a_turn(driver.drop_delay("a.0"))
+            drop = Writes("3", drops=(Drop("a.0", "holder"),))
+            await cancelled_after_a_turn(commit_one(driver, drop))
         await driver.compact(2)
         assert [state.rev for state in await read_log(driver)] == [2]
     await no_threads_left()
@@ -77,21 +79,21 @@ async def test_compact_and_drop_delay(tmp_path: Path, lock: WriterLock) -> None:
 async def test_read(tmp_path: Path) -> None:
     async with SQLiteDriver(tmp_path / "store.db", readers=1) as driver:
         go_on = threading.Event()
-        slow = driver._read(lambda _connection: go_on.wait(10.0))
+        slow = driver._opened().read(lambda _connection: go_on.wait(10.0))
         await cancelled_after_a_turn(slow)
         await cancelled_after_a_turn(driver.get_states(StateQuery()))
         go_on.set()
-        assert await driver.head() == 0
+        assert await read_log(driver) == []
     await no_threads_left()
 
 
 async def test_wait(tmp_path: Path) -> None:
     async with SQLiteDriver(tmp_path / "store.db") as driver:
-        await cancelled_after_a_turn(driver.wait(0))
-        await cancelled_after_a_turn(driver.wait_delay(driver._delay_written.count))
-        waiting = asyncio.create_task(driver.wait(0))
+        seen = await driver.changed(Seen())
+        await cancelled_after_a_turn(driver.changed(seen))
+        waiting = asyncio.create_task(driver.changed(seen))
         await commit_one(driver, put("1", "a"))
-        await waiting
+        assert (await waiting).head == 1
     await no_threads_left()
 
 
@@ -135,7 +137,7 @@ async def test_close(tmp_path: Path) -> None:
     await driver.__aenter__()
     await commit_one(driver, put("1", "a"))
     go_on = threading.Event()
-    reading = asyncio.create_task(driver._read(lambda _connection: go_on.wait(10.0)))
+    reading = asyncio.create_task(driver._opened().read(lambda _connection: go_on.wait(10.0)))
     await asyncio.wait([reading], timeout=0.05)
     await cancelled_after_a_turn(driver.__aexit__(None, None, None))
     go_on.set()

@@ -11,13 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from flowstate import CodecError, Data, RevisionMismatchError, State, Status, StoreCorruptError
+from flowstate import (
+    ClaimLostError,
+    CodecError,
+    Data,
+    RevisionMismatchError,
+    State,
+    Status,
+    StoreCorruptError,
+    Transition,
+)
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import (
-    DelayQuery,
+    Claim,
+    Drop,
+    DueQuery,
     Heartbeat,
     NewDelay,
-    StalledQuery,
     StateQuery,
     Writes,
 )
@@ -39,8 +49,25 @@ async def make_store(path: Path) -> None:
         await commit_one(driver, Writes("data", data=(Data(DATA.blob, checksum=CHECKSUM),)))
         for i in range(STATES):
             labels = FrozenDict({"kind": "test", "number": f"{i % 7}", "long": "x" * 60})
-            state = State(f"state-{i}", 0, labels, annotations={"n": "x" * 40}, data=ref)
-            delay = NewDelay(state, "next", EMPTY, None, HOUR, commit=True, put=0)
+            state = State(
+                f"state-{i}",
+                0,
+                labels,
+                annotations={"n": "x" * 40},
+                transition=Transition("next"),
+                data=ref,
+            )
+            delay = NewDelay(
+                state,
+                "next",
+                EMPTY,
+                None,
+                HOUR,
+                commit=True,
+                body="",
+                put=0,
+                references=(CHECKSUM,),
+            )
             writes = Writes(f"{i}", (state,), delays=(delay,) if i % 3 else ())
             (committed,) = await commit_one(driver, writes)
             if i % 2:
@@ -67,13 +94,15 @@ CALLS: list[Call] = [
     lambda driver: driver.get_states(StateQuery(since_latest=True)),
     lambda driver: driver.get_states(StateQuery(since_time=datetime.now(UTC))),
     lambda driver: driver.get_data(CHECKSUM),
-    lambda driver: driver.get_delayed(DelayQuery(everything=True)),
+    lambda driver: driver.get_due(DueQuery("delay", everything=True)),
+    lambda driver: driver.get_due(DueQuery("delay", ("next",), others=True)),
     lambda driver: driver.beat([Heartbeat("state-3", rev, 0.0, "x" * 2_000) for rev in (4, 5, 6)]),
-    lambda driver: driver.get_liveness("state-3"),
-    lambda driver: driver.get_stalled(StalledQuery(limit=7)),
+    lambda driver: driver.get_liveness(["state-3", "state-4"]),
+    lambda driver: driver.get_due(DueQuery("stall", everything=True, limit=7)),
     lambda driver: commit_one(driver, put("more", "more", labels={"kind": "test"})),
     update,
-    lambda driver: driver.drop_delay("1.0"),
+    lambda driver: commit_one(driver, Writes("c", claims=(Claim("1.0", "me", 1.0),))),
+    lambda driver: commit_one(driver, Writes("d", drops=(Drop("1.0", "me"),))),
     lambda driver: driver.compact(STATES),
 ]
 
@@ -90,6 +119,8 @@ async def outcomes(path: Path) -> set[str]:
                     kinds.add(type(error).__name__)
                 except RevisionMismatchError:
                     assert call is update  # The two tables that have the revision disagree.
+                except ClaimLostError:
+                    continue
     except StoreCorruptError as error:
         kinds.add(type(error).__name__)
     return kinds
@@ -130,11 +161,12 @@ async def test_a_file_that_is_cut_short(whole: Path, tmp_path: Path, part: float
 ODD = ["NULL", "'x'", "CAST(x'ff' AS TEXT)", "-1.5", "9223372036854775807"]
 COLUMNS = {
     "log": ["id", "status", "committed_at", "delayed_until", "token", "body"],
-    "latest": ["rev", "status", "labels", "stalls_at", "beat_at", "note"],
+    "latest": ["rev", "status", "labels", "stalls_at", "beat_at", "note", "flow"],
     "label": ["value", "rev"],
-    "latest_label": ["value", "rev"],
+    "latest_label": ["value", "status", "rev"],
     "data": ["stored_at", "annotations", "blob"],
-    "delay": ["state_id", "rev", "due", "body"],
+    "delay": ["state_id", "rev", "due", "body", "flow", "holder"],
+    "delay_reference": ["checksum"],
     "meta": ["value"],
 }
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from flowstate import (
     Command,
@@ -25,7 +26,7 @@ from flowstate import (
     StateContext,
     Status,
 )
-from flowstate.driver import DelayedStates, DelayQuery
+from flowstate.driver import DuePage, DueQuery
 from flowstate.drivers.sqlite import SQLiteDriver
 
 HOUR = timedelta(hours=1)
@@ -46,6 +47,8 @@ DAMAGES = {
     "revision": f"UPDATE delay SET rev = 'x' WHERE {BAD}",
     "state id": f"UPDATE delay SET state_id = CAST(x'ff' AS TEXT) WHERE {BAD}",
     "split time": f"UPDATE delay SET due = due + 0.5 WHERE {BAD}",
+    "no flow": f"UPDATE delay SET flow = '' WHERE {BAD}",
+    "blob as flow": f"UPDATE delay SET flow = x'00' WHERE {BAD}",
 }
 TIMES = {
     "too late": f"UPDATE delay SET due = 9223372036854775807 WHERE {BAD}",
@@ -89,19 +92,14 @@ def ids(delayed: Sequence[DamagedDelay]) -> list[str]:
     return [damaged.state_id for damaged in delayed]
 
 
-async def pages(engine: Engine, limit: int) -> list[DelayedStates]:
+async def pages(engine: Engine, limit: int) -> list[DuePage]:
     """Return all delays, as a delayer would read them."""
-    query = DelayQuery(everything=True, limit=limit)
-    found = [await engine.driver.get_delayed(query)]
+    query = DueQuery("delay", ("due",), everything=True, limit=limit)
+    found = [await engine.driver.get_due(query)]
     while found[-1].more:
-        query = following(query, found[-1])
-        found.append(await engine.driver.get_delayed(query))
+        assert found[-1].end is not None  # Else it would begin again.
+        found.append(await engine.driver.get_due(replace(query, after=found[-1].end)))
     return found
-
-
-def following(query: DelayQuery, page: DelayedStates) -> DelayQuery:
-    assert page.end is not None  # Else it would begin anew.
-    return DelayQuery(everything=True, limit=query.limit, after=page.end)
 
 
 @pytest.mark.parametrize("statement", DAMAGES.values(), ids=DAMAGES)
@@ -127,13 +125,13 @@ async def test_a_damaged_time_is_reported_on_the_first_page(
     async with engine:
         await store(engine, bad=HOUR, good=timedelta(0), better=timedelta(0))
         damage(tmp_path / "store.db", statement)
-        query = DelayQuery(everything=everything, limit=1)
-        first = await engine.driver.get_delayed(query)
-        second = await engine.driver.get_delayed(DelayQuery(limit=1, after=first.end))
+        query = DueQuery("delay", everything=everything, limit=1)
+        first = await engine.driver.get_due(query)
+        second = await engine.driver.get_due(DueQuery("delay", limit=1, after=first.end))
     assert [(damaged.state_id, damaged.due) for damaged in first.damaged] == [("bad", None)]
     assert (first.more, second.more, ids(second.damaged)) == (True, False, [])
-    assert second.next_due is None
-    assert {d.state.id for page in (first, second) for d in page.delayed} == {"good", "better"}
+    assert second.next_at is None
+    assert {d.state.id for page in (first, second) for d in page.due} == {"good", "better"}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
@@ -142,9 +140,9 @@ async def test_pages_go_on_past_damaged_delays(engine: Engine, tmp_path: Path, l
         await store(engine, **{name: HOUR * n for n, name in enumerate("aBCDeFgHI", 1)})
         damage(tmp_path / "store.db", "UPDATE delay SET body = '' WHERE state_id < 'a'")
         found = await pages(engine, limit)
-    assert [delay.state.id for page in found for delay in page.delayed] == ["a", "e", "g"]
+    assert [delay.state.id for page in found for delay in page.due] == ["a", "e", "g"]
     assert [id for page in found for id in ids(page.damaged)] == ["B", "C", "D", "F", "H", "I"]
-    assert all(len(page.delayed) + len(page.damaged) <= limit for page in found)
+    assert all(len(page.due) + len(page.damaged) <= limit for page in found)
     assert len(found) == -(-9 // limit)
 
 

@@ -27,7 +27,16 @@ from flowstate import (
 )
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.testing.faults import SmallDisk
-from tests.sqlite.support import commit_one, integrity, names_in, put, read_log, revs_in, worker
+from tests.sqlite.support import (
+    commit_one,
+    file_of,
+    integrity,
+    names_in,
+    put,
+    read_log,
+    revs_in,
+    worker,
+)
 
 NOBODY = 65534
 BIG = Data(b"x" * 4_000_000)
@@ -173,7 +182,7 @@ async def test_a_disk_that_fills_up_commit_by_commit(small_disk: SmallDisk) -> N
 
 async def test_a_full_database(store: Path) -> None:
     async with SQLiteDriver(store.with_name("new.db")) as driver:
-        _, file = driver._opened()
+        file = file_of(driver)
         file._writer.execute("PRAGMA max_page_count = 100")
         big = await check_full(driver)
         file._writer.execute("PRAGMA max_page_count = 100000")

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from flowstate import Data, State, Status, Transition
 from flowstate.data import DataRef, checksum_of
-from flowstate.driver import DelayQuery, Heartbeat, NewDelay, StalledQuery, StateQuery, Writes
+from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.frozen import EMPTY, FrozenDict
-from tests.sqlite.support import commit_one, put
+from tests.sqlite.support import commit, commit_one, file_of, put
 
 HOUR = timedelta(hours=1)
 NOW = datetime.now(UTC)
@@ -28,7 +28,16 @@ BEGINNING = (
     " EXISTS (SELECT 1 FROM delay) FROM log"
 )
 VALUE = re.compile(r"'[^']*'|(?<= )[2-9]\d*|(?<= )1\d+")
-TABLES = {"log", "label", "latest", "latest_label", "data", "data_reference", "delay"}
+TABLES = {
+    "log",
+    "label",
+    "latest",
+    "latest_label",
+    "data",
+    "data_reference",
+    "delay",
+    "delay_reference",
+}
 
 
 async def write_everything(driver: SQLiteDriver) -> None:
@@ -36,19 +45,19 @@ async def write_everything(driver: SQLiteDriver) -> None:
     await commit_one(driver, Writes("data", data=(Data(DATA.blob, checksum=CHECKSUM),)))
     for i in range(20):
         state = State(f"{i}", 0, LABELS, transition=Transition("next"), data=ref)
-        delay = NewDelay(state, "next", EMPTY, None, HOUR, commit=True, put=0)
+        delay = NewDelay(
+            state, "next", EMPTY, None, HOUR, commit=True, body="", put=0, references=(CHECKSUM,)
+        )
         (first,) = await commit_one(
             driver, Writes(f"{i}", (state,), delays=(delay,), needs=(CHECKSUM,))
         )
-        await commit_one(driver, Writes(f"{i}", (state,), delays=(delay,)))  # A replay.
         if i % 2:
             alone = replace(delay, state=first, put=None)
             checks = ((first.id, first.rev),)
             await commit_one(driver, Writes(f"{i}.delay", checks=checks, delays=(alone,)))
-            await driver.commit([put(f"{i}.1", first.id, first.rev, labels=LABELS), put("0", "0")])
-    page = await driver.get_delayed(DelayQuery(everything=True))
-    await driver.claim_delay(page.delayed[0].id, page.delayed[0].due, 60.0)
-    await driver.drop_delay(page.delayed[0].id)
+            await commit(driver, put(f"{i}.1", first.id, first.rev, labels=LABELS), put("0", "0"))
+    await commit(driver, Writes("claim", claims=(Claim("0.0", "me", 60.0),)))
+    await commit(driver, Writes("drop", drops=(Drop("0.0", "me"),)))
     latest = (await driver.get_states(StateQuery(latest_only=True))).states
     for seconds in (60.0, None):
         beats = [Heartbeat(state.id, state.rev, seconds, "note") for state in latest]
@@ -72,20 +81,19 @@ def queries() -> Iterator[StateQuery]:
 async def read_everything(driver: SQLiteDriver) -> None:
     for query in queries():
         await driver.get_states(query)
-    for delays in (
-        DelayQuery(),
-        DelayQuery(everything=True),
-        DelayQuery(until=NOW + HOUR, after=(NOW, "3.0")),
+    for due in (
+        DueQuery("delay"),
+        DueQuery("delay", everything=True),
+        DueQuery("delay", until=NOW + HOUR, after=(NOW, "3.0")),
+        DueQuery("delay", ("next", "gone"), others=True),
     ):
-        await driver.get_delayed(delays)
-    for stalled in (StalledQuery(), StalledQuery((NOW, "3"))):
-        await driver.get_stalled(stalled)
-    await driver.get_liveness("3")
+        await driver.get_due(due)
+        await driver.get_due(replace(due, kind="stall"))
+    await driver.get_liveness(["3"])
     await driver.get_state("3")
     await driver.get_state("3", 4)
     await driver.get_data(CHECKSUM)
-    await driver.head()
-    _, file = driver._opened()
+    file = file_of(driver)
     file.version()
     file.outlook()
 
@@ -100,8 +108,7 @@ async def statements(tmp_path: Path) -> dict[str, str]:
             found.setdefault(VALUE.sub("?", statement), statement)
 
     async with SQLiteDriver(tmp_path / "store.db", readers=1) as driver:
-        _, file = driver._opened()
-        for connection in file._connections:
+        for connection in file_of(driver)._connections:
             connection.set_trace_callback(note)
         await write_everything(driver)
         await read_everything(driver)

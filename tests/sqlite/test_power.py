@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 
 from flowstate.drivers.sqlite import SQLiteDriver
-from tests.sqlite.support import commit_one, put, revs_in
+from tests.sqlite.support import commit_one, file_of, put, revs_in
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,7 @@ class Recording(Struct):
 
 
 def checkpoint(driver: SQLiteDriver, mode: str) -> None:
-    _, file = driver._opened()
-    busy, _, _ = file._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    busy, _, _ = file_of(driver)._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
     assert not busy
 
 

@@ -40,7 +40,7 @@ async def test_a_watch_after_the_restoration_waits_for_commits(tmp_path: Path) -
         await pause(engine, "2")
         async with engine.watch(since_rev=2) as watch:
             watching = asyncio.ensure_future(anext(watch))
-            while not engine._feed._waiters:  # noqa: ASYNC110 - it tells nobody
+            while not driver._news._events.waiters:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0)  # reason: the watch begins to wait
             copy(older, path)
             with pytest.raises(HistoryRewoundError):

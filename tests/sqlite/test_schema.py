@@ -12,6 +12,7 @@ from flowstate.drivers.sqlite import SQLiteDriver, connection
 from tests.sqlite.support import commit_one, integrity, put, read_log
 
 FIRST = connection.MIGRATIONS
+OLDEST = "0001_initial.sql"
 ADDED = (
     "CREATE TABLE note (rev INTEGER PRIMARY KEY, text TEXT);\nINSERT INTO note VALUES (1, ';');\n"
 )
@@ -110,7 +111,7 @@ async def test_a_store_that_lacks_something_is_refused(store: Path, missing: str
 async def test_an_older_version_is_brought_up_to_date(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = tmp_path / "0002_note.sql"
+    script = tmp_path / "0099_note.sql"
     script.write_text(f"-- One; and two.\n{ADDED}")
     migrations(monkeypatch, script)
     for _ in range(2):
@@ -128,7 +129,7 @@ async def test_an_older_version_is_brought_up_to_date(
 async def test_a_migration_that_fails_changes_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    good, bad = tmp_path / "0002_note.sql", tmp_path / "0003_bad.sql"
+    good, bad = tmp_path / "0099_note.sql", tmp_path / "0100_bad.sql"
     good.write_text(ADDED)
     bad.write_text(f"UPDATE meta SET value = 7 WHERE key = 'floor';\n{broken}\n")
     migrations(monkeypatch, good, bad)

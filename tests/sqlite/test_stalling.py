@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from flowstate import CodecError, FakeClock, State, StoreBusyError, StoreCorruptError, Transition
-from flowstate.driver import Heartbeat, Liveness, NewDelay, StalledQuery, StalledStates, Writes
+from flowstate import FakeClock, State, StoreBusyError, Transition
+from flowstate.driver import DuePage, DueQuery, Heartbeat, Liveness, NewDelay, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.lock import WriterLock
 from flowstate.frozen import EMPTY
-from flowstate.stalling import DISABLED, RETRY_AFTER
-from tests.sqlite.support import commit_one, put, worker
+from flowstate.recovery_rules import DISABLED, RETRY_AFTER
+from tests.sqlite.support import commit, commit_one, put, worker
 
 HOUR = timedelta(hours=1)
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -69,7 +69,7 @@ async def put_one(driver: SQLiteDriver, id: str, **annotations: str) -> State:
 
 
 async def liveness(driver: SQLiteDriver, id: str) -> Liveness:
-    found = await driver.get_liveness(id)
+    (found,) = await driver.get_liveness([id])
     assert found is not None
     return found
 
@@ -80,7 +80,7 @@ async def stalls_in(driver: SQLiteDriver, id: str) -> timedelta | None:
 
 
 def alone(state: State, after: timedelta, name: str = "alone") -> Writes:
-    delay = NewDelay(state, "next", EMPTY, None, after, commit=True)
+    delay = NewDelay(state, "next", EMPTY, None, after, commit=True, body="")
     return Writes(name, checks=((state.id, state.rev),), delays=(delay,))
 
 
@@ -90,12 +90,17 @@ def damage(path: Path, *statements: str) -> None:
             assert other.execute(statement).rowcount
 
 
-async def pages(driver: SQLiteDriver, limit: int) -> list[StalledStates]:
-    found = [await driver.get_stalled(StalledQuery(limit=limit))]
+async def pages(driver: SQLiteDriver, limit: int, *flows: str) -> list[DuePage]:
+    query = DueQuery("stall", flows or None, limit=limit)
+    found = [await driver.get_due(query)]
     while found[-1].more:
         assert found[-1].end is not None
-        found.append(await driver.get_stalled(StalledQuery(found[-1].end, limit)))
+        found.append(await driver.get_due(replace(query, after=found[-1].end)))
     return found
+
+
+def ids(found: list[DuePage]) -> list[str]:
+    return [due.id for page in found for due in page.due]
 
 
 # Delays and the ends of time
@@ -126,14 +131,14 @@ async def test_a_delay_in_the_batch_of_its_revision(
     first = await put_one(driver, "a", **expected)
     again = put("again", "a", first.rev, annotations=first.annotations)
     (ahead,) = again.puts
-    verdicts = await driver.commit([again, alone(replace(ahead, rev=first.rev + 1), HOUR)])
+    verdicts = await commit(driver, again, alone(replace(ahead, rev=first.rev + 1), HOUR))
     assert all(isinstance(verdict, tuple) for verdict in verdicts)
     assert await stalls_in(driver, "a") == after
 
 
 async def test_a_revision_in_the_same_batch_supersedes_the_delay(driver: SQLiteDriver) -> None:
     state = await put_one(driver, "a", after="60")
-    verdicts = await driver.commit([alone(state, HOUR), put("next", "a", state.rev)])
+    verdicts = await commit(driver, alone(state, HOUR), put("next", "a", state.rev))
     assert all(isinstance(verdict, tuple) for verdict in verdicts)
     assert await stalls_in(driver, "a") == timedelta(minutes=2)
 
@@ -144,12 +149,23 @@ async def test_times_end_with_the_calendar(driver: SQLiteDriver) -> None:
     assert (await liveness(driver, "a")).stalls_at is not None
     await commit_one(driver, alone(state, HOUR))
     await driver.beat([Heartbeat("a", state.rev, 9_000_000_000_000.0, "")])
-    delay = NewDelay(State("b"), "next", EMPTY, LAST, None, commit=True, put=0)
+    delay = NewDelay(State("b"), "next", EMPTY, LAST, None, commit=True, body="", put=0)
     (late,) = await commit_one(
         driver, Writes("b", (State("b", transition=Transition("next")),), delays=(delay,))
     )
     assert late.delayed_until == LAST
     assert (await liveness(driver, "b")).stalls_at == LAST
+
+
+async def test_a_clock_that_steps_back_delays_nothing(
+    driver: SQLiteDriver, path: Path, clock: FakeClock
+) -> None:
+    ahead = FakeClock(clock.now() + HOUR)
+    async with SQLiteDriver(path, clock=ahead) as other:
+        (first,) = await commit_one(other, put("1", "a"))
+    (second,) = await commit_one(driver, put("2", "b"))
+    assert second.committed_at == first.committed_at
+    assert await stalls_in(driver, "b") == timedelta(minutes=2)
 
 
 # Heartbeats
@@ -200,12 +216,12 @@ async def test_only_the_damaged_state_is_missing(
         await put_one(driver, id)
     await clock.sleep(300.0)
     damage(path, statement)
-    found = await pages(driver, limit)
-    assert [state.id for page in found for state in page.states] == ["alpha", "good"]
-    (bad,) = [bad for page in found for bad in page.damaged]
-    assert bad.error
-    assert (bad.id in ("bad", "\ufffd"), bad.rev in (0, 1, 2)) == (True, True)
-    assert all(len(page.states) + len(page.damaged) <= limit for page in found)
+    for found in (await pages(driver, limit), await pages(driver, limit, "next")):
+        assert ids(found) == ["alpha", "good"]
+        (bad,) = [bad for page in found for bad in page.damaged]
+        assert bad.error
+        assert bad.id in ("bad", "\udcff")
+        assert all(len(page.due) + len(page.damaged) <= limit for page in found)
 
 
 @pytest.mark.parametrize("value", TIMES.values(), ids=TIMES)
@@ -217,11 +233,11 @@ async def test_a_damaged_time_is_reported_on_the_first_page(
     await clock.sleep(300.0)
     damage(path, f"UPDATE latest SET stalls_at = {value} WHERE {BAD}")
     first, second = await pages(driver, 1)
-    assert [[state.id for state in page.states] for page in (first, second)] == [["a"], ["good"]]
-    assert [(bad.id, bad.rev) for bad in first.damaged] == [("bad", 2)]
+    assert [ids([page]) for page in (first, second)] == [["a"], ["good"]]
+    assert [(bad.id, bad.due) for bad in first.damaged] == [("bad", None)]
     assert (list(second.damaged), second.next_at) == ([], None)
     assert await driver.beat([Heartbeat("bad", 2, 0.0, "")]) == [True]  # That mends it.
-    assert [state.id for state in (await pages(driver, 100))[0].states] == ["a", "good", "bad"]
+    assert ids(await pages(driver, 100)) == ["a", "good", "bad"]
 
 
 async def test_a_split_time_is_passed_by(
@@ -232,8 +248,9 @@ async def test_a_split_time_is_passed_by(
         await clock.sleep(1.0)
     damage(path, f"UPDATE latest SET stalls_at = stalls_at + 0.5 WHERE {BAD}")
     await clock.sleep(300.0)
-    found = [state.id for page in await pages(driver, 1) for state in page.states]
-    assert found == ["a", "bad", "good"]
+    found = await pages(driver, 1)
+    assert ids(found) == ["a", "good"]
+    assert [bad.id for page in found for bad in page.damaged] == ["bad"]
 
 
 @pytest.mark.parametrize("column", ["rev", "stalls_at", "beat_at", "note"])
@@ -252,13 +269,28 @@ async def test_a_damaged_row_takes_no_other_heartbeat_with_it(
 
 @pytest.mark.parametrize("column", ["rev", "stalls_at", "beat_at", "note"])
 @pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "x'00'"])
-async def test_damaged_liveness_is_an_error(
+async def test_damaged_liveness_hides_no_other(
     driver: SQLiteDriver, path: Path, column: str, value: str
 ) -> None:
-    await put_one(driver, "bad")
+    good = [await put_one(driver, id) for id in ("a", "bad", "good")]
     damage(path, f"UPDATE latest SET {column} = {value} WHERE {BAD}")
-    with pytest.raises((CodecError, StoreCorruptError)):
-        await driver.get_liveness("bad")
+    first, bad, last = await driver.get_liveness(["a", "bad", "good"])
+    assert [found and found.rev for found in (first, last)] == [good[0].rev, good[2].rev]
+    assert (bad is None) == (column == "rev")
+
+
+@pytest.mark.parametrize("value", ["''", "x'00'"])
+@pytest.mark.parametrize("flows", [(), ("next",), ("other",)])
+async def test_a_damaged_flow_is_on_the_pages_of_all_flows(
+    driver: SQLiteDriver, clock: FakeClock, path: Path, value: str, flows: tuple[str, ...]
+) -> None:
+    for id in ("a", "bad"):
+        await put_one(driver, id)
+    await clock.sleep(300.0)
+    damage(path, f"UPDATE latest SET flow = {value} WHERE {BAD}")
+    found = await pages(driver, 100, *flows)
+    assert ids(found) == ([] if "other" in flows else ["a"])
+    assert [bad.id for page in found for bad in page.damaged] == ["bad"]
 
 
 # Other processes
@@ -271,7 +303,7 @@ async def test_two_processes(path: Path) -> None:
         assert await other.line() == "True"
         found = await liveness(driver, "a")
         assert (found.rev, found.note) == (state.rev, "elsewhere")
-        assert not (await driver.get_stalled(StalledQuery())).states
+        assert not (await driver.get_due(DueQuery("stall"))).due
         (newer,) = await commit_one(driver, put("newer", "a", state.rev))
         other.tell(f"a {state.rev} 3600 outdated")
         assert await other.line() == "False"
@@ -279,14 +311,3 @@ async def test_two_processes(path: Path) -> None:
         other.tell("stalled")
         assert await other.line() == "a"
         assert (await liveness(driver, "a")).note == "here"
-
-
-async def test_heartbeats_of_others_wake_nobody(driver: SQLiteDriver, path: Path) -> None:
-    state = await put_one(driver, "a")
-    _, file = driver._opened()
-    version = driver._look(file, None)
-    counts = (driver._changed.count, driver._delay_written.count)
-    async with SQLiteDriver(path) as other:
-        await other.beat([Heartbeat("a", state.rev, 60.0, "")])
-    assert driver._look(file, version) != version
-    assert (driver._changed.count, driver._delay_written.count) == counts

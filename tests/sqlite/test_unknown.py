@@ -22,10 +22,10 @@ from flowstate import (
     StateContext,
 )
 from flowstate.data import checksum_of
-from flowstate.driver import DelayQuery, NewDelay, Verdict, Writes
+from flowstate.driver import Claim, Drop, DueQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite import SQLiteDriver, file
 from flowstate.frozen import EMPTY
-from tests.sqlite.support import commit_one, integrity, put, read_log, revs_in
+from tests.sqlite.support import commit, commit_one, file_of, integrity, put, read_log, revs_in
 
 LATER = timedelta(hours=1)
 
@@ -59,7 +59,7 @@ async def driver(tmp_path: Path) -> AsyncIterator[SQLiteDriver]:
 
 def fail(driver: SQLiteDriver, *, happens: bool, times: int = 1) -> None:
     """Make the next COMMIT of the driver fail."""
-    _, opened = driver._opened()
+    opened = file_of(driver)
     double: Any = FailingCommit(opened._writer, times, happens=happens)
     opened._writer = double
     opened._connections = [double if c is double._connection else c for c in opened._connections]
@@ -67,7 +67,7 @@ def fail(driver: SQLiteDriver, *, happens: bool, times: int = 1) -> None:
 
 @contextlib.contextmanager
 def out_of_reach(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let no connection be opened, so that nobody can look whether a commit happened."""
+    """Let no connection be opened, so that nothing tells whether a commit happened."""
 
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise sqlite3.OperationalError("unable to open database file")
@@ -78,7 +78,7 @@ def out_of_reach(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def delay_alone(token: str, state: State) -> Writes:
-    delay = NewDelay(state, "next", EMPTY, None, LATER, commit=True)
+    delay = NewDelay(state, "next", EMPTY, None, LATER, commit=True, body="")
     return Writes(token, checks=((state.id, state.rev),), delays=(delay,))
 
 
@@ -91,7 +91,7 @@ async def revs(driver: SQLiteDriver) -> list[int]:
 
 
 async def delay_count(driver: SQLiteDriver) -> int:
-    return len((await driver.get_delayed(DelayQuery(everything=True))).delayed)
+    return len((await driver.get_due(DueQuery("delay", everything=True))).due)
 
 
 def committed(*verdicts: Verdict) -> list[bool]:
@@ -100,10 +100,9 @@ def committed(*verdicts: Verdict) -> list[bool]:
 
 async def test_a_commit_that_happened_is_reported_as_such(driver: SQLiteDriver) -> None:
     fail(driver, happens=True)
-    first, second, lost = await driver.commit([put("1", "a"), put("2", "b"), put("3", "a", 7)])
+    first, second, lost = await commit(driver, put("1", "a"), put("2", "b"), put("3", "a", 7))
     assert committed(first, second) == [True, True]
     assert isinstance(lost, RevisionMismatchError)
-    assert await driver.commit([put("1", "a"), put("2", "b")]) == [first, second]
     assert await revs(driver) == [1, 2]
 
 
@@ -117,21 +116,12 @@ async def test_a_commit_that_did_not_happen_is_reported_as_such(driver: SQLiteDr
     assert await revs(driver) == [1]
 
 
-async def test_the_commits_of_a_failed_batch_are_tried_one_by_one(driver: SQLiteDriver) -> None:
+async def test_the_commits_of_a_failed_batch_are_tried_in_parts(driver: SQLiteDriver) -> None:
     fail(driver, happens=False)
-    verdicts = await driver.commit([put("1", "a"), put("2", "b"), delay_alone("3", State("c"))])
+    verdicts = await commit(driver, put("1", "a"), put("2", "b"), delay_alone("3", State("c")))
     assert committed(*verdicts) == [True, True, True]
     assert await revs(driver) == [1, 2]
     assert await delay_count(driver) == 1
-
-
-@pytest.mark.parametrize("happens", [True, False])
-async def test_a_replay_proves_nothing_about_its_batch(driver: SQLiteDriver, happens: bool) -> None:
-    await commit_one(driver, put("1", "a"))
-    fail(driver, happens=happens)
-    verdicts = await driver.commit([put("1", "a"), put("2", "b"), put("1", "a")])
-    assert committed(*verdicts) == [True, True, True]
-    assert await revs(driver) == [1, 2]
 
 
 @pytest.mark.parametrize("happens", [True, False])
@@ -140,10 +130,10 @@ async def test_delays_and_data_alone(driver: SQLiteDriver, happens: bool) -> Non
     data = Data(b"blob")
     for writes in (delay_alone("2", state), data_alone("3", data)):
         fail(driver, happens=happens)
-        (verdict,) = await driver.commit([writes])
+        (verdict,) = await commit(driver, writes)
         assert committed(verdict) == [happens]
-        (verdict,) = await driver.commit([writes])
-        assert verdict == ()
+        if not happens:
+            assert await commit_one(driver, writes) == ()
     assert await delay_count(driver) == 1
     assert await driver.get_data(checksum_of(data)) is not None
 
@@ -158,7 +148,7 @@ async def test_what_cannot_be_found_out_is_unknown(
         verdicts = await driver.commit(batch)
     assert [type(verdict) for verdict in verdicts] == [CommitUnknownError] * 2
     assert await revs(driver) == ([1, 2] if happens else [])
-    assert committed(*await driver.commit(batch)) == [True, True]
+    assert committed(*await driver.commit(batch)) == [not happens] * 2
     assert await revs(driver) == [1, 2]
 
 
@@ -177,19 +167,22 @@ async def test_an_engine_tells_the_truth(driver: SQLiteDriver, happens: bool) ->
         assert await revs(driver) == list(range(1, ctx.committed.rev + 1))
 
 
-async def test_claims_and_compaction_can_be_repeated(driver: SQLiteDriver) -> None:
-    (state,) = await commit_one(driver, put("1", "a"))
-    await commit_one(driver, delay_alone("2", state))
-    (delayed,) = (await driver.get_delayed(DelayQuery(everything=True))).delayed
-    fail(driver, happens=False)
-    with pytest.raises(DriverError):
-        await driver.claim_delay(delayed.id, delayed.due, 60.0)
-    assert await driver.claim_delay(delayed.id, delayed.due, 60.0) is not None
-    fail(driver, happens=True)
-    with pytest.raises(DriverError):
-        await driver.drop_delay(delayed.id)
-    await driver.drop_delay(delayed.id)
+@pytest.mark.parametrize("happens", [True, False])
+async def test_claims_and_drops_alone(driver: SQLiteDriver, happens: bool) -> None:
+    past = NewDelay(State("a"), "next", EMPTY, None, timedelta(0), commit=True, body="")
+    await commit_one(driver, Writes("1", delays=(past,)))
+    claim = Writes("2", claims=(Claim("1.0", "me", 60.0),))
+    drop = Writes("3", drops=(Drop("1.0", "me"),))
+    for writes in (claim, drop):
+        fail(driver, happens=happens)
+        assert committed(*await commit(driver, writes)) == [happens]
+        assert await commit_one(driver, writes) == ()
     assert await delay_count(driver) == 0
+
+
+async def test_a_drop_of_nothing_is_true_either_way(driver: SQLiteDriver) -> None:
+    fail(driver, happens=False)
+    assert await commit_one(driver, Writes("1", drops=(Drop("none", "me"),))) == ()
 
 
 def files_after_a_crash(path: Path, name: str) -> Path:

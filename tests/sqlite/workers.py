@@ -21,7 +21,7 @@ from flowstate import (
     StateContext,
     Transit,
 )
-from flowstate.driver import Heartbeat, StalledQuery
+from flowstate.driver import DueQuery, Heartbeat
 from flowstate.drivers.sqlite import SQLiteDriver
 
 
@@ -31,7 +31,7 @@ def say(*words: object) -> None:
 
 
 async def told() -> str:
-    """Wait for a line from whoever started this process."""
+    """Wait for a line from the process that started this one."""
     line: str = await asyncio.to_thread(sys.stdin.readline)
     return line.strip()
 
@@ -47,7 +47,7 @@ def engine_on(path: str, **options: Any) -> Engine:
 
 
 async def increment_once(engine: Engine, id: str) -> None:
-    """Add one to a counter by compare-and-set, however often somebody else is faster."""
+    """Add one to a counter by compare-and-set, however often another task is faster."""
     while True:
         ctx = StateContext(await engine.get_state(id))
         ctx.set_annotation("count", str(int(ctx.current.annotations["count"]) + 1))
@@ -128,7 +128,8 @@ async def hold(path: str) -> None:
     """Hold the writer lock, in the middle of a transaction, until told to go on."""
     driver = SQLiteDriver(path)
     async with driver:
-        _, file = driver._opened()
+        file = driver._opened()._file
+        assert file is not None
 
         def write_and_wait(_connection: object) -> None:
             say("holding")
@@ -138,13 +139,30 @@ async def hold(path: str) -> None:
         say("released")
 
 
+async def fork(path: str) -> None:
+    """Fork a child that outlives this process, which dies in the middle of a transaction."""
+    async with SQLiteDriver(path) as driver:
+        file = driver._opened()._file
+        assert file is not None
+
+        def fork_and_wait(_connection: object) -> None:
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            say(child)
+            sys.stdin.readline()
+
+        await asyncio.to_thread(file.write, fork_and_wait)
+
+
 async def beat(path: str) -> None:
     """Say whether each heartbeat that is told counts, or which states have stalled."""
     async with SQLiteDriver(path, timeout=30.0) as driver:
         while line := await told():
             if line == "stalled":
-                page = await driver.get_stalled(StalledQuery())
-                say(*(state.id for state in page.states))
+                page = await driver.get_due(DueQuery("stall"))
+                say(*(each.id for each in page.due))
             else:
                 id, rev, seconds, note = line.split()
                 say(*await driver.beat([Heartbeat(id, int(rev), float(seconds), note)]))
@@ -180,6 +198,7 @@ JOBS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "beat": beat,
     "clock": clock,
     "flood": flood,
+    "fork": fork,
     "hold": hold,
     "increment": increment,
     "open": open_and_close,

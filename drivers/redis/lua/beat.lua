@@ -7,26 +7,36 @@ for place, beat in ipairs(beats) do
 end
 local latest = redis.call('HMGET', key('latest'), unpack(ids))
 local before = redis.call('HMGET', key('beats'), unpack(ids))
-redis.call('ZCARD', key('stalls'))  -- What is about to be written to must be what it should be.
-local found, values, stalls = {}, {}, {}
+local found = {}
+
+local function move(id, state, micros)
+    local due = later(0, micros)
+    unindex_due('stall', state.flow, state.due .. id)
+    index_due('stall', state.flow, due .. id)
+    collect(additions, 'HSET', 'latest', id,
+        latest_value(state.rev, state.status, state.labelled, state.after, due, state.flow))
+end
+
 for place, beat in ipairs(beats) do
     local id, rev, micros, note = unpack(beat)
-    found[place] = latest[place] and latest_of(latest[place]).rev == rev
+    local state = latest_of(latest[place])
+    found[place] = latest[place] ~= false and state.rev == rev
     if found[place] then
         local at = now()
         local _, last = beat_of(before[place])
         if at == last then
-            at = at + 1  -- Whoever looks is to see that there was another one.
+            at = at + 1  -- A reader can tell that there was another one.
         end
-        values[#values + 1] = id
-        values[#values + 1] = text(rev) .. ' ' .. text(at) .. ' ' .. note
-        if micros then
-            stalls[#stalls + 1] = score_of(at + micros)
-            stalls[#stalls + 1] = id
+        collect(additions, 'HSET', 'beats', id, text(rev) .. ' ' .. text(at) .. ' ' .. note)
+        if micros and state.after then
+            move(id, state, micros)
         end
     end
 end
--- From here on it writes; what never stalls has no score, and gets none.
-call_with('HSET', 'beats', values)
-call_with('ZADD', 'stalls', stalls, 'XX')
+check_flows()
+if #additions > 0 then
+    redis.call('HSET', key('beats'), '', '')  -- Refused when the memory is full.
+    redis.call('HDEL', key('beats'), '')
+end
+write()
 return cmsgpack.pack(found)

@@ -1,14 +1,19 @@
 -- A page of revisions. ARGV[1]: MessagePack of {labels, after, since_latest, since_time,
---   committed_before, latest_only, status, statuses, limit, gaps_below}, false for what is not
---   given; labels is a list of lists {key, value, ...}.
--- Returns MessagePack of {head, floor, revision where the search broke off or false, revisions};
---   one revision more than the limit, if there is more.
-local SCAN_LIMIT = 2000
-local labels, after, since_latest, since_time, committed_before, latest_only, status, statuses,
-    limit = unpack(cmsgpack.unpack(ARGV[1]))
+--   committed_before, latest_only, statuses, limit, max_bytes, from}, false for what is not given;
+--   labels is a list of lists {key, value, ...}; from is where the search for the newest revision
+--   goes on.
+-- Returns MessagePack of {head, floor, up to which revision all matches are in the page or false
+--   for all there are, revisions, false}, or of {head, floor, false, {}, from} when the search for
+--   the newest revision has to be gone on with.
+local SCAN_LIMIT, ROUNDS = 1000, 20
+local labels, after, since_latest, since_time, committed_before, latest_only, statuses, limit,
+    max_bytes, from = unpack(cmsgpack.unpack(ARGV[1]))
 local meta = redis.call('HMGET', key('meta'), 'head', 'floor')
--- A store that is gone is empty, and whoever has seen more of it hears that it was rewound.
+-- A store that is gone is empty, and a reader that has seen more of it hears that it was rewound.
 local head, floor = tonumber(meta[1] or '0'), tonumber(meta[2] or '1')
+if not head or not floor then
+    corrupt('is damaged: its head or its floor is not a number')
+end
 local upto = head
 
 -- The last revision that was committed before a time; times rise with revisions.
@@ -17,7 +22,7 @@ local function last_before(time)
     while low < high do
         local middle = math.floor((low + high + 1) / 2)
         local entry = redis.call('XREVRANGE', key('log'), entry_id(middle), '-', 'COUNT', '1')[1]
-        if entry and tonumber(fields(entry).c) >= time then
+        if entry and (tonumber(fields(entry).c) or 0) >= time then
             high = middle - 1
         else
             low = middle
@@ -26,101 +31,142 @@ local function last_before(time)
     return low
 end
 
-local function rank(set, low, high, count, backwards)
-    if low > high then
-        return {}
-    end
+-- Postings: a sorted set of revisions, or of ids with their latest revisions; or a stream of
+-- revisions. Each gives a list of {revision, member} in order.
+local function ranked(name, low, high, count, backwards)
     local command = backwards and 'ZREVRANGEBYSCORE' or 'ZRANGEBYSCORE'
     local first, last = text(low), text(high)
     if backwards then
         first, last = last, first
     end
-    local found, revs = redis.call(
-        command, key(set), first, last, 'WITHSCORES', 'LIMIT', '0', text(count)), {}
-    for place = 2, #found, 2 do
-        revs[#revs + 1] = tonumber(found[place])
+    local range, found = redis.call(
+        command, key(name), first, last, 'WITHSCORES', 'LIMIT', '0', text(count)), {}
+    for place = 1, #range, 2 do
+        found[#found + 1] = {tonumber(range[place + 1]), range[place]}
     end
-    return revs
+    return found
 end
 
-local function entries(stream, low, high, count, backwards)
-    if low > high then
-        return {}
-    end
-    local found
+local function listed(name, low, high, count, backwards)
+    local command = backwards and 'XREVRANGE' or 'XRANGE'
+    local first, last = entry_id(low), entry_id(high)
     if backwards then
-        found = redis.call('XREVRANGE', key(stream), entry_id(high), entry_id(low), 'COUNT', text(count))
-    else
-        found = redis.call('XRANGE', key(stream), entry_id(low), entry_id(high), 'COUNT', text(count))
+        first, last = last, first
     end
-    local revs = {}
+    local found = redis.call(command, key(name), first, last, 'COUNT', text(count))
     for place, entry in ipairs(found) do
-        revs[place] = rev_of(entry[1])
+        found[place] = {rev_of(entry[1])}
     end
-    return revs
+    return found
 end
 
--- Searches that give revisions in order, each {search, name, tests}.
-local function label_search(list)
-    local prefix = latest_only and 'latest_label:' or 'label:'
-    local names, sizes = {}, {}
+-- A search in the shortest of some postings, for what is in the others too.
+local function label_search(list, status)
+    local kind, names, sizes = latest_only and 'latest_label' or 'label', {}, {}
     for place = 1, #list, 2 do
-        local name = prefix .. pair(list[place], list[place + 1])
+        local name = posting(kind, status, list[place], list[place + 1])
         names[#names + 1] = name
         sizes[name] = redis.call('ZCARD', key(name))
     end
     table.sort(names, function(one, other) return sizes[one] < sizes[other] end)
     local first = table.remove(names, 1)
-    return {rank, first, (#names > 0 or status) and names}
+    return {find = ranked, name = first, others = names}
 end
 
 local function searches()
     local found = {}
-    for place, list in ipairs(labels) do
-        found[place] = label_search(list)
-    end
-    if #found == 0 and latest_only then
-        for place, each in ipairs(status and {status} or statuses) do
-            found[place] = {rank, 'latest_status:' .. each, false}
+    for _, status in ipairs(statuses) do
+        for _, list in ipairs(labels) do
+            found[#found + 1] = label_search(list, status)
         end
-    elseif #found == 0 then
-        found[1] = {entries, status and 'status:' .. status or 'log', false}
+        if #labels == 0 and latest_only then
+            found[#found + 1] = {find = ranked, name = 'latest_status:' .. status, others = {}}
+        elseif #labels == 0 then
+            found[#found + 1] = {find = listed, name = 'status:' .. status, others = {}}
+        end
     end
     return found
 end
 
-local function passes(rev, names)
-    local entry = revision(rev)
-    if not entry or status and entry.s ~= status then
-        return false
-    end
-    for _, name in ipairs(names) do
-        local score = redis.call('ZSCORE', key(name), latest_only and entry.i or text(rev))
-        if tonumber(score) ~= rev then
-            return false
+local function intersected(found, others)
+    for _, name in ipairs(others) do
+        local members, left = {}, {}
+        for place, each in ipairs(found) do
+            members[place] = each[2]
         end
-    end
-    return true
-end
-
-local function newest(search)
-    local find, name, tests = unpack(search)
-    local high = upto
-    while true do
-        local revs = find(name, 1, high, tests and SCAN_LIMIT or 1, true)
-        for _, rev in ipairs(revs) do
-            if not tests or passes(rev, tests) then
-                return rev
+        local scores = #found > 0 and redis.call('ZMSCORE', key(name), unpack(members)) or {}
+        for place, each in ipairs(found) do
+            if tonumber(scores[place] or '') == each[1] then
+                left[#left + 1] = each
             end
         end
-        if #revs == 0 then
-            return 0
-        end
-        high = revs[#revs] - 1
+        found = left
     end
+    return found
 end
 
-local all, stop = {}, false
+-- What one look finds, in order, and at which revision it broke off; false: it has seen all.
+local function look(search, low, high, count, backwards)
+    if low > high then
+        return {}, false
+    end
+    if #search.others == 0 then
+        return search.find(search.name, low, high, count, backwards), false
+    end
+    local found = search.find(search.name, low, high, SCAN_LIMIT, backwards)
+    return intersected(found, search.others), #found == SCAN_LIMIT and found[SCAN_LIMIT][1]
+end
+
+-- Going back from a revision, all postings have to have something further back.
+local function skip(search, high)
+    for _, name in ipairs(search.others) do
+        local before = ranked(name, after + 1, high - 1, 1, true)[1]
+        high = before and math.min(high, before[1] + 1) or 0
+        if high == 0 then
+            break
+        end
+    end
+    return high
+end
+
+-- The newest match, or false and from where to go on.
+local function newest(chosen)
+    local high = from or upto
+    for _ = 1, ROUNDS do
+        local best, seen_from = 0, 0
+        for _, search in ipairs(chosen) do
+            local found, broke_off = look(search, after + 1, high, 1, true)
+            best = math.max(best, found[1] and found[1][1] or 0)
+            if broke_off and best < broke_off then
+                seen_from = math.max(seen_from, skip(search, broke_off))
+            end
+        end
+        if best >= seen_from then
+            return best
+        end
+        high = seen_from - 1
+    end
+    return false, high
+end
+
+local function matches(chosen)
+    local all, revs, stop = {}, {}, false
+    for _, search in ipairs(chosen) do
+        local found, broke_off = look(search, after + 1, upto, limit + 1)
+        for _, each in ipairs(found) do
+            all[each[1]] = each[2] or ''
+        end
+        stop = broke_off and math.min(stop or broke_off, broke_off) or stop
+    end
+    for rev in pairs(all) do
+        if not stop or rev <= stop then
+            revs[#revs + 1] = rev
+        end
+    end
+    table.sort(revs)
+    return all, revs, stop
+end
+
 if since_time then
     after = math.max(after, last_before(since_time))
 end
@@ -129,32 +175,20 @@ if committed_before then
 end
 local chosen = searches()
 if since_latest then
-    local found = 0
-    for _, search in ipairs(chosen) do
-        found = math.max(found, newest(search))
+    local found, high = newest(chosen)
+    if not found then
+        return cmsgpack.pack({head, floor, false, {}, high})
     end
     after = math.max(after, found > 0 and found - 1 or head)
 end
-for _, search in ipairs(chosen) do
-    local find, name, tests = unpack(search)
-    local revs = find(name, after + 1, upto, tests and SCAN_LIMIT or limit + 1)
-    for _, rev in ipairs(revs) do
-        if not tests or passes(rev, tests) then
-            all[rev] = true
-        end
+local all, revs, stop = matches(chosen)
+local page, bytes = {}, 0
+for place, rev in ipairs(revs) do
+    if place > limit or bytes >= max_bytes then
+        stop = revs[place - 1]
+        break
     end
-    if tests and #revs == SCAN_LIMIT then
-        stop = math.min(stop or revs[#revs], revs[#revs])
-    end
+    page[place] = stored(rev, latest_only and all[rev] or '')
+    bytes = bytes + #(page[place][5] or '')
 end
-local revs, page = {}, {}
-for rev in pairs(all) do
-    if not stop or rev <= stop then
-        revs[#revs + 1] = rev
-    end
-end
-table.sort(revs)
-for place = 1, math.min(#revs, limit + 1) do
-    page[place] = stored(revision(revs[place]))
-end
-return cmsgpack.pack({head, floor, stop, page})
+return cmsgpack.pack({head, floor, stop, page, false})

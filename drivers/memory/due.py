@@ -1,0 +1,197 @@
+"""What is due: delays and stalled states, each by flow and in the order of time."""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from msgspec.structs import replace
+
+from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Heartbeat, NewDelay
+from flowstate.drivers.memory.sorted_keys import Key, SortedKeys
+from flowstate.frozen import EMPTY
+from flowstate.recovery_rules import stalls_after
+from flowstate.state import State
+
+__all__ = ["Deadlines", "Delays", "due_of"]
+
+LAST = datetime.max.replace(tzinfo=UTC)
+MAX_OTHERS = 100
+
+
+def _later(time: datetime, by: timedelta) -> datetime:
+    return time + by if by < LAST - time else LAST
+
+
+def due_of(delay: NewDelay, now: datetime) -> datetime:
+    """Return when a delay is due, by the store's ``now``."""
+    return delay.due if delay.due is not None else _later(now, delay.after or timedelta(0))
+
+
+class _DueIndex:
+    """Ids by flow, in the order of (time, id)."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[str, Key]] = {}
+        self._flows: dict[str, SortedKeys] = {}
+
+    def set(self, id: str, flow: str, time: datetime) -> None:
+        """Add an id, or move it."""
+        self.remove(id)
+        self._places[id] = flow, (time, id)
+        if flow not in self._flows:
+            self._flows[flow] = SortedKeys()
+        self._flows[flow].add((time, id))
+
+    def remove(self, id: str) -> None:
+        """Remove an id, if it is there."""
+        if id in self._places:
+            flow, key = self._places.pop(id)
+            self._flows[flow].remove(key)
+            if not self._flows[flow]:
+                del self._flows[flow]
+
+    def time_of(self, id: str) -> datetime | None:
+        """Return the time of an id, if it is there."""
+        return self._places[id][1][0] if id in self._places else None
+
+    def page(self, query: DueQuery, now: datetime, get: Callable[[Key], DelayedState]) -> DuePage:
+        """Return a page of what ``get`` returns for its keys."""
+        until = LAST if query.everything else now if query.until is None else query.until
+        flows = self._flows.keys() if query.flows is None else set(query.flows)
+        runs = [self._flows[flow].above(query.after) for flow in flows & self._flows.keys()]
+        keys = list(islice(heapq.merge(*runs), query.limit + 1))
+        due = [get(key) for key in keys[: query.limit] if key[0] <= until]
+        next_at = keys[len(due)][0] if len(due) < len(keys) else None
+        more = next_at is not None and next_at <= until
+        others = self._others(flows, until) if query.others else ()
+        return DuePage(due, more, now, next_at, others=list(islice(others, MAX_OTHERS)))
+
+    def _others(self, flows: Iterable[str], until: datetime) -> Iterable[str]:
+        others = sorted(self._flows.keys() - flows)
+        return (flow for flow in others if next(self._flows[flow].above(None))[0] <= until)
+
+
+class Delays:
+    """The delays of a store.
+
+    Attributes:
+        count: how many there are.
+        references: how many of them refer to each checksum.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.references: Counter[str] = Counter()
+        self._stored: dict[str, tuple[DelayedState, tuple[str, ...]]] = {}
+        self._holders: dict[str, str] = {}
+        self._by_state: dict[str, set[str]] = {}
+        self._order = _DueIndex()
+
+    def add(self, id: str, delay: NewDelay, state: State, due: datetime) -> None:
+        """Add a delay; one that is there already stays as it is."""
+        if id not in self._stored:
+            delayed = DelayedState(id, state, delay.to, delay.annotations, due, delay.commit)
+            self._stored[id] = delayed, delay.references
+            self.count += 1
+            self.references.update(delay.references)
+            self._by_state.setdefault(state.id, set()).add(id)
+            self._order.set(id, delay.to, due)
+
+    def remove_of(self, states: Iterable[State]) -> None:
+        """Remove all delays of these states."""
+        for state in states:
+            for id in list(self._by_state.get(state.id, ())):
+                self._remove(id)
+
+    def _remove(self, id: str) -> None:
+        delayed, references = self._stored.pop(id)
+        self.count -= 1
+        self.references.subtract(references)
+        self._holders.pop(id, None)
+        self._order.remove(id)
+        ids = self._by_state[delayed.state.id]
+        ids.discard(id)
+        if not ids:
+            del self._by_state[delayed.state.id]
+
+    def drop(self, drop: Drop) -> None:
+        """Remove a delay, if its holder asks for that."""
+        if self._holders.get(drop.id) == drop.holder:
+            self._remove(drop.id)
+
+    def can_claim(self, claim: Claim, now: datetime) -> bool:
+        """Return whether a claim is granted."""
+        due = self._order.time_of(claim.id)
+        return due is not None and (due <= now or self._holders.get(claim.id) == claim.holder)
+
+    def claim(self, claim: Claim, now: datetime) -> bool:
+        """Reserve a delay for a holder; return whether it is due earlier than before."""
+        before, references = self._stored[claim.id]
+        delayed = replace(before, due=_later(now, timedelta(seconds=claim.seconds)))
+        self._stored[claim.id], self._holders[claim.id] = (delayed, references), claim.holder
+        self._order.set(claim.id, delayed.to, delayed.due)
+        return delayed.due < before.due
+
+    def earliest(self, state_id: str, rev: int) -> datetime | None:
+        """Return when the earliest delay of a revision is due, if there is one."""
+        delays = (self._stored[id][0] for id in self._by_state.get(state_id, ()))
+        return min((delay.due for delay in delays if delay.state.rev == rev), default=None)
+
+    def page(self, query: DueQuery, now: datetime) -> DuePage:
+        """Return a page of delays."""
+        return self._order.page(query, now, lambda key: self._stored[key[1]][0])
+
+
+class Deadlines:
+    """When latest revisions stall, and the heartbeats that came for them.
+
+    Nothing is done for it when states are committed. The caller brings it up to date before each
+    question, with the states that are still the latest by then.
+
+    Attributes:
+        beats: time and note of the last heartbeat, by id of the state.
+        seen: up to which revision it is up to date.
+    """
+
+    def __init__(self) -> None:
+        self.beats: dict[str, tuple[datetime, str]] = {}
+        self.seen = 0
+        self._order = _DueIndex()
+        self.at = self._order.time_of
+
+    def add(self, state: State, now: datetime) -> None:
+        """Take a latest revision that was committed at ``now``."""
+        after = stalls_after(state)
+        if after is None:
+            self._order.remove(state.id)
+        else:
+            self._set(state, _later(state.delayed_until or now, after))
+
+    def _set(self, state: State, time: datetime) -> None:
+        self._order.set(state.id, state.transition.to, time)
+
+    def beat(self, state: State, heartbeat: Heartbeat, now: datetime) -> None:
+        """Note a heartbeat for a latest revision."""
+        last, _ = self.beats.get(state.id, (None, ""))
+        # The time always rises, so that a heartbeat can be told from those before it.
+        at = now if last is None or last < now else last + timedelta(microseconds=1)
+        self.beats[state.id] = at, heartbeat.note
+        if heartbeat.seconds is not None and self.at(state.id) is not None:
+            self._set(state, _later(now, timedelta(seconds=heartbeat.seconds)))
+
+    def postpone(self, state: State, until: datetime) -> None:
+        """Let a latest revision stall no earlier than a delay of it allows."""
+        after, time = stalls_after(state), self.at(state.id)
+        if after is not None and time is not None:
+            self._set(state, max(time, _later(until, after)))
+
+    def page(self, query: DueQuery, now: datetime, state_of: Callable[[str], State]) -> DuePage:
+        """Return a page of stalled states."""
+
+        def stalled(key: Key) -> DelayedState:
+            state = state_of(key[1])
+            return DelayedState(state.id, state, state.transition.to, EMPTY, key[0], commit=False)
+
+        return self._order.page(query, now, stalled)

@@ -1,0 +1,106 @@
+"""What a server says of itself, and what a commit survives there."""
+
+import contextlib
+import re
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from flowstate.driver import Durability
+from flowstate.errors import StoreUnavailableError
+
+__all__ = ["DURABILITIES", "Client", "durability_of", "read_settings", "wait_limit", "with_url"]
+
+Client = Redis | RedisCluster
+DURABILITIES: tuple[Durability, ...] = ("none", "process", "power")
+WAITAOF_SINCE = (7, 2)
+
+
+def with_url(url: str, timeout: float) -> "Client":
+    """Return a client that does not try again what was lost: the driver knows what may be."""
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        client_name="flowstate",
+    )
+
+
+def wait_limit(client: Any) -> float | None:
+    """Return for how many seconds a client waits for a reply."""
+    pool = getattr(client, "connection_pool", None)
+    options = getattr(client if pool is None else pool, "connection_kwargs", {})
+    limit = options.get("socket_timeout")
+    return limit if isinstance(limit, int | float) else None
+
+
+async def read_settings(client: "Client", prefix: str) -> dict[str, Any]:
+    """Return the settings of the server; of a cluster, of the one that has the namespace."""
+    options: dict[str, Any] = {}
+    if isinstance(client, RedisCluster):
+        await client.initialize()
+        options["target_nodes"] = client.get_node_from_key(prefix)
+    found: dict[str, Any] = dict(_of_one(await client.info(**options)))
+    with contextlib.suppress(RedisError):  # Managed servers do not let everyone ask.
+        for name in ("appendfsync", "maxmemory-policy"):
+            reply = _of_one(await client.config_get(name, **options))
+            found |= {_text(key): _text(value) for key, value in reply.items()}
+    return found
+
+
+def durability_of(
+    settings: dict[str, Any], wait_aof: tuple[int, int] | None, client: "Client"
+) -> Durability:
+    """Return what an acknowledged commit survives.
+
+    Raises:
+        StoreUnavailableError: this server will not do.
+    """
+    if settings.get("role") not in (None, "master"):
+        raise StoreUnavailableError("this Redis server is a replica; connect to its primary")
+    policy = _text(settings.get("maxmemory_policy") or settings.get("maxmemory-policy") or "")
+    if policy.startswith("allkeys-"):
+        raise StoreUnavailableError(
+            f"this Redis server may drop keys: maxmemory-policy is {policy}, not noeviction"
+        )
+    by_server = _durability_of_server(settings)
+    if wait_aof is None:
+        return by_server
+    _check_wait(settings, client)
+    return _durability_of_waiting(settings, by_server) if wait_aof[0] else by_server
+
+
+def _durability_of_server(settings: dict[str, Any]) -> Durability:
+    if not int(settings.get("aof_enabled", 0)):
+        return "none"
+    return "power" if settings.get("appendfsync") == "always" else "process"
+
+
+def _check_wait(settings: dict[str, Any], client: "Client") -> None:
+    version = str(settings.get("redis_version", "0"))
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < WAITAOF_SINCE:
+        raise StoreUnavailableError(f"wait_aof needs Redis 7.2; this server is {version}")
+    if isinstance(client, RedisCluster):
+        raise StoreUnavailableError("wait_aof does not work with the client of a cluster")
+
+
+def _durability_of_waiting(settings: dict[str, Any], by_server: Durability) -> Durability:
+    if by_server == "none":
+        raise StoreUnavailableError("wait_aof needs a server with appendonly yes")
+    if settings.get("appendfsync") == "no":
+        raise StoreUnavailableError("wait_aof would wait in vain: appendfsync is no")
+    return "power"
+
+
+def _of_one(reply: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the only server's reply, which a cluster's client puts under its name."""
+    (first, *others) = reply.values() or (None,)
+    return first if isinstance(first, dict) and not others else reply
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

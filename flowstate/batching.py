@@ -1,0 +1,263 @@
+"""Coalesces concurrent requests into batched calls: commits, heartbeats, questions."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from flowstate.errors import DriverError
+from flowstate.tasks import note_outcome, spawn
+
+__all__ = ["Batcher", "Pending", "WORTH_A_BATCH"]
+
+logger = logging.getLogger("flowstate")
+
+T = TypeVar("T")
+R = TypeVar("R")
+WORTH_A_BATCH = 64  # Items: two batches of fewer cost more than they save by overlapping.
+CLOSE_SECONDS = 1.0
+
+
+# A Struct is made without a call of Python code, and one is made for every commit.
+class Pending(Struct, eq=False):
+    """An item on its way, and who waits for it."""
+
+    item: Any
+    settle: Callable[[Any], None] | None
+    done: "asyncio.Future[Any]"
+    is_given: bool = False
+
+
+class Batcher(Generic[T, R]):
+    """Gives many items to one call; what arrives while a call is going on shares the next one.
+
+    An item that finds no call going on is given at once. The calls run in tasks of their own, so
+    a caller that is cancelled never interrupts the item of another one. What the call raises, and
+    an answer of the wrong length, reaches all who wait for that call.
+
+    Args:
+        call: takes items, and returns an answer for each, in order.
+        limit: how many items a call takes.
+        max_bytes: how many bytes the items of a call may have; a single item may have more.
+        size: returns the bytes of an item.
+        concurrency: how many calls may go on at a time. With more than one, many items are
+            split, so that the next batch is made while the store is busy with the one before.
+        key: of an item; no call has two items with the same key.
+        unknown: makes the error for an item whose call was interrupted.
+        after: is given the answers of a call, when those who wait have theirs.
+        name: of the tasks.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        *,
+        limit: int,
+        max_bytes: int | None = None,
+        size: Callable[[T], int] | None = None,
+        concurrency: int = 1,
+        key: Callable[[T], Hashable] | None = None,
+        unknown: Callable[[T], Exception] | None = None,
+        after: Callable[[Sequence[R]], None] | None = None,
+        name: str = "flowstate batch",
+    ) -> None:
+        self._call = call
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._size_of = size
+        self._concurrency = concurrency
+        self._key = key
+        self._unknown = unknown or _interrupted
+        self._after = after
+        self._name = name
+        self._queue: deque[Pending] = deque()
+        self._withdrawn = 0  # Of the queue, since it was last looked through.
+        self._calls = 0  # Going on.
+        self._tasks: set[asyncio.Task[None]] = set()  # That look at the queue.
+        self._given: dict[int, list[Pending]] = {}  # To the calls that are going on.
+        self._reason: Exception | None = None
+
+    async def submit(self, item: T, settle: Callable[[R], None] | None = None) -> R:
+        """Return the answer for ``item``, of a call that begins after this.
+
+        Cancelled before the item was given to a call, it never will be. After that, and with
+        ``settle``, the cancellation waits for the answer; a second one does not wait.
+
+        Args:
+            item: is given to the call.
+            settle: is called with the answer as soon as it is known, also when the caller was
+                cancelled meanwhile. What it raises is raised here; ``None`` is returned.
+        """
+        pending = self.put(item, settle)
+        try:
+            return await pending.done  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            await self.withdraw(pending)
+            raise
+
+    def put(self, item: T, settle: Callable[[R], None] | None = None) -> Pending:
+        """Do the first half of :meth:`submit`, for callers to whom a coroutine less matters.
+
+        They await ``done`` of what is returned; when that is cancelled, they do :meth:`withdraw`.
+        """
+        if self._reason is not None:
+            raise self._reason
+        pending = Pending(item, settle, asyncio.get_running_loop().create_future())
+        self._queue.append(pending)
+        if not self._tasks:
+            self._start()
+        return pending
+
+    async def withdraw(self, pending: Pending) -> None:
+        """Take an item back whose caller was cancelled, or wait for its answer."""
+        if not pending.done.cancelled():
+            note_outcome(pending.done)  # The answer came at the same moment.
+        elif not pending.is_given:
+            self._withdrawn += 1
+            if self._withdrawn * 2 > len(self._queue):
+                self._queue = deque(each for each in self._queue if not each.done.done())
+                self._withdrawn = 0
+        elif pending.settle is not None:
+            pending.done = asyncio.get_running_loop().create_future()
+            pending.done.add_done_callback(note_outcome)
+            await asyncio.wait([pending.done])
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until every item has its answer; return whether that was so in time."""
+        time = asyncio.get_running_loop().time
+        ends_at = time() + seconds
+        while self._tasks and (left := ends_at - time()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left)
+        return not self._tasks
+
+    async def close(self, reason: Exception) -> None:
+        """Take no more items, and end those that are still on their way.
+
+        Those that were not given to a call get ``reason``, and those that were the error of
+        ``unknown``. Returns within a second or so, also when a call ignores its cancellation.
+        """
+        self._reason = reason
+        self._fail_queue(reason)
+        for given in self._given.values():
+            self._interrupt(given)
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+
+    def _start(self) -> None:
+        task = spawn(self._run(), self._name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)  # Also when it ends before it begins.
+
+    async def _run(self) -> None:
+        """Make calls for as long as there is something to be given."""
+        given: list[Pending] = []
+        self._given[id(given)] = given
+        try:
+            while self._queue:
+                pending = self._queue[0]
+                if len(self._queue) > 1 or pending.done.done():
+                    items = self._take(given)
+                else:  # As mostly. It spares a call.
+                    self._queue.clear()
+                    pending.is_given = True
+                    given.append(pending)
+                    items = [pending.item]
+                self._calls += 1
+                try:
+                    answers = await self._call(items) if items else ()
+                except Exception as error:  # noqa: BLE001 - all who wait get it
+                    _fail(given, error)
+                else:
+                    self._deliver(given, answers)
+                finally:
+                    self._calls -= 1
+                given.clear()
+                # Those who have their answers may have their next item already.
+                await asyncio.sleep(0)
+        except BaseException as error:
+            self._interrupt(given)
+            failed = f"{self._name} was interrupted by {type(error).__name__}"
+            self._fail_queue(self._reason or DriverError(failed))
+            raise
+        finally:
+            del self._given[id(given)]
+            self._tasks.discard(asyncio.current_task())
+
+    def _take(self, given: list[Pending]) -> list[T]:
+        """Move what the next call takes from the queue to ``given``; return the items."""
+        queue, limit, keys = self._queue, self._share(), set()
+        bytes_left = self._max_bytes
+        put_off: list[Pending] = []
+        while queue and len(given) < limit:
+            pending = queue.popleft()
+            if pending.done.done():
+                continue  # Withdrawn, or about to be.
+            if self._key is not None:
+                if (key := self._key(pending.item)) in keys:
+                    put_off.append(pending)
+                    continue
+                keys.add(key)
+            if bytes_left is not None and self._size_of is not None:
+                bytes_left -= self._size_of(pending.item)
+                if bytes_left < 0 and given:
+                    put_off.append(pending)
+                    break
+            pending.is_given = True
+            given.append(pending)
+        queue.extendleft(reversed(put_off))
+        if len(queue) >= WORTH_A_BATCH and len(self._tasks) < self._concurrency:
+            self._start()
+        return [pending.item for pending in given]
+
+    def _share(self) -> int:
+        """Return how many items the next call takes, so that all calls get a like share."""
+        waiting = len(self._queue)
+        if not self._calls and waiting >= self._concurrency * WORTH_A_BATCH:
+            waiting //= self._concurrency
+        return min(waiting, self._limit)
+
+    def _deliver(self, given: list[Pending], answers: Sequence[R]) -> None:
+        count = len(answers) if hasattr(answers, "__len__") else "no list of"
+        if count != len(given):
+            _fail(given, DriverError(f"the driver gave {count} answers for {len(given)} items"))
+            return
+        for pending, answer in zip(given, answers, strict=True):
+            done, settle = pending.done, pending.settle
+            try:
+                result = answer if settle is None else settle(answer)
+            except Exception as error:  # noqa: BLE001 - it goes to the caller
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                if not done.done():
+                    done.set_result(result)
+        if self._after is not None:
+            try:
+                self._after(answers)
+            except Exception:
+                logger.exception("%s: what follows a call has failed", self._name)
+
+    def _fail_queue(self, error: Exception) -> None:
+        left, self._queue, self._withdrawn = self._queue, deque(), 0
+        _fail(left, error)
+
+    def _interrupt(self, given: list[Pending]) -> None:
+        for pending in given:
+            _fail([pending], self._unknown(pending.item))
+        given.clear()
+
+
+def _interrupted(_: object) -> Exception:
+    return DriverError("the call was interrupted; its outcome is unknown")
+
+
+def _fail(given: Sequence[Pending], error: Exception) -> None:
+    for pending in given:
+        if not pending.done.done():
+            pending.done.set_exception(error)

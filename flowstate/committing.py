@@ -1,0 +1,316 @@
+"""From commands to durable writes: plan, write, settle."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from msgspec.structs import replace
+
+from flowstate.batching import Batcher
+from flowstate.codec import data_size, encode_body
+from flowstate.commands import (
+    Command,
+    Commit,
+    Delay,
+    GetData,
+    GetState,
+    StoreData,
+    Transit,
+    Unstack,
+)
+from flowstate.context import StateContext
+from flowstate.data import Data, checksum_of, newly_referred
+from flowstate.driver import Claim, DelayedState, Driver, Drop, Transaction, Verdict, Writes
+from flowstate.errors import (
+    CodecError,
+    CommitUnknownError,
+    DataNotFoundError,
+    EngineStoppedError,
+    InvalidCommandError,
+    InvalidInputError,
+    RevisionMismatchError,
+)
+from flowstate.limits import text_bytes
+from flowstate.planning import STEPS, Plan, Step, refusal, stepped
+from flowstate.reading import Reader
+from flowstate.registry import FlowRegistry
+from flowstate.state import State, checked, frozen
+
+__all__ = ["Committer"]
+
+
+class Committer:
+    """Plans commits, gives them to an open driver in batches, and settles their contexts.
+
+    Args:
+        driver: commits.
+        flows: what states can be sent to.
+        tokens: makes a token for each commit.
+        monotonic: seconds of a clock that never goes back.
+        take: is given the revisions of each batch, in the order of the log.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        flows: FlowRegistry,
+        *,
+        tokens: Callable[[], str],
+        monotonic: Callable[[], float],
+        take: Callable[[Sequence[State]], None],
+    ) -> None:
+        self._driver = driver
+        self._store_id = driver.store_id
+        self._flows = flows
+        self._tokens = tokens
+        self._monotonic = monotonic
+        self._take = take
+        self._encodes = not driver.stores_objects
+        self._joined: WeakKeyDictionary[Transaction, list[StateContext]] = WeakKeyDictionary()
+        self._batcher: Batcher[Writes, Verdict] | None = None
+        if driver.max_batch_size > 1:
+            self._batcher = Batcher(
+                driver.commit,
+                limit=driver.max_batch_size,
+                max_bytes=driver.max_batch_bytes,
+                size=attrgetter("size"),
+                concurrency=driver.max_concurrent_batches,
+                unknown=lambda writes: CommitUnknownError(writes.token),
+                after=self._take_all,
+                name="flowstate commits",
+            )
+
+    def plan(self) -> Plan:
+        """Return an empty plan."""
+        sent_at = self._monotonic()
+        return Plan(self._flows, self._store_id, sent_at, self._encodes)
+
+    async def commit(self, commit: Commit) -> None:
+        """Do a commit.
+
+        One step of one context is by far the most frequent one. It goes without a plan, which
+        would double its cost.
+        """
+        commands = commit._commands
+        if len(commands) != 1 or type(commands[0]) not in STEPS:
+            await self._commit_plan(commands)
+            return
+        step: Step = commands[0]  # type: ignore[assignment]
+        ctx, store_id = step.ctx, self._store_id
+        if type(ctx) is not StateContext or (ctx._store_id or store_id) != store_id:
+            await self._commit_plan(commands)
+            return
+        current = ctx.current
+        needs: tuple[str, ...] = ()
+        if current is ctx._known is ctx.committed:
+            put = stepped(current, step, self._flows)  # What the store gave needs no check.
+        else:
+            put, needs = _checked_step(ctx, step, self._flows)
+        if self._encodes:
+            body = encode_body(put)
+            size = len(body) if body.isascii() else text_bytes(body)
+            writes = Writes(self._tokens(), (put,), (body,), needs=needs, size=size)
+        else:
+            writes = Writes(self._tokens(), (put,), needs=needs)
+        sent_at = self._monotonic()
+        if self._batcher is None:
+            verdicts = await self._driver.commit((writes,))
+            verdict: Any = verdicts[0] if len(verdicts) == 1 else verdicts
+            _settle_step(ctx, store_id, sent_at, verdict)
+            self._take(verdict)
+        else:
+            pending = self._batcher.put(writes, partial(_settle_step, ctx, store_id, sent_at))
+            try:
+                await pending.done
+            except asyncio.CancelledError:
+                await self._batcher.withdraw(pending)
+                raise
+
+    async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
+        plan = await self._planned(commands)
+        await self._write(plan.writes(self._tokens()), plan.settle)
+
+    async def _planned(self, commands: Sequence[Command[Any]]) -> Plan:
+        plan = self.plan()
+        for command in commands:
+            if not issubclass(type(command), Command):
+                name = type(command).__name__
+                raise InvalidCommandError("commit", f"cannot contain {name}")
+            match command:
+                case Unstack():
+                    await self.unstack(plan, command)
+                case GetData():
+                    await self.get_data(plan, command)
+                case GetState():
+                    await Reader(self._driver).get_state(command)
+                case _:
+                    plan.add(command)
+        return plan
+
+    async def _write(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
+        """Make ``writes`` durable, and hand the verdict over."""
+        if self._batcher is not None:
+            await self._batcher.submit(writes, settle)
+        else:
+            verdict = _only(await self._driver.commit((writes,)))
+            settle(verdict)
+            self._take_all((verdict,))
+
+    def _take_all(self, verdicts: Sequence[Verdict]) -> None:
+        """Hand over the revisions of a batch."""
+        states: Sequence[State] = verdicts[0] if type(verdicts[0]) is tuple else ()
+        if len(verdicts) > 1:
+            states = [state for verdict in verdicts if type(verdict) is tuple for state in verdict]
+        if states:
+            self._take(states)
+
+    async def commit_in(self, tx: Transaction, commit: Commit) -> None:
+        """Let a commit be done when a transaction ends.
+
+        Raises:
+            InvalidInputError: ``tx`` belongs to another store, or the commit is refused.
+            InvalidCommandError: a context is part of the transaction already.
+        """
+        if getattr(tx, "store_id", None) != self._store_id:
+            raise InvalidInputError("tx", "is no transaction of this store")
+        plan = await self._planned(commit._commands)
+        joined = self._joined.setdefault(tx, [])
+        if {*map(id, joined)} & {*map(id, plan.contexts)}:
+            # Drafted from what an earlier commit of the transaction is about to change.
+            raise InvalidCommandError("ctx", "is part of this transaction already")
+        tx.add(plan.writes(self._tokens()), plan.settle)
+        joined += plan.contexts
+
+    async def delay(self, command: Delay) -> None:
+        """Store a delay by itself."""
+        plan = self.plan()
+        await self._write(plan.delay_writes(command, self._tokens()), plan.settle)
+
+    async def store_data(self, command: StoreData) -> None:
+        """Store data by itself, unless the state refers to the same content already."""
+        plan = self.plan()
+        data = plan.store_data(command.ctx, command.alias)
+        if data is None:
+            plan.apply()
+        else:
+            writes = Writes(self._tokens(), data=(data,), size=data_size(data))
+            await self._write(writes, plan.settle)
+
+    async def commit_delay(self, delayed: DelayedState) -> StateContext:
+        """Commit the step of a delay that is due, and return the context to execute.
+
+        Raises:
+            RevisionMismatchError: the state has moved on.
+        """
+        plan = self.plan()
+        ctx = plan.fire(delayed)
+        await self._write(plan.writes(self._tokens()), plan.settle)
+        return ctx
+
+    async def claim(self, claim: Claim) -> None:
+        """Reserve a delay.
+
+        Raises:
+            ClaimLostError: it is gone, or another process has claimed it.
+        """
+        await self._write(Writes(self._tokens(), claims=(claim,)), _settle_nothing)
+
+    async def drop(self, drop: Drop) -> None:
+        """Remove a delay that was claimed."""
+        await self._write(Writes(self._tokens(), drops=(drop,)), _settle_nothing)
+
+    async def get_data(self, plan: Plan, command: GetData) -> Data:
+        """Read data onto the draft of its context.
+
+        Raises:
+            DataNotFoundError: the state has no such alias, or the data is no longer stored.
+            CodecError: the data is damaged.
+        """
+        ref, data = plan.data(command.ctx, command.alias)
+        if data is None:
+            data = await self._driver.get_data(ref.checksum)
+        if data is None:
+            raise DataNotFoundError(f"data {command.alias!r} is no longer stored")
+        if checksum_of(data) != ref.checksum:
+            raise CodecError(f"data {command.alias!r} is damaged: its checksum differs")
+        data = replace(data, rev=ref.rev, checksum=ref.checksum)
+        plan.draft(command.ctx).set_data(command.alias, data)
+        return data
+
+    async def unstack(self, plan: Plan, command: Unstack) -> None:
+        """Move a stacked context into its draft.
+
+        A context that was stacked by the same commit that gave it its revision could not know
+        that revision. The latest one is it, if it has the same content.
+
+        Raises:
+            RevisionMismatchError: the state of such a context has moved on.
+        """
+        draft, stacked_with_commit = plan.unstack(command)
+        if stacked_with_commit:
+            stored = await self._driver.get_state(draft.current.id)
+            if stored is None or _content(stored) != _content(draft.current):
+                raise RevisionMismatchError([draft.current.id])
+            draft.replace(stored, stored, ())
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until nothing is on its way to the driver, and take no more commits.
+
+        Args:
+            seconds: after which those that still wait are told: ``EngineStoppedError`` if they
+                were never given to the driver, else ``CommitUnknownError``.
+
+        Returns whether all had their verdicts in time.
+        """
+        if self._batcher is None:
+            return True
+        is_done = await self._batcher.drain(seconds)
+        await self._batcher.close(EngineStoppedError("the engine has stopped"))
+        return is_done
+
+
+def _checked_step(
+    ctx: StateContext, step: Step, flows: FlowRegistry
+) -> tuple[State, tuple[str, ...]]:
+    """Return the state to put, and the checksums of data that it newly refers to.
+
+    Raises:
+        InvalidInputError: the step is refused, or the state cannot be stored.
+    """
+    current, known = ctx.current, ctx.committed
+    if type(step) is not Transit or type(current) is not State:
+        current = frozen(current)  # Other steps look into it.
+    put = checked(stepped(current, step, flows), known)
+    return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
+
+
+def _settle_step(ctx: StateContext, store_id: str, sent_at: float, verdict: Verdict) -> None:
+    """Change the context as the verdict says, or raise what it is."""
+    if type(verdict) is not tuple or len(verdict) != 1:
+        raise refusal(verdict)
+    ctx.current = ctx.committed = ctx._known = verdict[0]
+    if ctx._steps:
+        ctx._steps = []
+    ctx._store_id = store_id
+    ctx._sent_at = sent_at
+    if ctx._on_commit is not None:
+        ctx._on_commit(sent_at)
+
+
+def _only(verdicts: Sequence[Verdict]) -> Any:
+    """Return the verdict of a batch of one commit."""
+    if not isinstance(verdicts, Sequence) or len(verdicts) != 1:
+        raise refusal(verdicts)
+    return verdicts[0]
+
+
+def _settle_nothing(verdict: Verdict) -> None:
+    if type(verdict) is not tuple:
+        raise refusal(verdict)
+
+
+def _content(state: State) -> State:
+    return replace(state, rev=0, committed_at=None, delayed_until=None)

@@ -1,0 +1,106 @@
+"""Validators for options: each names the field and raises ``InvalidInputError``.
+
+They are made for the fields of attrs classes: ``attrs.field(validator=seconds(minimum=0.0))``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from flowstate.errors import InvalidInputError
+
+__all__ = ["check_count", "check_seconds", "choice", "count", "flag", "has", "optional", "seconds"]
+
+Validator = Callable[[Any, Any, Any], None]
+MAX_SECONDS = 365_000 * 86_400.0
+
+
+def check_seconds(
+    field: str, value: object, minimum: float = 0.0, maximum: float = MAX_SECONDS
+) -> None:
+    """Refuse what is not a finite number of seconds from ``minimum`` to ``maximum``.
+
+    Raises:
+        InvalidInputError: names ``field``.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Not a number compares as false.
+    if not is_number or not minimum <= value <= maximum or math.isinf(value):  # type: ignore[operator,arg-type]
+        limits = f"from {minimum:g} to {maximum:g} seconds"
+        raise InvalidInputError(field, f"must be a number {limits}, not {_shown(value)}")
+
+
+def check_count(field: str, value: object, minimum: int = 0, maximum: int = 2**31) -> None:
+    """Refuse what is not a whole number from ``minimum`` to ``maximum``.
+
+    Raises:
+        InvalidInputError: names ``field``.
+    """
+    if type(value) is not int or not minimum <= value <= maximum:
+        limits = f"from {minimum} to {maximum}"
+        raise InvalidInputError(field, f"must be a whole number {limits}, not {_shown(value)}")
+
+
+def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS) -> Validator:
+    """Validate a number of seconds."""
+    return lambda _, field, value: check_seconds(_name(field), value, minimum, maximum)
+
+
+def count(minimum: int = 0, maximum: int = 2**31) -> Validator:
+    """Validate a whole number."""
+    return lambda _, field, value: check_count(_name(field), value, minimum, maximum)
+
+
+def flag(_: object, field: Any, value: object) -> None:
+    """Validate ``True`` or ``False``."""
+    if type(value) is not bool:
+        raise InvalidInputError(_name(field), f"must be True or False, not {_shown(value)}")
+
+
+def choice(*values: object) -> Validator:
+    """Validate one of some values."""
+
+    def check(_: object, field: Any, value: object) -> None:
+        if value not in values:
+            allowed = " or ".join(map(repr, values))
+            raise InvalidInputError(_name(field), f"must be {allowed}, not {_shown(value)}")
+
+    return check
+
+
+def has(what: str, *names: str) -> Validator:
+    """Validate an object by the attributes that it must have; with none, a callable.
+
+    Args:
+        what: is expected, for the message, such as ``"a Clock"``.
+        names: of the attributes.
+    """
+
+    def check(_: object, field: Any, value: object) -> None:
+        is_right = all(hasattr(value, name) for name in names) if names else callable(value)
+        if isinstance(value, type) or not is_right:
+            raise InvalidInputError(_name(field), f"must be {what}, not {_shown(value)}")
+
+    return check
+
+
+def optional(validator: Validator) -> Validator:
+    """Accept ``None`` as well."""
+
+    def check(instance: object, field: Any, value: object) -> None:
+        if value is not None:
+            validator(instance, field, value)
+
+    return check
+
+
+def _name(field: Any) -> str:
+    name: str = field.name
+    return name.lstrip("_")
+
+
+def _shown(value: object) -> str:
+    """Return a number or ``None`` as it is, and of all else the type: a value may be a secret."""
+    if value is None or type(value) in (int, float, bool):
+        return repr(value)
+    return f"a {type(value).__name__}"

@@ -1,0 +1,222 @@
+"""Reads: from the filters of a caller to the query of a driver, and back to a page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flowstate.commands import (
+    DelayedPage,
+    GetDelayedStates,
+    GetState,
+    GetStates,
+    Labels,
+    Page,
+)
+from flowstate.driver import Driver, DueQuery, StateQuery, States
+from flowstate.errors import (
+    DamagedRevisionError,
+    HistoryRewoundError,
+    InvalidInputError,
+    StateNotFoundError,
+)
+from flowstate.frozen import FrozenDict
+from flowstate.limits import (
+    MAX_ALTERNATIVES,
+    MAX_ANNOTATIONS_BYTES,
+    MAX_PAGE,
+    MAX_PAGE_BYTES,
+    MAX_REV,
+    check_flag,
+    check_id,
+    check_labels,
+    check_rev,
+    check_text,
+    to_utc,
+)
+from flowstate.options import check_count
+from flowstate.state import State, Status
+
+__all__ = ["Reader", "label_terms", "matches", "page", "state_query"]
+
+
+class Reader:
+    """Reads states and delays from an open driver.
+
+    Every method raises :class:`flowstate.InvalidInputError`, which names the field, for a filter
+    that is refused, and :class:`flowstate.DriverError` when the store fails.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def head(self) -> int:
+        """Return the highest revision in the store; 0 when it is empty."""
+        return (await self._driver.get_states(StateQuery(after=MAX_REV, limit=1))).head
+
+    async def get_state(self, command: GetState) -> State:
+        """Read one state.
+
+        Raises:
+            StateNotFoundError: there is none.
+            DamagedRevisionError: it is there, and cannot be read.
+        """
+        if command.id is None:
+            return await self._get_newest(command)
+        id = check_id("id", command.id)
+        if label_terms(command.labels):
+            raise InvalidInputError("labels", "cannot be combined with an id")
+        if command.rev is not None:
+            check_rev("rev", command.rev)
+        found = await self._driver.get_state(id, command.rev)
+        if found is None:
+            which = "" if command.rev is None else f" with revision {command.rev}"
+            raise StateNotFoundError(f"there is no state {id!r}{which}")
+        return found
+
+    async def _get_newest(self, command: GetState) -> State:
+        labels = label_terms(command.labels)
+        if not labels or command.rev is not None:
+            raise InvalidInputError("id", "is needed, or labels without a revision")
+        query = StateQuery(labels=labels, since_latest=True, limit=1)
+        found = await self._driver.get_states(query)
+        if found.damaged:
+            bad = found.damaged[-1]
+            raise DamagedRevisionError(bad.rev, bad.id, bad.error)
+        if not found.states:
+            raise StateNotFoundError("there is no state with these labels")
+        return found.states[0]
+
+    async def get_states(self, command: GetStates) -> Page:
+        """Read a page of revisions; those that cannot be read are named in ``damaged``.
+
+        Raises:
+            CompactedError: revisions above ``since_rev`` were removed.
+            HistoryRewoundError: ``since_rev`` is above the head of the store.
+        """
+        return page(command, await self._driver.get_states(state_query(command)))
+
+    async def get_delayed(self, command: GetDelayedStates) -> DelayedPage:
+        """Read a page of delays; those that cannot be read are named in ``damaged``."""
+        found = await self._driver.get_due(delay_query(command))
+        cursor = found.end or command.cursor
+        follow = GetDelayedStates(until=command.until, limit=command.limit, cursor=cursor)
+        return DelayedPage(found.due, found.more, follow, found.damaged)
+
+
+def state_query(command: GetStates) -> StateQuery:
+    """Check the filters and put them into the form for drivers.
+
+    Raises:
+        InvalidInputError: a bad filter; names it.
+    """
+    if command.since_rev is not None:
+        check_rev("since_rev", command.since_rev)
+    check_flag("since_latest", command.since_latest)
+    check_flag("latest_only", command.latest_only)
+    if command.since_rev is not None and command.since_latest:
+        raise InvalidInputError("since_latest", "cannot be combined with since_rev")
+    if command.status is not None and type(command.status) is not Status:
+        kind = type(command.status).__name__
+        raise InvalidInputError("status", f"must be a Status, not {kind}")
+    check_rev("gaps_below", command.gaps_below)
+    check_count("limit", command.limit, 1, MAX_PAGE)
+    since, before = command.since_time, command.committed_before
+    anywhere = command.since_rev is None or command.latest_only
+    return StateQuery(
+        labels=label_terms(command.labels),
+        after=command.since_rev or 0,
+        since_latest=command.since_latest,
+        since_time=None if since is None else to_utc("since_time", since),
+        committed_before=None if before is None else to_utc("committed_before", before),
+        latest_only=command.latest_only,
+        status=command.status,
+        limit=command.limit,
+        max_bytes=MAX_PAGE_BYTES,
+        gaps_below=None if anywhere else command.gaps_below,
+    )
+
+
+def page(command: GetStates, states: States) -> Page:
+    """Return the page for the caller, with the command that goes on from it.
+
+    Raises:
+        HistoryRewoundError: the cursor is above the head.
+    """
+    since = command.since_rev
+    if since is not None and since > states.head:
+        raise HistoryRewoundError(since, states.head)
+    follow = GetStates(
+        labels=command.labels,
+        since_rev=states.scanned_to,
+        since_time=command.since_time,
+        latest_only=command.latest_only,
+        status=command.status,
+        committed_before=command.committed_before,
+        limit=command.limit,
+        gaps_below=states.floor if since is None else command.gaps_below,
+    )
+    return Page(states.states, states.more, states.scanned_to, follow, states.damaged)
+
+
+def label_terms(labels: Labels) -> tuple[FrozenDict[str, str], ...]:
+    """Return labels as OR of ANDs; an empty dict anywhere matches every state.
+
+    Raises:
+        InvalidInputError: not a dict of strings, or a list of at most 100 of those.
+    """
+    if type(labels) is FrozenDict and not labels:
+        return ()
+    alternatives = _alternatives(labels)
+    if len(alternatives) > MAX_ALTERNATIVES:
+        limit = f"at most {MAX_ALTERNATIVES} alternatives, not {len(alternatives)}"
+        raise InvalidInputError("labels", f"must be {limit}")
+    terms = tuple(check_labels("labels", alternative) for alternative in alternatives)
+    return terms if all(terms) else ()
+
+
+def _alternatives(labels: Any) -> Sequence[Any]:
+    try:
+        if isinstance(labels, Mapping):
+            return (labels,)
+        if isinstance(labels, Sequence) and not isinstance(labels, str | bytes):
+            return tuple(labels)
+    except Exception as error:
+        reason = f"cannot be read: {type(error).__name__}"
+        raise InvalidInputError("labels", reason) from error
+    raise InvalidInputError("labels", f"must be a dict or a list, not {type(labels).__name__}")
+
+
+def matches(query: StateQuery, state: State) -> bool:
+    """Return whether a revision passes the filters of ``query``, its cursor left aside."""
+    if query.status is not None and state.status is not query.status:
+        return False
+    if query.since_time is not None or query.committed_before is not None:
+        at = state.committed_at
+        if at is None:
+            return False
+        if query.since_time is not None and at < query.since_time:
+            return False
+        if query.committed_before is not None and at >= query.committed_before:
+            return False
+    if not query.labels:
+        return True
+    own = state.labels.items()
+    return any(wanted.items() <= own for wanted in query.labels)
+
+
+def delay_query(command: GetDelayedStates) -> DueQuery:
+    """Check the filters and put them into the form for drivers.
+
+    Raises:
+        InvalidInputError: a bad filter; names it.
+    """
+    check_count("limit", command.limit, 1, MAX_PAGE)
+    until = None if command.until is None else to_utc("until", command.until)
+    after: Any = command.cursor
+    if after is not None:
+        if type(after) is not tuple or len(after) != 2:  # noqa: PLR2004 - time and id
+            raise InvalidInputError("cursor", "must be that of a page")
+        id = check_text("cursor", after[1], MAX_ANNOTATIONS_BYTES)
+        after = (to_utc("cursor", after[0]), id)
+    return DueQuery(
+        kind="delay", until=until, everything=until is None, after=after, limit=command.limit
+    )

@@ -1,0 +1,464 @@
+"""What arrives while a call is going on shares the next one; each item has its own answer."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from flowstate import (
+    Commit,
+    CommitUnknownError,
+    DriverError,
+    Engine,
+    FlowRegistry,
+    Pause,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    StoreUnavailableError,
+)
+from flowstate.batching import WORTH_A_BATCH, Batcher
+from flowstate.driver import Verdict, Writes
+from flowstate.drivers.memory import MemoryDriver
+
+
+class SlowDriver(MemoryDriver):
+    """Commits when it is told to, and notes the batches it was given."""
+
+    max_batch_size = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        self.batches.append([put.id for writes in batch for put in writes.puts])
+        self.started.set()
+        await self.go_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        return await super().commit(batch)
+
+
+def new(id: str) -> StateContext:
+    return StateContext(State(id))
+
+
+def start(engine: Engine, *contexts: StateContext) -> list["asyncio.Task[None]"]:
+    return [asyncio.create_task(engine.do(Commit(Pause(ctx)))) for ctx in contexts]
+
+
+async def test_a_lone_commit_waits_for_no_other() -> None:
+    driver = SlowDriver()
+    driver.go_on.set()
+    async with Engine(driver, FlowRegistry()) as engine:
+        await engine.do(Commit(Pause(new("a"))))
+        await engine.do(Commit(Pause(new("b"))))
+
+    assert driver.batches == [["a"], ["b"]]
+
+
+async def test_commits_that_arrive_meanwhile_share_batches() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        first = start(engine, new("first"))
+        await driver.started.wait()
+        contexts = [new(str(number)) for number in range(25)]
+        others = start(engine, *contexts)
+        await asyncio.sleep(0)  # reason: they have to start
+        driver.go_on.set()
+        await asyncio.gather(*first, *others)
+
+    ids = [ctx.current.id for ctx in contexts]
+    assert driver.batches == [["first"], ids[:10], ids[10:20], ids[20:]]
+    assert [ctx.committed.rev for ctx in contexts] == list(range(2, 27))
+
+
+async def test_many_commits_are_split_where_batches_may_overlap() -> None:
+    driver = SlowDriver()
+    driver.max_batch_size, driver.max_concurrent_batches = 1_000, 2
+    async with Engine(driver, FlowRegistry()) as engine:
+        contexts = [new(str(number)) for number in range(4 * WORTH_A_BATCH)]
+        tasks = start(engine, *contexts)
+        while len(driver.batches) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # reason: nothing has ended yet
+        late = start(engine, new("late"))
+        await asyncio.sleep(0)  # reason: it has to start
+        driver.go_on.set()
+        await asyncio.gather(*tasks, *late)
+
+    ids = [ctx.current.id for ctx in contexts]
+    assert driver.batches == [ids[: len(ids) // 2], ids[len(ids) // 2 :], ["late"]]
+    assert [ctx.committed.rev for ctx in contexts] == list(range(1, len(ids) + 1))
+
+
+async def test_few_commits_share_one_batch_where_batches_may_overlap() -> None:
+    driver = SlowDriver()
+    driver.max_batch_size, driver.max_concurrent_batches = 1_000, 2
+    driver.go_on.set()
+    async with Engine(driver, FlowRegistry()) as engine:
+        await asyncio.gather(*start(engine, *(new(str(n)) for n in range(2 * WORTH_A_BATCH - 1))))
+
+    assert [len(batch) for batch in driver.batches] == [2 * WORTH_A_BATCH - 1]
+
+
+async def test_each_commit_has_its_own_verdict() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        first, rival, other = new("a"), new("a"), new("b")
+        tasks = start(engine, first)
+        await driver.started.wait()
+        tasks += start(engine, rival, other)
+        driver.go_on.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert outcomes[0] is outcomes[2] is None
+    assert isinstance(outcomes[1], RevisionMismatchError)
+    assert outcomes[1].ids == ("a",)
+    assert (first.committed.rev, rival.committed.rev, other.committed.rev) == (1, 0, 2)
+
+
+async def test_cancelled_before_it_was_given_to_the_driver_nothing_is_written() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        first, cancelled, last = new("first"), new("cancelled"), new("last")
+        tasks = start(engine, first)
+        await driver.started.wait()
+        tasks += start(engine, cancelled, last)
+        await asyncio.sleep(0)  # reason: they have to start
+        tasks[1].cancel()
+        await asyncio.wait([tasks[1]])
+        driver.go_on.set()
+        await asyncio.gather(tasks[0], tasks[2])
+
+    assert driver.batches == [["first"], ["last"]]
+    assert (cancelled.committed.rev, last.committed.rev) == (0, 2)
+
+
+async def test_cancelled_afterwards_the_context_still_learns_the_verdict() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        ctx = new("a")
+        (task,) = start(engine, ctx)
+        await driver.started.wait()
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        assert not task.done()
+        driver.go_on.set()
+        await asyncio.wait([task])
+
+        assert task.cancelled()
+        assert ctx.committed == await engine.get_state("a")
+        await engine.do(Commit(Pause(ctx)))
+
+
+async def test_a_second_cancellation_does_not_wait() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        ctx = new("a")
+        (task,) = start(engine, ctx)
+        await driver.started.wait()
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        await asyncio.wait([task])
+        assert ctx.committed.rev == 0
+        driver.go_on.set()
+        await engine.do(Commit(Pause(new("b"))))
+
+        assert ctx.committed == await engine.get_state("a")
+
+
+async def test_what_is_refused_after_a_second_cancellation_is_no_noise() -> None:
+    driver, noise = SlowDriver(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    async with Engine(driver, FlowRegistry()) as engine:
+        driver.failure = StoreUnavailableError("away")
+        (task,) = start(engine, new("a"))
+        await driver.started.wait()
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        await asyncio.wait([task])
+        driver.go_on.set()
+    driver.failure = None  # Its traceback would keep everything.
+    del task
+    gc.collect()
+
+    assert noise == []
+
+
+async def test_a_failing_driver_fails_all_of_the_batch_and_none_later() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        contexts = [new(str(number)) for number in range(3)]
+        driver.failure = StoreUnavailableError("away")
+        tasks = start(engine, contexts[0])
+        await driver.started.wait()
+        driver.go_on.set()
+        tasks += start(engine, *contexts[1:])
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert outcomes == [driver.failure] * 3
+        assert [ctx.committed.rev for ctx in contexts] == [0, 0, 0]
+
+        driver.failure = None
+        await asyncio.gather(*start(engine, *contexts))
+        assert [ctx.committed.rev for ctx in contexts] == [1, 2, 3]
+
+
+async def test_closing_waits_for_what_was_given_to_the_driver() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        ctx = new("a")
+        tasks = start(engine, ctx)
+        await driver.started.wait()
+        asyncio.get_running_loop().call_soon(driver.go_on.set)
+
+    assert ctx.committed.rev == 1
+    await asyncio.gather(*tasks)
+
+
+async def test_a_caller_that_was_cancelled_hides_no_failure_of_the_store() -> None:
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        driver.failure = StoreUnavailableError("away")
+        ctx, other = new("a"), new("b")
+        (task,) = start(engine, ctx)
+        await driver.started.wait()
+        task.cancel()
+        await asyncio.sleep(0)  # reason: the cancellation has to arrive
+        driver.go_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        with pytest.raises(StoreUnavailableError):
+            await engine.do(Commit(Pause(other)))
+
+
+@pytest.mark.parametrize("wrong", [[], [(), ()], None, 7], ids=str)
+async def test_a_wrong_number_of_verdicts_is_an_error_for_all_of_the_batch(wrong: object) -> None:
+    class Wrong(SlowDriver):
+        async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+            assert batch
+            return wrong  # type: ignore[return-value]
+
+    async with Engine(Wrong(), FlowRegistry()) as engine:
+        ctx = new("a")
+        (outcome,) = await asyncio.gather(*start(engine, ctx), return_exceptions=True)
+
+    assert isinstance(outcome, DriverError)
+    assert ctx.committed.rev == 0
+
+
+@pytest.mark.parametrize("verdict", [(), [], None, "text"], ids=str)
+async def test_a_verdict_of_a_wrong_form_is_an_error_for_its_commit_alone(verdict: object) -> None:
+    class Wrong(SlowDriver):
+        async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+            verdicts: list[object] = list(await MemoryDriver.commit(self, batch))
+            return [verdict, *verdicts[1:]]  # type: ignore[list-item]
+
+    async with Engine(Wrong(), FlowRegistry()) as engine:
+        ctx, other = new("a"), new("b")
+        outcomes = await asyncio.gather(*start(engine, ctx, other), return_exceptions=True)
+
+    assert isinstance(outcomes[0], DriverError)
+    assert (ctx.committed.rev, other.committed.rev) == (0, 2)
+
+
+LIMIT = 3
+
+
+class Store:
+    """Answers with the items, when it may; raises the first item that is an error."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[object]] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.was_cancelled = False
+
+    async def answers(self, items: Sequence[object]) -> Sequence[object]:
+        self.calls.append(list(items))
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+        for item in items:
+            if isinstance(item, Exception):
+                raise item
+        return list(items)
+
+    async def is_called(self, times: int = 1) -> None:
+        while len(self.calls) < times:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # reason: the call has to begin
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+async def batcher(store: Store) -> AsyncIterator[Batcher[object, object]]:
+    made = Batcher(store.answers, limit=LIMIT, key=str)
+    yield made
+    await made.close(ValueError("the test is over"))
+
+
+async def test_items_of_the_same_moment_share_a_call_up_to_its_limit(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    assert await asyncio.gather(*map(batcher.submit, "abcd")) == list("abcd")
+    assert store.calls == [["a", "b", "c"], ["d"]]
+
+
+async def test_no_answer_is_older_than_its_item(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    store.go_on.clear()
+    first = asyncio.create_task(batcher.submit("a"))
+    await store.is_called()
+    later = [asyncio.create_task(batcher.submit(each)) for each in "ab"]
+    store.go_on.set()
+    await asyncio.gather(first, *later)
+
+    assert store.calls == [["a"], ["a", "b"]]
+
+
+async def test_equal_keys_have_a_call_each(store: Store, batcher: Batcher[object, object]) -> None:
+    await asyncio.gather(*map(batcher.submit, "aabab"))
+
+    assert store.calls == [["a", "b"], ["a", "b"], ["a"]]
+
+
+async def test_a_call_has_at_most_so_many_bytes_unless_a_single_item_has_more(store: Store) -> None:
+    batcher = Batcher(store.answers, limit=10, max_bytes=4, size=lambda item: len(str(item)))
+    await asyncio.gather(*map(batcher.submit, ["aa", "bb", "c", "dddddd", "e", "fff"]))
+
+    assert store.calls == [["aa", "bb"], ["c"], ["dddddd"], ["e", "fff"]]
+
+
+async def test_an_error_reaches_all_of_the_call_and_nothing_is_asked_again(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    error = ValueError("bad")
+    outcomes = await asyncio.gather(*map(batcher.submit, ["a", error]), return_exceptions=True)
+
+    assert outcomes == [error, error]
+    assert len(store.calls) == 1
+    assert await batcher.submit("b") == "b"
+
+
+async def test_an_item_that_is_cancelled_in_time_is_given_to_no_call(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    tasks = [asyncio.create_task(batcher.submit(each)) for each in "abc"]
+    await asyncio.sleep(0)  # reason: they have to be queued
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+
+    assert tasks[0].cancelled()
+    assert store.calls == [["b", "c"]]
+
+
+async def test_cancelling_many_takes_time_linear_in_their_number(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    store.go_on.clear()
+    first = asyncio.create_task(batcher.submit("a"))
+    await store.is_called()
+    tasks = [asyncio.create_task(batcher.submit(each)) for each in range(16_000)]
+    await asyncio.sleep(0)  # reason: they have to be queued
+    began = time.process_time()
+    for task in tasks[:-1]:
+        task.cancel()
+    await asyncio.wait(tasks[:-1])
+    used = time.process_time() - began
+    store.go_on.set()
+
+    assert await tasks[-1] == 15_999
+    assert await first == "a"
+    assert store.calls == [["a"], [15_999]]
+    assert used < 2.0  # Seconds; quadratic, it was ten times as long.
+
+
+async def test_closing_tells_all_why(store: Store, batcher: Batcher[object, object]) -> None:
+    store.go_on.clear()
+    tasks = [asyncio.create_task(batcher.submit(each)) for each in "abcd"]
+    await store.is_called()
+    await batcher.close(ValueError("closed"))
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [DriverError] * 3 + [ValueError]
+    assert store.was_cancelled
+    with pytest.raises(ValueError, match="closed"):
+        await batcher.submit("e")
+
+
+async def test_closing_before_the_call_has_begun_tells_all_why(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    task = asyncio.create_task(batcher.submit("a"))
+    await asyncio.sleep(0)  # reason: it has to be queued
+    await batcher.close(ValueError("closed"))
+
+    with pytest.raises(ValueError, match="closed"):
+        await task
+    assert store.calls == []
+
+
+async def test_a_call_that_is_cancelled_from_outside_leaves_no_one_waiting(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    store.go_on.clear()
+    tasks = [asyncio.create_task(batcher.submit(each)) for each in "abcd"]
+    await store.is_called()
+    (call,) = asyncio.all_tasks() - {asyncio.current_task(), *tasks}
+    call.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [DriverError] * 4
+    store.go_on.set()
+    assert await batcher.submit("e") == "e"
+
+
+async def test_draining_waits_no_longer_than_it_may(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    store.go_on.clear()
+    task = asyncio.create_task(batcher.submit("a"))
+    await store.is_called()
+    assert not await batcher.drain(0.01)
+    store.go_on.set()
+    assert await batcher.drain(10.0)
+    assert await task == "a"
+
+
+async def test_an_engine_that_stops_says_which_outcomes_are_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flowstate.runtime.GRACE", 0.01)
+    driver = SlowDriver()
+    async with Engine(driver, FlowRegistry()) as engine:
+        tasks = start(engine, new("a"))
+        await driver.started.wait()
+    (outcome,) = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert isinstance(outcome, CommitUnknownError)
+
+
+async def test_what_follows_a_call_spoils_no_answer(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(answers: Sequence[object]) -> None:
+        raise ZeroDivisionError(answers)
+
+    batcher = Batcher(store.answers, limit=LIMIT, after=fail)
+    assert await asyncio.gather(*map(batcher.submit, "abcd")) == list("abcd")
+    assert len(caplog.records) == 2
