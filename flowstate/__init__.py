@@ -1,18 +1,10 @@
 """Low-level flow and state primitives: the layer under workflow engines.
 
-Drivers live in ``flowstate.drivers`` and are imported by name. The core has these floors, each
-of which imports only from the ones before it:
-
-- values: :mod:`~flowstate.errors` draws the tree of errors, :mod:`~flowstate.limits` has every
-  bound on input, :mod:`~flowstate.state` and :mod:`~flowstate.data` are what is stored,
-  :mod:`~flowstate.codec` is the form in which it is stored;
-- the contract of stores: :mod:`~flowstate.driver`, :mod:`~flowstate.recovery_rules`;
-- what is to be done: :mod:`~flowstate.context`, :mod:`~flowstate.commands`,
-  :mod:`~flowstate.registry`;
-- against a store: :mod:`~flowstate.planning`, :mod:`~flowstate.batching`,
-  :mod:`~flowstate.committing`, :mod:`~flowstate.reading`, :mod:`~flowstate.log_tail`;
-- running flows: :mod:`~flowstate.execution`, :mod:`~flowstate.flow_loop`,
-  :mod:`~flowstate.heartbeats`, :mod:`~flowstate.engine`, :mod:`~flowstate.delayer`.
+Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
+which imports only from those before it: values (errors, frozen, limits, state, data, codec); the
+contract of stores (driver, recovery_rules); what is to be done (context, commands, registry);
+against a store (planning, batching, reading, log_tail, committing); running flows (execution,
+flow_loop, heartbeats, engine, delayer).
 """
 
 from flowstate.clock import Clock, FakeClock, SystemClock

@@ -38,13 +38,14 @@ class Batcher(Generic[T, R]):
     a caller that is cancelled never interrupts the item of another one. What the call raises, and
     an answer of the wrong length, reaches all who wait for that call.
 
+    It belongs to the event loop in which it is made.
+
     Args:
         call: takes items, and returns an answer for each, in order.
         limit: how many items a call takes.
         max_bytes: how many bytes the items of a call may have; a single item may have more.
         size: returns the bytes of an item.
-        concurrency: how many calls may go on at a time. With more than one, many items are
-            split, so that the next batch is made while the store is busy with the one before.
+        concurrency: how many calls may go on at a time; many items are then split among them.
         key: of an item; no call has two items with the same key.
         unknown: makes the error for an item whose call was interrupted.
         after: is given the answers of a call, when those who wait have theirs.
@@ -79,17 +80,14 @@ class Batcher(Generic[T, R]):
         self._tasks: set[asyncio.Task[None]] = set()  # That look at the queue.
         self._given: dict[int, list[Pending]] = {}  # To the calls that are going on.
         self._reason: Exception | None = None
+        self._loop = asyncio.get_running_loop()
 
     async def submit(self, item: T, settle: Callable[[R], None] | None = None) -> R:
-        """Return the answer for ``item``, of a call that begins after this.
+        """Return the answer for ``item``, of a call that begins after this, or what settles it.
 
         Cancelled before the item was given to a call, it never will be. After that, and with
-        ``settle``, the cancellation waits for the answer; a second one does not wait.
-
-        Args:
-            item: is given to the call.
-            settle: is called with the answer as soon as it is known, also when the caller was
-                cancelled meanwhile. What it raises is raised here; ``None`` is returned.
+        ``settle``, the cancellation waits for the answer, which is given to ``settle`` in any
+        case; a second one does not wait. What ``settle`` raises is raised here.
         """
         pending = self.put(item, settle)
         try:
@@ -105,7 +103,7 @@ class Batcher(Generic[T, R]):
         """
         if self._reason is not None:
             raise self._reason
-        pending = Pending(item, settle, asyncio.get_running_loop().create_future())
+        pending = Pending(item, settle, self._loop.create_future())
         self._queue.append(pending)
         if not self._tasks:
             self._start()
@@ -121,13 +119,13 @@ class Batcher(Generic[T, R]):
                 self._queue = deque(each for each in self._queue if not each.done.done())
                 self._withdrawn = 0
         elif pending.settle is not None:
-            pending.done = asyncio.get_running_loop().create_future()
+            pending.done = self._loop.create_future()
             pending.done.add_done_callback(note_outcome)
             await asyncio.wait([pending.done])
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every item has its answer; return whether that was so in time."""
-        time = asyncio.get_running_loop().time
+        time = self._loop.time
         ends_at = time() + seconds
         while self._tasks and (left := ends_at - time()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left)
@@ -160,17 +158,12 @@ class Batcher(Generic[T, R]):
         self._given[id(given)] = given
         try:
             while self._queue:
-                pending = self._queue[0]
-                if len(self._queue) > 1 or pending.done.done():
-                    items = self._take(given)
-                else:  # As mostly. It spares a call.
-                    self._queue.clear()
-                    pending.is_given = True
-                    given.append(pending)
-                    items = [pending.item]
+                items = self._take(given)
+                if not items:
+                    continue
                 self._calls += 1
                 try:
-                    answers = await self._call(items) if items else ()
+                    answers = await self._call(items)
                 except Exception as error:  # noqa: BLE001 - all who wait get it
                     _fail(given, error)
                 else:
@@ -191,7 +184,10 @@ class Batcher(Generic[T, R]):
 
     def _take(self, given: list[Pending]) -> list[T]:
         """Move what the next call takes from the queue to ``given``; return the items."""
-        queue, limit, keys = self._queue, self._share(), set()
+        queue, limit = self._queue, self._limit
+        if len(queue) >= WORTH_A_BATCH * self._concurrency and not self._calls:
+            limit = min(limit, len(queue) // self._concurrency)  # All calls get a like share.
+        keys: set[Hashable] = set()
         bytes_left = self._max_bytes
         put_off: list[Pending] = []
         while queue and len(given) < limit:
@@ -215,13 +211,6 @@ class Batcher(Generic[T, R]):
             self._start()
         return [pending.item for pending in given]
 
-    def _share(self) -> int:
-        """Return how many items the next call takes, so that all calls get a like share."""
-        waiting = len(self._queue)
-        if not self._calls and waiting >= self._concurrency * WORTH_A_BATCH:
-            waiting //= self._concurrency
-        return min(waiting, self._limit)
-
     def _deliver(self, given: list[Pending], answers: Sequence[R]) -> None:
         count = len(answers) if hasattr(answers, "__len__") else "no list of"
         if count != len(given):
@@ -229,11 +218,11 @@ class Batcher(Generic[T, R]):
             return
         for pending, answer in zip(given, answers, strict=True):
             done, settle = pending.done, pending.settle
+            pending.settle = None  # So a caller that was cancelled just now does not wait.
             try:
                 result = answer if settle is None else settle(answer)
             except Exception as error:  # noqa: BLE001 - it goes to the caller
-                if not done.done():
-                    done.set_exception(error)
+                _fail([pending], error)
             else:
                 if not done.done():
                     done.set_result(result)
@@ -259,5 +248,6 @@ def _interrupted(_: object) -> Exception:
 
 def _fail(given: Sequence[Pending], error: Exception) -> None:
     for pending in given:
+        pending.settle = None
         if not pending.done.done():
             pending.done.set_exception(error)

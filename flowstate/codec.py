@@ -10,6 +10,7 @@ What a reader of stored bytes may rely on:
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -100,9 +101,9 @@ _text_map_decoder = msgspec.json.Decoder(dict[str, str])
 _DAMAGED = (ValueError, RecursionError, TypeError)
 
 
-def encode_state(state: State) -> bytes:
-    """Encode everything of ``state``, its revision included."""
-    return _encode(state)
+def encode_state(value: State | Transition | DataRef) -> bytes:
+    """Encode all of a state or a part of one, with its unknown fields among the known ones."""
+    return _encoder.encode(_flat(value) if _has_unknown(value) else value)
 
 
 def encode_body(state: State) -> str:
@@ -110,7 +111,7 @@ def encode_body(state: State) -> str:
     if state.rev or state.committed_at is not None or state.delayed_until is not None:
         state = replace(state, rev=0, committed_at=None, delayed_until=None)
     if state.unknown or state.transition.unknown or state.data:
-        return _encode(state).decode()
+        return encode_state(state).decode()
     return _encoder.encode(state).decode()
 
 
@@ -120,11 +121,7 @@ def decode_state(
     committed_at: datetime | None = None,
     delayed_until: datetime | None = None,
 ) -> State:
-    """Decode a state; with ``rev`` stamp it with what the store keeps apart from the body.
-
-    Raises:
-        CodecError: damaged, or of a newer version.
-    """
+    """Decode a state; with ``rev`` stamp it with what the store keeps apart from the body."""
     try:
         state = _state_decoder.decode(body)
     except _DAMAGED:
@@ -154,11 +151,7 @@ def encode_delay(body: DelayBody) -> str:
 
 
 def decode_delay(body: bytes | str) -> DelayBody:
-    """Decode a delay.
-
-    Raises:
-        CodecError: damaged, or of a newer version.
-    """
+    """Decode a delay."""
     try:
         return _delay_decoder.decode(body)
     except _DAMAGED as error:
@@ -171,11 +164,7 @@ def encode_annotations(annotations: Mapping[str, str]) -> bytes:
 
 
 def decode_annotations(body: bytes | str) -> FrozenDict[str, str]:
-    """Decode the annotations of data.
-
-    Raises:
-        CodecError: damaged.
-    """
+    """Decode the annotations of data."""
     try:
         return FrozenDict(_text_map_decoder.decode(body))
     except _DAMAGED as error:
@@ -188,11 +177,7 @@ def commit_size(
     data: Sequence[Data],
     delays: Sequence[NewDelay],
 ) -> int:
-    """Return how many bytes a commit has; without bodies they are measured only if need be.
-
-    Raises:
-        InvalidCommandError: too many.
-    """
+    """Return how many bytes a commit has; without bodies they are measured only if need be."""
     rest = sum(map(data_size, data)) + sum([text_bytes(delay.body) for delay in delays])
     if not bodies and rest + sum(map(_most_bytes, states)) > MAX_COMMIT_BYTES:
         bodies = tuple(map(encode_body, states))
@@ -211,12 +196,8 @@ def _most_bytes(state: State) -> int:
     """Return a bound for the bytes of a checked state."""
     if state.data or state.unknown or state.transition.unknown:
         return LARGE_STATE
-    characters = 0
-    for annotations in (state.annotations, state.transition.annotations):
-        if annotations:
-            characters += 6 * len(annotations) + sum(map(len, annotations))
-            characters += sum(map(len, annotations.values()))
-    return LARGE_LABELS + BYTES_PER_CHARACTER * characters
+    texts = chain(state.annotations.items(), state.transition.annotations.items())
+    return LARGE_LABELS + sum([BYTES_PER_CHARACTER * (len(k) + len(v) + 6) for k, v in texts])
 
 
 def encode_context(
@@ -228,22 +209,18 @@ def encode_context(
 ) -> str:
     """Encode a context as text for an annotation.
 
-    Args:
-        current: the working copy.
-        committed: what the store has.
-        transitions: taken since the last commit.
-        with_commit: the same commit gives the context a revision that is not known yet; what it
-            had committed before is left out.
+    With ``with_commit`` the same commit gives the context a revision that is not known yet; what
+    it had committed before is left out.
     """
     known = current if with_commit else committed
-    steps = () if with_commit else tuple(Raw(_encode(step)) for step in transitions)
+    steps = () if with_commit else tuple(Raw(encode_state(step)) for step in transitions)
     stacks = {name: Raw(text.encode()) for name, text in _stacks(current).items()}
     kept: tuple[str, ...] = ()
     other = ABSENT
     if known != current:
         kept = tuple(sorted(dict(_stacks(known).items() & _stacks(current).items())))
-        other = Raw(_encode(_without(known, kept)))
-    own = Raw(_encode(_without(current, stacks)))
+        other = Raw(encode_state(_without(known, kept)))
+    own = Raw(encode_state(_without(current, stacks)))
     kind = NestedBody if stacks else ContextBody
     return _encoder.encode(kind(own, other, with_commit, steps, stacks, kept)).decode()
 
@@ -277,11 +254,7 @@ def _without(state: State, stacks: Iterable[str]) -> State:
 
 
 def decode_context(text: str) -> tuple[State, State, tuple[Transition, ...], bool]:
-    """Decode what :func:`encode_context` made, in the order of its arguments.
-
-    Raises:
-        CodecError: damaged, or of a newer version.
-    """
+    """Decode what :func:`encode_context` made, in the order of its arguments."""
     try:
         body = _context_decoder.decode(text)
         stacks = {name: bytes(raw).decode() for name, raw in body.stacks.items()}
@@ -302,26 +275,20 @@ def _with(state: State, stacks: Mapping[str, str]) -> State:
     return replace(state, annotations=FrozenDict({**state.annotations, **stacked}))
 
 
-def _encode(value: State | Transition | DataRef) -> bytes:
-    """Encode a value, with its unknown fields among the known ones."""
-    return _encoder.encode(_flat(value) if _has_unknown(value) else value)
-
-
 def _has_unknown(value: State | Transition | DataRef) -> bool:
-    if value.unknown:
-        return True
-    if type(value) is not State:
-        return False
-    if value.transition.unknown:
-        return True
-    return bool(value.data) and any(ref.unknown for ref in value.data.values())
+    if not value.unknown and isinstance(value, State):
+        refs = any(ref.unknown for ref in value.data.values())
+        return bool(value.transition.unknown) or refs
+    return bool(value.unknown)
 
 
 def _flat(value: State | Transition | DataRef) -> dict[str, Any]:
     known = msgspec.json.decode(_encoder.encode(replace(value, unknown=EMPTY)), type=dict[str, Raw])
     if isinstance(value, State):
-        known["transition"] = Raw(_encode(value.transition))
-        known["data"] = Raw(_encoder.encode({k: Raw(_encode(v)) for k, v in value.data.items()}))
+        known["transition"] = Raw(encode_state(value.transition))
+        known["data"] = Raw(
+            _encoder.encode({k: Raw(encode_state(v)) for k, v in value.data.items()})
+        )
     return known | {name: Raw(raw) for name, raw in value.unknown.items()}
 
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from msgspec import Struct
-
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState
-from flowstate.frozen import EMPTY
+from flowstate.frozen import EMPTY, Value
 from flowstate.state import State, Status
 
 __all__ = [
@@ -59,7 +57,7 @@ class Command(Generic[R_co]):
     __slots__ = ()
 
 
-class Transit(Struct, Command[None], frozen=True, gc=False):
+class Transit(Value, Command[None], frozen=True, gc=False):
     """Move a state to flow ``to`` and make it active, also when it was paused or ended."""
 
     ctx: StateContext
@@ -67,39 +65,32 @@ class Transit(Struct, Command[None], frozen=True, gc=False):
     annotations: Mapping[str, str] = EMPTY
 
 
-class Pause(Struct, Command[None], frozen=True):
+class _Step(Value, Command[None], frozen=True):
+    ctx: StateContext
+    annotations: Mapping[str, str] = EMPTY
+
+
+class Pause(_Step, frozen=True):
     """Set a state aside where it is: it is not executed until it is resumed or transited."""
 
-    ctx: StateContext
-    annotations: Mapping[str, str] = EMPTY
 
-
-class Resume(Struct, Command[None], frozen=True):
+class Resume(_Step, frozen=True):
     """Make a paused state active again, in the flow that it was in."""
 
-    ctx: StateContext
-    annotations: Mapping[str, str] = EMPTY
 
-
-class Retry(Struct, Command[None], frozen=True):
+class Retry(_Step, frozen=True):
     """Make a state active again in its flow, and leave its last transition as it is.
 
     The flow finds all that it found before: whether it was resumed or delayed, and the
     annotations of the transition, to which those given here are added.
     """
 
-    ctx: StateContext
-    annotations: Mapping[str, str] = EMPTY
 
-
-class End(Struct, Command[None], frozen=True):
+class End(_Step, frozen=True):
     """Finish a state where it is."""
 
-    ctx: StateContext
-    annotations: Mapping[str, str] = EMPTY
 
-
-class Delay(Struct, Command[None], frozen=True):
+class Delay(Value, Command[None], frozen=True):
     """Move a state to flow ``to`` later, unless it has moved on by then.
 
     Durable by itself outside a ``Commit``; within one it also commits the state. It belongs to
@@ -123,23 +114,23 @@ class Delay(Struct, Command[None], frozen=True):
     annotations: Mapping[str, str] = EMPTY
 
 
-class Noop(Struct, Command[None], frozen=True):
+class Noop(Value, Command[None], frozen=True):
     """Do nothing: a flow returns it to stop executing its state and leave it as it is."""
 
 
-class Execute(Struct, Command[None], frozen=True):
+class Execute(Value, Command[None], frozen=True):
     """Execute a copy of the context in the background; a flow that returns it goes on with it."""
 
     ctx: StateContext
 
 
-class Check(Struct, Command[None], frozen=True):
+class Check(Value, Command[None], frozen=True):
     """Within a ``Commit``: refuse it unless the stored revision is still the one in ``ctx``."""
 
     ctx: StateContext
 
 
-class Stack(Struct, Command[None], frozen=True):
+class Stack(Value, Command[None], frozen=True):
     """Put the whole of ``stacked`` into an annotation of ``carrier``.
 
     The carrier refers to the data of the stacked context, under aliases of its own, so that
@@ -156,7 +147,7 @@ class Stack(Struct, Command[None], frozen=True):
     name: str
 
 
-class Unstack(Struct, Command[None], frozen=True):
+class Unstack(Value, Command[None], frozen=True):
     """Take a stacked context out of ``carrier`` and make ``into`` equal to it."""
 
     carrier: StateContext
@@ -164,7 +155,7 @@ class Unstack(Struct, Command[None], frozen=True):
     name: str
 
 
-class StoreData(Struct, Command[None], frozen=True):
+class StoreData(Value, Command[None], frozen=True):
     """Store ``ctx.data[alias]`` and refer to it from the working copy.
 
     Durable by itself outside a ``Commit``, but the reference is only stored when the state is
@@ -176,7 +167,7 @@ class StoreData(Struct, Command[None], frozen=True):
     alias: str
 
 
-class GetData(Struct, Command[Data], frozen=True):
+class GetData(Value, Command[Data], frozen=True):
     """Read the data that the working copy refers to, into ``ctx.data[alias]``.
 
     Raises:
@@ -187,7 +178,7 @@ class GetData(Struct, Command[Data], frozen=True):
     alias: str
 
 
-class GetState(Struct, Command[State], frozen=True):
+class GetState(Value, Command[State], frozen=True):
     """Read the latest revision of a state, or revision ``rev`` of it.
 
     Without an id: the latest revision among all states with these labels.
@@ -201,7 +192,7 @@ class GetState(Struct, Command[State], frozen=True):
     labels: Labels = EMPTY
 
 
-class GetStates(Struct, Command["Page"], frozen=True):
+class GetStates(Value, Command["Page"], frozen=True):
     """Read a page of revisions, in the order of the log.
 
     Attributes:
@@ -233,7 +224,7 @@ class GetStates(Struct, Command["Page"], frozen=True):
     gaps_below: int = 0
 
 
-class Page(Struct, frozen=True):
+class Page(Value, frozen=True):
     """Some of the revisions that were asked for.
 
     Attributes:
@@ -252,7 +243,7 @@ class Page(Struct, frozen=True):
     damaged: Sequence[DamagedRevision] = ()
 
 
-class GetDelayedStates(Struct, Command["DelayedPage"], frozen=True):
+class GetDelayedStates(Value, Command["DelayedPage"], frozen=True):
     """Read a page of delays, the earliest first.
 
     Attributes:
@@ -266,7 +257,7 @@ class GetDelayedStates(Struct, Command["DelayedPage"], frozen=True):
     cursor: tuple[datetime, str] | None = None
 
 
-class DelayedPage(Struct, frozen=True):
+class DelayedPage(Value, frozen=True):
     """Some of the delays that were asked for.
 
     Attributes:

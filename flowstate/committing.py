@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
+from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from flowstate.commands import (
     Transit,
     Unstack,
 )
-from flowstate.context import StateContext
+from flowstate.context import StateContext, refusal, settle
 from flowstate.data import Data, checksum_of, newly_referred
 from flowstate.driver import Claim, DelayedState, Driver, Drop, Transaction, Verdict, Writes
 from flowstate.errors import (
@@ -34,23 +35,21 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.limits import text_bytes
-from flowstate.planning import STEPS, Plan, Step, refusal, stepped
+from flowstate.log_tail import LogTail
+from flowstate.planning import STEPS, Plan, Step, stepped
 from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, checked, frozen
 
-__all__ = ["Committer"]
+__all__ = ["Committer", "OTHER_LOOP"]
+
+OTHER_LOOP = "is open in another event loop; see asyncio.run_coroutine_threadsafe"
 
 
 class Committer:
     """Plans commits, gives them to an open driver in batches, and settles their contexts.
 
-    Args:
-        driver: commits.
-        flows: what states can be sent to.
-        tokens: makes a token for each commit.
-        monotonic: seconds of a clock that never goes back.
-        take: is given the revisions of each batch, in the order of the log.
+    The ``tail`` is given the revisions of each batch, in the order of the log.
     """
 
     def __init__(
@@ -60,14 +59,15 @@ class Committer:
         *,
         tokens: Callable[[], str],
         monotonic: Callable[[], float],
-        take: Callable[[Sequence[State]], None],
+        tail: LogTail,
     ) -> None:
         self._driver = driver
         self._store_id = driver.store_id
         self._flows = flows
         self._tokens = tokens
         self._monotonic = monotonic
-        self._take = take
+        self._tail = tail
+        self._thread = get_ident()
         self._encodes = not driver.stores_objects
         self._joined: WeakKeyDictionary[Transaction, list[StateContext]] = WeakKeyDictionary()
         self._batcher: Batcher[Writes, Verdict] | None = None
@@ -79,14 +79,13 @@ class Committer:
                 size=attrgetter("size"),
                 concurrency=driver.max_concurrent_batches,
                 unknown=lambda writes: CommitUnknownError(writes.token),
-                after=self._take_all,
+                after=self._take,
                 name="flowstate commits",
             )
 
     def plan(self) -> Plan:
         """Return an empty plan."""
-        sent_at = self._monotonic()
-        return Plan(self._flows, self._store_id, sent_at, self._encodes)
+        return Plan(self._flows, self._store_id, self._monotonic(), self._encodes)
 
     async def commit(self, commit: Commit) -> None:
         """Do a commit.
@@ -94,6 +93,8 @@ class Committer:
         One step of one context is by far the most frequent one. It goes without a plan, which
         would double its cost.
         """
+        if get_ident() != self._thread:  # To ask for the event loop costs a call of the system.
+            raise InvalidInputError("engine", OTHER_LOOP)
         commands = commit._commands
         if len(commands) != 1 or type(commands[0]) not in STEPS:
             await self._commit_plan(commands)
@@ -114,15 +115,19 @@ class Committer:
             size = len(body) if body.isascii() else text_bytes(body)
             writes = Writes(self._tokens(), (put,), (body,), needs=needs, size=size)
         else:
-            writes = Writes(self._tokens(), (put,), needs=needs)
+            writes = Writes(self._tokens(), (put,), (), (), (), (), needs)
         sent_at = self._monotonic()
         if self._batcher is None:
             verdicts = await self._driver.commit((writes,))
-            verdict: Any = verdicts[0] if len(verdicts) == 1 else verdicts
-            _settle_step(ctx, store_id, sent_at, verdict)
-            self._take(verdict)
+            try:
+                (verdict,) = verdicts
+            except (TypeError, ValueError):
+                raise refusal(verdicts) from None
+            settle(ctx, store_id, sent_at, verdict)
+            if self._tail.watches:
+                self._tail.take(verdict)  # type: ignore[arg-type]
         else:
-            pending = self._batcher.put(writes, partial(_settle_step, ctx, store_id, sent_at))
+            pending = self._batcher.put(writes, partial(settle, ctx, store_id, sent_at))
             try:
                 await pending.done
             except asyncio.CancelledError:
@@ -155,25 +160,20 @@ class Committer:
         if self._batcher is not None:
             await self._batcher.submit(writes, settle)
         else:
-            verdict = _only(await self._driver.commit((writes,)))
-            settle(verdict)
-            self._take_all((verdict,))
+            verdicts = await self._driver.commit((writes,))
+            if not isinstance(verdicts, Sequence) or len(verdicts) != 1:
+                raise refusal(verdicts)
+            settle(verdicts[0])
+            self._take(verdicts)
 
-    def _take_all(self, verdicts: Sequence[Verdict]) -> None:
+    def _take(self, verdicts: Sequence[Verdict]) -> None:
         """Hand over the revisions of a batch."""
-        states: Sequence[State] = verdicts[0] if type(verdicts[0]) is tuple else ()
-        if len(verdicts) > 1:
-            states = [state for verdict in verdicts if type(verdict) is tuple for state in verdict]
-        if states:
-            self._take(states)
+        if self._tail.watches:
+            told = [state for states in verdicts if type(states) is tuple for state in states]
+            self._tail.take(told)
 
     async def commit_in(self, tx: Transaction, commit: Commit) -> None:
-        """Let a commit be done when a transaction ends.
-
-        Raises:
-            InvalidInputError: ``tx`` belongs to another store, or the commit is refused.
-            InvalidCommandError: a context is part of the transaction already.
-        """
+        """Let a commit be done when a transaction ends."""
         if getattr(tx, "store_id", None) != self._store_id:
             raise InvalidInputError("tx", "is no transaction of this store")
         plan = await self._planned(commit._commands)
@@ -200,35 +200,22 @@ class Committer:
             await self._write(writes, plan.settle)
 
     async def commit_delay(self, delayed: DelayedState) -> StateContext:
-        """Commit the step of a delay that is due, and return the context to execute.
-
-        Raises:
-            RevisionMismatchError: the state has moved on.
-        """
+        """Commit the step of a delay that is due, and return the context to execute."""
         plan = self.plan()
         ctx = plan.fire(delayed)
         await self._write(plan.writes(self._tokens()), plan.settle)
         return ctx
 
     async def claim(self, claim: Claim) -> None:
-        """Reserve a delay.
-
-        Raises:
-            ClaimLostError: it is gone, or another process has claimed it.
-        """
-        await self._write(Writes(self._tokens(), claims=(claim,)), _settle_nothing)
+        """Reserve a delay."""
+        await self._write(Writes(self._tokens(), claims=(claim,)), self.plan().settle)
 
     async def drop(self, drop: Drop) -> None:
         """Remove a delay that was claimed."""
-        await self._write(Writes(self._tokens(), drops=(drop,)), _settle_nothing)
+        await self._write(Writes(self._tokens(), drops=(drop,)), self.plan().settle)
 
     async def get_data(self, plan: Plan, command: GetData) -> Data:
-        """Read data onto the draft of its context.
-
-        Raises:
-            DataNotFoundError: the state has no such alias, or the data is no longer stored.
-            CodecError: the data is damaged.
-        """
+        """Read data onto the draft of its context."""
         ref, data = plan.data(command.ctx, command.alias)
         if data is None:
             data = await self._driver.get_data(ref.checksum)
@@ -245,9 +232,6 @@ class Committer:
 
         A context that was stacked by the same commit that gave it its revision could not know
         that revision. The latest one is it, if it has the same content.
-
-        Raises:
-            RevisionMismatchError: the state of such a context has moved on.
         """
         draft, stacked_with_commit = plan.unstack(command)
         if stacked_with_commit:
@@ -257,13 +241,10 @@ class Committer:
             draft.replace(stored, stored, ())
 
     async def drain(self, seconds: float) -> bool:
-        """Wait until nothing is on its way to the driver, and take no more commits.
+        """Take no more commits; return whether all on their way had their verdicts in time.
 
-        Args:
-            seconds: after which those that still wait are told: ``EngineStoppedError`` if they
-                were never given to the driver, else ``CommitUnknownError``.
-
-        Returns whether all had their verdicts in time.
+        The others are told: ``EngineStoppedError`` if they were never given to the driver, else
+        ``CommitUnknownError``.
         """
         if self._batcher is None:
             return True
@@ -275,41 +256,12 @@ class Committer:
 def _checked_step(
     ctx: StateContext, step: Step, flows: FlowRegistry
 ) -> tuple[State, tuple[str, ...]]:
-    """Return the state to put, and the checksums of data that it newly refers to.
-
-    Raises:
-        InvalidInputError: the step is refused, or the state cannot be stored.
-    """
+    """Return the state to put, and the checksums of data that it newly refers to."""
     current, known = ctx.current, ctx.committed
     if type(step) is not Transit or type(current) is not State:
         current = frozen(current)  # Other steps look into it.
     put = checked(stepped(current, step, flows), known)
     return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
-
-
-def _settle_step(ctx: StateContext, store_id: str, sent_at: float, verdict: Verdict) -> None:
-    """Change the context as the verdict says, or raise what it is."""
-    if type(verdict) is not tuple or len(verdict) != 1:
-        raise refusal(verdict)
-    ctx.current = ctx.committed = ctx._known = verdict[0]
-    if ctx._steps:
-        ctx._steps = []
-    ctx._store_id = store_id
-    ctx._sent_at = sent_at
-    if ctx._on_commit is not None:
-        ctx._on_commit(sent_at)
-
-
-def _only(verdicts: Sequence[Verdict]) -> Any:
-    """Return the verdict of a batch of one commit."""
-    if not isinstance(verdicts, Sequence) or len(verdicts) != 1:
-        raise refusal(verdicts)
-    return verdicts[0]
-
-
-def _settle_nothing(verdict: Verdict) -> None:
-    if type(verdict) is not tuple:
-        raise refusal(verdict)
 
 
 def _content(state: State) -> State:

@@ -7,12 +7,12 @@ import attrs
 from msgspec.structs import replace
 
 from flowstate.data import Data, DataRef
-from flowstate.errors import InvalidInputError
+from flowstate.errors import DriverError, InvalidInputError
 from flowstate.frozen import FrozenDict, exact
 from flowstate.limits import MAX_STEPS, check_id
 from flowstate.state import State, Status, Transition, checked, frozen
 
-__all__ = ["Draft", "StateContext"]
+__all__ = ["Draft", "StateContext", "refusal", "settle"]
 
 
 class StateContext:
@@ -51,7 +51,8 @@ class StateContext:
 
     def __init__(self, state: State) -> None:
         self.current = state = frozen(state)
-        self.committed = state if state.rev else State(state.id)
+        is_new = type(state.rev) is int and not state.rev
+        self.committed = State(state.id) if is_new else state
         self.data: dict[str, Data] = {}
         self._steps: list[Transition] = []
         self._known: State | None = None
@@ -130,6 +131,26 @@ class StateContext:
         await (self._stop or asyncio.Event()).wait()
 
 
+def settle(ctx: StateContext, store_id: str, sent_at: float, verdict: object) -> None:
+    """Make a context what the verdict on its only state says, or raise what it is."""
+    if type(verdict) is not tuple or len(verdict) != 1:
+        raise refusal(verdict)
+    ctx.current = ctx.committed = ctx._known = verdict[0]
+    if ctx._steps:
+        ctx._steps = []
+    ctx._store_id = store_id
+    ctx._sent_at = sent_at
+    if ctx._on_commit is not None:
+        ctx._on_commit(sent_at)
+
+
+def refusal(verdict: object) -> Exception:
+    """Return why nothing was written, or that the driver gave something else than a verdict."""
+    if isinstance(verdict, Exception):
+        return verdict
+    return DriverError(f"the driver gave a verdict of a wrong form: {type(verdict).__name__}")
+
+
 def _changed(
     what: str, mapping: Mapping[str, str], key: str, value: str | None
 ) -> Mapping[str, str]:
@@ -142,34 +163,20 @@ def _changed(
 
 @attrs.define(eq=False)
 class Draft:
-    """What becomes of one context.
-
-    Attributes:
-        ctx: the context; it is left alone until :meth:`apply`.
-        current: the working copy.
-        committed: what the store has.
-        steps: taken by the plan; with ``replaces_steps`` instead of those of the context.
-        data: what becomes of ``ctx.data``; ``None``: nothing.
-        put: whether the state gets a new revision.
-        is_known: whether ``committed`` is what the store gave, so that it needs no check.
-    """
+    """What becomes of one context, which is left alone until :meth:`apply` or :meth:`settle`."""
 
     ctx: StateContext
     current: State
     committed: State
-    is_known: bool
+    is_known: bool  # ``committed`` is what the store gave, and needs no check.
     steps: list[Transition] = attrs.Factory(list)
-    replaces_steps: bool = False
-    data: dict[str, Data] | None = None
-    put: bool = False
+    replaces_steps: bool = False  # Else the steps come after those of the context.
+    data: dict[str, Data] | None = None  # What becomes of ``ctx.data``, if anything.
+    put: bool = False  # The state gets a new revision.
 
     @classmethod
     def of(cls, ctx: StateContext) -> "Draft":
-        """Return the draft of a context, not changed yet.
-
-        Raises:
-            InvalidInputError: the context holds something else than states.
-        """
+        """Return the draft of a context, not changed yet."""
         current, committed, known = ctx.current, ctx.committed, ctx._known
         if known is None or current is not known:
             current = frozen(current)
@@ -237,12 +244,7 @@ class Draft:
         # A driver may return an equal transition; a new object would look like a step.
         if state.transition is not self.current.transition:
             state = replace(state, transition=self.current.transition)
-        ctx = self.ctx
-        ctx.current = ctx.committed = ctx._known = state
-        ctx._steps = []
-        ctx._store_id, ctx._sent_at = store_id, sent_at
-        if ctx._on_commit is not None:
-            ctx._on_commit(sent_at)
+        settle(self.ctx, store_id, sent_at, (state,))
 
     def apply(self) -> None:
         """Make the context what the draft is."""

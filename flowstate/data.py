@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 
-from msgspec import Struct, json
+from msgspec import json
 from msgspec.structs import force_setattr
 
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, freeze
+from flowstate.frozen import EMPTY, FrozenDict, Value, freeze
 from flowstate.limits import MAX_BLOB_BYTES, check_annotations
 
 __all__ = ["Data", "DataRef", "checked_data", "checksum_of", "newly_referred"]
 
 
-class DataRef(
-    Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, repr_omit_defaults=True
-):
+class DataRef(Value, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a state keeps of its data.
 
     Attributes:
@@ -28,7 +26,7 @@ class DataRef(
     unknown: Mapping[str, bytes] = EMPTY
 
 
-class Data(Struct, frozen=True, repr_omit_defaults=True):
+class Data(Value, frozen=True):
     """A blob with annotations.
 
     Put it under an alias in ``ctx.data`` and do ``StoreData(ctx, alias)``. Content that the
@@ -65,11 +63,7 @@ def checksum_of(data: Data) -> str:
 
 
 def checked_data(field: str, data: Data) -> Data:
-    """Return data as it can be stored, with an exact blob and annotations.
-
-    Raises:
-        InvalidInputError: it cannot be stored; names the field.
-    """
+    """Return data as it can be stored, with an exact blob and annotations."""
     if type(data) is not Data:
         raise InvalidInputError(field, f"must be Data, not {type(data).__name__}")
     if not issubclass(type(data.blob), bytes):

@@ -144,6 +144,7 @@ class Delayer:
     _reported: dict[str, None] = attrs.field(init=False, factory=dict)
 
     async def __aenter__(self) -> Self:
+        self._engine.check_open()
         # Drawn here: processes that were forked after this object was made must differ.
         self._chance = self._rng or Random()  # noqa: S311 - no secret
         self._order = FiringOrder(self._chance)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from flowstate.data import Data
 from flowstate.errors import FlowstateError
-from flowstate.frozen import FrozenDict
+from flowstate.frozen import FrozenDict, Value
 from flowstate.state import State, Status
 
 __all__ = [
@@ -46,16 +46,13 @@ DueKind = Literal["delay", "stall"]
 """What is due: a delay that has to fire, or an active state that stands still."""
 
 
-class NewDelay(Struct, frozen=True, gc=False):
-    """A delay to be stored.
+class NewDelay(Value, frozen=True, gc=False):
+    """A delay to be stored: a :class:`DelayedState` with its stored form.
 
     Attributes:
         state: the state as it is to go on; at revision ``state.rev`` unless ``put`` is given.
-        to: the flow that it goes to.
-        annotations: of the transition.
         due: when it fires, UTC; or
         after: how long from the store's now.
-        commit: whether firing commits the transition first.
         body: the stored form, JSON text: see :class:`flowstate.codec.DelayBody`.
         put: the index in ``Writes.puts`` of the state whose new revision the delay belongs to.
         references: checksums of data that must be kept for as long as the delay is there.
@@ -92,7 +89,7 @@ class Drop(Struct, frozen=True, gc=False):
     holder: str
 
 
-class Writes(Struct, frozen=True, gc=False):
+class Writes(Value, frozen=True, gc=False):
     """One commit, as the driver sees it: all of it is stored, or nothing.
 
     Nothing in it can be refused for its form: the core has checked and encoded all of it.
@@ -130,18 +127,15 @@ Verdict = tuple[State, ...] | FlowstateError
 """The committed revisions, one for each put, in order; or why nothing was written."""
 
 
-class StateQuery(Struct, frozen=True, gc=False):
+class StateQuery(Value, frozen=True, gc=False):
     """A page of revisions above ``after``, in the order of the log.
+
+    The fields say what :class:`flowstate.GetStates` says, apart from these.
 
     Attributes:
         labels: OR of ANDs; empty means every state.
         after: the cursor.
         since_latest: start at the newest matching revision instead.
-        since_time: committed at or after.
-        committed_before: committed before.
-        latest_only: only the latest revision of each state.
-        status: only this status.
-        limit: at most so many states.
         max_bytes: the page ends with the state whose stored form brings it to this many bytes.
         gaps_below: raise ``CompactedError`` when the log is incomplete between the cursor and
             the floor, unless the floor is at most this; ``None`` accepts any hole.
@@ -162,10 +156,7 @@ class StateQuery(Struct, frozen=True, gc=False):
 class DamagedRevision(Struct, frozen=True, gc=False):
     """A stored revision that cannot be read: damaged, or written by a newer library.
 
-    Attributes:
-        rev: the revision.
-        id: of the state, as far as that can be read.
-        error: what is wrong with it.
+    ``id`` is that of the state, as far as that can be read, and ``error`` what is wrong with it.
     """
 
     rev: int
@@ -173,7 +164,7 @@ class DamagedRevision(Struct, frozen=True, gc=False):
     error: str
 
 
-class States(Struct, frozen=True, gc=False):
+class States(Value, frozen=True, gc=False):
     """A page, read from one snapshot of the store.
 
     Attributes:
@@ -218,7 +209,7 @@ class DueQuery(Struct, frozen=True, gc=False):
     others: bool = False
 
 
-class DelayedState(Struct, frozen=True):
+class DelayedState(Value, frozen=True):
     """A delay that has not fired; or, on a page of stalled states, one of those.
 
     Attributes:
@@ -254,7 +245,7 @@ class DamagedDelay(Struct, frozen=True, gc=False):
     error: str
 
 
-class DuePage(Struct, frozen=True, gc=False):
+class DuePage(Value, frozen=True, gc=False):
     """A page of what is due.
 
     Attributes:
@@ -285,7 +276,7 @@ class DuePage(Struct, frozen=True, gc=False):
         return max(places, default=None)
 
 
-class Heartbeat(Struct, frozen=True, gc=False):
+class Heartbeat(Value, frozen=True, gc=False):
     """A sign of life for one revision of a state, from the engine that executes or holds it.
 
     Attributes:
@@ -303,7 +294,7 @@ class Heartbeat(Struct, frozen=True, gc=False):
     note: str
 
 
-class Liveness(Struct, frozen=True, gc=False):
+class Liveness(Value, frozen=True, gc=False):
     """What is known about the latest revision of a state.
 
     Attributes:
@@ -325,23 +316,16 @@ class Liveness(Struct, frozen=True, gc=False):
 
 
 class Seen(Struct, frozen=True, gc=False):
-    """What a caller of :meth:`Driver.changed` has seen.
-
-    Attributes:
-        head: the highest revision in the store.
-        due: a number that changes when delays may have been written, by any process.
-    """
+    """What a caller of :meth:`Driver.changed` has seen."""
 
     head: int = -1
+    """The highest revision in the store."""
     due: int = -1
+    """A number that changes when delays may have been written, by any process."""
 
 
 class Transaction(Protocol):
-    """A transaction of the user's own, which commits can be part of; some drivers have it.
-
-    Attributes:
-        store_id: of the store that it writes to.
-    """
+    """A transaction of the user's own, which commits can be part of; some drivers have it."""
 
     store_id: str
 

@@ -3,15 +3,19 @@
 import asyncio
 import logging
 import os
+import socket
+import uuid
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
+from logging import DEBUG
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import attrs
 
+from flowstate.clock import Clock, SystemClock
 from flowstate.commands import (
     Command,
     Commit,
@@ -23,16 +27,20 @@ from flowstate.commands import (
     Labels,
     Page,
 )
+from flowstate.committing import OTHER_LOOP
 from flowstate.context import StateContext
 from flowstate.data import Data
-from flowstate.driver import Claim, DamagedRevision, DelayedState, Drop, Transaction
+from flowstate.driver import Claim, DamagedRevision, DelayedState, Driver, Drop, Transaction
 from flowstate.errors import EngineStoppedError, InvalidInputError
 from flowstate.execution import Slot
 from flowstate.frozen import EMPTY
 from flowstate.heartbeats import Heartbeats
-from flowstate.limits import check_rev
+from flowstate.limits import check_id, check_rev
 from flowstate.log_tail import Watch, damaged_error, revisions
-from flowstate.runtime import Filters, LogFilters, Options, Runtime
+from flowstate.options import count, has, optional, seconds
+from flowstate.recovery_rules import LONGEST, SHORTEST
+from flowstate.registry import FlowRegistry
+from flowstate.runtime import Filters, LogFilters, Runtime
 from flowstate.state import State
 
 __all__ = ["Engine", "Flow"]
@@ -43,13 +51,21 @@ logger = logging.getLogger("flowstate.engine")
 NOT_OPEN = "the engine is not open"
 
 
+def _is_name(_: object, __: object, name: object) -> None:
+    check_id("name", name)
+
+
+def _or_system_clock(clock: Clock | None) -> Clock:
+    return SystemClock() if clock is None else clock
+
+
 # state     means                                         left by
 # new       made, not entered                             ``async with`` → open
 # open      takes everything                              end of block → stopping; fork → forked
 # stopping  refuses executions; what runs may commit      all of it ended → stopped
 # stopped   refuses everything; so does "forked", the child's copy of an open one
 @attrs.define(eq=False, repr=False)
-class Engine(Options):
+class Engine:
     """Does commands against one driver, and executes flows.
 
     Use it as ``async with``: that opens the driver (or counts as one more user of it), and at
@@ -77,11 +93,39 @@ class Engine(Options):
         InvalidInputError: a bad option; names it.
     """
 
+    driver: Driver = attrs.field(validator=has("a Driver", "commit", "get_due", "changed"))
+    flows: FlowRegistry = attrs.field(validator=has("a FlowRegistry", "runnable", "check"))
+    clock: Clock = attrs.field(
+        default=None,
+        kw_only=True,
+        converter=_or_system_clock,
+        validator=has("a Clock", "now", "monotonic", "sleep", "working"),
+    )
+    _max_executions: int = attrs.field(default=1_000, kw_only=True, validator=count(1))
+    _max_pending: int = attrs.field(default=10_000, kw_only=True, validator=count(0))
+    _blocking_threads: int = attrs.field(default=16, kw_only=True, validator=count(1))
+    _shutdown_timeout: float = attrs.field(default=10.0, kw_only=True, validator=seconds())
+    _tokens: Callable[[], str] | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a callable"))
+    )
+    _name: str | None = attrs.field(default=None, kw_only=True, validator=optional(_is_name))
+    _warn_blocked_after: float | None = attrs.field(
+        default=5.0, kw_only=True, validator=optional(seconds(SHORTEST, LONGEST))
+    )
+    _drawn_name: str | None = attrs.field(init=False, default=None)
     _runtime: Runtime | None = attrs.field(init=False, default=None)  # While it is open.
     _refusal: str = attrs.field(init=False, default=NOT_OPEN)
 
     def __attrs_post_init__(self) -> None:
         _engines.add(self)
+
+    @property
+    def name(self) -> str:
+        """What tells this engine from all others, those of forked processes included."""
+        if (name := self._name or self._drawn_name) is None:
+            name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            self._drawn_name = name
+        return name
 
     @property
     def is_open(self) -> bool:
@@ -98,7 +142,7 @@ class Engine(Options):
             raise EngineStoppedError("an engine can be entered once; make a new one")
         await self.driver.__aenter__()
         self._refusal = "the engine has stopped"
-        self._runtime = Runtime(self, self.do)
+        self._runtime = Runtime(self)
         return self
 
     async def __aexit__(
@@ -110,7 +154,7 @@ class Engine(Options):
         if self._runtime is None:
             return  # In a forked child. What is open is the parent's.
         try:
-            await self._runtime.stop()
+            await self._runtime.stop(self._shutdown_timeout)
         finally:
             self._runtime = None
             await self.driver.__aexit__(exc_type, exc, traceback)
@@ -124,9 +168,17 @@ class Engine(Options):
         """Refuse calls from other event loops, where what is shared would wait without an end."""
         runtime = self._open()
         if _get_running_loop() is not runtime.loop:
-            reason = "is open in another event loop; see asyncio.run_coroutine_threadsafe"
-            raise InvalidInputError("engine", reason)
+            raise InvalidInputError("engine", OTHER_LOOP)
         return runtime
+
+    def check_open(self) -> None:
+        """Raise unless it is open, in this process and this event loop.
+
+        Raises:
+            EngineStoppedError: it is not open, or was opened before a fork.
+            InvalidInputError: it is open in another event loop.
+        """
+        self._here()
 
     def _forked(self) -> None:
         """Note that this is the copy of a child process."""
@@ -169,8 +221,7 @@ class Engine(Options):
             len(commands) == 1
             and type(commands[0]) is Commit
             and tx is None
-            and _get_running_loop() is runtime.loop
-            and not logger.isEnabledFor(logging.DEBUG)
+            and not logger.isEnabledFor(DEBUG)
         ):
             return runtime.committer.commit(commands[0])
         return self._do_each(commands, tx)
@@ -196,13 +247,13 @@ class Engine(Options):
             ExecutionLostError: it was stopped, because no heartbeat got through in time.
             EngineStoppedError: the engine is not open, or is stopping.
         """
-        await self._here().execute(ctx)
+        await self._here().flow_loop.execute(ctx)
 
     async def start(
         self, ctx: StateContext, slot: Slot | None = None
     ) -> "asyncio.Future[BaseException | None]":
         """Do :class:`Execute`, in its slot; return a future of what went wrong, or of ``None``."""
-        return await self._here().submit(ctx, slot)
+        return await self._here().flow_loop.submit(ctx, slot)
 
     def reserve(self) -> Slot | None:
         """Keep room for an execution that is about to start; ``None`` when none is free.
@@ -210,21 +261,21 @@ class Engine(Options):
         Raises:
             EngineStoppedError: the engine is not open, or is stopping.
         """
-        return self._open().pool.reserve()
+        return self._open().flow_loop.pool.reserve()
 
     def release(self, slot: Slot) -> None:
         """Give room back; nothing happens if an execution has started in it."""
         if self._runtime is not None:
-            self._runtime.pool.release(slot)
+            self._runtime.flow_loop.pool.release(slot)
 
     @property
     def waiting(self) -> int:
         """How many background executions wait for their turn."""
-        return self._runtime.pool.pending if self._runtime is not None else 0
+        return self._runtime.flow_loop.pool.pending if self._runtime is not None else 0
 
     async def idle(self) -> None:
         """Return when no background execution runs or waits any more."""
-        await self._here().pool.idle()
+        await self._here().flow_loop.pool.idle()
 
     def can_execute(self, flow: str) -> bool:
         """Return whether the registry has ``flow`` and can run it."""
@@ -232,7 +283,10 @@ class Engine(Options):
 
     def draft_delay(self, delayed: DelayedState) -> StateContext:
         """Return a context that has taken the step of ``delayed``, without committing it."""
-        return self._open().draft_delay(delayed)
+        plan = self._open().committer.plan()
+        ctx = plan.fire(delayed)
+        plan.apply()
+        return ctx
 
     async def commit_delay(self, delayed: DelayedState) -> StateContext:
         """Commit the step of a delay that is due, and return the context to execute.

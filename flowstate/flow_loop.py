@@ -1,21 +1,13 @@
-"""Runs a state through flow after flow, until one of them stops it."""
+"""Runs states through flow after flow, until one of them stops it."""
 
 import asyncio
-import contextlib
-import contextvars
 import itertools
 import logging
-import queue
-import threading
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
-
-import attrs
 
 from flowstate.clock import Clock
 from flowstate.commands import (
-    Command,
     Commit,
     Delay,
     End,
@@ -27,14 +19,21 @@ from flowstate.commands import (
     Transit,
 )
 from flowstate.context import StateContext
-from flowstate.errors import InvalidCommandError, InvalidInputError, RevisionMismatchError
-from flowstate.execution import Execution
+from flowstate.errors import (
+    EngineStoppedError,
+    ExecutionLostError,
+    InvalidCommandError,
+    InvalidInputError,
+    RevisionMismatchError,
+)
+from flowstate.execution import Execution, ExecutionPool, Slot
+from flowstate.heartbeats import Heartbeats
 from flowstate.limits import check_id
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.state import Status
-from flowstate.tasks import note_outcome
+from flowstate.tasks import BlockingThreads, Watchdog
 
-__all__ = ["BlockingThreads", "FlowLoop"]
+__all__ = ["FlowLoop"]
 
 logger = logging.getLogger("flowstate.engine")
 
@@ -43,29 +42,83 @@ ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 RETURNABLE = (Commit, Transit, Pause, Resume, Retry, End, Delay, Noop)
 
 
-@attrs.define(eq=False, repr=False)
 class FlowLoop:
-    """Executes contexts.
+    """Executes contexts, in the task of the caller or in the background.
 
     Args:
-        flows: what states can be sent to.
-        clock: of the engine.
-        do: does what a flow returned.
-        commit: the same for a ``Commit``, without logging that.
-        confirm: returns whether the state of an execution is still what it was, and ours.
-        stopping: set when the engine begins to stop.
-        threads: for flows that block.
+        engine: is what each flow gets as its second argument.
+        commit: does a ``Commit`` that a flow returned, without logging that.
+        heartbeats: keep the executions alive.
+        limits: how many run in the background, wait for that, and run in threads.
+        warn_blocked_after: seconds, or ``None``.
     """
 
-    _flows: FlowRegistry
-    _clock: Clock
-    _do: Callable[[Command[Any]], Awaitable[Any]]
-    _commit: Callable[[Commit], Awaitable[None]]
-    _confirm: Callable[[Execution], Awaitable[bool]]
-    _stopping: asyncio.Event
-    _threads: "BlockingThreads"
+    def __init__(
+        self,
+        engine: Any,
+        commit: Callable[[Commit], Awaitable[None]],
+        heartbeats: Heartbeats,
+        limits: tuple[int, int, int],
+        warn_blocked_after: float | None,
+    ) -> None:
+        max_running, max_pending, max_threads = limits
+        self._engine = engine
+        self._flows: FlowRegistry = engine.flows
+        self._clock: Clock = engine.clock
+        self._commit = commit
+        self._heartbeats = heartbeats
+        self._stopping = asyncio.Event()
+        self.pool = ExecutionPool(self._run_logged, max_running, max_pending)
+        self._threads = BlockingThreads(max_threads)
+        self._watchdog = Watchdog(self._named, warn_blocked_after)
 
-    def check(self, ctx: StateContext) -> RegisteredFlow:
+    async def execute(self, ctx: StateContext) -> None:
+        """Run an execution in the task of the caller."""
+        if self._stopping.is_set():
+            raise EngineStoppedError("the engine takes no more executions")
+        self._check(ctx)
+        await self._run(self._kept(ctx))
+
+    async def submit(
+        self, ctx: StateContext, slot: Slot | None = None
+    ) -> "asyncio.Future[BaseException | None]":
+        """Let an execution of a copy run in the background, in the slot if there is one.
+
+        Returns a future of what went wrong, or of ``None``.
+        """
+        self._check(ctx)
+        execution = self._kept(ctx.copy())
+        execution.finished = asyncio.get_running_loop().create_future()
+        try:
+            await self.pool.submit(execution, slot)
+        except BaseException:
+            self._leave(execution)
+            raise
+        return execution.finished
+
+    async def stop(self, ends_at: float, grace: float) -> None:
+        """Take no more, wait for what runs, and cancel and hand over the rest.
+
+        Args:
+            ends_at: when what runs is cancelled, by the clock of the event loop.
+            grace: seconds that it has to end then.
+        """
+        now = asyncio.get_running_loop().time
+        self._stopping.set()
+        if pending := self.pool.stop():
+            logger.warning("%d pending executions are handed over", len(pending))
+        for execution in pending:
+            self._heartbeats.hand_over(execution)
+            self._leave(execution)
+            execution.finish(EngineStoppedError("the engine is stopping"))
+        try:
+            for name in await self.pool.finish(ends_at - now(), grace):
+                logger.warning("%s does not end although it is cancelled", name)
+            await self._threads.close(ends_at - now())
+        finally:
+            self._watchdog.close()
+
+    def _check(self, ctx: StateContext) -> RegisteredFlow:
         """Return the flow that ``ctx`` is in.
 
         Raises:
@@ -84,15 +137,75 @@ class FlowLoop:
             raise InvalidCommandError("ctx", f"{state.id!r} was never sent to a flow")
         return self._flows.runnable(state.transition.to)
 
-    async def run(  # noqa: C901, PLR0912 - a call for each branch would slow down each step
-        self, engine: object, execution: Execution
-    ) -> None:
-        """Run flow after flow, until one stops the state or loses a race.
+    def _kept(self, ctx: StateContext) -> Execution:
+        execution = Execution(ctx, self._clock.monotonic(), self._heartbeats.look_again)
+        self._heartbeats.add(execution)
+        if not self._watchdog.is_started:
+            self._watchdog.start()
+        return execution
 
-        Args:
-            engine: is what each flow gets as its second argument.
-            execution: is kept alive meanwhile.
-        """
+    def _named(self, task: "asyncio.Task[object] | None") -> tuple[str, dict[str, str]]:
+        """Return what a task is, for a log."""
+        running = [each for each in self._heartbeats.executions if each.task is task]
+        if not running:
+            return f"{task}", {}
+        state = running[-1].ctx.current
+        flow = state.transition.to
+        return f"flow {flow!r} of {state.id!r}", {"flow": flow, "state_id": state.id}
+
+    def _leave(self, execution: Execution) -> None:
+        self._heartbeats.remove(execution)
+        execution.leave()  # Else the two would wait for the garbage collector.
+
+    async def _run_logged(self, execution: Execution) -> None:
+        id = execution.ctx.current.id
+        extra = {"state_id": id, "rev": execution.ctx.committed.rev}
+        failure: BaseException | None = None
+        try:
+            await self._run(execution)
+        except ExecutionLostError as error:
+            failure = error
+            logger.warning("%s", error, extra=extra)
+        except EngineStoppedError as error:
+            failure = error
+            logger.info("execution of %r stopped with the engine", id, extra=extra)
+        except Exception as error:
+            failure = error
+            logger.exception("execution of %r failed", id, extra=extra)
+        except asyncio.CancelledError as error:
+            failure = error
+            raise
+        finally:
+            execution.finish(failure)
+
+    async def _run(self, execution: Execution) -> None:
+        """Run an execution that is kept alive, and stop it when it is not."""
+        try:
+            await self._step(execution)
+            self._hand_over(execution)
+        except (asyncio.CancelledError, EngineStoppedError):
+            self._hand_over(execution)
+            raise
+        except Exception as error:
+            self._heartbeats.note_failure(execution, error)
+            raise
+        finally:
+            self._leave(execution)
+            task = asyncio.current_task()
+            if execution.is_lost and task is not None and task.uncancel() == 0:
+                if self._stopping.is_set():
+                    raise EngineStoppedError("the engine has stopped")
+                raise ExecutionLostError(execution.ctx.current.id)
+
+    def _hand_over(self, execution: Execution) -> None:
+        """Let another engine go on with what a stop has interrupted, or a flow has left to it."""
+        if self._stopping.is_set() and not execution.ctx.committed.delayed_until:
+            self._heartbeats.hand_over(execution)
+
+    async def _step(  # noqa: C901, PLR0912 - a call for each branch would slow down each step
+        self, execution: Execution
+    ) -> None:
+        """Run flow after flow, until one stops the state or loses a race."""
         monotonic, runnable = self._clock.monotonic, self._flows.runnable
         is_quiet, ctx = not logger.isEnabledFor(logging.DEBUG), execution.ctx
         flow = self._enter(ctx)
@@ -105,9 +218,9 @@ class FlowLoop:
                 execution.task = asyncio.current_task()
             call: Any = flow.call
             if flow.blocking:
-                command = await self._call_in_thread(call, execution, engine)
+                command = await self._call_in_thread(call, execution)
             else:
-                command = call(ctx, engine)
+                command = call(ctx, self._engine)
                 # Not isinstance(..., Awaitable): an abstract class takes a microsecond to tell.
                 if hasattr(command, "__await__"):
                     command = await command
@@ -117,7 +230,7 @@ class FlowLoop:
                     if is_quiet and type(command) is Commit:
                         await self._commit(command)
                     else:
-                        await self._do(command)
+                        await self._engine.do(command)
                 except RevisionMismatchError as lost:
                     logger.debug("%s", lost, extra={"state_id": ctx.current.id, "ids": lost.ids})
                     return
@@ -135,29 +248,27 @@ class FlowLoop:
                 await asyncio.sleep(0)
 
     def _enter(self, ctx: StateContext) -> RegisteredFlow:
-        flow = self.check(ctx)
+        flow = self._check(ctx)
         ctx._stop = self._stopping
         return flow
 
     async def _is_ours(self, execution: Execution) -> bool:
         """Return whether the state may be executed here: no other process has moved it on."""
         execution.task = None  # No flow runs, so there is nothing to be stopped.
-        if await self._confirm(execution):
+        if await self._heartbeats.confirm(execution):
             return True
         id = execution.ctx.current.id
         logger.debug("%r has moved on", id, extra={"state_id": id})
         return False
 
-    async def _call_in_thread(
-        self, call: Callable[..., Any], execution: Execution, engine: object
-    ) -> Any:
+    async def _call_in_thread(self, call: Callable[..., Any], execution: Execution) -> Any:
         ctx = execution.ctx
         with self._clock.working():
-            job = self._threads.submit(ctx.current.transition.to, call, ctx, engine)
+            job = self._threads.submit(ctx.current.transition.to, call, ctx, self._engine)
             try:
                 return await asyncio.shield(job.done)
             except asyncio.CancelledError:
-                execution.is_in_thread = not job.drop()
+                execution.is_in_thread = not job.outcome.cancel() and job.outcome.running()
                 raise
 
 
@@ -167,90 +278,3 @@ def _next_of(command: object, ctx: StateContext) -> StateContext:
         flow, what = ctx.current.transition.to, type(command).__name__
         raise InvalidCommandError("command", f"flow {flow!r} cannot return {what}")
     return command.ctx
-
-
-class Job:
-    """A call that waits for a thread or runs in one.
-
-    Attributes:
-        flow: what is called.
-        done: gets the outcome; never cancelled once the call has begun.
-    """
-
-    __slots__ = ("_begun", "_call", "_context", "done", "flow")
-
-    def __init__(self, flow: str, call: Callable[[], Any]) -> None:
-        self.flow = flow
-        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.done.add_done_callback(note_outcome)
-        self._call = call
-        self._context = contextvars.copy_context()
-        self._begun = threading.Lock()  # Held by the one that decides: the thread, or ``drop``.
-
-    def drop(self) -> bool:
-        """Return whether no thread is at it any more; one that has not begun never does."""
-        if self._begun.acquire(blocking=False):
-            self.done.cancel()
-        return self.done.done()
-
-    def run(self) -> None:
-        """Do the call in this thread, unless it was dropped."""
-        if not self._begun.acquire(blocking=False):
-            return
-        try:
-            outcome, error = self._context.run(self._call), None
-        except BaseException as raised:  # noqa: BLE001 - it goes to the caller
-            outcome, error = None, raised
-        with contextlib.suppress(RuntimeError):  # The event loop is closed, so none waits.
-            self.done.get_loop().call_soon_threadsafe(self._settle, outcome, error)
-
-    def _settle(self, outcome: Any, error: BaseException | None) -> None:
-        if error is None:
-            self.done.set_result(outcome)
-        elif isinstance(error, StopIteration):  # No future takes it.
-            self.done.set_exception(RuntimeError("a flow raised StopIteration"))
-        else:
-            self.done.set_exception(error)
-
-
-class BlockingThreads:
-    """At most so many threads for flows that block.
-
-    They are daemons: the process ends although one still runs, as those of
-    ``concurrent.futures`` would not let it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._open: set[Job] = set()  # Waiting or running. Only the event loop touches it.
-        self._threads = 0
-
-    def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> Job:
-        """Let a thread call a function."""
-        job = Job(flow, partial(call, *args))
-        self._open.add(job)
-        job.done.add_done_callback(lambda _: self._open.discard(job))
-        if len(self._open) > self._threads < self._limit:
-            self._threads += 1
-            name = f"flowstate blocking {self._threads}"
-            threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
-        self._jobs.put(job)
-        return job
-
-    async def close(self, seconds: float) -> None:
-        """Wait so long for what runs; a thread cannot be stopped, so name the flows left."""
-        running = [job for job in self._open if not job.drop()]
-        for _ in range(self._threads):
-            self._jobs.put(None)
-        if running and seconds > 0:
-            await asyncio.wait([job.done for job in running], timeout=seconds)
-        for job in running:
-            if not job.done.done():
-                logger.warning("blocking flow %r still runs", job.flow, extra={"flow": job.flow})
-
-
-def _work(jobs: "queue.SimpleQueue[Job | None]") -> None:
-    while job := jobs.get():
-        job.run()
-        del job  # Else it and its outcome stay until the next one comes.

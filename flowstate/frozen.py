@@ -1,15 +1,51 @@
-"""A dict that refuses changes, so that states can be shared without copying."""
+"""Frozen values: a dict that refuses changes, and the base of structs that can be logged."""
 
 from collections.abc import Mapping
 from typing import Any, Never, TypeVar
 
+from msgspec import Struct
+
 from flowstate.errors import InvalidInputError
 
-__all__ = ["EMPTY", "FrozenDict", "exact", "freeze"]
+__all__ = ["EMPTY", "FrozenDict", "Value", "exact", "freeze"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
+HIDDEN = frozenset({"bodies", "body", "note"})
+
+
+class Value(Struct, frozen=True):
+    """A struct whose ``repr`` has no secrets: of mappings the keys, of blobs and texts the size.
+
+    Ids, flows and numbers are shown. Fields with default values are left out.
+    """
+
+    def __repr__(self) -> str:
+        names, defaults = self.__struct_fields__, self.__struct_defaults__
+        default = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+        values = {name: getattr(self, name) for name in names}
+        shown = [
+            f"{name}={_size(value) if name in HIDDEN else _shown(value)}"
+            for name, value in values.items()
+            if name not in default or value is not default[name]
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        keys = map(repr, value) if isinstance(value, dict) else ("...",)
+        return f"{{{', '.join(keys)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return _size(value) if isinstance(value, bytes | bytearray | memoryview) else repr(value)
+
+
+def _size(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"<{len(value)} texts>"
+    return f"<{len(value)} {'characters' if isinstance(value, str) else 'bytes'}>"
 
 
 class FrozenDict(dict[K, V]):
@@ -62,35 +98,21 @@ def freeze(field: str, mapping: Mapping[K, V]) -> FrozenDict[K, V]:
     """Return a frozen copy of ``mapping``, or the one shared empty mapping.
 
     Keys and values of subclasses of ``str`` become exact.
-
-    Raises:
-        InvalidInputError: ``mapping`` is not a mapping, or cannot be read as one.
     """
     if type(mapping) is FrozenDict:
         return mapping
     try:
-        if not isinstance(mapping, Mapping):
-            raise InvalidInputError(field, f"must be a mapping, not {type(mapping).__name__}")
-        copied = dict(mapping)
-    except InvalidInputError:
-        raise
+        is_mapping = type(mapping) is dict or isinstance(mapping, Mapping)
+        copied = dict(mapping) if is_mapping else {}
+        made = {
+            key if type(key) is str else exact(key): value if type(value) is str else exact(value)
+            for key, value in copied.items()
+        }
     except Exception as error:
         reason = f"cannot be read as a mapping: {type(error).__name__}"
         raise InvalidInputError(field, reason) from error
-    if not copied:
-        return EMPTY
-    for key, value in copied.items():
-        if type(key) is not str or type(value) is not str:
-            return _exact(field, copied)
-    return FrozenDict(copied)
-
-
-def _exact(field: str, mapping: dict[K, V]) -> FrozenDict[K, V]:
-    try:
-        made = FrozenDict({exact(key): exact(value) for key, value in mapping.items()})
-    except Exception as error:
-        reason = f"cannot be read as a mapping: {type(error).__name__}"
-        raise InvalidInputError(field, reason) from error
-    if len(made) != len(mapping):
+    if not is_mapping:
+        raise InvalidInputError(field, f"must be a mapping, not {type(mapping).__name__}")
+    if len(made) != len(copied):
         raise InvalidInputError(field, "has two keys with the same text")
-    return made
+    return FrozenDict(made) if made else EMPTY

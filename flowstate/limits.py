@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowstate.errors import InvalidCommandError, InvalidInputError
-from flowstate.frozen import FrozenDict, exact, freeze
+from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
 
 __all__ = [
     "MAX_ALIASES",
@@ -33,7 +33,6 @@ __all__ = [
     "MAX_TAIL_BYTES",
     "check_annotations",
     "check_duration",
-    "check_flag",
     "check_id",
     "check_labels",
     "check_number",
@@ -76,12 +75,7 @@ def text_bytes(text: str) -> int:
 
 
 def check_text(field: str, value: object, limit: int) -> str:
-    """Return ``value`` as an exact ``str``.
-
-    Raises:
-        InvalidInputError: not a string, longer than ``limit`` bytes, or with a NUL or a lone
-            surrogate in it.
-    """
+    """Return ``value`` as an exact ``str``."""
     text: Any = value
     if type(text) is not str:
         text = exact(value)
@@ -101,11 +95,7 @@ def check_text(field: str, value: object, limit: int) -> str:
 
 
 def check_id(field: str, value: object) -> str:
-    """Return what may name a state, a flow, a label key or an alias: not the empty string.
-
-    Raises:
-        InvalidInputError: as :func:`check_text`, or empty.
-    """
+    """Return what may name a state, a flow, a label key or an alias: not the empty string."""
     if (
         type(value) is str
         and value.isascii()
@@ -123,59 +113,33 @@ def check_labels(field: str, labels: Mapping[str, str]) -> FrozenDict[str, str]:
     """Return labels, unless there are more than 64, or keys or values that no index takes.
 
     The one by which dead states are found does not count.
-
-    Raises:
-        InvalidInputError: names the field.
     """
-    if type(labels) is not FrozenDict:
-        labels = freeze(field, labels)
+    labels = freeze(field, labels)
     if len(labels) > MAX_LABELS + (RECOVERY in labels):
         raise InvalidInputError(field, f"must be at most {MAX_LABELS}, not {len(labels)}")
-    if _plain_size(labels, MAX_ID_BYTES) >= 0:
-        return labels
     return _checked(field, labels, MAX_ID_BYTES)
 
 
 def check_annotations(field: str, annotations: Mapping[str, str]) -> FrozenDict[str, str]:
-    """Return annotations, unless keys and values together have more than 1 MiB.
-
-    Raises:
-        InvalidInputError: names the field.
-    """
-    if type(annotations) is not FrozenDict:
-        annotations = freeze(field, annotations)
-    if 0 <= _plain_size(annotations, MAX_ANNOTATIONS_BYTES) <= MAX_ANNOTATIONS_BYTES:
-        return annotations
-    checked = _checked(field, annotations, MAX_ANNOTATIONS_BYTES)
-    size = sum(map(text_bytes, checked)) + sum(map(text_bytes, checked.values()))
-    # A state that is full must still be retried and ended by recovery.
-    is_recovered = any(key.startswith(RECOVERY) for key in checked)
-    if size > MAX_ANNOTATIONS_BYTES + MAX_RECOVERY_BYTES * is_recovered:
-        raise InvalidInputError(field, f"must be at most {MAX_ANNOTATIONS_BYTES} bytes in all")
+    """Return annotations, unless keys and values together have more than 1 MiB."""
+    checked = _checked(field, freeze(field, annotations), MAX_ANNOTATIONS_BYTES)
+    size = sum(map(len, checked)) + sum(map(len, checked.values()))
+    if size > MAX_ANNOTATIONS_BYTES // 4:  # A character has at most 4 bytes.
+        size = sum(map(text_bytes, checked)) + sum(map(text_bytes, checked.values()))
+        # A state that is full must still be retried and ended by recovery.
+        is_recovered = any(key.startswith(RECOVERY) for key in checked)
+        if size > MAX_ANNOTATIONS_BYTES + MAX_RECOVERY_BYTES * is_recovered:
+            raise InvalidInputError(field, f"must be at most {MAX_ANNOTATIONS_BYTES} bytes in all")
     return checked
 
 
-def _plain_size(mapping: Mapping[str, str], limit: int) -> int:
-    """Return the bytes of a mapping that needs no closer look, as nearly all; -1 for others."""
-    size = 0
-    for key, value in mapping.items():
-        if type(key) is not str or type(value) is not str:
-            return -1
-        length = len(key)
-        if not key.isascii() or not value.isascii():
-            return -1
-        if not 0 < length <= MAX_ID_BYTES or len(value) > limit or "\0" in key or "\0" in value:
-            return -1
-        size += length + len(value)
-    return size
-
-
-def _checked(field: str, mapping: Mapping[str, str], limit: int) -> FrozenDict[str, str]:
-    made: dict[str, str] = {}
-    for key, value in mapping.items():
-        name = check_id(f"{field} key", key)
-        made[name] = check_text(f"{field}[{name!r}]", value, limit)
-    return FrozenDict(made)
+def _checked(field: str, mapping: FrozenDict[str, str], limit: int) -> FrozenDict[str, str]:
+    made, field_of_key = {}, f"{field} key"
+    for key, text in mapping.items():
+        name = check_id(field_of_key, key)
+        is_plain = type(text) is str and text.isascii() and len(text) <= limit and "\0" not in text
+        made[name] = text if is_plain else check_text(f"{field}[{name!r}]", text, limit)
+    return FrozenDict(made) if made else EMPTY
 
 
 def check_rev(field: str, rev: int) -> None:
@@ -192,18 +156,8 @@ def check_number(what: str, found: Sized, limit: int) -> None:
         raise InvalidCommandError("commit", f"must have at most {limit} {what}")
 
 
-def check_flag(field: str, value: object) -> None:
-    """Refuse what is neither ``True`` nor ``False``."""
-    if type(value) is not bool:
-        raise InvalidInputError(field, f"must be True or False, not {type(value).__name__}")
-
-
 def check_duration(field: str, value: Any) -> timedelta:
-    """Return an exact ``timedelta`` from 0 to 365,000 days.
-
-    Raises:
-        InvalidInputError: something else.
-    """
+    """Return an exact ``timedelta`` from 0 to 365,000 days."""
     if not issubclass(type(value), timedelta):
         raise InvalidInputError(field, f"must be a timedelta, not {type(value).__name__}")
     duration: timedelta = _parts(
@@ -215,11 +169,7 @@ def check_duration(field: str, value: Any) -> timedelta:
 
 
 def to_utc(field: str, value: Any) -> datetime:
-    """Return an exact ``datetime`` in UTC.
-
-    Raises:
-        InvalidInputError: not a datetime, naive, or outside the years 1 to 9999 in UTC.
-    """
+    """Return an exact ``datetime`` in UTC."""
     if not issubclass(type(value), datetime):
         raise InvalidInputError(field, f"must be a datetime, not {type(value).__name__}")
     if _parts(field, lambda: value.tzinfo is None or value.utcoffset() is None):

@@ -18,6 +18,7 @@ So a slow consumer costs only itself, and nothing is delivered twice or left out
 import asyncio
 import logging
 import weakref
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
 from itertools import chain, islice
@@ -44,7 +45,15 @@ from flowstate.reading import matches, state_query
 from flowstate.state import State
 from flowstate.tasks import cancel_and_wait, note_outcome, spawn
 
-__all__ = ["LogTail", "Revision", "Watch", "damaged_error", "revisions", "tail_of"]
+__all__ = [
+    "LogTail",
+    "Revision",
+    "Watch",
+    "change_of_head",
+    "damaged_error",
+    "revisions",
+    "tail_of",
+]
 
 logger = logging.getLogger("flowstate")
 CAPACITY = 4096  # Revisions that a tail keeps.
@@ -77,6 +86,11 @@ class LogTail:
         self._topics: dict[Topic, dict[Watch, None]] = {}  # Synced watches.
         self._reader: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
+
+    def check_loop(self) -> None:
+        """Refuse other event loops, forked processes' included: no push reaches them."""
+        if _get_running_loop() is not self.loop:
+            raise InvalidInputError("engine", "is open in another event loop")
 
     def take(self, states: Sequence[State]) -> None:
         """Append what this process has committed, so that it need not be read.
@@ -248,8 +262,7 @@ class Watch:
         return max(self._seen, self._tail.head) if self._is_synced else self._seen
 
     async def __aenter__(self) -> Self:
-        if asyncio.get_running_loop() is not self._tail.loop:
-            raise InvalidInputError("engine", "belongs to another event loop")
+        self._tail.check_loop()
         self._stopped = None
         self._tail.watches.add(self)
         return self
@@ -272,6 +285,7 @@ class Watch:
             EngineStoppedError: the engine has stopped, or the watch is not open.
             InvalidCommandError: another task is iterating this watch.
             DriverError: the store failed.
+            InvalidInputError: this is another event loop than that of the engine.
         """
         if self._is_iterated:
             raise InvalidCommandError("watch", "is iterated by another task; open one for each")
@@ -328,6 +342,7 @@ class Watch:
         tail = self._tail
         if self._stopped is not None:
             raise self._stopped
+        tail.check_loop()
         if not self._is_synced:
             if self._needs_page or not tail.covers(self._seen):
                 return self._read_page()
@@ -376,6 +391,14 @@ def tail_of(driver: Driver) -> LogTail:
 
 
 _tails: "weakref.WeakValueDictionary[tuple[int, int], LogTail]" = weakref.WeakValueDictionary()
+
+
+async def change_of_head(driver: Driver, seen: Seen) -> Seen:
+    """Return what the store has, once its head is another one than that of ``seen``."""
+    now = seen
+    while now.head == seen.head:
+        now = await driver.changed(now)
+    return now
 
 
 def revisions(page: States | Page) -> Sequence[Revision]:

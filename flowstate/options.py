@@ -7,9 +7,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from flowstate.errors import InvalidInputError
 
-__all__ = ["check_count", "check_seconds", "choice", "count", "flag", "has", "optional", "seconds"]
+__all__ = [
+    "check_count",
+    "check_flag",
+    "check_seconds",
+    "choice",
+    "count",
+    "flag",
+    "has",
+    "optional",
+    "seconds",
+]
 
 Validator = Callable[[Any, Any, Any], None]
 MAX_SECONDS = 365_000 * 86_400.0
@@ -18,11 +30,7 @@ MAX_SECONDS = 365_000 * 86_400.0
 def check_seconds(
     field: str, value: object, minimum: float = 0.0, maximum: float = MAX_SECONDS
 ) -> None:
-    """Refuse what is not a finite number of seconds from ``minimum`` to ``maximum``.
-
-    Raises:
-        InvalidInputError: names ``field``.
-    """
+    """Refuse what is not a finite number of seconds from ``minimum`` to ``maximum``."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Not a number compares as false.
     if not is_number or not minimum <= value <= maximum or math.isinf(value):  # type: ignore[operator,arg-type]
@@ -31,14 +39,10 @@ def check_seconds(
 
 
 def check_count(field: str, value: object, minimum: int = 0, maximum: int = 2**31) -> None:
-    """Refuse what is not a whole number from ``minimum`` to ``maximum``.
-
-    Raises:
-        InvalidInputError: names ``field``.
-    """
+    """Refuse what is not an integer from ``minimum`` to ``maximum``."""
     if type(value) is not int or not minimum <= value <= maximum:
         limits = f"from {minimum} to {maximum}"
-        raise InvalidInputError(field, f"must be a whole number {limits}, not {_shown(value)}")
+        raise InvalidInputError(field, f"must be an integer {limits}, not {_shown(value)}")
 
 
 def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS) -> Validator:
@@ -47,14 +51,19 @@ def seconds(minimum: float = 0.0, maximum: float = MAX_SECONDS) -> Validator:
 
 
 def count(minimum: int = 0, maximum: int = 2**31) -> Validator:
-    """Validate a whole number."""
+    """Validate an integer."""
     return lambda _, field, value: check_count(_name(field), value, minimum, maximum)
+
+
+def check_flag(field: str, value: object) -> None:
+    """Refuse what is neither ``True`` nor ``False``."""
+    if type(value) is not bool:
+        raise InvalidInputError(field, f"must be True or False, not {_shown(value)}")
 
 
 def flag(_: object, field: Any, value: object) -> None:
     """Validate ``True`` or ``False``."""
-    if type(value) is not bool:
-        raise InvalidInputError(_name(field), f"must be True or False, not {_shown(value)}")
+    check_flag(_name(field), value)
 
 
 def choice(*values: object) -> Validator:
@@ -86,12 +95,7 @@ def has(what: str, *names: str) -> Validator:
 
 def optional(validator: Validator) -> Validator:
     """Accept ``None`` as well."""
-
-    def check(instance: object, field: Any, value: object) -> None:
-        if value is not None:
-            validator(instance, field, value)
-
-    return check
+    return attrs.validators.optional(validator)
 
 
 def _name(field: Any) -> str:
@@ -101,6 +105,7 @@ def _name(field: Any) -> str:
 
 def _shown(value: object) -> str:
     """Return a number or ``None`` as it is, and of all else the type: a value may be a secret."""
-    if value is None or type(value) in (int, float, bool):
+    is_short = type(value) is int and value.bit_length() <= 64  # noqa: PLR2004 - any bound
+    if value is None or type(value) in (float, bool) or is_short:
         return repr(value)
     return f"a {type(value).__name__}"

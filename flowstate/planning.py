@@ -25,10 +25,10 @@ from flowstate.codec import (
     encode_state,
 )
 from flowstate.commands import Command, Delay, End, Pause, Resume, Retry, Transit, Unstack
-from flowstate.context import Draft, StateContext
+from flowstate.context import Draft, StateContext, refusal
 from flowstate.data import Data, DataRef, checked_data, checksum_of, newly_referred
 from flowstate.driver import DelayedState, NewDelay, Verdict, Writes
-from flowstate.errors import DataNotFoundError, DriverError, InvalidCommandError, InvalidInputError
+from flowstate.errors import DataNotFoundError, InvalidCommandError, InvalidInputError
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.limits import (
     MAX_CHECKS_PER_COMMIT,
@@ -38,13 +38,13 @@ from flowstate.limits import (
     MAX_STATES_PER_COMMIT,
     check_annotations,
     check_duration,
-    check_flag,
     check_id,
     check_number,
     check_rev,
     check_text,
     to_utc,
 )
+from flowstate.options import check_flag
 from flowstate.registry import FlowRegistry
 from flowstate.state import (
     STACK_PREFIX,
@@ -56,7 +56,7 @@ from flowstate.state import (
     checked_whole,
 )
 
-__all__ = ["Plan", "STACK_PREFIX", "STEPS", "Step", "refusal", "stepped"]
+__all__ = ["Plan", "STACK_PREFIX", "STEPS", "Step", "stepped"]
 
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 CHECKSUM_CHARACTERS = 64
@@ -72,12 +72,7 @@ CAUSES: dict[type[Any], tuple[Cause, Status]] = {
 
 
 def stepped(state: State, command: Step, flows: FlowRegistry) -> State:
-    """Return the state after a step.
-
-    Raises:
-        UnknownFlowError: it leads to a flow that the registry does not know.
-        InvalidInputError: bad annotations.
-    """
+    """Return the state after a step."""
     annotations = command.annotations
     if annotations is not EMPTY:
         annotations = check_annotations("annotations", annotations)
@@ -105,28 +100,14 @@ def _retried(last: Transition, annotations: Mapping[str, str]) -> Transition:
     return replace(last, annotations=check_annotations("annotations", merged))
 
 
-def refusal(verdict: object) -> Exception:
-    """Return why nothing was written, or that the driver gave something else than a verdict."""
-    if isinstance(verdict, Exception):
-        return verdict
-    return DriverError(f"the driver gave a verdict of a wrong form: {type(verdict).__name__}")
-
-
 @attrs.define(eq=False)
 class Plan:
-    """The drafts of one commit, or of one command outside a commit.
-
-    Attributes:
-        flows: what states can be sent to.
-        store_id: of the store that it is for.
-        sent_at: the monotonic time that counts as when it was sent.
-        encodes: whether the driver is given the stored form of states.
-    """
+    """The drafts of one commit, or of one command outside a commit."""
 
     flows: FlowRegistry
     store_id: str
-    sent_at: float
-    encodes: bool = True
+    sent_at: float  # By the monotonic clock.
+    encodes: bool = True  # The driver is given the stored form of states.
     _drafts: dict[int, Draft] = attrs.Factory(dict)  # By identity: the class may be a user's own.
     _checks: list[tuple[str, int]] = attrs.Factory(list)
     _data: list[Data] = attrs.Factory(list)
@@ -140,11 +121,7 @@ class Plan:
         return [draft.ctx for draft in self._drafts.values()]
 
     def draft(self, ctx: StateContext) -> Draft:
-        """Return the draft of ``ctx``.
-
-        Raises:
-            InvalidInputError: not a context, or one that was committed to another store.
-        """
+        """Return the draft of ``ctx``."""
         draft = self._drafts.get(id(ctx))
         if draft is None:
             if not issubclass(type(ctx), StateContext):
@@ -155,12 +132,7 @@ class Plan:
         return draft
 
     def add(self, command: Command[Any]) -> None:
-        """Apply one command to the drafts.
-
-        Raises:
-            InvalidCommandError: not a command that can be part of a commit.
-            InvalidInputError: a value in it is refused.
-        """
+        """Apply one command to the drafts."""
         match command:
             case Transit() | Pause() | Resume() | Retry() | End():
                 draft = self.draft(command.ctx)
@@ -226,11 +198,7 @@ class Plan:
         return data
 
     def data(self, ctx: StateContext, alias: str) -> tuple[DataRef, Data | None]:
-        """Return what ``alias`` refers to, and the data itself if this plan stores it.
-
-        Raises:
-            DataNotFoundError: the state has no such alias.
-        """
+        """Return what ``alias`` refers to, and the data itself if this plan stores it."""
         alias = check_id("alias", alias)
         ref = self.draft(ctx).current.data.get(alias)
         if ref is None:
@@ -274,12 +242,7 @@ class Plan:
         return into, with_commit
 
     def writes(self, token: str) -> Writes:
-        """Return what the driver has to store.
-
-        Raises:
-            InvalidInputError: a state that cannot be stored.
-            InvalidCommandError: nothing to write, too much, or one id twice.
-        """
+        """Return what the driver has to store."""
         self._puts = puts = [draft for draft in self._drafts.values() if draft.put]
         check_number("states", puts, MAX_STATES_PER_COMMIT)
         states = tuple([draft.state() for draft in puts])
@@ -329,14 +292,7 @@ class Plan:
 def _new_delay(command: Delay, flows: FlowRegistry, state: State, own: Raw) -> NewDelay:
     """Return the delay that ``command`` asks for.
 
-    Args:
-        command: asks for it.
-        flows: what it can go to.
-        state: as it is to go on.
-        own: the same, encoded; ``ABSENT`` when a commit stores it together with the delay.
-
-    Raises:
-        InvalidInputError: not exactly one of ``after`` and ``until``, or a bad one.
+    ``own`` is the encoded state, or ``ABSENT`` when a commit stores it together with the delay.
     """
     to = flows.check(command.to)
     annotations = check_annotations("annotations", command.annotations)

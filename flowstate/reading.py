@@ -1,7 +1,10 @@
 """Reads: from the filters of a caller to the query of a driver, and back to a page."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from flowstate.commands import (
     DelayedPage,
@@ -11,7 +14,7 @@ from flowstate.commands import (
     Labels,
     Page,
 )
-from flowstate.driver import Driver, DueQuery, StateQuery, States
+from flowstate.driver import Driver, DueQuery, StateQuery
 from flowstate.errors import (
     DamagedRevisionError,
     HistoryRewoundError,
@@ -25,17 +28,16 @@ from flowstate.limits import (
     MAX_PAGE,
     MAX_PAGE_BYTES,
     MAX_REV,
-    check_flag,
     check_id,
     check_labels,
     check_rev,
     check_text,
     to_utc,
 )
-from flowstate.options import check_count
+from flowstate.options import check_count, check_flag
 from flowstate.state import State, Status
 
-__all__ = ["Reader", "label_terms", "matches", "page", "state_query"]
+__all__ = ["Reader", "label_terms", "matches", "state_query"]
 
 
 class Reader:
@@ -53,12 +55,7 @@ class Reader:
         return (await self._driver.get_states(StateQuery(after=MAX_REV, limit=1))).head
 
     async def get_state(self, command: GetState) -> State:
-        """Read one state.
-
-        Raises:
-            StateNotFoundError: there is none.
-            DamagedRevisionError: it is there, and cannot be read.
-        """
+        """Read one state."""
         if command.id is None:
             return await self._get_newest(command)
         id = check_id("id", command.id)
@@ -92,22 +89,43 @@ class Reader:
             CompactedError: revisions above ``since_rev`` were removed.
             HistoryRewoundError: ``since_rev`` is above the head of the store.
         """
-        return page(command, await self._driver.get_states(state_query(command)))
+        found = await self._driver.get_states(state_query(command))
+        since = command.since_rev
+        if since is not None and since > found.head:
+            raise HistoryRewoundError(since, found.head)
+        gaps_below = found.floor if since is None else command.gaps_below
+        follow = replace(
+            command, since_rev=found.scanned_to, since_latest=False, gaps_below=gaps_below
+        )
+        return Page(found.states, found.more, found.scanned_to, follow, found.damaged)
 
     async def get_delayed(self, command: GetDelayedStates) -> DelayedPage:
         """Read a page of delays; those that cannot be read are named in ``damaged``."""
-        found = await self._driver.get_due(delay_query(command))
-        cursor = found.end or command.cursor
-        follow = GetDelayedStates(until=command.until, limit=command.limit, cursor=cursor)
+        check_count("limit", command.limit, 1, MAX_PAGE)
+        until = None if command.until is None else to_utc("until", command.until)
+        query = DueQuery(
+            kind="delay",
+            until=until,
+            everything=until is None,
+            after=_checked_cursor(command.cursor),
+            limit=command.limit,
+        )
+        found = await self._driver.get_due(query)
+        follow = replace(command, cursor=found.end or command.cursor)
         return DelayedPage(found.due, found.more, follow, found.damaged)
 
 
-def state_query(command: GetStates) -> StateQuery:
-    """Check the filters and put them into the form for drivers.
+def _checked_cursor(cursor: Any) -> tuple[datetime, str] | None:
+    if cursor is None:
+        return None
+    if type(cursor) is not tuple or len(cursor) != 2:  # noqa: PLR2004 - time and id
+        raise InvalidInputError("cursor", "must be that of a page")
+    at, id = cursor
+    return to_utc("cursor", at), check_text("cursor", id, MAX_ANNOTATIONS_BYTES)
 
-    Raises:
-        InvalidInputError: a bad filter; names it.
-    """
+
+def state_query(command: GetStates) -> StateQuery:
+    """Check the filters and put them into the form for drivers."""
     if command.since_rev is not None:
         check_rev("since_rev", command.since_rev)
     check_flag("since_latest", command.since_latest)
@@ -135,34 +153,8 @@ def state_query(command: GetStates) -> StateQuery:
     )
 
 
-def page(command: GetStates, states: States) -> Page:
-    """Return the page for the caller, with the command that goes on from it.
-
-    Raises:
-        HistoryRewoundError: the cursor is above the head.
-    """
-    since = command.since_rev
-    if since is not None and since > states.head:
-        raise HistoryRewoundError(since, states.head)
-    follow = GetStates(
-        labels=command.labels,
-        since_rev=states.scanned_to,
-        since_time=command.since_time,
-        latest_only=command.latest_only,
-        status=command.status,
-        committed_before=command.committed_before,
-        limit=command.limit,
-        gaps_below=states.floor if since is None else command.gaps_below,
-    )
-    return Page(states.states, states.more, states.scanned_to, follow, states.damaged)
-
-
 def label_terms(labels: Labels) -> tuple[FrozenDict[str, str], ...]:
-    """Return labels as OR of ANDs; an empty dict anywhere matches every state.
-
-    Raises:
-        InvalidInputError: not a dict of strings, or a list of at most 100 of those.
-    """
+    """Return labels as OR of ANDs; an empty dict anywhere matches every state."""
     if type(labels) is FrozenDict and not labels:
         return ()
     alternatives = _alternatives(labels)
@@ -201,22 +193,3 @@ def matches(query: StateQuery, state: State) -> bool:
         return True
     own = state.labels.items()
     return any(wanted.items() <= own for wanted in query.labels)
-
-
-def delay_query(command: GetDelayedStates) -> DueQuery:
-    """Check the filters and put them into the form for drivers.
-
-    Raises:
-        InvalidInputError: a bad filter; names it.
-    """
-    check_count("limit", command.limit, 1, MAX_PAGE)
-    until = None if command.until is None else to_utc("until", command.until)
-    after: Any = command.cursor
-    if after is not None:
-        if type(after) is not tuple or len(after) != 2:  # noqa: PLR2004 - time and id
-            raise InvalidInputError("cursor", "must be that of a page")
-        id = check_text("cursor", after[1], MAX_ANNOTATIONS_BYTES)
-        after = (to_utc("cursor", after[0]), id)
-    return DueQuery(
-        kind="delay", until=until, everything=until is None, after=after, limit=command.limit
-    )

@@ -1,23 +1,26 @@
 """Flow ids and the functions that they stand for."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from flowstate.commands import Command
+from flowstate.context import StateContext
 from flowstate.errors import InvalidInputError, UnknownFlowError
 from flowstate.limits import check_id
 
 __all__ = ["FlowRegistry", "RegisteredFlow"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+Call = Callable[[StateContext, Any], Coroutine[Any, Any, Command[Any]] | Command[Any]]
+F = TypeVar("F", bound=Call)
 
 
 class RegisteredFlow(Struct, frozen=True):
     """A flow, or with ``call=None`` the mere knowledge that it runs elsewhere."""
 
-    call: Callable[..., Any] | None
+    call: Call | None
     blocking: bool = False
 
 
@@ -49,9 +52,7 @@ class FlowRegistry:
 
         return register
 
-    def set(
-        self, id: str, flow: Callable[..., Any], *, blocking: bool = False, replace: bool = False
-    ) -> None:
+    def set(self, id: str, flow: Call, *, blocking: bool = False, replace: bool = False) -> None:
         """Register ``flow`` under ``id``.
 
         Args:

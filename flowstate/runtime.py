@@ -6,18 +6,13 @@ It is made when the engine is entered, so that what is drawn by chance differs b
 import asyncio
 import itertools
 import logging
-import os
-import socket
 import uuid
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypedDict
 
-import attrs
-
-from flowstate.clock import Clock, SystemClock
 from flowstate.commands import (
     Command,
     Commit,
@@ -40,31 +35,24 @@ from flowstate.commands import (
 )
 from flowstate.committing import Committer
 from flowstate.context import StateContext
-from flowstate.driver import DelayedState, Driver, Transaction
-from flowstate.errors import (
-    EngineStoppedError,
-    ExecutionLostError,
-    InvalidCommandError,
-    InvalidInputError,
-)
-from flowstate.execution import Execution, ExecutionPool, Slot
-from flowstate.flow_loop import BlockingThreads, FlowLoop
+from flowstate.driver import Transaction
+from flowstate.errors import EngineStoppedError, InvalidCommandError, InvalidInputError
+from flowstate.flow_loop import FlowLoop
 from flowstate.heartbeats import Heartbeats
-from flowstate.limits import check_id
 from flowstate.log_tail import Watch, tail_of
-from flowstate.options import count, has, optional, seconds
 from flowstate.reading import Reader
-from flowstate.recovery_rules import LONGEST, ORIGIN, SHORTEST
-from flowstate.registry import FlowRegistry
+from flowstate.recovery_rules import ORIGIN
 from flowstate.state import State, Status
 from flowstate.tasks import shielded, spawn
-from flowstate.watchdog import Watchdog
 
-__all__ = ["Filters", "LogFilters", "Options", "Runtime"]
+__all__ = ["Filters", "LogFilters", "Runtime"]
 
 logger = logging.getLogger("flowstate.engine")
 
-GRACE = 5.0  # Seconds for what a stop has cancelled, and for commits that are on their way.
+# Seconds of a stop, after what runs was let finish: for what was cancelled to end, and for all
+# that is still to be written. They hold for a store that does not answer, too.
+CANCEL_GRACE = 2.0
+GRACE = 2.0
 
 
 class LogFilters(TypedDict, total=False):
@@ -97,92 +85,42 @@ class Filters(LogFilters, total=False):
     committed_before: datetime | None
 
 
-def _is_name(_: object, __: object, name: object) -> None:
-    check_id("name", name)
-
-
-def _or_system_clock(clock: Clock | None) -> Clock:
-    return SystemClock() if clock is None else clock
-
-
-@attrs.define(eq=False, repr=False)
-class Options:
-    """The options of an engine; it says what they mean."""
-
-    driver: Driver = attrs.field(validator=has("a Driver", "commit", "get_due", "changed"))
-    flows: FlowRegistry = attrs.field(validator=has("a FlowRegistry", "runnable", "check"))
-    clock: Clock = attrs.field(
-        default=None,
-        kw_only=True,
-        converter=_or_system_clock,
-        validator=has("a Clock", "now", "monotonic", "sleep", "working"),
-    )
-    _max_executions: int = attrs.field(default=1_000, kw_only=True, validator=count(1))
-    _max_pending: int = attrs.field(default=10_000, kw_only=True, validator=count(0))
-    _blocking_threads: int = attrs.field(default=16, kw_only=True, validator=count(1))
-    _shutdown_timeout: float = attrs.field(default=10.0, kw_only=True, validator=seconds())
-    _tokens: Callable[[], str] | None = attrs.field(
-        default=None, kw_only=True, validator=optional(has("a callable"))
-    )
-    _name: str | None = attrs.field(default=None, kw_only=True, validator=optional(_is_name))
-    _warn_blocked_after: float | None = attrs.field(
-        default=5.0, kw_only=True, validator=optional(seconds(SHORTEST, LONGEST))
-    )
-    _drawn_name: str | None = attrs.field(init=False, default=None)
-
-    @property
-    def name(self) -> str:
-        """What tells this engine from all others, those of forked processes included."""
-        name = self._name or self._drawn_name
-        if name is None:
-            name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            self._drawn_name = name
-        return name
-
-
 class Runtime:
-    """Does the commands of one open engine, and runs its executions.
+    """Does the commands of one open engine.
 
     Args:
-        engine: the options; also given to each flow.
-        do: does what a flow returns.
+        engine: has the options, and is given to each flow.
 
     Attributes:
         loop: the event loop to which all of this belongs.
         committer: writes.
         reader: reads.
         heartbeats: keep the executions alive.
-        pool: the executions in the background.
+        flow_loop: runs them.
     """
 
-    def __init__(self, engine: Options, do: Callable[[Command[Any]], Awaitable[Any]]) -> None:
+    def __init__(self, engine: Any) -> None:
         driver, flows, clock = engine.driver, engine.flows, engine.clock
         self.loop = asyncio.get_running_loop()
-        self._engine = engine
-        self._clock = clock
-        self._stopping = asyncio.Event()
+        self._driver = driver
         self._tail = tail_of(driver)
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-        tokens, take = engine._tokens or _unique_tokens(), self._tail.take
-        self.committer = Committer(
-            driver, flows, tokens=tokens, monotonic=clock.monotonic, take=take
-        )
         self.reader = Reader(driver)
-        self.heartbeats = Heartbeats(driver, clock, engine.name, self._renew)
-        self._threads = BlockingThreads(engine._blocking_threads)
-        self._steps = FlowLoop(
+        self.committer = Committer(
+            driver,
             flows,
-            clock,
-            do,
-            self.committer.commit,
-            self.heartbeats.confirm,
-            self._stopping,
-            self._threads,
+            tokens=engine._tokens or _unique_tokens(),
+            monotonic=clock.monotonic,
+            tail=self._tail,
         )
-        self.pool = ExecutionPool(self._run_logged, engine._max_executions, engine._max_pending)
-        self._watchdog = Watchdog(self.heartbeats, engine._warn_blocked_after)
-
-    # Commands
+        self.heartbeats = Heartbeats(driver, clock, engine.name, self._renew)
+        self.flow_loop = FlowLoop(
+            engine,
+            self.committer.commit,
+            self.heartbeats,
+            (engine._max_executions, engine._max_pending, engine._blocking_threads),
+            engine._warn_blocked_after,
+        )
 
     async def do(self, command: Command[Any]) -> Any:
         """Do one command, and return its result."""
@@ -221,7 +159,7 @@ class Runtime:
             case GetDelayedStates():
                 result = await self.reader.get_delayed(command)
             case Execute(ctx):
-                await self.submit(ctx)
+                await self.flow_loop.submit(ctx)
             case Noop():
                 pass
             case _:
@@ -238,13 +176,6 @@ class Runtime:
         for commit in commits:
             await self.committer.commit_in(tx, commit)
 
-    def draft_delay(self, delayed: DelayedState) -> StateContext:
-        """Return a context that has taken the step of a delay, without committing it."""
-        plan = self.committer.plan()
-        ctx = plan.fire(delayed)
-        plan.apply()
-        return ctx
-
     async def _renew(self, state: State) -> State:
         """Commit a state as it is, and return its new revision."""
         ctx = StateContext(state)
@@ -257,120 +188,29 @@ class Runtime:
         for field in ("latest_only", "committed_before"):
             if getattr(command, field):
                 raise InvalidInputError(field, "is for pages, not for watches")
-        watch = Watch(self._engine.driver, self._tail, command)
+        watch = Watch(self._driver, self._tail, command)
         self._watches.add(watch)
         return watch
 
-    # Executions
-
-    async def execute(self, ctx: StateContext) -> None:
-        """Run an execution in the task of the caller."""
-        if self._stopping.is_set():
-            raise EngineStoppedError("the engine takes no more executions")
-        self._steps.check(ctx)
-        await self._run(self._kept(ctx))
-
-    async def submit(
-        self, ctx: StateContext, slot: Slot | None = None
-    ) -> "asyncio.Future[BaseException | None]":
-        """Let an execution of a copy run in the background, in the slot if there is one.
-
-        Returns a future of what went wrong, or of ``None``.
-        """
-        self._steps.check(ctx)
-        execution = self._kept(ctx.copy())
-        execution.finished = asyncio.get_running_loop().create_future()
-        try:
-            await self.pool.submit(execution, slot)
-        except BaseException:
-            self._leave(execution)
-            raise
-        return execution.finished
-
-    def _kept(self, ctx: StateContext) -> Execution:
-        """Return an execution of ``ctx`` that is kept alive from now on."""
-        execution = Execution(ctx, self._clock.monotonic(), self.heartbeats.look_again)
-        self.heartbeats.add(execution)
-        if not self._watchdog.is_started:
-            self._watchdog.start()
-        return execution
-
-    def _leave(self, execution: Execution) -> None:
-        self.heartbeats.remove(execution)
-        execution.leave()  # Else the two would wait for the garbage collector.
-
-    async def _run(self, execution: Execution) -> None:
-        """Run an execution that is kept alive, and stop it when it is not."""
-        try:
-            await self._steps.run(self._engine, execution)
-        except (asyncio.CancelledError, EngineStoppedError):
-            if self._stopping.is_set():
-                self.heartbeats.hand_over(execution)
-            raise
-        except Exception as error:
-            self.heartbeats.note_failure(execution, error)
-            raise
-        finally:
-            self._leave(execution)
-            task = asyncio.current_task()
-            if execution.is_lost and task is not None and task.uncancel() == 0:
-                if self._stopping.is_set():
-                    raise EngineStoppedError("the engine has stopped")
-                raise ExecutionLostError(execution.ctx.current.id)
-
-    async def _run_logged(self, execution: Execution) -> None:
-        id = execution.ctx.current.id
-        extra = {"state_id": id, "rev": execution.ctx.committed.rev}
-        failure: BaseException | None = None
-        try:
-            await self._run(execution)
-        except ExecutionLostError as error:
-            failure = error
-            logger.warning("%s", error, extra=extra)
-        except EngineStoppedError as error:
-            failure = error
-            logger.info("execution of %r stopped with the engine", id, extra=extra)
-        except Exception as error:
-            failure = error
-            logger.exception("execution of %r failed", id, extra=extra)
-        except asyncio.CancelledError as error:
-            failure = error
-            raise
-        finally:
-            execution.finish(failure)
-
-    async def stop(self) -> None:
+    async def stop(self, seconds: float) -> None:
         """Take no more, wait for what runs, and cancel and hand over the rest.
 
-        Each wait is bounded, in real seconds: a stop must end.
+        Args:
+            seconds: real ones, for what runs to end.
         """
-        time = self.loop.time
-        ends_at = time() + self._engine._shutdown_timeout
         stopping = EngineStoppedError("the engine is stopping")
-        self._stopping.set()
         watches = spawn(self._tail.stop(list(self._watches), stopping), "flowstate watches")
-        self._forget(self.pool.stop(), stopping)
         try:
-            for name in await self.pool.finish(ends_at - time(), GRACE):
-                logger.warning("%s does not end although it is cancelled", name)
-            await self._threads.close(ends_at - time())
+            await self.flow_loop.stop(self.loop.time() + seconds, CANCEL_GRACE)
         finally:
-            self._watchdog.close()
             await shielded(self._finish(watches, asyncio.current_task()))
 
-    def _forget(self, pending: Sequence[Execution], reason: EngineStoppedError) -> None:
-        if pending:
-            logger.warning("%d pending executions are handed over", len(pending))
-        for execution in pending:
-            self.heartbeats.hand_over(execution)
-            self._leave(execution)
-            execution.finish(reason)
-
     async def _finish(self, watches: "asyncio.Task[None]", own: "asyncio.Task[Any] | None") -> None:
+        ends_at = self.loop.time() + GRACE
         await self.heartbeats.close(GRACE, own)
-        if not await self.committer.drain(GRACE):
+        if not await self.committer.drain(ends_at - self.loop.time()):
             logger.warning("the outcome of commits that are on their way is unknown")
-        await asyncio.wait([watches], timeout=GRACE)
+        await asyncio.wait([watches], timeout=max(0.0, ends_at - self.loop.time()))
 
 
 def _described(command: Command[Any]) -> str:

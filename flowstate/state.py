@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from flowstate.data import DataRef
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
+from flowstate.frozen import EMPTY, FrozenDict, Value, exact, freeze
 from flowstate.limits import (
     MAX_ALIASES,
     MAX_ANNOTATIONS_BYTES,
@@ -53,14 +53,7 @@ class Status(StrEnum):
     ENDED = "ended"
 
 
-class Transition(
-    Struct,
-    frozen=True,
-    gc=False,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-    repr_omit_defaults=True,
-):
+class Transition(Value, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """How a state got where it is.
 
     Attributes:
@@ -81,12 +74,11 @@ NEVER_MOVED = Transition()
 
 
 class State(
-    Struct,
+    Value,
     frozen=True,
     gc=False,
     omit_defaults=True,
     forbid_unknown_fields=True,
-    repr_omit_defaults=True,
     tag_field="v",
     tag=1,
 ):
@@ -127,11 +119,7 @@ KNOWN_FIELDS: dict[type[Struct], frozenset[str]] = {
 
 
 def frozen(state: State) -> State:
-    """Return ``state`` with frozen mappings and exact strings.
-
-    Raises:
-        InvalidInputError: not a state, or a part of it is of a wrong type.
-    """
+    """Return ``state`` with frozen mappings and exact strings; itself if it has them."""
     if (
         type(state) is State
         and type(state.id) is str
@@ -143,12 +131,21 @@ def frozen(state: State) -> State:
     ):
         return state
     _check_kind("state", state, State)
+    transition, field = state.transition, "state.transition"
+    _check_kind(field, transition, Transition)
+    if not _is_frozen(transition):
+        transition = Transition(
+            exact(transition.to),
+            freeze(f"{field}.annotations", transition.annotations),
+            exact(transition.cause),
+            freeze(f"{field}.unknown", transition.unknown),
+        )
     return State(
         exact(state.id),
         state.rev,
         freeze("state.labels", state.labels),
         freeze("state.annotations", state.annotations),
-        _frozen_transition(state.transition),
+        transition,
         state.status,
         state.committed_at,
         state.delayed_until,
@@ -167,28 +164,12 @@ def _is_frozen(transition: Transition) -> bool:
     )
 
 
-def _frozen_transition(transition: Transition) -> Transition:
-    field = "state.transition"
-    _check_kind(field, transition, Transition)
-    if _is_frozen(transition):
-        return transition
-    return Transition(
-        exact(transition.to),
-        freeze(f"{field}.annotations", transition.annotations),
-        exact(transition.cause),
-        freeze(f"{field}.unknown", transition.unknown),
-    )
-
-
 def checked(state: State, known: State) -> State:
     """Return the state to put: valid, exact, and with the revision that it expects to replace.
 
     Args:
         state: what becomes of the state.
         known: the revision that the store is believed to have; ``rev`` 0 means none.
-
-    Raises:
-        InvalidInputError: it cannot be stored; names the field.
     """
     state = frozen(state)
     id = check_id("state.id", state.id)
@@ -217,11 +198,7 @@ def checked(state: State, known: State) -> State:
 
 
 def checked_whole(state: State, known: State) -> State:
-    """Return a state as :func:`checked` does, but with its times.
-
-    Raises:
-        InvalidInputError: it cannot be encoded; names the field.
-    """
+    """Return a state as :func:`checked` does, but with its times."""
     times = {
         name: to_utc(f"state.{name}", at)
         for name in ("committed_at", "delayed_until")
@@ -261,11 +238,7 @@ def _checked_data(data: Mapping[str, DataRef]) -> FrozenDict[str, DataRef]:
 
 
 def checked_ref(alias: str, ref: DataRef) -> DataRef:
-    """Return a reference with an exact checksum.
-
-    Raises:
-        InvalidInputError: it cannot be stored; names the field.
-    """
+    """Return a reference with an exact checksum."""
     field = f"state.data[{alias!r}]"
     _check_kind(field, ref, DataRef)
     check_rev(f"{field}.rev", ref.rev)

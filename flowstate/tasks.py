@@ -1,13 +1,26 @@
-"""Starts, shields, cancels and supervises tasks."""
+"""Starts, shields, cancels and supervises tasks, and threads."""
 
 import asyncio
 import contextlib
+import contextvars
 import logging
+import queue
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
+import attrs
+
 __all__ = [
+    "BlockingThreads",
+    "Watchdog",
     "cancel_and_wait",
+    "first",
     "note_outcome",
     "preserve_cancellation",
     "shielded",
@@ -16,11 +29,14 @@ __all__ = [
 ]
 
 logger = logging.getLogger("flowstate")
+engine_logger = logging.getLogger("flowstate.engine")
 
 T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any]")
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
+FRAMES = 3
+CLOSE_SECONDS = 1.0
 
 
 def spawn(work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
@@ -100,6 +116,21 @@ async def cancel_and_wait(*tasks: F, seconds: float | None = None) -> list[F]:
     return running
 
 
+async def first(work: Coroutine[Any, Any, T], limit: Coroutine[Any, Any, Any]) -> T | None:
+    """Return what ``work`` returns, or ``None`` if ``limit`` is over before; cancel the other.
+
+    What either raises is raised; one that was cancelled by others counts as over.
+    """
+    working, waiting = spawn(work, "flowstate work"), spawn(limit, "flowstate limit")
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done() and not waiting.cancelled():
+            waiting.result()
+        return working.result() if working.done() and not working.cancelled() else None
+    finally:
+        await cancel_and_wait(working, waiting)
+
+
 async def supervised(
     what: str,
     work: Callable[[], Awaitable[None]],
@@ -128,3 +159,163 @@ async def supervised(
                 on_failure(error)
         await sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+@attrs.define(eq=False)
+class Job:
+    """A call that waits for a thread, or runs in one.
+
+    Attributes:
+        flow: what is called.
+        call: the call.
+        done: gets the outcome in the event loop, and is never cancelled once the call has begun.
+        outcome: the same for the thread.
+    """
+
+    flow: str
+    call: Callable[[], Any]
+    done: "asyncio.Future[Any]"
+    outcome: "Future[Any]" = attrs.field(factory=Future)
+
+    def run(self) -> None:
+        """Do the call in this thread, unless it was cancelled before."""
+        if not self.outcome.set_running_or_notify_cancel():
+            return
+        try:
+            self.outcome.set_result(self.call())
+        except BaseException as error:  # noqa: BLE001 - it goes to the caller
+            self.outcome.set_exception(error)
+
+    def tell(self, outcome: "Future[Any]") -> None:
+        """Give the outcome to the event loop; once that is closed, no task waits for it."""
+        with contextlib.suppress(RuntimeError):
+            self.done.get_loop().call_soon_threadsafe(self._settle, outcome)
+
+    def _settle(self, outcome: "Future[Any]") -> None:
+        if outcome.cancelled():
+            self.done.cancel()
+        elif (error := outcome.exception()) is None:
+            self.done.set_result(outcome.result())
+        elif isinstance(error, StopIteration):  # No future takes it.
+            self.done.set_exception(RuntimeError("a flow raised StopIteration"))
+        else:
+            self.done.set_exception(error)
+
+
+class BlockingThreads:
+    """At most so many threads for flows that block.
+
+    They are daemons: the process ends although one still runs, as those of
+    ``concurrent.futures`` would not let it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._open: set[Job] = set()  # Waiting or running. Only the event loop touches it.
+        self._threads = 0
+
+    def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> Job:
+        """Let a thread call a function."""
+        done = asyncio.get_running_loop().create_future()
+        job = Job(flow, partial(contextvars.copy_context().run, call, *args), done)
+        self._open.add(job)
+        done.add_done_callback(lambda _: self._open.discard(job))
+        done.add_done_callback(note_outcome)
+        job.outcome.add_done_callback(job.tell)
+        if len(self._open) > self._threads < self._limit:
+            self._threads += 1
+            name = f"flowstate blocking {self._threads}"
+            threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
+        self._jobs.put(job)
+        return job
+
+    async def close(self, seconds: float) -> None:
+        """Wait so long for what runs; a thread cannot be stopped, so name the flows left."""
+        running = [job for job in self._open if not job.outcome.cancel()]
+        for _ in range(self._threads):
+            self._jobs.put(None)
+        if running and seconds > 0:
+            await asyncio.wait([job.done for job in running], timeout=seconds)
+        for job in running:
+            if not job.done.done():
+                engine_logger.warning(
+                    "blocking flow %r still runs", job.flow, extra={"flow": job.flow}
+                )
+
+
+def _work(jobs: "queue.SimpleQueue[Job | None]") -> None:
+    while job := jobs.get():
+        job.run()
+        del job  # Else it and its outcome stay until the next one comes.
+
+
+Task = asyncio.Task[object] | None
+Named = tuple[str, dict[str, str]]
+
+
+class Watchdog:
+    """A thread that names the flow that blocks the event loop: no heartbeat can be sent then.
+
+    It uses real time, because that is what a blocked loop loses.
+
+    Args:
+        named: returns what a task is called, and more for a log; called in the thread.
+        limit: seconds after which a loop counts as blocked; ``None`` watches nothing.
+
+    Attributes:
+        is_started: whether it watches a loop, or has.
+    """
+
+    def __init__(self, named: Callable[[Task], Named], limit: float | None) -> None:
+        self.is_started = limit is None
+        self._named = named
+        self._limit = limit or 0.0
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._handle: asyncio.TimerHandle | None = None
+        self._turned_at = 0.0
+
+    def start(self) -> None:
+        """Watch the loop that runs now."""
+        self.is_started = True
+        if self._thread is None and not self._closed.is_set():
+            loop = asyncio.get_running_loop()
+            self._turn(loop)
+            args = loop, threading.get_ident()
+            name = "flowstate watchdog"
+            self._thread = threading.Thread(target=self._watch, args=args, name=name, daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and wait for the thread, which is about to end."""
+        self._closed.set()
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turned_at = time.monotonic()
+        self._handle = loop.call_later(self._limit / 4, self._turn, loop)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, loop_thread: int) -> None:
+        warned_at = 0.0
+        while not self._closed.wait(self._limit / 4) and not loop.is_closed():
+            turned_at = self._turned_at
+            if time.monotonic() - turned_at >= self._limit and turned_at != warned_at:
+                warned_at = turned_at
+                try:
+                    self._warn(asyncio.current_task(loop), loop_thread)
+                except Exception:
+                    engine_logger.exception("cannot name what blocks the event loop")
+
+    def _warn(self, task: Task, loop_thread: int) -> None:
+        who, extra = self._named(task)
+        frame = sys._current_frames().get(loop_thread)
+        lines = "".join(traceback.format_stack(frame)[-FRAMES:]) if frame else ""
+        message = (
+            "%s blocks the event loop for more than %s s, and no heartbeat can be sent; "
+            "register it with blocking=True\n%s"
+        )
+        engine_logger.warning(message, who, self._limit, lines, extra=extra)

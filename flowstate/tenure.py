@@ -6,7 +6,6 @@ and no clocks of two machines are compared.
 """
 
 import math
-from typing import ClassVar
 
 import attrs
 import msgspec
@@ -30,9 +29,7 @@ STOP_AT = 9 / 10
 
 
 class Tenure(Struct, frozen=True, gc=False):
-    """Something that is held for a time, and has to be renewed.
-
-    Executions, leases and claimed delays obey it.
+    """Something that is held for a time, and renewed: an execution, a lease, a claimed delay.
 
     Attributes:
         seconds: how long the store keeps it for its holder, who renews it.
@@ -110,13 +107,16 @@ class Held:
         fresh_until: when the store has to hear of it again.
     """
 
-    part: ClassVar[float] = STOP_AT
-
     ctx: StateContext
     seconds: float | None = attrs.field(init=False, default=None)
     sent_at: float = attrs.field(init=False, default=NEVER)
     fresh_until: float = attrs.field(init=False, default=math.inf)
     _retry_at: float = attrs.field(init=False, default=0.0)
+
+    @property
+    def part(self) -> float:
+        """Of the seconds, for which the holder may rely on it."""
+        return STOP_AT
 
     @property
     def tenure(self) -> Tenure | None:

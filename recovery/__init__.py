@@ -30,8 +30,7 @@ from flowstate.recovery.policy import (
     set_max_attempts,
     set_retry_after,
 )
-from flowstate.recovery.recoverer import Recoverer
-from flowstate.recovery.stats import Stats
+from flowstate.recovery.recoverer import Recoverer, Stats
 from flowstate.recovery_rules import retry_after
 
 __all__ = [

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from types import TracebackType
 from typing import Self
 
 import attrs
@@ -31,11 +30,12 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.limits import check_id
+from flowstate.log_tail import change_of_head
 from flowstate.options import has, optional, seconds
-from flowstate.recovery.term import Term
 from flowstate.recovery_rules import LONGEST
 from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait, spawn
+from flowstate.tasks import cancel_and_wait, first, spawn
+from flowstate.tenure import RENEW_AT, Held
 
 __all__ = ["HOLDER", "Lease", "SHORTEST_SECONDS", "lease_id"]
 
@@ -44,8 +44,9 @@ logger = logging.getLogger("flowstate.recovery")
 PREFIX = "flowstate.lease."
 HOLDER = PREFIX + "holder"
 LABEL = "flowstate.lease"
-LEAST_PAUSE = 0.25
 SHORTEST_SECONDS = 0.05
+SHORTEST_PAUSE = 0.005
+STEP_DOWN_AT = 2 / 3  # Of the time of the lease.
 MAX_RETAKES = 2  # In a row. A store that is too slow for this process may do for another.
 
 
@@ -57,6 +58,64 @@ def lease_id(name: str) -> str:
 def _is_name(_: object, __: object, value: str) -> None:
     check_id("name", value)
     check_id("name", lease_id(value))
+
+
+@attrs.define(eq=False, repr=False)
+class Term(Held):
+    """What is held: from the commit that took a lease, until it is lost or given up.
+
+    Attributes:
+        clock: of the engine.
+        rng: for jitter.
+        on_held: set when a heartbeat got through, for those who began to wait when it was late.
+        has_ended: set when it is lost or given up.
+        was_renewed: whether a heartbeat got through.
+        is_late: whether it was lost because none got through in time.
+    """
+
+    clock: Clock
+    rng: random.Random
+    on_held: asyncio.Event
+    has_ended: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    was_renewed: bool = attrs.field(init=False, default=False)
+    is_late: bool = attrs.field(init=False, default=False)
+
+    @property
+    def part(self) -> float:
+        """Of the time, after which the holder steps down."""
+        return STEP_DOWN_AT
+
+    @property
+    def is_held(self) -> bool:
+        """Whether no other process can have taken it by now."""
+        return self.seconds is not None and self.clock.monotonic() < self.stop_at
+
+    def begin(self, seconds: float, sent_at: float) -> "Term":
+        """Begin with the commit that was sent at this time."""
+        self.seconds = seconds
+        self._hear(sent_at)
+        return self
+
+    def renewed(self, sent_at: float) -> None:
+        """Note that a heartbeat that was sent at this time got through."""
+        self.was_renewed = True
+        self._hear(sent_at)
+        self.on_held.set()
+
+    def _hear(self, sent_at: float) -> None:
+        super().renewed(sent_at)
+        # Not all holders at the same time.
+        self.fresh_until -= (self.seconds or 0.0) * RENEW_AT * self.rng.uniform(0.0, 0.2)
+
+    def release(self) -> None:
+        """End it."""
+        super().release()
+        self.has_ended.set()
+
+    def lose(self) -> None:
+        """End it, because others may have taken it over."""
+        self.is_late = True
+        self.release()
 
 
 # state      means                                  left by
@@ -98,7 +157,7 @@ class Lease:
         InvalidInputError: a bad option; names it.
     """
 
-    _engine: Engine = attrs.field(validator=has("an Engine", "do", "heartbeats"))
+    _engine: Engine = attrs.field(validator=has("an Engine", "do", "driver", "clock"))
     _name: str = attrs.field(validator=_is_name)
     _seconds: float = attrs.field(
         default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
@@ -108,15 +167,16 @@ class Lease:
         default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
     )
     holder: str = attrs.field(init=False, default="")
+    _chance: random.Random = attrs.field(init=False)
     _term: Term | None = attrs.field(init=False, default=None)
-    _lost_term: int | None = attrs.field(init=False, default=None)
+    _lost_term: Term | None = attrs.field(init=False, default=None)
     _retakes: int = attrs.field(init=False, default=0)  # In a row, without a heartbeat.
     _held: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     _not_held: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     _sign: tuple[object, ...] | None = attrs.field(init=False, default=None)  # Of the holder.
     _sign_at: float = attrs.field(init=False, default=0.0)
-    _seen: Seen | None = attrs.field(init=False, default=None)
-    _least_pause: float = attrs.field(init=False, default=LEAST_PAUSE)
+    _seen: Seen = attrs.field(init=False, factory=Seen)
+    _is_busy: bool = attrs.field(init=False, default=False)  # Others commit all the time.
     _state: State | None = attrs.field(init=False, default=None)
     _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
 
@@ -133,24 +193,20 @@ class Lease:
         return self._engine.clock
 
     async def __aenter__(self) -> Self:
-        if self._rng is None:  # Only here: forked processes must differ.
-            self._rng = random.Random()  # noqa: S311 - no secret
-        self._task = spawn(self._run(self._rng), f"flowstate lease {self._name}")
+        self._engine.check_open()
+        # Drawn here: processes that were forked after this object was made must differ.
+        self._chance = self._rng or random.Random()  # noqa: S311 - no secret
+        self._task = spawn(self._run(), f"flowstate lease {self._name}")
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         try:
             if self._task is not None:
                 await cancel_and_wait(self._task)
         finally:
-            term, held = self._term, self.is_held
+            term, is_held = self._term, self.is_held
             self._drop()
-            if term is not None and held:
+            if term is not None and is_held:
                 await self._give_back(term.ctx)
 
     @property
@@ -195,34 +251,35 @@ class Lease:
             raise LeaseLostError(self._name)
         return self._term.ctx
 
-    async def _run(self, rng: random.Random) -> None:
+    async def _run(self) -> None:
         while True:
             try:
                 if self._term is None:
-                    await self._stand_by(rng)
+                    await self._stand_by()
                 else:
                     await self._hold(self._term)
             except EngineStoppedError:
                 self._drop()
                 return
             except Exception as error:  # noqa: BLE001 - it tries again, whatever went wrong
-                extra = {"lease": self._name}
-                logger.warning("lease %r: %s: %s", self._name, type(error), error, extra=extra)
+                self._log(logging.WARNING, f"{type(error).__name__}: {error}")
                 await self._clock.sleep(self._poll_interval, background=True)
+
+    def _log(self, level: int, text: str) -> None:
+        logger.log(level, "lease %r: %s", self._name, text, extra={"lease": self._name})
 
     # Standing by
 
-    async def _stand_by(self, rng: random.Random) -> None:
+    async def _stand_by(self) -> None:
         """Take the lease, or wait for a change."""
-        driver = self._engine.driver
-        if self._seen is None:
-            self._seen = await driver.changed(Seen())
+        if self._seen == Seen():
+            self._seen = await self._engine.driver.changed(self._seen)
         asked_at = self._clock.monotonic()
         liveness = await self._engine.heartbeats.get_liveness(self.id)
         now = self._clock.monotonic()
         if liveness is None:
             self.holder = ""
-            await self._take(StateContext(State(self.id, labels={LABEL: self._name})), rng)
+            await self._take(StateContext(State(self.id, labels={LABEL: self._name})))
             return
         if self._state is None or self._state.rev != liveness.rev:
             self._state = await self._engine.get_state(self.id)
@@ -230,15 +287,16 @@ class Lease:
             return  # It changes hands just now.
         self.holder = self._state.annotations.get(HOLDER, "")
         if self._is_free(liveness, asked_at, now):
-            await self._take(StateContext(self._state), rng)
+            await self._take(StateContext(self._state))
         else:
-            await self._wait_for_change(self._seen, self._sign_at + self._seconds - now)
+            left = self._sign_at + self._seconds - now
+            await self._wait_for_change(max(min(left, self._poll_interval), SHORTEST_PAUSE))
 
     def _is_free(self, liveness: Liveness, asked_at: float, now: float) -> bool:
         if self._state is not None and self._state.status is Status.ENDED:
             return True
         if self._lost_term is not None:
-            if liveness.rev == self._lost_term:
+            if liveness.rev == self._lost_term.ctx.committed.rev:
                 return True
             self._lost_term = None
         sign = (liveness.rev, liveness.beat_at, liveness.note)
@@ -247,37 +305,18 @@ class Lease:
         # Not by now: this process may have stood still since the store replied.
         return asked_at - self._sign_at >= self._seconds
 
-    async def _wait_for_change(self, seen: Seen, left: float) -> None:
-        pause = max(min(left, self._poll_interval), SHORTEST_SECONDS / 10)
-        least = min(pause, self._least_pause)
-        await self._clock.sleep(least, background=True)  # However often others commit.
-        if least == pause:
-            # Nothing is waited for where others commit all the time; do they still?
-            self._seen = await self._engine.driver.changed(Seen())
-            self._learn(is_busy=self._seen.head != seen.head)
-            return
-        changing = spawn(self._change_of_head(seen), "flowstate lease change")
-        sleeping = spawn(self._clock.sleep(pause - least, background=True), "flowstate lease sleep")
-        try:
-            await asyncio.wait([changing, sleeping], return_when=asyncio.FIRST_COMPLETED)
-            if changing.done():
-                self._seen = changing.result()
-            self._learn(is_busy=changing.done())
-        finally:
-            await cancel_and_wait(changing, sleeping)
+    async def _wait_for_change(self, pause: float) -> None:
+        """Wait, or until others commit, unless they do all the time: then it says nothing."""
+        driver, seen, sleep = self._engine.driver, self._seen, self._clock.sleep
+        if self._is_busy:
+            await sleep(pause, background=True)
+            self._seen = await driver.changed(Seen())
+        else:
+            change = first(change_of_head(driver, seen), sleep(pause, background=True))
+            self._seen = await change or seen
+        self._is_busy = self._seen.head != seen.head
 
-    async def _change_of_head(self, seen: Seen) -> Seen:
-        now = seen
-        while now.head == seen.head:
-            now = await self._engine.driver.changed(now)
-        return now
-
-    def _learn(self, *, is_busy: bool) -> None:
-        """Look at once after a commit of others, unless there are so many that it says nothing."""
-        longer = min(2 * self._least_pause, self._poll_interval)
-        self._least_pause = longer if is_busy else LEAST_PAUSE
-
-    async def _take(self, ctx: StateContext, rng: random.Random) -> None:
+    async def _take(self, ctx: StateContext) -> None:
         self._state = None
         ctx.set_annotation(HOLDER, self._engine.name)
         sent_at, before = self._clock.monotonic(), ctx.committed.rev
@@ -286,31 +325,22 @@ class Lease:
         except (RevisionMismatchError, CommitUnknownError):
             self._lost_term = None
             return  # Another process was faster; or it is seen with the next look.
-        except asyncio.CancelledError:
-            if ctx.committed.rev != before:  # To be given back.
-                self._term = self._new_term(ctx, sent_at, rng)
-            raise
+        finally:
+            term = Term(ctx, self._clock, self._chance, self._held)
+            if ctx.committed.rev != before:  # Also when this is cancelled: it is given back then.
+                self._term = term.begin(self._seconds, sent_at)
         self._retakes = self._retakes + 1 if self._lost_term is not None else 0
         self._sign = self._lost_term = None
-        term = self._new_term(ctx, sent_at, rng)
         if not term.is_held:
-            logger.warning("lease %r: taken too slowly", self._name, extra={"lease": self._name})
-            self._retake(term)
+            self._log(logging.WARNING, "taken too slowly")
+            self._term = None
+            if self._retakes < MAX_RETAKES:
+                self._lost_term = term
             return
-        self._term, self.holder = term, self._engine.name
+        self.holder = self._engine.name
         self._not_held.clear()
         self._held.set()
-        logger.info("lease %r: held by %s", self._name, self.holder, extra={"lease": self._name})
-
-    def _new_term(self, ctx: StateContext, sent_at: float, rng: random.Random) -> Term:
-        term = Term(ctx, self._clock, rng, self._renewed)
-        term.begin(self._seconds, sent_at)
-        return term
-
-    def _retake(self, term: Term) -> None:
-        """Take a term that was lost to time alone again, but not too often in a row."""
-        if self._retakes < MAX_RETAKES:
-            self._lost_term = term.ctx.committed.rev
+        self._log(logging.INFO, f"held by {self.holder}")
 
     # Holding
 
@@ -322,15 +352,12 @@ class Lease:
             await term.has_ended.wait()
         finally:
             heartbeats.remove(term)
+        if term.was_renewed:
+            self._retakes = 0
         if self._term is term:  # Else it was given up.
-            if term.is_late and term.was_renewed:
-                self._lost_term = term.ctx.committed.rev
-            logger.warning("lease %r: lost", self._name, extra={"lease": self._name})
+            self._lost_term = term if term.is_late and term.was_renewed else None
+            self._log(logging.WARNING, "lost")
             self._drop()
-
-    def _renewed(self) -> None:
-        self._retakes = 0
-        self._held.set()  # A caller may have begun to wait at the last moment.
 
     def _drop(self) -> None:
         if self._term is not None:
@@ -345,6 +372,5 @@ class Lease:
             try:
                 await self._engine.do(Commit(End(ctx)))
             except FlowstateError as error:
-                extra = {"lease": self._name}
-                logger.warning("lease %r: not given back: %s", self._name, error, extra=extra)
+                self._log(logging.WARNING, f"not given back: {error}")
         self.holder = ""

@@ -5,16 +5,18 @@ import contextlib
 import logging
 import random
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
 import attrs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from flowstate.commands import Commit, Retry
 from flowstate.context import StateContext
-from flowstate.delayer import is_new
+from flowstate.delayer import OTHERS_EVERY, is_new
 from flowstate.driver import DuePage, DueQuery, Liveness, Seen
 from flowstate.engine import Engine
 from flowstate.errors import (
@@ -26,10 +28,10 @@ from flowstate.errors import (
 )
 from flowstate.execution import Note, Slot, read_note
 from flowstate.limits import check_id
+from flowstate.log_tail import change_of_head
 from flowstate.options import check_seconds, count, has, optional, seconds
 from flowstate.recovery.dead import end_by_force
-from flowstate.recovery.lease import Lease, lease_id
-from flowstate.recovery.liveness import PageLiveness
+from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
 from flowstate.recovery.policy import (
     attempt,
     attempt_annotations,
@@ -38,21 +40,22 @@ from flowstate.recovery.policy import (
     origin_annotation,
 )
 from flowstate.recovery.scanning import ScanSchedule
-from flowstate.recovery.stats import Stats
 from flowstate.recovery.throttle import AttemptLimiter, EngineFullError, Outcome
 from flowstate.state import State
-from flowstate.tasks import cancel_and_wait, shielded, spawn
+from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 
-__all__ = ["Recoverer", "lease_name"]
+__all__ = ["Recoverer", "Stats", "lease_name"]
 
 logger = logging.getLogger("flowstate.recovery")
 
 COUNTED = ("added", "retried", "completed", "failed", "dropped", "taken_over")
 PAGE = 100
-OTHERS_EVERY = 60.0
-# The store's time is no timer of this process, and an engine that stops hands over at any time.
-LONGEST_PAUSE = 5.0
+# The store's time is no timer of this process, and an engine that stops hands over at any time:
+# a part of the time until the next state stalls, from 5 seconds to a minute.
+PART_OF_WAIT = 1 / 24
+SHORTEST_LOOK = 5.0
 MAX_DOUBLINGS = 6
+FRESH_SECONDS = 2.0
 
 
 def lease_name(group: str) -> str:
@@ -66,12 +69,39 @@ def _check_group(_: object, field: Any, value: str) -> None:
 
 
 def _check_lease(_: object, __: object, value: object) -> None:
-    check_seconds("lease", value, 0.05)
+    check_seconds("lease", value, SHORTEST_SECONDS)
 
 
 def _check_rate(_: object, field: Any, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise InvalidInputError(field.name.lstrip("_"), "must be a number above 0")
+
+
+class Stats(Struct, frozen=True):
+    """Counts of decisions.
+
+    Attributes:
+        is_leading: whether this process recovers just now.
+        added: states that were found stalled for the first time since their progress.
+        retried: attempts that were committed, and given to the engine.
+        completed: attempts, and what was taken over, that ended without an error.
+        failed: attempts, and what was taken over, whose flow raised, or that were stopped.
+        dropped: states that were ended by force.
+        skipped: what was left alone, by reason. States, each revision once: ``"delayed"`` (no
+            delayer has fired an overdue delay), ``"moved on"``, ``"not leading"``, ``"damaged"``,
+            ``"refused"`` (it has no room for an attempt's notes). Flows, each once:
+            ``"unknown flow"`` (states stand still in it, and it is not registered here).
+        taken_over: executions that engines handed over when they stopped; these are no attempts.
+    """
+
+    is_leading: bool
+    added: int
+    retried: int
+    completed: int
+    failed: int
+    dropped: int
+    skipped: Mapping[str, int]
+    taken_over: int = 0
 
 
 @attrs.define(eq=False)
@@ -113,15 +143,16 @@ class Recoverer:
         default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
     )
     _lease: Lease = attrs.field(init=False)
+    _limiter: AttemptLimiter = attrs.field(init=False)
+    _chance: random.Random = attrs.field(init=False)
     _done: Counter[str] = attrs.field(init=False, factory=Counter)
     _left_alone: Counter[str] = attrs.field(init=False, factory=Counter)
     _skipped: dict[str, None] = attrs.field(init=False, factory=dict)
     _others_at: float = attrs.field(init=False, default=0.0)
-    _chance: random.Random = attrs.field(init=False)
-    _limiter: AttemptLimiter = attrs.field(init=False)
     _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
 
     async def __aenter__(self) -> Self:
+        self._engine.check_open()
         # Drawn here: processes that were forked after this object was made must differ.
         self._chance = self._rng or random.Random()  # noqa: S311 - no secret
         self._limiter = AttemptLimiter(self._engine, self._max_running, self._rate, self._chance)
@@ -142,7 +173,7 @@ class Recoverer:
             if self._task is not None:
                 await cancel_and_wait(self._task)
         finally:
-            await self._lease.__aexit__(*exc_info)  # type: ignore[arg-type]
+            await self._lease.__aexit__(*exc_info)
 
     @property
     def is_leading(self) -> bool:
@@ -160,31 +191,24 @@ class Recoverer:
         return Stats(is_leading=self.is_leading, skipped=dict(self._left_alone), **counts)
 
     async def _run(self) -> None:
-        while True:
-            await self._lease.wait_held()
-            leading = spawn(self._lead(), "flowstate recovery")
-            lost = spawn(self._lease.wait_lost(), "flowstate recovery ends")
-            try:
-                await asyncio.wait([leading, lost], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                await cancel_and_wait(leading, lost)
-            if not leading.cancelled() and isinstance(leading.exception(), EngineStoppedError):
-                return
+        with contextlib.suppress(EngineStoppedError):
+            while True:
+                await self._lease.wait_held()
+                await first(self._lead(), self._lease.wait_lost())
 
     async def _lead(self) -> None:
-        """Recover, pass after pass; a failing store is asked again later and later."""
+        """Recover, scan after scan; a failing store is asked again later and later."""
         clock, failures, seen = self._engine.clock, 0, Seen()
-        schedule = ScanSchedule(self._poll_interval, clock.monotonic())
+        schedule = ScanSchedule(self._poll_interval)
         # A crash of everything lets all processes begin at the same time.
         await clock.sleep(self._chance.uniform(0, self._poll_interval / 2))
         while True:
             try:
                 if seen == Seen():
                     seen = await self._engine.driver.changed(seen)
-                began = clock.monotonic()
-                page, is_done = await self._pass(schedule.since(began))
+                page, is_done = await self._scan(schedule.begin(clock.monotonic()))
                 failures, now = 0, clock.monotonic()
-                schedule.done(began, now, page.now, is_done=is_done)
+                schedule.end(now, page.now, is_done=is_done)
                 seen = await self._pause(page, seen, schedule.pause(now))
             except EngineStoppedError:
                 raise
@@ -197,39 +221,30 @@ class Recoverer:
                 ceiling = self._poll_interval * 2**failures
                 await clock.sleep(self._chance.uniform(ceiling / 2, ceiling))
 
-    async def _pass(self, since: datetime | None) -> tuple[DuePage, bool]:
+    async def _scan(self, since: datetime | None) -> tuple[DuePage, bool]:
         """Deal with everything that has stalled since, page by page.
 
         Returns the last page, and whether nothing has to be tried again.
         """
         flows = tuple(filter(self._engine.can_execute, self._engine.flows))
         after = None if since is None else (since, "")
-        query = DueQuery(
-            "stall", flows=flows, after=after, limit=PAGE, others=self._asks_for_others()
-        )
+        now = self._engine.clock.monotonic()
+        others = now >= self._others_at
+        if others:
+            self._others_at = now + OTHERS_EVERY
+        query = DueQuery("stall", flows=flows, after=after, limit=PAGE, others=others)
         is_done = True
         while True:
             page = await self._engine.driver.get_due(query)
             self._report(page)
-            states = [stalled.state for stalled in page.due]
-            liveness = PageLiveness.of(self._engine, states)
-            outcomes = await asyncio.gather(
-                *(self._recover(state, liveness) for state in states), return_exceptions=True
-            )
-            for outcome in outcomes:
+            recovering = [self._recover(stalled.state) for stalled in page.due]
+            for outcome in await asyncio.gather(*recovering, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
                 is_done = is_done and outcome
             if not page.more:
                 return page, is_done
             query = replace(query, after=page.end, others=False)
-
-    def _asks_for_others(self) -> bool:
-        now = self._engine.clock.monotonic()
-        if now < self._others_at:
-            return False
-        self._others_at = now + OTHERS_EVERY
-        return True
 
     def _report(self, page: DuePage) -> None:
         for damaged in page.damaged:
@@ -245,28 +260,29 @@ class Recoverer:
 
         Returns what the store has.
         """
-        pause, clock = min(longest, LONGEST_PAUSE), self._engine.clock
-        is_idle = page.next_at is None
+        pause, is_idle = longest, page.next_at is None
         if page.next_at is not None:
-            pause = min(pause, max(0.0, (page.next_at - page.now).total_seconds()))
-        noticing = spawn(self._changed(seen), "flowstate recovery notices")
-        sleeping = spawn(clock.sleep(pause, background=is_idle), "flowstate recovery sleeps")
-        try:
-            done, _ = await asyncio.wait([noticing, sleeping], return_when="FIRST_COMPLETED")
-            return noticing.result() if noticing in done else seen
-        finally:
-            await cancel_and_wait(noticing, sleeping)
+            left = max(0.0, (page.next_at - page.now).total_seconds())
+            pause = min(longest, left, max(SHORTEST_LOOK, left * PART_OF_WAIT))
+        sleep = self._engine.clock.sleep(pause, background=is_idle)
+        return await first(self._change(seen), sleep) or seen
 
-    async def _changed(self, seen: Seen) -> Seen:
+    async def _change(self, seen: Seen) -> Seen:
         """Return a while after something was committed."""
-        found = seen
         with contextlib.suppress(Exception):  # Then it scans in a while, as it would anyway.
-            while found.head == seen.head:
-                found = await self._engine.driver.changed(found)
+            seen = await change_of_head(self._engine.driver, seen)
         await self._engine.clock.sleep(self._poll_interval)
-        return found
+        return seen
 
-    async def _recover(self, state: State, liveness: PageLiveness) -> bool:
+    async def _look(self, state: State) -> Liveness | None:
+        """Return what is known of a state; ``None`` if it has moved on, or is alive after all."""
+        # All of a page are asked for together.
+        found = await self._engine.heartbeats.get_liveness(state.id)
+        if found is None or found.rev != state.rev or found.stalls_at is None:
+            return None
+        return found if found.stalls_at <= found.now else None
+
+    async def _recover(self, state: State) -> bool:
         """Deal with one state; whatever goes wrong with it holds up no other.
 
         Returns whether that is all that can be done for it now.
@@ -274,10 +290,10 @@ class Recoverer:
         flow = state.transition.to
         extra = {"state_id": state.id, "rev": state.rev, "flow": flow, "attempt": attempt(state)}
         try:
-            found = await liveness.get(state)
-            if found is None or not self._engine.can_execute(flow):
-                return True
-            await self._decide(state, found, liveness)
+            looked_at = self._engine.clock.monotonic()
+            found = await self._look(state)
+            if found is not None and self._engine.can_execute(flow):
+                await self._decide(state, found, looked_at)
         except RevisionMismatchError as lost:
             reason = "moved on"
             if self._lease.id in lost.ids:
@@ -291,11 +307,9 @@ class Recoverer:
         except Exception:
             logger.exception("cannot recover %r", state.id, extra=extra)
             return False
-        finally:
-            liveness.leave_out(state)
         return True
 
-    async def _decide(self, state: State, found: Liveness, liveness: PageLiveness) -> None:
+    async def _decide(self, state: State, found: Liveness, looked_at: float) -> None:
         note = read_note(found.note)
         if found.delay_due is not None:
             why = f"it has a delay, due at {found.delay_due}, that no delayer has fired"
@@ -303,13 +317,20 @@ class Recoverer:
         elif decide(state, handed_over=note.handed_over) == "drop":
             await self._drop(state, note.error)
         else:
-            await self._execute(state, liveness)
+            await self._execute(state, found, looked_at)
 
-    async def _execute(self, state: State, liveness: PageLiveness) -> None:
+    async def _execute(self, state: State, found: Liveness | None, looked_at: float) -> None:
+        """Begin an attempt when it has its turn.
+
+        That may have been long in coming, and a heartbeat may have come meanwhile. An answer of
+        the last seconds is good enough: the commit of the attempt is judged by the revision, and
+        an execution whose heartbeat came late finds out by itself that it has been replaced.
+        """
         try:
             async with self._limiter.turn() as slot:
-                # Its turn may have been long in coming.
-                if (found := await liveness.get(state)) is not None:
+                if self._engine.clock.monotonic() - looked_at >= FRESH_SECONDS:
+                    found = await self._look(state)
+                if found is not None:
                     # Cancelled in between, it would have counted an attempt that never runs.
                     await shielded(self._begin(state, read_note(found.note), slot))
         except EngineFullError:
@@ -319,11 +340,10 @@ class Recoverer:
 
     async def _begin(self, state: State, note: Note, slot: Slot) -> None:
         ctx = StateContext(state)
-        if note.handed_over:
-            annotations = origin_annotation(state)
-        else:
-            annotations = attempt_annotations(state, self._chance)
-        await self._engine.do(Commit(self._lease.check(), Retry(ctx, annotations)))
+        notes = origin_annotation(state)
+        if not note.handed_over:
+            notes |= attempt_annotations(state, self._chance)
+        await self._engine.do(Commit(self._lease.check(), Retry(ctx, notes)))
         self._count(ctx.committed, note)
         outcome = await self._engine.start(ctx, slot)
         outcome.add_done_callback(partial(self._ended, ctx.committed))

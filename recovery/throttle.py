@@ -5,14 +5,13 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any
 
 import attrs
 
 from flowstate.clock import Clock
 from flowstate.engine import Engine
 from flowstate.execution import Slot
-from flowstate.tasks import cancel_and_wait, spawn
+from flowstate.tasks import first
 
 __all__ = ["AttemptLimiter", "EngineFullError", "Outcome"]
 
@@ -79,15 +78,16 @@ class AttemptLimiter:
     async def _free_slot(self) -> Slot:
         give_up_at = self._clock.monotonic() + PATIENCE
         while True:
+            pause = PAUSE
             if self._is_busy():
-                await self._change(self._until_one_is_old())
-                give_up_at = self._clock.monotonic() + PATIENCE
+                if not self._beginning:
+                    pause = self._running[0][0] + YOUNG - self._clock.monotonic()
+                give_up_at = self._clock.monotonic() + pause + PATIENCE
             elif (slot := self._engine.reserve()) is not None:
                 return slot
             elif self._clock.monotonic() >= give_up_at:
                 raise EngineFullError
-            else:
-                await self._change(PAUSE)
+            await first(self._one_is_over(), self._clock.sleep(max(PAUSE, pause)))
 
     def _is_busy(self) -> bool:
         """Return whether as many attempts as allowed are on their way."""
@@ -96,22 +96,7 @@ class AttemptLimiter:
         self._running = deque(running)
         return len(self._running) + self._beginning >= self._max_running
 
-    def _until_one_is_old(self) -> float:
-        if self._beginning:
-            return PAUSE
-        return max(PAUSE, self._running[0][0] + YOUNG - self._clock.monotonic())
-
-    async def _change(self, pause: float) -> None:
-        """Wait so many seconds, or until an attempt is over."""
-        sleep = spawn(_sleep(self._clock, pause), "flowstate limiter")
-        running: list[asyncio.Future[Any]] = [
-            outcome for _, outcome in self._running if not outcome.done()
-        ]
-        try:
-            await asyncio.wait({sleep, *running}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel_and_wait(sleep)
-
-
-async def _sleep(clock: Clock, seconds: float) -> None:
-    await clock.sleep(seconds)
+    async def _one_is_over(self) -> None:
+        outcomes = [outcome for _, outcome in self._running if not outcome.done()]
+        never: Outcome = asyncio.get_running_loop().create_future()
+        await asyncio.wait([*outcomes, never], return_when=asyncio.FIRST_COMPLETED)

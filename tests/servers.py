@@ -49,7 +49,7 @@ class Postgres(Protocol):
 
 
 class GivenServer:
-    """A server that somebody else runs, and that the tests must leave running."""
+    """A server that runs already, and that the tests must leave running."""
 
     def __init__(self, url: str) -> None:
         self._url = url

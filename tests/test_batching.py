@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from flowstate import (
     DriverError,
     Engine,
     FlowRegistry,
+    InvalidInputError,
     Pause,
     RevisionMismatchError,
     State,
@@ -22,6 +24,7 @@ from flowstate import (
 from flowstate.batching import WORTH_A_BATCH, Batcher
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.drivers.sqlite import SQLiteDriver
 
 
 class SlowDriver(MemoryDriver):
@@ -173,6 +176,28 @@ async def test_a_second_cancellation_does_not_wait() -> None:
         await engine.do(Commit(Pause(new("b"))))
 
         assert ctx.committed == await engine.get_state("a")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_cancelled_as_the_answer_comes_nothing_is_left_to_wait_for(fails: bool) -> None:
+    tasks: list[asyncio.Task[None]] = []
+    driver = MemoryDriver()
+
+    async def commit(batch: Sequence[Writes]) -> Sequence[Verdict]:
+        verdicts = await MemoryDriver.commit(driver, batch)
+        await asyncio.sleep(0)  # reason: now the caller waits
+        tasks[0].cancel()
+        if fails:
+            raise StoreUnavailableError("away")
+        return verdicts
+
+    driver.commit = commit  # type: ignore[method-assign]
+    driver.max_batch_size = 10
+    async with Engine(driver, FlowRegistry()) as engine:
+        tasks += start(engine, ctx := new("a"))
+        await asyncio.wait(tasks, timeout=5.0)
+        assert tasks[0].cancelled()
+        assert ctx.committed.rev == (0 if fails else 1)
 
 
 async def test_what_is_refused_after_a_second_cancellation_is_no_noise() -> None:
@@ -462,3 +487,15 @@ async def test_what_follows_a_call_spoils_no_answer(
     batcher = Batcher(store.answers, limit=LIMIT, after=fail)
     assert await asyncio.gather(*map(batcher.submit, "abcd")) == list("abcd")
     assert len(caplog.records) == 2
+
+
+async def test_a_commit_that_runs_in_another_event_loop_is_refused(tmp_path: Path) -> None:
+    flows = FlowRegistry()
+    for driver in (SQLiteDriver(tmp_path / "store"), MemoryDriver()):
+        async with Engine(driver, flows) as engine:
+            await engine.do(Commit(Pause(new("a"))))
+            busy = start(engine, *(new(str(number)) for number in range(50)))
+            with pytest.raises(InvalidInputError, match="engine: is open in another event loop"):
+                await asyncio.to_thread(asyncio.run, engine.do(Commit(Pause(new("b")))))
+            await asyncio.gather(*busy)
+            assert await engine.head() == 51

@@ -1,15 +1,30 @@
-"""Frozen mappings refuse every change, and are dicts in every other way."""
+"""Frozen mappings refuse every change, and are dicts in every other way; values keep secrets."""
 
 import copy
 import pickle
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from flowstate import InvalidInputError
+from flowstate import (
+    Commit,
+    Data,
+    Delay,
+    DelayedState,
+    GetStates,
+    InvalidInputError,
+    State,
+    StateContext,
+    Status,
+    Transit,
+)
+from flowstate.driver import Heartbeat, Writes
 from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
 
+PRIVATE = "private text"
+CTX = StateContext(State("a", labels={"key": PRIVATE}, annotations={"key": PRIVATE}))
 CHANGES: dict[str, Callable[[Any], object]] = {
     "set": lambda m: m.__setitem__("b", 2),
     "delete": lambda m: m.__delitem__("a"),
@@ -112,3 +127,32 @@ class Unreadable(dict[str, str]):
 def test_a_mapping_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"^labels: cannot be read"):
         freeze("labels", Unreadable(a="b"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        CTX,
+        CTX.current,
+        Commit(Transit(CTX, "flow", {"key": PRIVATE})),
+        Delay(CTX, "flow", annotations={"key": PRIVATE}),
+        GetStates(labels=[{"key": PRIVATE}]),
+        Data(PRIVATE.encode(), {"key": PRIVATE}),
+        DelayedState("d", CTX.current, "flow", FrozenDict(key=PRIVATE), datetime.now(UTC), True),
+        Writes("token", (CTX.current,), (PRIVATE,)),
+        Heartbeat("a", 1, 5.0, PRIVATE),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_shown_of_values_has_no_secrets(value: object) -> None:
+    shown = repr(value)
+
+    assert PRIVATE not in shown
+    assert any(part in shown for part in ("'a'", "'key'", "'token'"))
+
+
+def test_what_is_shown_of_a_state_is_what_it_does_not_share_with_all() -> None:
+    state = State("a", 7, status=Status.PAUSED)
+
+    assert repr(state) == "State(id='a', rev=7, status=<Status.PAUSED: 'paused'>)"
+    assert repr(Data(b"abc")) == "Data(blob=<3 bytes>)"

@@ -606,7 +606,7 @@ async def test_one_locked_state_stops_no_other(driver: Recorder, clock: FakeCloc
 async def test_a_stop_that_is_cancelled_leaves_nothing_behind(
     driver: Recorder, clock: FakeClock
 ) -> None:
-    flows, before = FlowRegistry(), asyncio.all_tasks()
+    flows, before, threads = FlowRegistry(), asyncio.all_tasks(), set(threading.enumerate())
 
     @flows.flow("work")
     async def work(ctx: StateContext, engine: Engine) -> Command[None]:
@@ -620,7 +620,7 @@ async def test_a_stop_that_is_cancelled_leaves_nothing_behind(
         async with asyncio.timeout(0.05):
             await engine.__aexit__(None, None, None)
     assert asyncio.all_tasks() == before
-    assert not [t for t in threading.enumerate() if t.name == "flowstate watchdog"]
+    assert set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), "5"])
@@ -630,11 +630,11 @@ def test_a_bad_limit_for_blocking_is_refused(seconds: float) -> None:
 
 
 async def test_without_a_limit_no_thread_watches_the_loop() -> None:
-    flows = FlowRegistry()
+    flows, threads = FlowRegistry(), set(threading.enumerate())
 
     @flows.flow("work")
     async def work(ctx: StateContext, engine: Engine) -> Command[None]:
-        assert not [t for t in threading.enumerate() if t.name == "flowstate watchdog"]
+        assert set(threading.enumerate()) <= threads
         return Commit(End(ctx))
 
     async with Engine(MemoryDriver(), flows, warn_blocked_after=None) as engine:

@@ -55,12 +55,14 @@ class Store(Resolver):
         faults: for each call what it raises; of a lost reply the batch was applied.
         big: tokens of commits that no batch may have.
         forgets_delays: as if each had fired and been dropped.
+        cannot_look: for delays.
     """
 
     clock: FakeClock
-    faults: list[Failed | None] = attrs.field(factory=list)
+    faults: list[Failed | DriverError | None] = attrs.field(factory=list)
     big: tuple[str, ...] = ()
     forgets_delays: bool = False
+    cannot_look: bool = False
     states: dict[str, tuple[str, State]] = attrs.field(factory=dict)
     delays: set[str] = attrs.field(factory=set)
     calls: list[int] = attrs.field(factory=list)
@@ -68,7 +70,7 @@ class Store(Resolver):
     async def call(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         self.calls.append(len(batch))
         fault = self.faults.pop(0) if self.faults else None
-        if fault is not None and not fault.lost:
+        if isinstance(fault, DriverError) or (fault is not None and not fault.lost):
             raise fault
         if any(writes.token in self.big for writes in batch):
             raise FULL
@@ -97,6 +99,8 @@ class Store(Resolver):
         ]
 
     async def find_delays(self, ids: Sequence[str]) -> tuple[datetime, set[str]]:
+        if self.cannot_look:
+            raise StoreFullError("no memory to look")
         return self.clock.now(), self.delays & set(ids)
 
     def backoff(self) -> Backoff:
@@ -182,6 +186,7 @@ async def test_a_lost_delay_that_is_there_is_not_stored_again(store: Store) -> N
     [
         (delay("1", due=NOW), False),
         (delay("1", after=timedelta(0)), False),
+        (delay("1", after=timedelta(seconds=4)), False),
         (delay("1", due=NOW + timedelta(hours=1)), True),
         (delay("1", after=timedelta(hours=1)), True),
     ],
@@ -193,6 +198,17 @@ async def test_a_lost_delay_that_may_have_fired_is_unknown(
     store.forgets_delays = True
     (verdict,) = await store.commit(fires)
     assert verdict == () if known else isinstance(verdict, CommitUnknownError)
+
+
+async def test_a_lost_delay_that_cannot_be_looked_for_is_unknown(store: Store) -> None:
+    store.faults = [LOST]
+    store.cannot_look = True
+    assert kinds(await store.commit(delay("1", due=NOW), put("2"))) == [CommitUnknownError] * 2
+
+
+async def test_half_a_batch_that_fails_takes_nothing_from_the_other(store: Store) -> None:
+    store.faults = [FULL, None, StoreUnavailableError("gone")]
+    assert kinds(await store.commit(put("1"), put("2"))) == [tuple, StoreUnavailableError]
 
 
 def test_a_replay_is_recognised_by_its_content() -> None:

@@ -1,14 +1,11 @@
 """Watches of a driver share the tail of its log; each is right wherever it starts."""
 
 import asyncio
-import contextlib
 import logging
-import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
-from msgspec.structs import replace
 
 from flowstate import (
     Commit,
@@ -17,8 +14,6 @@ from flowstate import (
     EngineStoppedError,
     FlowRegistry,
     HistoryRewoundError,
-    InvalidCommandError,
-    InvalidInputError,
     Pause,
     State,
     StateContext,
@@ -27,95 +22,13 @@ from flowstate import (
     log_tail,
     reading,
 )
-from flowstate.driver import DamagedRevision, Driver, Seen, StateQuery, States, Verdict, Writes
+from flowstate.driver import Seen, StateQuery, States
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.errors import DamagedRevisionError
 from flowstate.testcases.support import DriverWrapper
+from tests.scripted import Scripted, consume, consuming, pause, settled, turns_until
 
 WATCHERS = 2_000
 MIB = 1024 * 1024
-
-
-class Scripted(DriverWrapper):
-    """Counts pages; loses, damages and rewinds when told to; holds answers back.
-
-    Attributes:
-        pages: how many were read.
-        waits: how many calls wait for a change.
-        lost: revisions that pages leave out.
-        damaged: revisions that cannot be read; those in ``labelled`` are found by labels.
-        error: what the next wait for a change raises.
-        before: is awaited before the next page is read; ``after`` before it is returned.
-        verdicts: is awaited before the verdicts of the next batch are returned.
-        reached: set when one of these is awaited.
-        head: replaces that of the store, if it is not ``None``.
-    """
-
-    def __init__(self, driver: Driver | None = None) -> None:
-        super().__init__(driver or MemoryDriver())
-        self.max_batch_size = 16
-        self.pages = self.waits = 0
-        self.lost: set[int] = set()
-        self.damaged: set[int] = set()
-        self.labelled: set[int] = set()
-        self.error: Exception | None = None
-        self.before: asyncio.Event | None = None
-        self.after: asyncio.Event | None = None
-        self.verdicts: asyncio.Event | None = None
-        self.reached = asyncio.Event()
-        self.head: int | None = None
-        self._nudged = asyncio.Event()
-
-    def nudge(self) -> None:
-        """Let each wait for a change return, as a hint that may be wrong."""
-        self._nudged.set()
-
-    async def get_states(self, query: StateQuery) -> States:
-        self.pages += 1
-        await self._hold("before")
-        page = await super().get_states(query)
-        await self._hold("after")
-        if self.head is not None:
-            page = replace(page, head=self.head, states=[])
-        missing = self.lost | self.damaged
-        named = self.labelled if query.labels else self.damaged
-        last = page.states[-1].rev if page.more and page.states else page.head
-        bad = [
-            DamagedRevision(rev, f"of {rev}", "on purpose")
-            for rev in sorted(named)
-            if query.after < rev <= last
-        ]
-        states = [state for state in page.states if state.rev not in missing]
-        return replace(page, states=states, damaged=bad)
-
-    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        verdicts = await super().commit(batch)
-        await self._hold("verdicts")
-        return verdicts
-
-    async def changed(self, seen: Seen) -> Seen:
-        if self.error is not None:
-            raise self.error
-        if self.head is not None and seen.head != self.head:
-            return Seen(self.head, seen.due)
-        self.waits += 1
-        nudged = asyncio.ensure_future(self._nudged.wait())
-        changed = asyncio.ensure_future(super().changed(seen))
-        try:
-            await asyncio.wait([nudged, changed], return_when=asyncio.FIRST_COMPLETED)
-            self._nudged.clear()
-            return changed.result() if changed.done() else seen
-        finally:
-            self.waits -= 1
-            nudged.cancel()
-            changed.cancel()
-
-    async def _hold(self, name: str) -> None:
-        event: asyncio.Event | None = getattr(self, name)
-        if event is not None:
-            self.reached.set()
-            await event.wait()
-            setattr(self, name, None)
 
 
 @pytest.fixture
@@ -127,42 +40,6 @@ def driver() -> Scripted:
 async def engine(driver: Scripted) -> AsyncIterator[Engine]:
     async with Engine(driver, FlowRegistry()) as engine:
         yield engine
-
-
-async def pause(engine: Engine, id: str, **labels: str) -> None:
-    await engine.do(Commit(Pause(StateContext(State(id, labels=labels)))))
-
-
-async def settled() -> None:
-    """Return when all that can run without an event from outside has run."""
-    for _ in range(30):
-        await asyncio.sleep(0)  # reason: lets the others go on
-
-
-async def turns_until(reached: Callable[[], bool]) -> None:
-    while not reached():  # noqa: ASYNC110 - what is waited for sends no event
-        await asyncio.sleep(0)  # reason: lets the others go on
-
-
-async def consume(engine: Engine, seen: list[int], count: int, **labels: str) -> list[int]:
-    async with engine.watch(labels=labels) as states:
-        while len(seen) < count:
-            seen.append((await anext(states)).rev)
-    return seen
-
-
-@contextlib.asynccontextmanager
-async def consuming(
-    engine: Engine, count: int, **labels: str
-) -> AsyncIterator["asyncio.Task[list[int]]"]:
-    """Have a watch that waits for so many revisions."""
-    task = asyncio.create_task(consume(engine, [], count, **labels))
-    await settled()
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def test_thousands_of_watches_share_one_reader(driver: Scripted, engine: Engine) -> None:
@@ -484,146 +361,3 @@ async def test_a_reader_that_is_cancelled_leaves_no_watch_waiting(engine: Engine
                 task.cancel()
         with pytest.raises(DriverError, match="cancelled"):
             await seen
-
-
-# Damage
-
-
-@pytest.mark.parametrize("how", ["from the log", "live", "live from others"])
-async def test_a_damaged_revision_is_raised_in_its_place_and_hides_nothing(
-    driver: Scripted, engine: Engine, how: str
-) -> None:
-    driver.damaged = {3}
-    async with Engine(Scripted(driver._driver), FlowRegistry()) as other, engine.watch() as states:
-        writer = other if how != "live" else engine
-        waiting = asyncio.create_task(anext(states)) if how != "from the log" else None
-        await settled()
-        for number in range(1, 6):
-            await pause(writer, str(number))
-        if waiting is not None and how == "live":
-            # What this process has committed is whole.
-            assert [(await waiting).rev] == [1]
-            assert [(await anext(states)).rev for _ in range(4)] == [2, 3, 4, 5]
-            return
-        got = [(await waiting).rev if waiting else (await anext(states)).rev]
-        got.append((await anext(states)).rev)
-        with pytest.raises(DamagedRevisionError, match="on purpose") as raised:
-            await anext(states)
-        assert (raised.value.rev, raised.value.id, got) == (3, "of 3", [1, 2])
-        assert states.cursor in {3, 5}
-        assert [(await anext(states)).rev for _ in range(2)] == [4, 5]
-        await pause(writer, "6")
-        assert (await anext(states)).rev == 6
-        async with engine.watch(since_rev=raised.value.rev) as again:
-            assert (await anext(again)).rev == 4
-
-
-@pytest.mark.parametrize("is_named", [False, True])
-async def test_a_watch_by_labels_hears_of_damage_that_the_store_finds_by_them(
-    driver: Scripted, engine: Engine, is_named: bool
-) -> None:
-    driver.damaged = {2}
-    driver.labelled = {2} if is_named else set()
-    async with (
-        Engine(Scripted(driver._driver), FlowRegistry()) as other,
-        engine.watch(labels={"kind": "a"}) as states,
-    ):
-        waiting = asyncio.create_task(anext(states))
-        await settled()
-        for number in range(1, 5):
-            await pause(other, str(number), kind="a" if number in {1, 4} else "b")
-            await settled()
-        assert (await waiting).rev == 1
-        if is_named:
-            with pytest.raises(DamagedRevisionError, match="on purpose"):
-                await anext(states)
-        assert (await anext(states)).rev == 4
-        await pause(other, "5", kind="a")
-        assert (await anext(states)).rev == 5
-
-
-async def test_an_iteration_over_pages_raises_what_is_damaged_in_its_place(
-    driver: Scripted, engine: Engine
-) -> None:
-    for number in range(1, 6):
-        await pause(engine, str(number))
-    driver.damaged = {3}
-    states = engine.states()
-    assert [(await anext(states)).rev for _ in range(2)] == [1, 2]
-    with pytest.raises(DamagedRevisionError) as raised:
-        await anext(states)
-    assert [s.rev async for s in engine.states(since_rev=raised.value.rev)] == [4, 5]
-
-
-# Whose a watch is
-
-
-async def test_a_watch_is_refused_to_a_second_task(engine: Engine) -> None:
-    async with engine.watch() as states:
-        first = asyncio.create_task(anext(states))
-        await settled()
-        with pytest.raises(InvalidCommandError, match="another task"):
-            await anext(states)
-        await pause(engine, "a")
-        assert (await first).rev == 1
-
-
-async def test_tasks_that_take_turns_get_each_revision_once(engine: Engine) -> None:
-    for number in range(300):
-        await pause(engine, str(number))
-    got: list[int] = []
-    async with engine.watch() as states:
-
-        async def take() -> None:
-            with contextlib.suppress(InvalidCommandError):
-                async for state in states:
-                    got.append(state.rev)
-                    await asyncio.sleep(0)  # reason: lets the others take some
-
-        tasks = [asyncio.create_task(take()) for _ in range(3)]
-        await turns_until(lambda: len(got) == 300)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    assert sorted(got) == list(range(1, 301))
-
-
-async def test_a_watch_belongs_to_the_event_loop_of_its_engine(engine: Engine) -> None:
-    states = engine.watch()
-    caught: list[BaseException] = []
-
-    def elsewhere() -> None:
-        try:
-            asyncio.run(states.__aenter__())
-        except InvalidInputError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    await asyncio.to_thread(thread.join)
-    assert [str(error) for error in caught] == ["engine: belongs to another event loop"]
-
-
-async def test_the_cursor_passes_what_does_not_match(engine: Engine) -> None:
-    async with engine.watch(labels={"kind": "a"}) as states:
-        waiting = asyncio.create_task(anext(states))
-        await settled()
-        for number in range(1, 4):
-            await pause(engine, str(number), kind="b")
-        await settled()
-        assert states.cursor == 3
-        await pause(engine, "4", kind="a")
-        await pause(engine, "5", kind="a")
-        assert (await waiting).rev == 4
-        assert states.cursor == 4
-        assert (await anext(states)).rev == 5
-        await pause(engine, "6", kind="b")
-    assert states.cursor == 6
-
-
-async def test_a_watch_that_was_left_raises_in_a_task_that_still_waits(engine: Engine) -> None:
-    async with engine.watch() as states:
-        waiting = asyncio.create_task(anext(states))
-        await settled()
-    with pytest.raises(EngineStoppedError):
-        await waiting

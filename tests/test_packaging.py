@@ -69,5 +69,7 @@ def test_puts_one_name_at_the_top_level(listed: dict[str, Any]) -> None:
     assert {package.partition(".")[0] for package in listed["packages"]} == {"flowstate"}
 
 
-def test_needs_msgspec_and_nothing_else(project: dict[str, Any]) -> None:
-    assert project["project"]["dependencies"] == ["msgspec>=0.19"]
+def test_needs_attrs_and_msgspec_and_nothing_else(project: dict[str, Any]) -> None:
+    names = [each.partition(">")[0] for each in project["project"]["dependencies"]]
+
+    assert names == ["attrs", "msgspec"]

@@ -1,13 +1,11 @@
-"""Recovery on the memory driver, in time that is not real: rules, limits, and what is logged."""
+"""Recovery on the memory driver, in time that is not real: limits, and what is logged."""
 
 import asyncio
 import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -18,10 +16,8 @@ from flowstate import (
     DriverError,
     End,
     Engine,
-    Execute,
     FakeClock,
     FlowRegistry,
-    InvalidInputError,
     Noop,
     State,
     StateContext,
@@ -34,15 +30,12 @@ from flowstate.driver import (
     Driver,
     DuePage,
     DueQuery,
-    Liveness,
     Verdict,
     Writes,
 )
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.recovery import Recoverer
-from flowstate.recovery.policy import attempt_annotations, decide, without_attempt
 from flowstate.recovery.throttle import AttemptLimiter
-from flowstate.recovery_rules import stalls_after
 from flowstate.testcases.support import DriverWrapper, end
 
 
@@ -74,65 +67,6 @@ async def all_ended(engine: Engine, count: int) -> None:
             ended += not state.id.startswith("flowstate.")
             if ended == count:
                 return
-
-
-# Rules
-
-
-def committed(ctx: StateContext, **annotations: str) -> State:
-    state = ctx.current
-    transition = State("x").transition
-    return State(
-        state.id,
-        rev=7,
-        annotations=state.annotations,
-        transition=type(transition)("work", annotations),
-    )
-
-
-def test_attempts_double_their_wait_and_differ_by_chance() -> None:
-    ctx = StateContext(State("a"))
-    recovery.set_retry_after(ctx, timedelta(seconds=10))
-    state = committed(ctx, note="kept")
-    waits = []
-    for number in range(1, 15):
-        found = attempt_annotations(state, random.Random(number))
-        state = committed(ctx, note="kept", **found)
-        assert recovery.attempt(state) == number
-        assert recovery.idempotency_key(StateContext(state)) == "a:7:work"
-        after = stalls_after(state)
-        assert after is not None
-        waits.append(after.total_seconds())
-    for number, wait in enumerate(waits):
-        assert 10 * 2 ** min(number, 10) <= wait <= 12.5 * 2 ** min(number, 10)
-    assert len(set(waits[10:])) == 4
-    assert without_attempt(state) == {"note": "kept"}
-
-
-def test_a_wait_never_exceeds_what_can_be_stored() -> None:
-    ctx = StateContext(State("a"))
-    recovery.set_retry_after(ctx, timedelta(days=365_000))
-    state = committed(ctx, **attempt_annotations(committed(ctx), random.Random(1)))
-    assert stalls_after(state) == timedelta(days=365_000)
-
-
-def test_decisions() -> None:
-    ctx = StateContext(State("a"))
-    recovery.set_max_attempts(ctx, 1)
-    first = committed(ctx)
-    second = committed(ctx, **attempt_annotations(first, random.Random(1)))
-    assert decide(first, handed_over=False) == "retry"
-    assert decide(second, handed_over=False) == "drop"
-    assert decide(second, handed_over=True) == "take over"
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "\u0663", "1" * 5_000])
-def test_counts_that_cannot_be_read_are_the_default(text: str) -> None:
-    key = "flowstate.recovery.max_attempts"
-    state = State("a", annotations={key: text})
-    assert recovery.max_attempts(state) == 3
-    transition = committed(StateContext(state), **{"flowstate.recovery.attempt": text})
-    assert recovery.attempt(transition) == 0
 
 
 # How many begin
@@ -414,44 +348,6 @@ async def test_a_flow_that_is_registered_later_is_found(engine: Engine, clock: F
         assert clock.monotonic() - began <= 62.0
 
 
-# Beyond help
-
-
-async def test_a_dead_state_that_was_repaired_is_not_retried(
-    engine: Engine, clock: FakeClock
-) -> None:
-    engine.flows.set("work", end)
-    ctx = StateContext(State("a"))
-    recovery.set_max_attempts(ctx, 0)
-    await engine.do(Commit(Transit(ctx, "work")))
-    async with Recoverer(engine):
-        await all_ended(engine, 1)
-    assert await recovery.count_dead(engine) == 1
-    repaired = StateContext(await engine.get_state("a"))
-    await engine.do(Commit(Transit(repaired, "work"), End(repaired)))
-    assert not recovery.is_dead(repaired.committed)
-    assert await recovery.count_dead(engine) == 0
-    assert await recovery.retry_all_dead(engine) == 0
-
-
-@pytest.mark.parametrize("attempts", [0, 1])
-async def test_a_state_that_is_full_can_be_retried_and_ended(
-    engine: Engine, clock: FakeClock, attempts: int
-) -> None:
-    @engine.flows.flow("work")
-    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
-        raise ValueError("no luck")
-
-    labels = {f"label {number}": "x" for number in range(64)}
-    ctx = StateContext(State("a", labels=labels))
-    recovery.set_max_attempts(ctx, attempts)
-    await engine.do(Commit(Transit(ctx, "work", {"note": "x" * (1024 * 1024 - 4)})))
-    async with Recoverer(engine):
-        await all_ended(engine, 1)
-    assert recovery.is_dead(await engine.get_state("a"))
-    assert await recovery.retry_all_dead(engine) == 1
-
-
 async def test_an_attempt_is_not_lost_between_its_commit_and_its_run(clock: FakeClock) -> None:
     ran: list[int] = []
     flows, driver = FlowRegistry(), Moody(clock)
@@ -493,119 +389,3 @@ async def test_what_the_store_refused_once_is_tried_again_soon(
             await clock.sleep(2.0)
             await engine.idle()
             assert (await engine.get_state("work 0")).status is Status.ENDED
-
-
-# Handing over
-
-
-@pytest.mark.parametrize("attempts", [0, 3])
-async def test_what_a_stopping_engine_interrupts_goes_on_elsewhere_and_is_no_attempt(
-    clock: FakeClock, attempts: int
-) -> None:
-    driver, flows = MemoryDriver(clock), FlowRegistry()
-    ran: list[tuple[float, int]] = []
-
-    @flows.flow("long")
-    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
-        ran.append((clock.monotonic(), recovery.attempt(ctx.current)))
-        await clock.sleep(3_600.0)
-        return Commit(End(ctx))
-
-    ctx = StateContext(State("a"))
-    recovery.set_max_attempts(ctx, attempts)
-    async with Engine(driver, flows, clock=clock) as other, Recoverer(other) as recoverer:
-        for _ in range(5):
-            async with Engine(driver, flows, clock=clock, shutdown_timeout=0) as engine:
-                if not ran:
-                    await engine.do(Commit(Transit(ctx, "long")), Execute(ctx))
-                await clock.sleep(1_000.0)
-            await clock.sleep(10.0)
-        assert [number for _, number in ran] == [0, 0]  # The second engine goes on to the end.
-        assert ran[1][0] - 1_000.0 < 10.0
-        await clock.sleep(3_600.0)
-        stats = recoverer.stats()
-        assert (await other.get_state("a")).status is Status.ENDED
-    assert (stats.taken_over, stats.retried, stats.added, stats.completed) == (1, 0, 0, 1)
-
-
-# What it costs
-
-
-@pytest.mark.parametrize(("rate", "most"), [(1e6, 2), (100.0, 4)])
-async def test_what_is_known_of_stalled_states_is_asked_for_together(
-    clock: FakeClock, rate: float, most: int
-) -> None:
-    class Counting(DriverWrapper):
-        asked = 0
-
-        async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
-            self.asked += 1
-            return await super().get_liveness(ids)
-
-    flows, driver = FlowRegistry(), Counting(MemoryDriver(clock))
-    flows.set("work", end)
-    async with Engine(driver, flows, clock=clock) as engine:
-        await stalled(engine, 100)
-        await clock.sleep(200.0)
-        async with Recoverer(engine, rate=rate):
-            await all_ended(engine, 100)
-    assert driver.asked <= most
-
-
-async def test_states_of_unknown_flows_cost_nothing(clock: FakeClock) -> None:
-    class Counting(DriverWrapper):
-        found = 0
-
-        async def get_due(self, query: DueQuery) -> DuePage:
-            page = await super().get_due(query)
-            self.found += len(page.due)
-            return page
-
-    flows, driver = FlowRegistry(), Counting(MemoryDriver(clock))
-    flows.set("work", end)
-    flows.declare("elsewhere")
-    async with Engine(driver, flows, clock=clock) as engine:
-        await stalled(engine, 500, "elsewhere")
-        await stalled(engine, 1)
-        await clock.sleep(200.0)
-        async with Recoverer(engine) as recoverer:
-            await all_ended(engine, 1)
-            await clock.sleep(300.0)
-            assert recoverer.stats().skipped == {"unknown flow": 1}
-    assert driver.found == 1
-
-
-async def test_the_log_names_no_error_where_there_was_none(
-    engine: Engine, clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine.flows.set("work", end)
-    ctx = StateContext(State("a"))
-    recovery.set_max_attempts(ctx, 0)
-    await engine.do(Commit(Transit(ctx, "work")))
-    async with Recoverer(engine):
-        await all_ended(engine, 1)
-        await clock.sleep(1.0)
-    messages = [record.getMessage() for record in caplog.records]
-    assert "'a' ended by force: made no progress in 0 attempts" in messages
-
-
-# Options
-
-
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("group", ["", "a\0b", 3]),
-        ("lease", [0, -1, float("nan"), float("inf"), "x", True]),
-        ("poll_interval", [0, -1, float("nan"), "x"]),
-        ("max_running", [0, -1, 1.5, True, "x"]),
-        ("rate", [0, -1, float("nan"), "x", True]),
-        ("rng", [3, "x"]),
-    ],
-)
-def test_bad_options_are_refused_by_name(field: str, values: list[Any]) -> None:
-    engine = Engine(MemoryDriver(), FlowRegistry())
-    for value in values:
-        with pytest.raises(InvalidInputError) as raised:
-            Recoverer(engine, **{field: value})
-        assert raised.value.field == field

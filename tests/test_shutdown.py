@@ -166,7 +166,7 @@ async def test_blocking_flows_that_end_during_the_stop_are_no_trouble(
 async def test_a_flow_that_swallows_its_cancellation_does_not_hold_the_stop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowstate.runtime.GRACE", 0.05)
+    monkeypatch.setattr("flowstate.runtime.CANCEL_GRACE", 0.05)
     flows, go_on, begun = FlowRegistry(), asyncio.Event(), asyncio.Event()
 
     @flows.flow("work")

@@ -117,10 +117,11 @@ async def test_a_standby_that_stood_still_takes_no_lease_by_an_old_reply() -> No
     late = ReadLate(driver)
     engine, other = Engine(driver, flows, clock=clock), Engine(late, flows, clock=clock)
     async with engine, other:
-        await Lease(engine, "x")._stand_by(Random(0))
-        standby = Lease(other, "x")
+        holder, standby = Lease(engine, "x"), Lease(other, "x")
+        holder._chance = standby._chance = Random(0)
+        await holder._stand_by()
         for late.late in (0.0, 60.0):
-            looking = asyncio.create_task(standby._stand_by(Random(0)))
+            looking = asyncio.create_task(standby._stand_by())
             await asyncio.sleep(0.01)
             looking.cancel()
             assert not standby.is_held

@@ -3,9 +3,10 @@
 import asyncio
 import secrets
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
+from typing import Any
 
 from benchmarks.peers.work import Batch, Works, drained, latencies
 from flowstate import (
@@ -44,7 +45,7 @@ class Queue:
         self.tasks = 1
         self.labels = {"queue": secrets.token_hex(4)}
 
-    def _flow(self) -> Callable[[StateContext, Engine], Awaitable[Command]]:
+    def _flow(self) -> Callable[[StateContext, Engine], Coroutine[Any, Any, Command]]:
         async def job(ctx: StateContext, engine: Engine) -> Command:
             if self.batch is None:
                 self.started.put_nowait(perf_counter())

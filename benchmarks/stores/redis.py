@@ -12,6 +12,7 @@ from msgspec import msgpack
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from benchmarks.flows import FINISH
 from benchmarks.setting import Setting
 from benchmarks.stopwatch import Counter
 from benchmarks.stores import filling
@@ -69,8 +70,9 @@ def _fill(address: Address, states: int) -> None:
 
 
 def _script() -> bytes:
-    driver = resources.files("flowstate.drivers.redis").joinpath("lua", "common.lua")
-    return driver.read_bytes() + b"\n" + (Path(__file__).parent / "fill.lua").read_bytes()
+    driver = resources.files("flowstate.drivers.redis").joinpath("lua")
+    parts = [driver.joinpath(name).read_bytes() for name in ("common.lua", "writing.lua")]
+    return b"\n".join([*parts, Path(__file__).with_name("fill.lua").read_bytes()])
 
 
 def _description() -> tuple[object, ...]:
@@ -80,12 +82,13 @@ def _description() -> tuple[object, ...]:
             kind.body,
             False if kind.stalls_after is None else str(kind.stalls_after),
             kind.is_delayed,
+            kind.flow,
         )
         for kind in filling.KINDS
     ]
     due = (filling.FIRST_DUE - FIRST) // timedelta(seconds=1)
     marks = (filling.NUMBER_MARK, filling.GROUP_MARK)
-    return filling.GROUPS, due, filling.delay_body(), *marks, kinds
+    return filling.GROUPS, due, filling.delay_body(), *marks, kinds, FINISH
 
 
 def _wait_for_quiet(client: "Redis") -> None:

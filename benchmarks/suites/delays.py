@@ -8,11 +8,12 @@ from benchmarks.flows import FINISH
 from benchmarks.setting import Setting
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.stores.engines import Engines, engines_of
-from benchmarks.stores.filling import KINDS, commit_all
+from benchmarks.stores.filling import KINDS, commit_all, delay_body
 from benchmarks.suites.finishing import Finishing
 from benchmarks.suites.measured import Measured
 from benchmarks.workload import Sample, Workload
 from flowstate import Delayer, Driver, Engine, State, Transition
+from flowstate.codec import encode_body
 from flowstate.driver import NewDelay, Writes
 from flowstate.frozen import EMPTY
 
@@ -54,7 +55,8 @@ async def _fire(engines: Engines, engine: Engine, count: int) -> Sample:
 async def _commit_delays(driver: Driver, name: str, count: int) -> None:
     def delayed(number: int) -> Writes:
         state = State(f"{name}-{number}", transition=Transition("first"))
-        delay = NewDelay(state, FINISH, EMPTY, PAST, None, True, put=0)
-        return Writes(f"{name}-{number}", (state,), delays=(delay,))
+        delay = NewDelay(state, FINISH, EMPTY, PAST, None, True, delay_body(), put=0)
+        body = encode_body(state)
+        return Writes(f"{name}-{number}", (state,), (body,), delays=(delay,), size=len(body))
 
     await commit_all(driver, map(delayed, range(count)))

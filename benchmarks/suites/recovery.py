@@ -13,6 +13,7 @@ from benchmarks.suites.finishing import Finishing
 from benchmarks.suites.measured import Measured
 from benchmarks.workload import Sample, Workload
 from flowstate import Driver, Engine, State, Transition
+from flowstate.codec import encode_body
 from flowstate.driver import Heartbeat, Writes
 from flowstate.recovery import Recoverer
 from flowstate.recovery_rules import SHORTEST
@@ -70,14 +71,15 @@ async def _recover(engines: Engines, engine: Engine, count: int) -> Sample:
 
 async def _stall(driver: Driver, name: str, count: int) -> None:
     """Commit states, and let a last heartbeat say that they stall a millisecond later."""
-    states = await commit_all(
-        driver,
-        (
-            Writes(f"{name}-{number}", (State(f"{name}-{number}", transition=Transition(FINISH)),))
-            for number in range(count)
-        ),
-    )
+    commits = (_commit_of(f"{name}-{number}") for number in range(count))
+    states = await commit_all(driver, commits)
     for first in range(0, count, BEATS):
         some = states[first : first + BEATS]
         await driver.beat([Heartbeat(state.id, state.rev, SHORTEST, "") for state in some])
     await asyncio.sleep(10 * SHORTEST)
+
+
+def _commit_of(id: str) -> Writes:
+    state = State(id, transition=Transition(FINISH))
+    body = encode_body(state)
+    return Writes(id, (state,), (body,), size=len(body))

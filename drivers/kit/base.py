@@ -5,6 +5,7 @@ import os
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -74,7 +75,7 @@ class News:
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def forget(self) -> None:
-        """Forget the store, when it is opened: it may have changed, or be another one."""
+        """Forget the store, when it is opened again: it may have changed meanwhile."""
         self.seen, self.head = None, -1
 
     def note_commit(self, batch: Sequence[Writes], verdicts: Sequence[Verdict]) -> None:
@@ -82,7 +83,8 @@ class News:
         head, delays = -1, False
         for writes, verdict in zip(batch, verdicts, strict=True):
             if type(verdict) is tuple:
-                delays = delays or bool(writes.delays)
+                if writes.delays:
+                    delays = True
                 if verdict:
                     head = verdict[-1].rev
         if head > self.head or delays:
@@ -167,10 +169,17 @@ class BaseDriver(Driver, Generic[S]):
         """Let the session report to ``self._news`` from now on. Called for each wait."""
 
     async def __aenter__(self) -> Self:
-        opening = self._enter()
+        with self._guard:
+            if self._opening is None:
+                self._opening = _Opening(self._make_session(), asyncio.get_running_loop())
+                self._news.forget()
+            opening = self._opening
+            opening.users += 1
         try:
             self._check(opening)
-            await self._open(opening)
+            # Other event loops, which no lock of asyncio can serve, wait in the session.
+            async with opening.turn if self.loop_bound else nullcontext():
+                self.store_id = await opening.session.open()
         except BaseException:
             await self._leave(opening)
             raise
@@ -185,21 +194,6 @@ class BaseDriver(Driver, Generic[S]):
         if self._opening is not None:
             await self._leave(self._opening)
 
-    def _enter(self) -> _Opening[S]:
-        with self._guard:
-            if self._opening is None:
-                self._opening = _Opening(self._make_session(), asyncio.get_running_loop())
-                self._news.forget()
-            self._opening.users += 1
-            return self._opening
-
-    async def _open(self, opening: _Opening[S]) -> None:
-        if not self.loop_bound:
-            self.store_id = await opening.session.open()
-            return
-        async with opening.turn:
-            self.store_id = await opening.session.open()
-
     async def _leave(self, opening: _Opening[S]) -> None:
         with self._guard:
             opening.users -= 1
@@ -208,7 +202,7 @@ class BaseDriver(Driver, Generic[S]):
                 return
             if self._opening is opening:
                 self._opening = None
-        self._news.failed(DriverClosedError(f"{self._name} is not open"))
+        self._news.failed(self._closed())
         await self._close(opening.session)
 
     async def _close(self, session: S) -> None:
@@ -223,9 +217,12 @@ class BaseDriver(Driver, Generic[S]):
         """
         opening = self._opening
         if opening is None:
-            raise DriverClosedError(f"{self._name} is not open")
+            raise self._closed()
         self._check(opening)
         return opening.session
+
+    def _closed(self) -> DriverClosedError:
+        return DriverClosedError(f"{self._name} is not open")
 
     def _check(self, opening: _Opening[S]) -> None:
         if opening.process != os.getpid():
@@ -235,6 +232,4 @@ class BaseDriver(Driver, Generic[S]):
 
     async def changed(self, seen: Seen) -> Seen:
         self._look(self._opened())
-        found = await self._news.wait(seen)
-        self._opened()
-        return found
+        return await self._news.wait(seen)  # Closing raises in all that wait.

@@ -41,7 +41,7 @@ class EventCount:
             with self._lock:
                 self.waiters.add(waiter)
             try:
-                # The event may have come between the look at the count and the registration.
+                # The event may have come before the registration.
                 if self.count == seen:
                     await waiter
             finally:

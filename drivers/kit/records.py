@@ -78,16 +78,6 @@ def state_or_raise(row: Row) -> State:
         raise DamagedRevisionError(row[0], text_of(row[1]), str(error)) from error
 
 
-def _fitting(query: StateQuery, rows: Sequence[Row]) -> int:
-    """Return how many rows fit a page of the query: at least one."""
-    left = query.max_bytes
-    for count, row in enumerate(rows[: query.limit], 1):
-        left -= len(row[4] or "")
-        if left <= 0:
-            return count
-    return min(len(rows), query.limit)
-
-
 def page_of(
     query: StateQuery, rows: Sequence[Row], *, head: int, floor: int, stop: int | None = None
 ) -> States:
@@ -105,16 +95,18 @@ def page_of(
         CompactedError: the log is incomplete where the query wants it complete.
     """
     check_gaps(query, floor)
-    count = _fitting(query, rows)
-    if count < len(rows):
-        stop = rows[count - 1][0]
+    left = query.max_bytes
     states: list[State] = []
     damaged: list[DamagedRevision] = []
-    for row in rows[:count]:
+    for count, row in enumerate(rows, 1):
         try:
             states.append(state_of(row))
         except CodecError as error:
             damaged.append(DamagedRevision(row[0], text_of(row[1]), str(error)))
+        left -= len(row[4] or "")
+        if count < len(rows) and (left <= 0 or count == query.limit):
+            stop = row[0]
+            break
     scanned_to = max(head, query.after) if stop is None else stop
     return States(states, scanned_to, stop is not None, head, floor, damaged)
 
@@ -149,7 +141,7 @@ def delay_of(row: Row) -> DelayedState:
 
 
 def stalled_of(row: Row) -> DelayedState:
-    """Return the stalled state of a row: as of a delay, of which body and flow do not count.
+    """Return the stalled state of a row, which is as of a delay.
 
     Raises:
         CodecError: damaged, or of a newer library.

@@ -8,12 +8,11 @@ import random
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Protocol, TypeVar
 
-import attrs
-
 from flowstate.clock import Clock
-from flowstate.driver import Verdict, Writes
+from flowstate.driver import NewDelay, Verdict, Writes
 from flowstate.errors import CommitUnknownError, DriverError
 
 __all__ = ["Backoff", "Failed", "Resolver", "is_same", "resolved", "retried"]
@@ -53,6 +52,7 @@ class Backoff:
     """
 
     def __init__(self, clock: Clock, timeout: float) -> None:
+        self.timeout = timeout
         self._clock = clock
         self._deadline = clock.monotonic() + timeout
         self._length = FIRST_PAUSE
@@ -108,7 +108,7 @@ class Resolver(Protocol):
 
     @abstractmethod
     def backoff(self) -> Backoff:
-        """Return pauses for as long as an operation may take."""
+        """Return pauses for the time that is left for the operation."""
 
 
 def is_same(writes: Writes, index: int, id: str, body: str | bytes) -> bool:
@@ -125,20 +125,22 @@ async def resolved(
     Raises:
         DriverError: nothing was written.
     """
-    lost = _Lost(resolver, clock)
-    backoff = resolver.backoff()
-    while True:
-        lost.happened = lost.happened or failed.lost
-        if not (failed.passing or failed.lost) or not await backoff.pause():
-            break
+    began, backoff = clock.monotonic(), resolver.backoff()
+    lost = failed.lost
+    while (failed.passing or failed.lost) and await backoff.pause():
         try:
-            return await lost.call(batch)
+            if lost:
+                # The lost attempt may have begun as long ago as an operation may take.
+                passed = clock.monotonic() - began + backoff.timeout
+                return await _call_again(resolver, batch, passed)
+            return list(await resolver.call(batch))
         except Failed as again:
             failed = again
+            lost = lost or failed.lost
         except DriverError as error:
-            failed = Failed(error)
-    if lost.happened:
-        return [CommitUnknownError(writes.token) for writes in batch]
+            failed = Failed(error, common=True)
+    if lost:
+        return _unknown(batch)
     if failed.common:
         raise failed.error from failed
     return await _split(resolver, batch, failed, clock)
@@ -154,98 +156,78 @@ async def _split(
     middle = len(batch) // 2
     for half in (batch[:middle], batch[middle:]):
         try:
-            verdicts += await resolver.call(half)
-        except Failed as again:
-            verdicts += await _told(resolver, half, again, clock)
+            try:
+                verdicts += await resolver.call(half)
+            except Failed as again:
+                verdicts += await resolved(resolver, half, again, clock)
+        except DriverError as error:  # The other half may be committed.
+            verdicts += [error for _ in half]
     return verdicts
 
 
-async def _told(
-    resolver: Resolver, batch: Sequence[Writes], failed: Failed, clock: Clock
+async def _call_again(resolver: Resolver, batch: Sequence[Writes], passed: float) -> list[Verdict]:
+    """Give a batch to the store that may have applied it up to ``passed`` seconds ago."""
+    known = await _fired(resolver, batch, passed)
+    rest = [index for index in range(len(batch)) if index not in known]
+    if rest:
+        commits = [batch[index] for index in rest]
+        verdicts = await _with_replays(resolver, commits, await resolver.call(commits))
+        known |= zip(rest, verdicts, strict=True)
+    return [known[index] for index in range(len(batch))]
+
+
+async def _fired(resolver: Resolver, batch: Sequence[Writes], passed: float) -> dict[int, Verdict]:
+    """Return verdicts on commits of delays alone, which must not be applied again.
+
+    A delay that is there proves its commit. One that is not, although it was due, may have
+    fired, and have been dropped.
+    """
+    ids = {n: _delay_ids(writes) for n, writes in enumerate(batch) if _only_delays(writes)}
+    if not ids:
+        return {}
+    now, stored = await resolver.find_delays([*chain.from_iterable(ids.values())])
+    known: dict[int, Verdict] = {}
+    for index, own in ids.items():
+        if not stored.isdisjoint(own):
+            known[index] = ()
+        elif any(_was_due(delay, now, passed) for delay in batch[index].delays):
+            known[index] = CommitUnknownError(batch[index].token)
+    return known
+
+
+def _was_due(delay: NewDelay, now: datetime, passed: float) -> bool:
+    if delay.due is not None:
+        return delay.due <= now
+    return delay.after is None or delay.after.total_seconds() <= passed
+
+
+async def _with_replays(
+    resolver: Resolver, commits: Sequence[Writes], verdicts: Sequence[Verdict]
 ) -> list[Verdict]:
-    """Return an error as verdicts: another part of the batch may be committed."""
-    try:
-        return await resolved(resolver, batch, failed, clock)
-    except DriverError as error:
-        return [error for _ in batch]
-
-
-@attrs.define
-class _Lost:
-    """Attempts of one batch, of which an earlier one may have been applied."""
-
-    resolver: Resolver
-    clock: Clock
-    happened: bool = False
-    began: float = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.began = self.clock.monotonic()
-
-    async def call(self, batch: Sequence[Writes]) -> list[Verdict]:
-        if not self.happened:
-            return list(await self.resolver.call(batch))
-        known = await self._fired(batch)
-        rest = [index for index in range(len(batch)) if index not in known]
-        if rest:
-            commits = [batch[index] for index in rest]
-            verdicts = await self.resolver.call(commits)
-            known |= zip(rest, await self._with_replays(commits, verdicts), strict=True)
-        return [known[index] for index in range(len(batch))]
-
-    async def _fired(self, batch: Sequence[Writes]) -> dict[int, Verdict]:
-        """Return verdicts on commits of delays alone, which must not be applied again.
-
-        A delay that is there proves its commit. One that is not, although it was due, may have
-        fired, and have been dropped.
-        """
-        known: dict[int, Verdict] = {}
-        delaying = {i: _delay_ids(w) for i, w in enumerate(batch) if w.delays and not w.puts}
-        if not delaying:
-            return known
-        now, stored = await self.resolver.find_delays(
-            [id for ids in delaying.values() for id in ids]
-        )
-        for index, ids in delaying.items():
-            if not stored.isdisjoint(ids):
-                known[index] = ()
-            elif self._was_due(batch[index], now):
-                known[index] = CommitUnknownError(batch[index].token)
-        return known
-
-    def _was_due(self, writes: Writes, now: datetime) -> bool:
-        passed = self.clock.monotonic() - self.began
-        return any(
-            delay.due <= now
-            if delay.due is not None
-            else delay.after is None or delay.after.total_seconds() <= passed
-            for delay in writes.delays
-        )
-
-    async def _with_replays(
-        self, commits: Sequence[Writes], verdicts: Sequence[Verdict]
-    ) -> list[Verdict]:
-        """Give commits that were refused, because they had been committed, their old verdicts."""
-        told = list(verdicts)
-        refused = [index for index, verdict in enumerate(told) if isinstance(verdict, Exception)]
-        for index in refused:
-            if commits[index].delays and not commits[index].puts:
-                # Its delays may have been stored, and have fired since.
-                told[index] = CommitUnknownError(commits[index].token)
-        refused = [index for index in refused if commits[index].puts]
-        if refused:
-            for index, found in zip(refused, await self._find(commits, refused), strict=True):
-                told[index] = found or told[index]
-        return told
-
-    async def _find(
-        self, commits: Sequence[Writes], refused: Sequence[int]
-    ) -> Sequence[Verdict | None]:
-        chosen = [commits[index] for index in refused]
+    """Give commits that were refused, because they had been committed, their old verdicts."""
+    told = list(verdicts)
+    refused = [n for n, verdict in enumerate(told) if isinstance(verdict, Exception)]
+    for index in refused:
+        if _only_delays(commits[index]):  # They may have been stored, and have fired since.
+            told[index] = CommitUnknownError(commits[index].token)
+    putting = [index for index in refused if commits[index].puts]
+    if putting:
+        chosen = [commits[index] for index in putting]
         try:
-            return await self.resolver.find_replays(chosen)
+            found = await resolver.find_replays(chosen)
         except (Failed, DriverError):
-            return [CommitUnknownError(writes.token) for writes in chosen]
+            found = _unknown(chosen)
+        for index, verdict in zip(putting, found, strict=True):
+            told[index] = told[index] if verdict is None else verdict
+    return told
+
+
+def _unknown(batch: Sequence[Writes]) -> list[Verdict]:
+    return [CommitUnknownError(writes.token) for writes in batch]
+
+
+def _only_delays(writes: Writes) -> bool:
+    return bool(writes.delays and not writes.puts)
 
 
 def _delay_ids(writes: Writes) -> list[str]:

@@ -53,7 +53,6 @@ def micros_of(duration: timedelta | None) -> int:
 def stalling_micros(state: State) -> int | None:
     """Return how many microseconds a revision may stand still, or ``None``: without end."""
     after = stalls_after(state)
-    # Called for every put; a division costs more than all the rest of this.
-    if after is DEFAULT_RETRY_AFTER:
+    if after is DEFAULT_RETRY_AFTER:  # A division costs more than all the rest of this.
         return DEFAULT
     return None if after is None else after // MICROSECOND

@@ -333,35 +333,36 @@ class MemoryDriver(Driver):
         self._check_open()
         log, live, target = self._log, self._index.live, min(before_rev, self._head)
         with self._lock:
-            removed = self._forget(lambda: log.drop_kept(before_rev, live))
+            self._bring_up_to_date()
+            removed = self._forget(log.drop_kept(target, live))
         while log.floor < target:
             with self._lock:
+                self._bring_up_to_date()
                 floor = min(target, log.floor + COMPACT_CHUNK)
-                removed += self._forget(lambda floor=floor: log.move_floor(floor, live))  # type: ignore[misc]
+                removed += self._forget(log.move_floor(floor, live))
             await asyncio.sleep(0)
         checksums = list(self._data)
         for start in range(0, len(checksums), COMPACT_CHUNK):
             with self._lock:
-                self._bring_up_to_date()
-                for checksum in checksums[start : start + COMPACT_CHUNK]:
-                    self._drop_unreferenced(checksum, target)
+                self._drop_unreferenced(checksums[start : start + COMPACT_CHUNK], target)
             await asyncio.sleep(0)
         return removed
 
-    def _forget(self, remove: Callable[[], Sequence[State]]) -> int:
-        """Remove revisions from the log and the index; return how many."""
-        self._bring_up_to_date()
-        gone = remove()
+    def _forget(self, gone: Sequence[State]) -> int:
+        """Take what was removed from the log out of the index; return how much."""
         if gone:
             self._index.remove(gone, lambda rev: self._log.at(rev) is not None)
         return len(gone)
 
-    def _drop_unreferenced(self, checksum: str, floor: int) -> None:
+    def _drop_unreferenced(self, checksums: Sequence[str], floor: int) -> None:
+        self._bring_up_to_date()
         counts = (self._index.references, self._delays.references)
-        if self._data[checksum][1] < floor and not any(count[checksum] for count in counts):
-            del self._data[checksum]
-            for count in counts:
-                del count[checksum]
+        for checksum in checksums:
+            _, stored_at = self._data.get(checksum, (None, floor))
+            if stored_at < floor and not any(count[checksum] for count in counts):
+                del self._data[checksum]
+                for count in counts:
+                    del count[checksum]
 
 
 def _delayed(writes: Writes, dues: Sequence[datetime]) -> tuple[State, ...]:

@@ -13,6 +13,7 @@ __all__ = ["Index"]
 
 Term = str | tuple[str, str]
 END = 2**63
+LEAPS = 32
 
 
 class _Postings:
@@ -121,13 +122,18 @@ class Index:
 
 
 def _rising(lists: Sequence[Sequence[int]], after: int, upto: int) -> Iterator[int]:
-    """Return a superset of what all lists have, leaping over what only some of them have."""
-    if len(lists) == 1:
-        (revs,) = lists
-        yield from map(revs.__getitem__, range(bisect_right(revs, after), bisect_right(revs, upto)))
-        return
-    while (after := max(_above(revs, after) for revs in lists)) <= upto:
+    """Return a superset of what all lists have.
+
+    The first steps leap over what only some of the lists have, however much that is. Where this
+    finds nothing to leap over, the shortest list costs less.
+    """
+    for _ in range(LEAPS):
+        after = max(_above(revs, after) for revs in lists)
+        if after > upto:
+            return
         yield after
+    revs = min(lists, key=len)
+    yield from map(revs.__getitem__, range(bisect_right(revs, after), bisect_right(revs, upto)))
 
 
 def _above(revs: Sequence[int], rev: int) -> int:
@@ -137,8 +143,13 @@ def _above(revs: Sequence[int], rev: int) -> int:
 
 def _falling(lists: Sequence[Sequence[int]], upto: int) -> Iterator[int]:
     below = upto + 1
-    while below := min(_below(revs, below) for revs in lists):
+    for _ in range(LEAPS):
+        below = min(_below(revs, below) for revs in lists)
+        if not below:
+            return
         yield below
+    revs = min(lists, key=len)
+    yield from map(revs.__getitem__, range(bisect_left(revs, below) - 1, -1, -1))
 
 
 def _below(revs: Sequence[int], rev: int) -> int:

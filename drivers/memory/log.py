@@ -51,9 +51,10 @@ class Log:
 
     def move_floor(self, floor: int, live: Container[int]) -> Sequence[State]:
         """Remove what is not ``live`` and below the new floor; return it."""
-        before, count = self._kept, floor - self.floor
-        self._kept, self.floor = before + count, floor
-        return self._drop(before, before + count, live)
+        start, floor = self._kept, max(floor, self.floor)
+        self._kept += floor - self.floor
+        self.floor = floor
+        return self._drop(start, self._kept, live)
 
     def _drop(self, start: int, end: int, live: Container[int]) -> Sequence[State]:
         found = self.states[start:end]

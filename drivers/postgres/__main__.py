@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     except InvalidInputError as error:
         parser.error(str(error))
     except psycopg.Error as error:
-        sys.exit(f"{PROGRAM}: {translation(error, given.schema)}")
+        name = f"Postgres schema {given.schema}"
+        sys.exit(f"{PROGRAM}: {translation(error, name)}")
     except FlowstateError as error:
         sys.exit(f"{PROGRAM}: {error}")
 

@@ -15,54 +15,60 @@ from flowstate.drivers.kit.resolving import Backoff, Failed, Resolver, is_same, 
 from flowstate.drivers.kit.times import from_micros
 from flowstate.drivers.postgres.batch import encoded, verdicts_of
 from flowstate.drivers.postgres.errors import failed
-from flowstate.drivers.postgres.lanes import Lane
+from flowstate.drivers.postgres.lanes import SHORTEST, Lane
 from flowstate.drivers.postgres.listener import Listener
 from flowstate.drivers.postgres.queries import PLAIN, Queries
 from flowstate.errors import CodecError, CommitUnknownError, DriverError
 
 __all__ = ["Commits", "Resolving"]
 
-
 LOCK_WAIT = 2.0  # Seconds; a commit that has waited for so long queues again.
-SHORTEST = 0.05  # Seconds, for an attempt when time is all but up.
 
 
 @attrs.define(eq=False)
 class Commits:
-    """Gives batches to the server.
+    """Gives batches to the server."""
 
-    Args:
-        timeout: seconds for which a batch is tried again.
-    """
-
-    _lane: Lane
-    _queries: Queries
-    _schema: str
-    _timeout: float
-    _clock: Clock
+    lane: Lane
+    queries: Queries
+    _name: str  # Of the store, for errors.
+    _timeout: float  # Seconds for which a batch is tried again.
+    clock: Clock
     _listener: Listener
-    _loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
+    loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
 
-    async def call(self, batch: Sequence[Writes], seconds: float) -> list[Verdict]:
-        """Give a batch to the server, once, and return a verdict for each commit.
+    async def commit(self, batch: Sequence[Writes]) -> list[Verdict]:
+        """Return a verdict for each commit.
 
         Raises:
-            Failed: the server refused the batch, or does not answer within so many seconds.
+            DriverError: nothing was written.
         """
+        began = self.loop.time()
+        try:
+            return await self.call(batch, self._timeout / 2)
+        except Failed as error:
+            if error.lost:
+                self._listener.send()  # The others have not been told.
+            return await resolved(self.resolver(began), batch, error, self.clock)
+
+    async def call(self, batch: Sequence[Writes], seconds: float) -> list[Verdict]:
+        """Give a batch to the server, once, within so many seconds, or raise ``Failed``."""
         parameters = encoded(batch, min(LOCK_WAIT, seconds / 2))
-        if len(parameters) > PLAIN and (end := _independent(batch)) < len(batch):
-            return await self._in_turn(batch[:end], batch[end:], seconds)
-        link = self._lane.take() or await self._lane.lend(seconds)
-        statement = self._queries.commit if len(parameters) > PLAIN else self._queries.commit_puts
-        timer = self._loop.call_later(seconds, link.cut)
+        statement = self.queries.commit_of(parameters)
+        if len(parameters) > PLAIN and not parameters[2].obj.keys().isdisjoint({"claims", "drops"}):
+            end = _independent(batch)
+            if end < len(batch):
+                return await self._in_turn(batch[:end], batch[end:], seconds)
+        link = await self.lane.lend(seconds)
+        timer = self.loop.call_later(seconds, link.cut)
         try:
             await link.commits.execute(statement, parameters)
             (answer,) = await link.commits.fetchall()
         except psycopg.Error as error:
-            raise failed(error, self._schema, connected=link.is_sound) from error
+            raise failed(error, self._name, connected=link.is_sound) from error
         finally:
             timer.cancel()
-            self._lane.give_back(link)
+            self.lane.give_back(link)
         if answer[-1] and self._listener.tells:
             self._listener.send()
         return verdicts_of(batch, answer)
@@ -73,36 +79,13 @@ class Commits:
         """Let a commit claim what an earlier one of the same batch has stored."""
         verdicts = await self.call(first, seconds)
         try:
-            return verdicts + await self.commit(rest, self._loop.time())
+            return verdicts + await self.commit(rest)
         except DriverError as error:
             return verdicts + [error for _ in rest]
 
-    async def commit(self, batch: Sequence[Writes], began: float) -> list[Verdict]:
-        """Return a verdict for each commit.
-
-        Raises:
-            DriverError: nothing was written.
-        """
-        try:
-            return await self.call(batch, self._timeout / 2)
-        except Failed as error:
-            return await self.resolved(batch, error, began)
-
-    async def resolved(self, batch: Sequence[Writes], error: Failed, began: float) -> list[Verdict]:
-        """Go on after a first attempt that failed, which began at that time of the loop.
-
-        Raises:
-            DriverError: nothing was written.
-        """
-        if error.lost:
-            self._listener.send()  # The others have not been told.
-        return await resolved(self.resolver(began), batch, error, self._clock)
-
     def resolver(self, began: float) -> "Resolving":
         """Return what finds out about commits until the timeout since ``began``."""
-        return Resolving(
-            self, self._lane, self._queries, self._clock, self._loop, began + self._timeout
-        )
+        return Resolving(self, began + self._timeout)
 
 
 @attrs.define(eq=False)
@@ -110,36 +93,31 @@ class Resolving(Resolver):
     """Finds out what became of commits, until a deadline."""
 
     _commits: Commits
-    _lane: Lane
-    _queries: Queries
-    _clock: Clock
-    _loop: asyncio.AbstractEventLoop
     _deadline: float
 
-    @property
-    def _seconds(self) -> float:
-        return max(SHORTEST, self._deadline - self._loop.time())
+    def _left(self) -> float:
+        return self._deadline - self._commits.loop.time()
 
     def backoff(self) -> Backoff:
-        return Backoff(self._clock, self._deadline - self._loop.time())
+        return Backoff(self._commits.clock, self._left())
 
     async def call(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        return await self._commits.call(batch, self._seconds)
+        return await self._commits.call(batch, max(SHORTEST, self._left()))
 
     async def _rows(self, statement: str, *parameters: object) -> list[TupleRow]:
-        return await self._lane.rows(statement, parameters, self._seconds)
+        return await self._commits.lane.rows(statement, parameters, max(SHORTEST, self._left()))
 
     async def wait_for_others(self) -> None:
         """Return when every commit has ended that was going on at this moment, also lost ones."""
-        await self._rows(self._queries.lock)
+        await self._rows(self._commits.queries.lock)
 
     async def find_delays(self, ids: Sequence[str]) -> tuple[datetime, set[str]]:
-        ((now, found),) = await self._rows(self._queries.stored_delays, list(ids))
+        ((now, found),) = await self._rows(self._commits.queries.stored_delays, list(ids))
         return from_micros(now), set(found)
 
     async def find_replays(self, commits: Sequence[Writes]) -> Sequence[Verdict | None]:
         rows = await self._rows(
-            self._queries.successors,
+            self._commits.queries.successors,
             [writes.puts[0].id for writes in commits],
             [writes.puts[0].rev for writes in commits],
         )
@@ -155,7 +133,7 @@ class Resolving(Resolver):
     async def _replay(self, writes: Writes, first: int) -> Verdict | None:
         """Return the revisions of a commit whose first one and token are these."""
         last = first + len(writes.puts) - 1
-        rows = await self._rows(self._queries.revisions, first, last, writes.token)
+        rows = await self._rows(self._commits.queries.revisions, first, last, writes.token)
         if len(rows) < len(writes.puts):
             return CommitUnknownError(writes.token)  # Some of them are compacted.
         if not all(is_same(writes, n, row[1], row[4]) for n, row in enumerate(rows)):
@@ -173,7 +151,7 @@ def _independent(batch: Sequence[Writes]) -> int:
     """
     tokens: set[str] = set()
     for index, writes in enumerate(batch):
-        named = [claim.id for claim in writes.claims] + [drop.id for drop in writes.drops]
+        named = [each.id for each in writes.claims] + [each.id for each in writes.drops]
         if any(id.rpartition(".")[0] in tokens for id in named):
             return index
         tokens.add(writes.token)

@@ -1,16 +1,14 @@
 """The Postgres driver."""
 
-import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, Self
 
 import attrs
-import msgspec
+from msgspec.structs import replace
 from psycopg import AsyncConnection
 
-from flowstate.clock import Clock, SystemClock
 from flowstate.data import Data
 from flowstate.driver import (
     DuePage,
@@ -26,10 +24,6 @@ from flowstate.driver import (
 )
 from flowstate.drivers.kit.base import BaseDriver
 from flowstate.drivers.kit.records import state_or_raise
-from flowstate.drivers.kit.resolving import Failed
-from flowstate.drivers.postgres import schema as schemas
-from flowstate.drivers.postgres.links import Pool, check_store
-from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.reader import (
     data_of,
     due_of,
@@ -39,7 +33,6 @@ from flowstate.drivers.postgres.reader import (
 )
 from flowstate.drivers.postgres.session import Options, PostgresSession
 from flowstate.drivers.postgres.transaction import PostgresTransaction, joined
-from flowstate.options import count, flag, has, optional, seconds
 from flowstate.state import State
 
 __all__ = ["PostgresDriver"]
@@ -47,16 +40,10 @@ __all__ = ["PostgresDriver"]
 CHUNK = 1_000  # Revisions, or blobs, that compaction looks at in one statement.
 CHUNK_BYTES = 16 * 1024 * 1024  # Of blobs that it removes in one.
 DAMAGED_DELAYS = 100  # That are passed over in search of one that can be read.
-LONGEST = 1_000_000.0
-LARGEST_POOL = 1_000
-
-
-def _clock_of(clock: Clock | None) -> Clock:
-    return SystemClock() if clock is None else clock
 
 
 @attrs.define(eq=False, slots=False)
-class PostgresDriver(BaseDriver[PostgresSession]):
+class PostgresDriver(Options, BaseDriver[PostgresSession]):
     """Keeps every revision in one schema of a Postgres database (14 or newer).
 
     Any number of processes on any number of machines may use the same schema. A driver object
@@ -70,9 +57,9 @@ class PostgresDriver(BaseDriver[PostgresSession]):
             see :func:`migration_sql`.
         listen: hear of other processes' commits through LISTEN. Turn it off behind a pooler in
             transaction mode.
-        poll_interval: seconds between two looks for commits of other processes, while somebody
-            watches. 0.1 by default; 1 while the driver listens, for hints that get lost. It does
-            not listen on a pool of less than four connections.
+        poll_interval: seconds between two looks for commits of other processes, while a watch
+            or a ``Delayer`` waits. 0.1 by default; 1 while the driver listens, for hints that get
+            lost. It does not listen on a pool of less than four connections.
         timeout: seconds after which an operation ends that the server does not answer, or that
             it could not do for a passing reason. A single attempt has half of that.
         prepare: let connections made for a URL prepare statements. Turn it off behind a pooler
@@ -88,46 +75,14 @@ class PostgresDriver(BaseDriver[PostgresSession]):
     max_concurrent_batches = 2
     shared = True
 
-    _store: str | Pool = attrs.field(repr=False, validator=check_store)
-    _schema: str = attrs.field(default="flowstate", kw_only=True)
-    _migrate: bool = attrs.field(default=True, kw_only=True, validator=flag)
-    _listen: bool = attrs.field(default=True, kw_only=True, validator=flag)
-    _poll_interval: float | None = attrs.field(
-        default=None, kw_only=True, validator=optional(seconds(0.001, LONGEST))
-    )
-    _timeout: float = attrs.field(default=10.0, kw_only=True, validator=seconds(0.0, LONGEST))
-    _prepare: bool = attrs.field(default=True, kw_only=True, validator=flag)
-    _pool_size: int = attrs.field(default=8, kw_only=True, validator=count(1, LARGEST_POOL))
-    _clock: Clock = attrs.field(
-        default=None,
-        kw_only=True,
-        repr=False,
-        converter=_clock_of,
-        validator=has("a Clock", "monotonic", "sleep"),
-    )
     durability: Durability = attrs.field(init=False, default="power", repr=False)
-    _queries: Queries = attrs.field(init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._queries = Queries(schemas.quoted(self._schema))
 
     @property
     def _name(self) -> str:
-        return f"Postgres schema {self._schema}"
+        return self.name
 
     def _make_session(self) -> PostgresSession:
-        options = Options(
-            store=self._store,
-            schema=self._schema,
-            migrate=self._migrate,
-            listen=self._listen,
-            poll_interval=self._poll_interval,
-            timeout=self._timeout,
-            prepare=self._prepare,
-            pool_size=self._pool_size,
-            clock=self._clock,
-        )
-        return PostgresSession(options, self._queries, self._news)
+        return PostgresSession(self, self._news)
 
     def _look(self, session: PostgresSession) -> None:
         session.listener.receive()
@@ -140,16 +95,7 @@ class PostgresDriver(BaseDriver[PostgresSession]):
     # The contract
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        opening, loop = self._opening, asyncio.get_running_loop()
-        if opening is not None and opening.loop is loop and opening.process == os.getpid():
-            commits = opening.session.commits  # A call less, for each commit of a lone task.
-        else:
-            commits = self._opened().commits
-        began = loop.time()
-        try:
-            verdicts = await commits.call(batch, self._timeout / 2)
-        except Failed as error:
-            verdicts = await commits.resolved(batch, error, began)
+        verdicts = await self._opened().commits.commit(batch)
         self._news.note_commit(batch, verdicts)
         return verdicts
 
@@ -165,8 +111,8 @@ class PostgresDriver(BaseDriver[PostgresSession]):
 
         Your rows and the states are committed together, or neither. The states are written when
         the block ends, right before COMMIT, because all commits to the store wait for one that
-        has been written: what the block does meanwhile holds up nobody. That is also when a
-        commit that lost a race raises, and when contexts move on.
+        has been written: what the block does meanwhile holds up no other commit. That is also
+        when a commit that lost a race raises, and when contexts move on.
 
         Args:
             connection: to the database of the store; in no transaction yet, and with isolation
@@ -174,14 +120,14 @@ class PostgresDriver(BaseDriver[PostgresSession]):
 
         Raises:
             RevisionMismatchError: a commit lost a race. Nothing was written, yours neither.
-            CommitUnknownError: the connection broke at COMMIT, and nobody can tell.
+            CommitUnknownError: the connection broke at COMMIT, and the outcome cannot be found out.
             InvalidInputError: the connection is in a transaction already.
             psycopg.Error: what your statements raise, or COMMIT. Nothing was written.
         """
         session = self._opened()
         tx = PostgresTransaction(self.store_id)
         try:
-            async with joined(tx, connection, self._queries, session.commits, self._timeout):
+            async with joined(tx, connection, self.queries, session.commits, self.timeout):
                 yield tx
         finally:
             if tx.verdicts:  # Also when it was cancelled and has happened all the same.
@@ -191,36 +137,38 @@ class PostgresDriver(BaseDriver[PostgresSession]):
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
         ask = self._opened().rows
         if rev is None:
-            rows = await ask(self._queries.latest, id)
+            rows = await ask(self.queries.latest, id)
         else:
-            rows = await ask(self._queries.revision, rev, id)
+            rows = await ask(self.queries.revision, rev, id)
         return state_or_raise(rows[0]) if rows else None
 
     async def get_states(self, query: StateQuery) -> States:
-        statement, parameters = self._queries.page(query)
+        statement, parameters = self.queries.page(query)
         return states_of(query, await self._opened().rows(statement, *parameters))
 
     async def get_data(self, checksum: str) -> Data | None:
-        rows = await self._opened().rows(self._queries.data, checksum)
+        rows = await self._opened().rows(self.queries.data, checksum)
         return data_of(rows[0], checksum) if rows else None
 
     async def get_due(self, query: DueQuery) -> DuePage:
-        statement, parameters = self._queries.due(query)
+        statement, parameters = self.queries.due(query)
         return due_of(query, await self._opened().rows(statement, *parameters))
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
-        return await self._opened().heartbeats.beat(heartbeats)
+        return await self._opened().beat(heartbeats)
 
     async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
-        ask = self._opened().ask_alive
+        session = self._opened()
+        ask = partial(session.rows, lane=session.beats)
         found: dict[str, Liveness] = {}
-        for row in await ask(self._queries.liveness, list(ids)):
+        for row in await ask(self.queries.liveness, list(ids)):
             id: str = row[5]
             found[id], is_damaged = liveness_of(row)
             if is_damaged:
-                rows = await ask(self._queries.delays_of, DAMAGED_DELAYS, id)
-                due = first_readable([each[1:] for each in rows])
-                found[id] = msgspec.structs.replace(found[id], delay_due=due)
+                rows = await ask(self.queries.delays_of, DAMAGED_DELAYS, id)
+                found[id] = replace(
+                    found[id], delay_due=first_readable([each[1:] for each in rows])
+                )
         return [found.get(id) for id in ids]
 
     async def compact(self, before_rev: int) -> int:
@@ -228,11 +176,11 @@ class PostgresDriver(BaseDriver[PostgresSession]):
         removed = 0
         after: int | None = 0
         while after is not None:
-            ((some, after),) = await session.rows(self._queries.compact, after, before_rev, CHUNK)
+            ((some, after),) = await session.rows(self.queries.compact, after, before_rev, CHUNK)
             removed += some
         checksum: str | None = ""
         while checksum is not None:
             ((checksum,),) = await session.rows(
-                self._queries.drop_unreferenced, checksum, before_rev, CHUNK, CHUNK_BYTES
+                self.queries.drop_unreferenced, checksum, before_rev, CHUNK, CHUNK_BYTES
             )
         return removed

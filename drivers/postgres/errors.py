@@ -59,19 +59,19 @@ _CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
 )
 
 
-def translation(error: psycopg.Error, schema: str) -> DriverError:
+def translation(error: psycopg.Error, name: str) -> DriverError:
     """Return the error of flowstate that says the same."""
     kind = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), DriverError)
     text = str(error).strip() or type(error).__name__
-    return kind(f"Postgres schema {schema}: {text}")
+    return kind(f"{name}: {text}")
 
 
-def failed(error: psycopg.Error, schema: str, *, connected: bool = True) -> Failed:
+def failed(error: psycopg.Error, name: str, *, connected: bool = True) -> Failed:
     """Return what became of a statement.
 
     Args:
         error: that it raised.
-        schema: of the store.
+        name: of the store.
         connected: whether the connection is sound after it. An error that the server sent over
             one undid everything.
     """
@@ -80,7 +80,7 @@ def failed(error: psycopg.Error, schema: str, *, connected: bool = True) -> Fail
     broken = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
     passing = isinstance(error, PASSING) or (broken and not isinstance(error, OF_THE_POOL))
     result = Failed(
-        translation(error, schema),
+        translation(error, name),
         passing=passing or lost,
         lost=lost,
         common=isinstance(error, FOR_ALL),

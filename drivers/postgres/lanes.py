@@ -1,30 +1,48 @@
 """Connections for one kind of work, so that no other kind keeps it waiting."""
 
 import asyncio
-import contextlib
-from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
-from flowstate.drivers.kit.resolving import Failed
+from flowstate.clock import Clock
+from flowstate.drivers.kit.resolving import Backoff, Failed, retried
 from flowstate.drivers.postgres.errors import failed
-from flowstate.drivers.postgres.links import Link, Source
-from flowstate.errors import (
-    DriverClosedError,
-    DriverError,
-    StoreBusyError,
-    StoreUnavailableError,
-)
+from flowstate.drivers.postgres.links import Link
+from flowstate.drivers.postgres.sources import Source
+from flowstate.errors import DriverClosedError, DriverError, StoreBusyError, StoreUnavailableError
 from flowstate.tasks import preserve_cancellation
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "persisted"]
 
+T = TypeVar("T")
 LONGEST_REST = 600.0  # Seconds.
-SHORTEST = 0.01
+SHORTEST = 0.05  # Seconds, for an attempt when time is all but up.
+
+
+async def persisted(attempt: Callable[[float], Awaitable[T]], seconds: float, clock: Clock) -> T:
+    """Do something that may be done more than once, until it works or time is up.
+
+    Args:
+        attempt: takes the seconds that it may last; the first one gets half of them.
+        seconds: for all attempts.
+        clock: for pauses.
+
+    Raises:
+        DriverError: it does not work.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+
+    def again() -> Awaitable[T]:
+        return attempt(max(SHORTEST, deadline - loop.time()))
+
+    try:
+        return await attempt(seconds / 2)
+    except Failed as error:
+        return await retried(again, error, Backoff(clock, deadline - loop.time()))
 
 
 class Lane:
@@ -36,36 +54,16 @@ class Lane:
         keep: whether a connection that comes back waits here for the next use.
     """
 
-    def __init__(self, source: Source, schema: str, *, size: int, keep: bool) -> None:
+    def __init__(self, source: Source, size: int, *, keep: bool) -> None:
         self._source = source
-        self._schema = schema
-        self._size = size
         self._keep = keep
         self._loop = asyncio.get_running_loop()
+        self._free = asyncio.Semaphore(size)
         self._idle: list[tuple[Link, float]] = []  # With when each came back.
         self._lent: set[Link] = set()
-        self._making = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self._troubled_at = -1.0  # When the server was last found not to answer.
         self._is_closed = False
-
-    def take(self) -> Link | None:
-        """Return a connection that rests here, if there is one that is sound."""
-        while self._idle:
-            link, _ = self._idle.pop()
-            pgconn = link.connection.pgconn
-            try:
-                # The first may find the server's last words, and only the second one the end. One
-                # that has ended gets no statement, so that no outcome is ever in doubt.
-                pgconn.consume_input()
-                pgconn.consume_input()
-            except psycopg.OperationalError:
-                self._source.drop(link)
-            else:
-                self._lent.add(link)
-                return link
-        return None
 
     async def lend(self, seconds: float) -> Link:
         """Return a connection within so many seconds.
@@ -73,23 +71,58 @@ class Lane:
         Raises:
             Failed: none was to be had.
         """
-        deadline = self._loop.time() + seconds
-        while True:
-            if self._is_closed:
-                raise Failed(DriverClosedError(f"Postgres schema {self._schema} is not open"))
-            if link := self.take():
-                return link
-            if len(self._lent) + self._making < self._size:
-                return await self._make(deadline - self._loop.time())
-            await self._wait(deadline)
+        began = self._loop.time()
+        if self._free.locked():
+            await self._wait(began, seconds)
+        else:
+            await self._free.acquire()
+        try:
+            link = self._rested() or await self._make(began + seconds - self._loop.time())
+            self._lent.add(link)
+        except BaseException:
+            self._free.release()
+            raise
+        return link
 
-    def _busy(self, began: float) -> DriverError:
-        """Return why none was to be had since then."""
-        if self._troubled_at >= began:
-            text = "the server does not answer those before"
-            return StoreUnavailableError(f"Postgres schema {self._schema}: {text}")
-        text = "every connection was in use for too long"
-        return StoreBusyError(f"Postgres schema {self._schema}: {text}")
+    async def _wait(self, began: float, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            error: DriverError = StoreBusyError(
+                f"{self._source.name}: every connection was in use for too long"
+            )
+            if self._troubled_at >= began:
+                error = StoreUnavailableError(
+                    f"{self._source.name}: the server does not answer those before"
+                )
+            raise Failed(error, passing=True) from None
+
+    def _rested(self) -> Link | None:
+        while self._idle:
+            link, _ = self._idle.pop()
+            # One that has ended gets no statement, so that no outcome is ever in doubt.
+            if link.is_idle:
+                return link
+            self._source.drop(link)
+        return None
+
+    async def _make(self, seconds: float) -> Link:
+        self._check_open()
+        try:
+            link = await self._source.make(max(SHORTEST, seconds))
+        except psycopg.Error as error:
+            self._troubled_at = self._loop.time()
+            # Nothing was asked yet, so nothing is lost.
+            raise failed(error, self._source.name) from error
+        if self._is_closed:
+            self._source.drop(link)
+            self._check_open()
+        return link
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Failed(DriverClosedError(f"{self._source.name} is not open"))
 
     async def rows(
         self, statement: str, parameters: Sequence[Any], seconds: float
@@ -100,7 +133,7 @@ class Lane:
             Failed: the server refused it, or does not answer.
         """
         deadline = self._loop.time() + seconds
-        link = self.take() or await self.lend(seconds)
+        link = await self.lend(seconds)
         try:
             # Python 3.11's wait_for, which older clients use, can lose a cancellation.
             with preserve_cancellation():
@@ -109,45 +142,10 @@ class Lane:
         finally:
             self.give_back(link)
 
-    async def _make(self, seconds: float) -> Link:
-        self._making += 1
-        try:
-            link = await self._source.make(max(SHORTEST, seconds))
-        except psycopg.Error as error:
-            self._troubled_at = self._loop.time()
-            # Nothing was asked yet, so nothing is lost.
-            raise failed(error, self._schema) from error
-        else:
-            self._lent.add(link)
-        finally:
-            self._making -= 1
-            self._wake()
-        if self._is_closed:
-            self.give_back(link)
-            raise Failed(DriverClosedError(f"Postgres schema {self._schema} is not open"))
-        return link
-
-    async def _wait(self, deadline: float) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        began = self._loop.time()
-        self._waiters.append(waiter)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled():
-                self._wake()  # Another one may go on, since this one does not.
-            with contextlib.suppress(ValueError):
-                self._waiters.remove(waiter)
-            if not isinstance(error, TimeoutError):
-                raise
-            raise Failed(self._busy(began), passing=True) from None
-
     def give_back(self, link: Link) -> None:
         """Take a connection back."""
         self._lent.discard(link)
-        is_idle = link.connection.pgconn.transaction_status == TransactionStatus.IDLE
-        if self._keep and is_idle and not link.is_cut and not self._is_closed:
+        if self._keep and link.can_rest and not self._is_closed:
             self._idle.append((link, self._loop.time()))
             if self._sweep is None:
                 self._sweep = self._loop.call_later(LONGEST_REST, self._swept)
@@ -156,16 +154,7 @@ class Lane:
             if link.is_cut:
                 self._troubled_at = self._loop.time()
                 self._forget()  # The others lead to the same server.
-        if self._waiters:
-            self._wake()
-
-    def _wake(self) -> None:
-        free = self._size - len(self._lent) - self._making
-        while self._waiters and free > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                free -= 1
+        self._free.release()
 
     def _forget(self) -> None:
         while self._idle:
@@ -189,7 +178,3 @@ class Lane:
         self._forget()
         for link in self._lent:
             link.cut()
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)

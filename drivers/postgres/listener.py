@@ -49,7 +49,7 @@ class Listener:
     its commits. A listener that comes later says hello, and is told at once.
 
     Attributes:
-        tells: whether somebody else may listen, as far as is known here.
+        tells: whether another driver may listen, as far as is known here.
     """
 
     _lane: Lane  # For statements.
@@ -171,7 +171,7 @@ class Listener:
         backoff = self._backoff()
         while not self._is_closed:
             try:
-                link = self._listening.take() or await self._listening.lend(self._timeout / 2)
+                link = await self._listening.lend(self._timeout / 2)
             except (Failed, DriverError) as error:
                 logger.debug("could not listen: %s", error)
             else:

@@ -10,6 +10,7 @@ from flowstate.drivers.kit.times import to_micros
 __all__ = ["SCAN_LIMIT", "Page", "Parameters"]
 
 SCAN_LIMIT = 2_000
+LEAPS = 1_000
 AFTER, UPTO = "(SELECT after FROM span)", "(SELECT upto FROM bounds)"
 Parameters = list[Any]
 Source = tuple[str, dict[str, str | None]]
@@ -124,17 +125,24 @@ class Page:
     def _newest_of(self, sources: list[Source]) -> str:
         """Return a query for the newest revision that all sources have.
 
-        Each step goes down to where every source has one that is no newer than the step before.
-        So it takes no more steps than the shortest source has revisions.
+        At first by leaps: each goes down to where every source has one that is no newer than the
+        leap before. That passes over what has only some of them, however much. Then it walks the
+        first source, which costs less for each revision.
         """
-        if len(sources) == 1:
-            return f"SELECT rev FROM ({self._range(sources[0], '0', UPTO, 1, newest=True)}) AS last"
-        lasts = [self._range(source, "0", "walk.rev", 1, newest=True) for source in sources]
-        step = ", ".join(f"coalesce((SELECT rev FROM ({last}) AS last), 0)" for last in lasts)
+        (first, *others) = sources
+        if not others:
+            return f"SELECT rev FROM ({self._range(first, '0', UPTO, '1', newest=True)}) AS last"
+        lasts = [self._range(source, "0", "leap.rev", "1", newest=True) for source in sources]
+        lowest = ", ".join(f"coalesce((SELECT rev FROM ({last}) AS last), 0)" for last in lasts)
+        tests = self._tests(others)
+        rest = self._range(first, "0", "(SELECT min(rev) FROM leap)", "ALL", newest=True)
         return (
-            "(WITH RECURSIVE walk (rev, before) AS (SELECT upto, upto + 1 FROM bounds UNION ALL"
-            f" SELECT least({step}), rev FROM walk WHERE rev > 0 AND rev < before)"
-            " SELECT rev FROM walk WHERE rev = before)"
+            "(WITH RECURSIVE leap (rev, before, n) AS (SELECT upto, upto + 1, 0 FROM bounds"
+            f" UNION ALL SELECT least({lowest}), rev, n + 1 FROM leap"
+            f" WHERE rev > 0 AND rev < before AND n < {LEAPS})"
+            " SELECT coalesce((SELECT rev FROM leap WHERE rev = before),"
+            f" (SELECT found.rev FROM (SELECT rev, {tests} AS matches FROM ({rest}) AS found)"
+            " AS found WHERE matches LIMIT 1)) AS rev)"
         )
 
     def _alternatives(self) -> list[list[Source]]:
@@ -153,7 +161,7 @@ class Page:
         return [[*_labels("label", labels, {}), *by_status] for labels in query.labels]
 
     def _range(
-        self, source: Source, after: str, upto: str, limit: int, *, newest: bool = False
+        self, source: Source, after: str, upto: str, limit: str, *, newest: bool = False
     ) -> str:
         """Return a query for the first revisions of a source in a range, or for the last ones.
 
@@ -191,11 +199,14 @@ class Page:
         """
         (first, *others) = sources
         if not others:
-            walk = self._range(first, AFTER, UPTO, self._query.limit + 1)
+            walk = self._range(first, AFTER, UPTO, f"{self._query.limit + 1}")
             return f"SELECT rev, true AS matches FROM ({walk}) AS found", None
-        tests = " AND ".join([self._test(source) for source in others])
-        within = self._range(first, AFTER, UPTO, SCAN_LIMIT)
+        tests = self._tests(others)
+        within = self._range(first, AFTER, UPTO, f"{SCAN_LIMIT}")
         return f"SELECT rev, {tests} AS matches FROM ({within}) AS found", SCAN_LIMIT
+
+    def _tests(self, sources: list[Source]) -> str:
+        return " AND ".join([self._test(source) for source in sources])
 
     def _test(self, source: Source) -> str:
         """Return whether a source has a revision that was found.

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from psycopg import sql
+
 from flowstate.driver import DueQuery, StateQuery
 from flowstate.drivers.kit.times import FIRST, LAST, to_micros
 from flowstate.drivers.postgres.pages import Page, Parameters
@@ -31,9 +33,19 @@ class Queries:
         self.commit_puts = f"SELECT * FROM {schema}.commit(%b, %b, NULL, NULL)".encode()
         self.store_id = f"SELECT store_id FROM {schema}.meta"
         self.lock = f"SELECT {schema}.lock_commits()"
-        self.start_listening = f"SELECT {schema}.start_listening()"
-        self.stop_listening = f"SELECT {schema}.stop_listening()"
-        self.listeners = f"SELECT {schema}.listeners()"
+        log = sql.Literal(f"{schema}.log").as_string()
+        lock = f"1718382456, {log}::regclass::oid::integer"
+        # Lets commits know that the session listens. It waits for a commit that has found no
+        # listener, so a look after this sees what that one has written.
+        self.start_listening = f"SELECT pg_advisory_lock_shared({lock})"
+        self.stop_listening = f"SELECT pg_advisory_unlock_shared({lock})"
+        # Looks at all locks of the server, so it is not for every commit.
+        self.listeners = (
+            "SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted"
+            f" AND mode = 'ShareLock' AND classid = 1718382456 AND objid = {log}::regclass::oid"
+            " AND database = (SELECT oid FROM pg_catalog.pg_database"
+            " WHERE datname = current_database())"
+        )
         self.outlook = f"SELECT ({head}), (SELECT max(written) FROM {schema}.delay)"
         self.latest = (
             f"SELECT {self._state} FROM {schema}.latest"

@@ -1,30 +1,28 @@
 """What a driver has from its opening to its closing: connections, and tasks."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
-from msgspec import Struct
 from psycopg.rows import TupleRow
 
 from flowstate.clock import Clock
-from flowstate.driver import Durability
-from flowstate.drivers.kit.base import News, Session
-from flowstate.drivers.kit.resolving import Backoff, Failed, retried
+from flowstate.driver import Durability, Heartbeat
+from flowstate.drivers.kit.base import News, Session, clock_or_system, is_clock
+from flowstate.drivers.kit.resolving import Backoff
 from flowstate.drivers.postgres import schema as schemas
 from flowstate.drivers.postgres.commits import Commits
-from flowstate.drivers.postgres.heartbeats import Heartbeats
-from flowstate.drivers.postgres.lanes import Lane
-from flowstate.drivers.postgres.links import Link, Pool, PoolSource, Source, UrlSource
+from flowstate.drivers.postgres.heartbeats import beat
+from flowstate.drivers.postgres.lanes import Lane, persisted
 from flowstate.drivers.postgres.listener import Listener
 from flowstate.drivers.postgres.queries import Queries
+from flowstate.drivers.postgres.sources import Pool, PoolSource, Source, UrlSource, check_store
 from flowstate.errors import StoreUnavailableError
+from flowstate.options import count, flag, optional, seconds
 
 __all__ = ["Options", "PostgresSession"]
 
-T = TypeVar("T")
 SETTINGS = (
     "SELECT current_setting('fsync'), current_setting('full_page_writes'),"
     " current_setting('synchronous_commit'), current_setting('server_encoding'),"
@@ -33,194 +31,157 @@ SETTINGS = (
 OLDEST_VERSION = 140_000
 POLL_INTERVAL = 0.1
 POLL_INTERVAL_WHEN_LISTENING = 1.0
-SHORTEST = 0.05  # Seconds, for an attempt when time is all but up.
 # Below this size all work shares the connections, and the driver does not listen. From it on one
 # connection listens, and one is for heartbeats. Of a pool of the user's that one is reserved only
 # if the pool is larger: it may have to do for several drivers, and for what else the user does.
 LISTENING_SIZE = 4
 RESERVING_SIZE = 8
 CLOSING = 2.0  # Seconds, until a user's pool has its connections back.
+LONGEST = 1_000_000.0
+LARGEST_POOL = 1_000
 
 
-class Options(Struct, frozen=True, kw_only=True):
+@attrs.define(eq=False, slots=False)
+class Options:
     """What the user chose; see :class:`PostgresDriver`."""
 
-    store: str | Pool
-    schema: str
-    migrate: bool
-    listen: bool
-    poll_interval: float | None
-    timeout: float
-    prepare: bool
-    pool_size: int
-    clock: Clock
+    store: str | Pool = attrs.field(repr=False, validator=check_store)
+    schema: str = attrs.field(default="flowstate", kw_only=True)
+    migrate: bool = attrs.field(default=True, kw_only=True, validator=flag)
+    listen: bool = attrs.field(default=True, kw_only=True, validator=flag)
+    poll_interval: float | None = attrs.field(
+        default=None, kw_only=True, validator=optional(seconds(0.001, LONGEST))
+    )
+    timeout: float = attrs.field(default=10.0, kw_only=True, validator=seconds(0.0, LONGEST))
+    prepare: bool = attrs.field(default=True, kw_only=True, validator=flag)
+    pool_size: int = attrs.field(default=8, kw_only=True, validator=count(1, LARGEST_POOL))
+    clock: Clock = attrs.field(
+        default=None, kw_only=True, repr=False, converter=clock_or_system, validator=is_clock
+    )
+    queries: Queries = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.queries = Queries(schemas.quoted(self.schema))
+
+    @property
+    def name(self) -> str:
+        """What the store is called in errors."""
+        return f"Postgres schema {self.schema}"
 
 
-class Lanes(Struct):
-    """Connections by what they are for."""
-
-    reads: Lane
-    commits: Lane
-    beats: Lane
-    listening: Lane | None
-
-    def close(self) -> None:
-        """Close them all."""
-        for lane in (self.reads, self.commits, self.beats, self.listening):
-            if lane is not None:
-                lane.close()
-
-
-@attrs.define(eq=False)
 class PostgresSession(Session):
     """One opening of a store. Every opening gets a new one, for the event loop it is opened in.
 
     Attributes:
         durability: what a commit survives; known once it is open.
-        lanes: its connections.
+        reads: connections for reads.
+        beats: connections for heartbeats and liveness, which do not queue behind reads.
         commits: give batches to the server.
-        heartbeats: many at a time.
         listener: of news from other processes.
     """
 
-    options: Options
-    queries: Queries
-    news: News
-    durability: Durability = "power"
-    lanes: Lanes = attrs.field(init=False)
-    commits: Commits = attrs.field(init=False)
-    heartbeats: Heartbeats = attrs.field(init=False)
-    listener: Listener = attrs.field(init=False)
-    _loop: asyncio.AbstractEventLoop = attrs.field(init=False, factory=asyncio.get_running_loop)
-    _source: Source = attrs.field(init=False)
-    _store_id: str = attrs.field(init=False, default="")
-
-    def __attrs_post_init__(self) -> None:
-        options, schema = self.options, self.options.schema
-        if isinstance(options.store, str):
-            self._source = UrlSource(options.store, schema, options.prepare, options.timeout)
-            self.lanes = _own(self._source, schema, options.pool_size)
+    def __init__(self, options: Options, news: News) -> None:
+        self.durability: Durability = "power"
+        self._options = options
+        self._store_id = ""
+        name, store = options.name, options.store
+        self._source: Source
+        if isinstance(store, str):
+            self._source = UrlSource(store, name, options.prepare, options.timeout)
+            self._lanes = _own(self._source, options.pool_size)
         else:
-            self._source = PoolSource(options.store, schema, options.timeout)
-            self.lanes = _borrowed(self._source, schema, options.store.max_size)
-        self.listener = self._make_listener()
-        self.commits = Commits(
-            self.lanes.commits, self.queries, schema, options.timeout, options.clock, self.listener
-        )
-        self.heartbeats = Heartbeats(self._beat, self._backoff, schema)
-
-    def _make_listener(self) -> Listener:
-        options, lanes = self.options, self.lanes
-        listens = options.listen and lanes.listening is not None
+            self._source = PoolSource(store, name, options.timeout)
+            self._lanes = _borrowed(self._source, store.max_size)
+        self.reads, commits, self.beats, listening = self._lanes
+        listens = options.listen and listening is not self.reads
         default = POLL_INTERVAL_WHEN_LISTENING if listens else POLL_INTERVAL
-        return Listener(
-            lanes.beats,
-            lanes.listening or lanes.reads,
-            self.queries,
-            options.schema,
-            self.news,
-            listens,
-            isinstance(self._source, PoolSource),
-            options.poll_interval or default,
-            options.timeout,
-            options.clock,
+        self.listener = Listener(
+            lane=self.beats,
+            listening=listening,
+            queries=options.queries,
+            schema=options.schema,
+            news=news,
+            listens=listens,
+            leaves_deaf=isinstance(self._source, PoolSource),
+            poll_interval=options.poll_interval or default,
+            timeout=options.timeout,
+            clock=options.clock,
+        )
+        self.commits = Commits(
+            commits, options.queries, name, options.timeout, options.clock, self.listener
         )
 
     async def open(self) -> str:
         """Check server and schema, once."""
         if not self._store_id:
-            began = self._loop.time()
-            try:
-                self._store_id = await self._look(self.options.timeout / 2)
-            except Failed as error:
-                self._store_id = await self._retried(self._look, error, began)
+            options = self._options
+            self._store_id = await persisted(self._look, options.timeout, options.clock)
         return self._store_id
 
     async def _look(self, seconds: float) -> str:
-        lane, schema = self.lanes.reads, self.options.schema
-        link = lane.take() or await lane.lend(seconds)
+        link, schema = await self.reads.lend(seconds), self._options.schema
         try:
             (row,) = await link.rows(SETTINGS, (), seconds)
             self.durability = _durability(row)
-            if self.options.migrate and not await self._is_current(link, seconds):
-                # It may take as long as the store is large.
-                with link.translated():
-                    await schemas.migrate(link.connection, schema)
+            if self._options.migrate:
+                with link.limited(seconds):
+                    is_current = await schemas.is_current(link.connection, schema)
+                if not is_current:
+                    with link.limited(None):  # It may take as long as the store is large.
+                        await schemas.migrate(link.connection, schema)
             with link.limited(seconds):
                 return await schemas.check(link.connection, schema)
         finally:
-            lane.give_back(link)
+            self.reads.give_back(link)
 
-    async def _is_current(self, link: Link, seconds: float) -> bool:
-        with link.limited(seconds):
-            return await schemas.is_current(link.connection, self.options.schema)
-
-    async def _retried(
-        self, attempt: Callable[[float], Awaitable[T]], error: Failed, began: float
-    ) -> T:
-        """Go on after a first attempt that failed, until the timeout since ``began``."""
-        left = began + self.options.timeout - self._loop.time()
-        deadline = self._loop.time() + left
-
-        async def again() -> T:
-            return await attempt(max(SHORTEST, deadline - self._loop.time()))
-
-        return await retried(again, error, Backoff(self.options.clock, left))
-
-    async def rows(self, statement: str, *parameters: Any) -> list[TupleRow]:
+    async def rows(
+        self, statement: str, *parameters: Any, lane: Lane | None = None
+    ) -> list[TupleRow]:
         """Return what a statement returns that may run more than once.
 
         Raises:
             DriverError: the server refused it, or does not answer.
         """
-        return await self._rows(self.lanes.reads, statement, parameters)
+        attempt = partial((lane or self.reads).rows, statement, parameters)
+        return await persisted(attempt, self._options.timeout, self._options.clock)
 
-    async def _rows(self, lane: Lane, statement: str, parameters: Sequence[Any]) -> list[TupleRow]:
-        began = self._loop.time()
-        try:
-            return await lane.rows(statement, parameters, self.options.timeout / 2)
-        except Failed as error:
-            return await self._retried(partial(lane.rows, statement, parameters), error, began)
-
-    async def ask_alive(self, statement: str, *parameters: Any) -> list[TupleRow]:
-        """As ``rows``, but do not queue behind reads."""
-        return await self._rows(self.lanes.beats, statement, parameters)
-
-    async def _beat(self, *parameters: Any) -> list[TupleRow]:
-        return await self.ask_alive(self.queries.beat, *parameters)
-
-    def _backoff(self) -> Backoff:
-        return Backoff(self.options.clock, self.options.timeout)
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> list[bool]:
+        """Note heartbeats; return for each whether its revision is the latest of its state."""
+        options = self._options
+        ask = partial(self.rows, options.queries.beat, lane=self.beats)
+        backoff = partial(Backoff, options.clock, options.timeout)
+        return await beat(heartbeats, ask, backoff, options.name)
 
     async def close(self) -> None:
         """Stop the tasks, and close what was opened, without waiting for the server."""
         self.listener.stop()
         if isinstance(self._source, UrlSource):
-            self.lanes.close()
+            self._close_lanes()
         await self.listener.close()
-        self.lanes.close()
+        self._close_lanes()
         await self._source.close(CLOSING)
 
+    def _close_lanes(self) -> None:
+        for lane in self._lanes:
+            lane.close()
 
-def _own(source: Source, schema: str, size: int) -> Lanes:
-    """Share connections of our own out."""
 
-    def lane(size: int) -> Lane:
-        return Lane(source, schema, size=size, keep=True)
-
+def _own(source: Source, size: int) -> tuple[Lane, Lane, Lane, Lane]:
+    """Share connections of our own out: for reads, commits, heartbeats and listening."""
     if size < LISTENING_SIZE:
-        shared = lane(size)
-        return Lanes(shared, shared, shared, None)
+        shared = Lane(source, size, keep=True)
+        return shared, shared, shared, shared
     commits = 1 if size < RESERVING_SIZE else 2
-    return Lanes(lane(size - commits - 2), lane(commits), lane(1), lane(1))
+    reads, *others = [Lane(source, n, keep=True) for n in (size - commits - 2, commits, 1, 1)]
+    return reads, others[0], others[1], others[2]
 
 
-def _borrowed(source: Source, schema: str, size: int) -> Lanes:
+def _borrowed(source: Source, size: int) -> tuple[Lane, Lane, Lane, Lane]:
     """Leave the sharing to the pool of the user, which keeps what has come back."""
-    shared = Lane(source, schema, size=size, keep=False)
-    listening = Lane(source, schema, size=1, keep=False) if size >= LISTENING_SIZE else None
-    reserved = Lane(source, schema, size=1, keep=True) if size >= RESERVING_SIZE else shared
-    return Lanes(shared, shared, reserved, listening)
+    shared = Lane(source, size, keep=False)
+    listening = Lane(source, 1, keep=False) if size >= LISTENING_SIZE else shared
+    reserved = Lane(source, 1, keep=True) if size >= RESERVING_SIZE else shared
+    return shared, shared, reserved, listening
 
 
 def _durability(row: Sequence[Any]) -> Durability:

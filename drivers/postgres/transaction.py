@@ -11,8 +11,7 @@ from psycopg.pq import TransactionStatus
 
 from flowstate.driver import Transaction, Verdict, Writes
 from flowstate.drivers.kit.resolving import Failed
-from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import encoded, verdicts_of
+from flowstate.drivers.postgres.batch import encoded, register, verdicts_of
 from flowstate.drivers.postgres.commits import LOCK_WAIT, Commits
 from flowstate.drivers.postgres.links import cursor_of, cut
 from flowstate.drivers.postgres.queries import Queries

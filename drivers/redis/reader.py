@@ -1,22 +1,106 @@
-"""What the reading scripts take, and pages from their answers."""
+"""What the reading scripts take, and values from what scripts answer.
 
-from collections.abc import Sequence
-from datetime import timedelta
+What is damaged in an answer spoils nothing else in it. Times of what is due are texts of 18 digits,
+microseconds since the year 1, because a number of Lua cannot hold every microsecond until the year
+9999. Those of commits are microseconds since 1970.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import Raw, msgpack
 
 from flowstate.driver import DuePage, DueQuery, Heartbeat, Liveness, StateQuery, States
-from flowstate.drivers.kit.records import due_page, page_of, state_or_raise, text_of
-from flowstate.drivers.kit.times import MICROSECOND, from_micros, to_micros
-from flowstate.drivers.redis.answers import decoding_errors, due_row, row, unpacked
-from flowstate.drivers.redis.times import END, digits_of, micros_of_digits
+from flowstate.drivers.kit.records import Row, due_page, page_of, state_or_raise, text_of
+from flowstate.drivers.kit.times import FIRST, LAST, MICROSECOND, from_micros, to_micros
+from flowstate.errors import CodecError, FlowstateError
 from flowstate.state import State, Status
 
-__all__ = ["ask_beat", "ask_due", "ask_page", "due_of", "liveness_of", "states_of", "stored_state"]
+__all__ = [
+    "ask_beat",
+    "ask_due",
+    "ask_page",
+    "decoding_errors",
+    "digits_of",
+    "due_of",
+    "liveness_of",
+    "row",
+    "states_of",
+    "stored_state",
+    "time_of_digits",
+    "unpacked",
+]
 
+_parts = msgpack.Decoder(list[Raw])
+HEADERS = {0xD9: 2, 0xDA: 3, 0xDB: 5}
+"""How many bytes stand in front of a text."""
+END = f"{LAST - FIRST:018}"
+REVISION = 5
 UNKNOWN_FLOW = ""
-STATUSES = [status.value for status in Status]
+
+
+def digits_of(time: datetime) -> str:
+    """Return the 18 digits of an aware time."""
+    return f"{to_micros(time) - FIRST:018}"
+
+
+def time_of_digits(digits: Any) -> datetime | None:
+    """Return the time of 18 digits; ``None`` for an empty text and ``False``."""
+    return from_micros(_micros_of_digits(digits)) if digits else None
+
+
+def _micros_of_digits(digits: Any) -> Any:
+    number = _number_of(digits)
+    return number + FIRST if type(number) is int else number
+
+
+def _number_of(digits: Any) -> Any:
+    """Return a whole number; what is damaged, as it is."""
+    is_number = isinstance(digits, str | bytes) and digits.isdigit()
+    return int(digits) if is_number else digits
+
+
+@contextmanager
+def decoding_errors() -> Iterator[None]:
+    """Raise ``CodecError`` for an answer that no script gives."""
+    try:
+        yield
+    except FlowstateError:
+        raise
+    except (TypeError, ValueError, OverflowError, LookupError) as error:
+        raise CodecError(f"answer of Redis: {error}") from error
+
+
+def unpacked(answer: bytes) -> Any:
+    """Return the value of MessagePack; a text that is not UTF-8 as bytes."""
+    try:
+        return msgpack.decode(answer)
+    except ValueError:
+        pass
+    try:
+        return [unpacked(bytes(part)) for part in _parts.decode(answer)]
+    except ValueError:
+        return bytes(answer[HEADERS.get(answer[0], 1) :])
+
+
+def row(found: Sequence[Any]) -> Row:
+    """Return the row of a revision: see :mod:`flowstate.drivers.kit.records`."""
+    if len(found) < REVISION:
+        return (*found[:2], None, None, None)
+    rev, id, committed_at, delayed_until, body = found
+    until = None if delayed_until in ("", b"") else _micros_of_digits(delayed_until)
+    return rev, id, _number_of(committed_at), until, body
+
+
+def _due_row(found: Sequence[Any]) -> Row:
+    """Return the row of something due, followed by that of its revision."""
+    id, due, state_id, rev, body, *in_log = found
+    # A page goes on behind the id, so that has to keep all its bytes.
+    id = id.decode(errors="surrogateescape") if isinstance(id, bytes) else id
+    revision = row(in_log) if in_log else (None,) * REVISION
+    return id, _micros_of_digits(due), state_id, rev, body, *revision
 
 
 @decoding_errors()
@@ -49,7 +133,7 @@ def ask_page(query: StateQuery, search_from: int | None) -> bytes:
             since is not None and to_micros(since),
             before is not None and to_micros(before),
             query.latest_only,
-            STATUSES if query.status is None else [query.status.value],
+            [status.value for status in Status if query.status in (None, status)],
             query.limit,
             query.max_bytes,
             search_from is not None and search_from,
@@ -88,11 +172,11 @@ def due_of(query: DueQuery, answer: bytes) -> DuePage:
     now, more, next_at, found, without_time, others = unpacked(answer)
     return due_page(
         query,
-        [due_row(each) for each in found],
+        [_due_row(each) for each in found],
         more=more,
-        now=from_micros(micros_of_digits(now)),
-        next_at=micros_of_digits(next_at) if next_at else None,
-        without_time=[due_row(each) for each in without_time],
+        now=from_micros(_micros_of_digits(now)),
+        next_at=_micros_of_digits(next_at) if next_at else None,
+        without_time=[_due_row(each) for each in without_time],
         others=[text_of(flow) for flow in others],
     )
 
@@ -114,9 +198,9 @@ def liveness_of(found: Sequence[Any] | bool) -> Liveness | None:
     rev, stalls_at, beat_at, note, now, delay_due = found
     return Liveness(
         int(rev),
-        from_micros(micros_of_digits(stalls_at)) if stalls_at else None,
+        time_of_digits(stalls_at),
         from_micros(int(beat_at)) if beat_at else None,
         text_of(note),
         from_micros(int(now)),
-        from_micros(micros_of_digits(delay_due)) if delay_due else None,
+        time_of_digits(delay_due),
     )

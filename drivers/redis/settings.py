@@ -10,16 +10,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from flowstate.driver import Durability
+from flowstate.drivers.redis.options import DURABILITIES, Client, Options
 from flowstate.errors import StoreUnavailableError
 
-__all__ = ["DURABILITIES", "Client", "durability_of", "read_settings", "wait_limit", "with_url"]
+__all__ = ["durability_of", "read_settings", "wait_limit", "with_url"]
 
-Client = Redis | RedisCluster
-DURABILITIES: tuple[Durability, ...] = ("none", "process", "power")
 WAITAOF_SINCE = (7, 2)
 
 
-def with_url(url: str, timeout: float) -> "Client":
+def with_url(url: str, timeout: float) -> Redis:
     """Return a client that does not try again what was lost: the driver knows what may be."""
     return Redis.from_url(
         url,
@@ -38,7 +37,7 @@ def wait_limit(client: Any) -> float | None:
     return limit if isinstance(limit, int | float) else None
 
 
-async def read_settings(client: "Client", prefix: str) -> dict[str, Any]:
+async def read_settings(client: Client, prefix: str) -> dict[str, Any]:
     """Return the settings of the server; of a cluster, of the one that has the namespace."""
     options: dict[str, Any] = {}
     if isinstance(client, RedisCluster):
@@ -52,9 +51,17 @@ async def read_settings(client: "Client", prefix: str) -> dict[str, Any]:
     return found
 
 
-def durability_of(
-    settings: dict[str, Any], wait_aof: tuple[int, int] | None, client: "Client"
-) -> Durability:
+def _of_one(reply: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the only server's reply, which a cluster's client puts under its name."""
+    (first, *others) = reply.values() or (None,)
+    return first if isinstance(first, dict) and not others else reply
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def durability_of(settings: dict[str, Any], options: Options, client: Client) -> Durability:
     """Return what an acknowledged commit survives.
 
     Raises:
@@ -67,40 +74,33 @@ def durability_of(
         raise StoreUnavailableError(
             f"this Redis server may drop keys: maxmemory-policy is {policy}, not noeviction"
         )
-    by_server = _durability_of_server(settings)
-    if wait_aof is None:
-        return by_server
-    _check_wait(settings, client)
-    return _durability_of_waiting(settings, by_server) if wait_aof[0] else by_server
+    durability = _durability(settings, options, client)
+    if DURABILITIES.index(durability) < DURABILITIES.index(options.require_durability):
+        raise StoreUnavailableError(
+            f"this Redis server promises durability {durability!r}, and "
+            f"{options.require_durability!r} is required; see appendonly and appendfsync"
+        )
+    return durability
 
 
-def _durability_of_server(settings: dict[str, Any]) -> Durability:
-    if not int(settings.get("aof_enabled", 0)):
+def _durability(settings: dict[str, Any], options: Options, client: Client) -> Durability:
+    fsync, has_log = settings.get("appendfsync"), int(settings.get("aof_enabled", 0))
+    if options.wait_aof is not None:
+        _check_wait(settings, client)
+        if options.wait_aof[0]:
+            if not has_log:
+                raise StoreUnavailableError("wait_aof needs a server with appendonly yes")
+            if fsync == "no":
+                raise StoreUnavailableError("wait_aof would wait in vain: appendfsync is no")
+            return "power"
+    if not has_log:
         return "none"
-    return "power" if settings.get("appendfsync") == "always" else "process"
+    return "power" if fsync == "always" else "process"
 
 
-def _check_wait(settings: dict[str, Any], client: "Client") -> None:
+def _check_wait(settings: dict[str, Any], client: Client) -> None:
     version = str(settings.get("redis_version", "0"))
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < WAITAOF_SINCE:
         raise StoreUnavailableError(f"wait_aof needs Redis 7.2; this server is {version}")
     if isinstance(client, RedisCluster):
         raise StoreUnavailableError("wait_aof does not work with the client of a cluster")
-
-
-def _durability_of_waiting(settings: dict[str, Any], by_server: Durability) -> Durability:
-    if by_server == "none":
-        raise StoreUnavailableError("wait_aof needs a server with appendonly yes")
-    if settings.get("appendfsync") == "no":
-        raise StoreUnavailableError("wait_aof would wait in vain: appendfsync is no")
-    return "power"
-
-
-def _of_one(reply: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the only server's reply, which a cluster's client puts under its name."""
-    (first, *others) = reply.values() or (None,)
-    return first if isinstance(first, dict) and not others else reply
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

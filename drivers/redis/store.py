@@ -6,32 +6,20 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-import attrs
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from flowstate.clock import Clock
 from flowstate.driver import Durability
 from flowstate.drivers.kit.resolving import Backoff, Failed, retried
 from flowstate.drivers.redis.errors import failed
+from flowstate.drivers.redis.options import Client, Options
 from flowstate.drivers.redis.scripts import Scripts
-from flowstate.drivers.redis.settings import (
-    DURABILITIES,
-    Client,
-    durability_of,
-    read_settings,
-    with_url,
-)
-from flowstate.errors import (
-    DriverClosedError,
-    StoreCorruptError,
-    StoreUnavailableError,
-    StoreVersionError,
-)
+from flowstate.drivers.redis.settings import durability_of, read_settings, with_url
+from flowstate.errors import DriverClosedError, StoreCorruptError, StoreVersionError
 from flowstate.tasks import preserve_cancellation
 
-__all__ = ["OpenStore", "Settings"]
+__all__ = ["OpenStore"]
 
 T = TypeVar("T")
 VERSION = 2
@@ -40,74 +28,55 @@ CLOSING_PAUSE = 0.05
 PATIENCE = 1.2  # Times the timeout: the client's own error says more than ours.
 
 
-@attrs.frozen
-class Settings:
-    """What a driver was told: see ``RedisDriver``."""
-
-    store: "str | Client"
-    namespace: str
-    required: Durability
-    wait_aof: tuple[int, int] | None
-    timeout: float
-    clock: Clock
-
-
 class OpenStore:
     """One opening of a store. Every opening has a new one, for the event loop it is opened in.
 
     Attributes:
+        options: of the driver.
         client: to the server.
         prefix: of all keys.
         scripts: what the server can be asked to do.
-        settings: what the driver was told.
         durability: what an acknowledged commit survives; known once it is open.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        store = settings.store
-        self._owns_client = isinstance(store, str)
-        self.client = with_url(store, settings.timeout) if isinstance(store, str) else store
-        self.prefix = f"{{{settings.namespace}}}"
+    def __init__(self, options: Options) -> None:
+        store = options.store
+        self.options = options
+        self.client: Client = with_url(store, options.timeout) if isinstance(store, str) else store
+        self.prefix = f"{{{options.namespace}}}"
         self.durability: Durability = "none"
-        self._name = f"Redis namespace {settings.namespace}"
         self.scripts = Scripts(self.client, self.prefix)
+        self._name = f"Redis namespace {options.namespace}"
+        self._store_id = ""
         self._closed = False
         self._asking = 0  # How many wait for the server just now.
         self._idle = asyncio.Event()
 
     async def open(self) -> str:
-        """Check the server and the namespace, and return the id of the store."""
-        settings, wait_aof = self.settings, self.settings.wait_aof
-        found = await self._retried(lambda: read_settings(self.client, self.prefix))
-        self.durability = durability_of(found, wait_aof, self.client)
-        if DURABILITIES.index(self.durability) < DURABILITIES.index(settings.required):
-            raise StoreUnavailableError(
-                f"this Redis server promises durability {self.durability!r}, and "
-                f"{settings.required!r} is required; see appendonly and appendfsync"
-            )
-        version, store_id = await self.run("open", VERSION, f"redis-{uuid.uuid4()}")
-        await self._check_version(version)
-        if store_id is None:
-            raise StoreCorruptError(f"{self._name}: the key meta is damaged")
-        return str(store_id.decode(errors="replace"))
+        """Check the server and the namespace, unless it is open; return the id of the store."""
+        if not self._store_id:
+            found = await self._retried(lambda: read_settings(self.client, self.prefix))
+            self.durability = durability_of(found, self.options, self.client)
+            version, store_id = await self.run("open", VERSION, f"redis-{uuid.uuid4()}")
+            if version is None or not version.isdigit() or store_id is None:
+                raise StoreCorruptError(f"{self._name}: the key meta is damaged")
+            await self._upgrade(int(version))
+            self._store_id = str(store_id.decode(errors="replace"))
+        return self._store_id
 
-    async def _check_version(self, version: bytes | None) -> None:
-        if version is None or not version.isdigit():
-            raise StoreCorruptError(f"{self._name}: the key meta is damaged")
-        if int(version) > VERSION:
+    async def _upgrade(self, version: int) -> None:
+        if version > VERSION:
             raise StoreVersionError(
-                f"{self._name}: version {int(version)} is newer than {VERSION}, the highest that "
+                f"{self._name}: version {version} is newer than {VERSION}, the highest that "
                 "this library knows; upgrade flowstate"
             )
-        if int(version) < VERSION:
-            while await self.run("upgrade", UPGRADED_AT_A_TIME):
-                pass
+        while version < VERSION and await self.run("upgrade", UPGRADED_AT_A_TIME):
+            pass
 
     async def close(self) -> None:
         """Close the connections, also those that other tasks are about to open."""
         self._closed = True
-        if not self._owns_client:
+        if not isinstance(self.options.store, str):
             return
         await self.client.aclose()
         while self._asking:
@@ -130,7 +99,7 @@ class OpenStore:
         self._idle.clear()
         try:
             with preserve_cancellation():
-                async with asyncio.timeout(PATIENCE * self.settings.timeout):
+                async with asyncio.timeout(PATIENCE * self.options.timeout):
                     yield
         except (AttributeError, TypeError) as error:
             # What redis-py runs into when a connection is closed while it is used.
@@ -146,12 +115,12 @@ class OpenStore:
             if not self._asking:
                 self._idle.set()
 
-    def _is_closed(self) -> Failed:
-        return Failed(DriverClosedError(f"{self._name} is not open"), common=True)
+    def _is_closed(self, *, lost: bool = False) -> Failed:
+        return Failed(DriverClosedError(f"{self._name} is not open"), lost=lost, common=True)
 
     def backoff(self) -> Backoff:
         """Return pauses for as long as an operation may take."""
-        return Backoff(self.settings.clock, self.settings.timeout)
+        return Backoff(self.options.clock, self.options.timeout)
 
     async def run(self, script: str, *arguments: Any) -> Any:
         """Run a script that may run more than once.
@@ -178,10 +147,5 @@ class OpenStore:
             async with self.asking():
                 return await action()
         except RedisError as error:
-            if self._closed:
-                raise self._is_closed_after(error) from error
-            raise failed(error, self.settings.namespace) from error
-
-    def _is_closed_after(self, error: RedisError) -> Failed:
-        lost = failed(error, self.settings.namespace).lost
-        return Failed(self._is_closed().error, lost=lost, common=True)
+            found = failed(error, self.options.namespace)
+            raise (self._is_closed(lost=found.lost) if self._closed else found) from error

@@ -11,10 +11,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from flowstate.drivers.kit.base import News
 from flowstate.drivers.kit.resolving import Backoff, Failed
 from flowstate.drivers.redis.errors import failed
-from flowstate.drivers.redis.reader import STATUSES
 from flowstate.drivers.redis.settings import wait_limit
 from flowstate.drivers.redis.store import OpenStore
 from flowstate.errors import DriverError, StoreCorruptError
+from flowstate.state import Status
 from flowstate.tasks import cancel_and_wait, spawn
 
 __all__ = ["Watcher"]
@@ -35,14 +35,17 @@ class Watcher:
 
     store: OpenStore
     news: News
-    timeout: float
     _block: float = attrs.field(init=False)
     _backoff: Backoff = attrs.field(init=False)
     _failing: bool = attrs.field(init=False, default=False)
     _task: "asyncio.Task[None] | None" = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        limits = LONGEST_BLOCK, self.timeout / 2, (wait_limit(self.store.client) or 60.0) / 2
+        limits = (
+            LONGEST_BLOCK,
+            self.store.options.timeout / 2,
+            (wait_limit(self.store.client) or 60.0) / 2,
+        )
         self._block = max(SHORTEST_BLOCK, min(limits))
         self._backoff = self.store.backoff()
 
@@ -72,7 +75,7 @@ class Watcher:
     def _failed(self, error: Exception) -> Failed:
         if isinstance(error, Failed):
             return error
-        namespace = self.store.prefix[1:-1]
+        namespace = self.store.options.namespace
         if isinstance(error, RedisError):
             return failed(error, namespace)
         # What it says may hold what is stored.
@@ -108,7 +111,7 @@ class Watcher:
         alarm = f"{self.store.prefix}:alarm"
         # Together they are the log, without what its entries hold.
         streams: dict[Any, Any] = {
-            f"{self.store.prefix}:status:{status}": f"{head}-0" for status in STATUSES
+            f"{self.store.prefix}:status:{status.value}": f"{head}-0" for status in Status
         }
         streams[alarm] = alarmed
         try:

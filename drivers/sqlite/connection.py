@@ -13,6 +13,15 @@ MIGRATIONS = ("0001_initial.sql", "0002_flows.sql")
 SCHEMA_VERSION = len(MIGRATIONS)
 MAX_LOG_BYTES = 8 * 1024 * 1024  # That the write-ahead log keeps on disk once it is empty.
 
+OPTIONS = (
+    "fullfsync = ON",
+    "checkpoint_fullfsync = ON",
+    "mmap_size = 0",
+    "trusted_schema = OFF",
+    f"journal_size_limit = {MAX_LOG_BYTES}",
+)
+READING = ("wal_autocheckpoint = 0", "query_only = ON")
+
 
 def connect(path: str, *, timeout: float, writer: bool, synchronous: str) -> sqlite3.Connection:
     """Open a connection.
@@ -20,22 +29,11 @@ def connect(path: str, *, timeout: float, writer: bool, synchronous: str) -> sql
     Only the writer's connection checkpoints: see :mod:`flowstate.drivers.sqlite.lock`.
     """
     connection = sqlite3.connect(
-        path,
-        timeout=timeout,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=512,
+        path, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=512
     )
     try:
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("PRAGMA fullfsync = ON")
-        connection.execute("PRAGMA checkpoint_fullfsync = ON")
-        connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("PRAGMA trusted_schema = OFF")
-        if not writer:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.execute("PRAGMA query_only = ON")
-        connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
+        for option in (f"synchronous = {synchronous}", *OPTIONS, *(() if writer else READING)):
+            connection.execute(f"PRAGMA {option}")
     except BaseException:
         connection.close()
         raise
@@ -73,9 +71,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> str:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    meta = dict(
-        connection.execute("SELECT key, value FROM meta WHERE key IN ('store_id', 'floor')")
-    )
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
     if not isinstance(meta.get("store_id"), str) or not isinstance(meta.get("floor"), int):
         raise StoreCorruptError(f"{path}: the table meta is damaged")
     return str(meta["store_id"])

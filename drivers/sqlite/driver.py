@@ -20,7 +20,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.kit.base import BaseDriver, clock_or_system, is_clock
-from flowstate.drivers.sqlite import commits, compaction, due, liveness, reader
+from flowstate.drivers.sqlite import compaction, due, liveness, reader, writer
 from flowstate.drivers.sqlite.file import File
 from flowstate.drivers.sqlite.session import FileSession
 from flowstate.errors import InvalidInputError
@@ -101,8 +101,7 @@ class SQLiteDriver(BaseDriver[FileSession]):
         await session.close()  # If this is cancelled, the threads go on.
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        now = self._clock.now
-        verdicts = await self._opened().in_writer(lambda file: commits.commit(file, batch, now))
+        verdicts = await self._opened().in_writer(writer.commit, batch, self._clock.now)
         self._news.note_commit(batch, verdicts)
         return verdicts
 

@@ -69,10 +69,10 @@ class _Page:
         self._bad_flows = [flow for (flow,) in connection.execute(self._source.bad_flows)]
 
     def read(self) -> DuePage:
-        flows = [*dict.fromkeys(self._query.flows or ())]
-        if self._query.flows is None:
-            flows = list(self._all_flows())
-        found = sorted(chain.from_iterable(map(self._places, [*flows, *self._bad_flows])))
+        asked = self._query.flows
+        flows = list(self._all_flows() if asked is None else dict.fromkeys(asked))
+        all_flows = [*flows, *self._bad_flows]
+        found = sorted(chain.from_iterable(map(self._places, all_flows)))
         due = [place for place in found[: self._query.limit] if place[0] <= self._last]
         rows = list(self._rows(due))
         next_at = found[len(rows)][0] if len(found) > len(rows) else None
@@ -82,7 +82,7 @@ class _Page:
             more=next_at is not None and next_at <= self._last,
             now=self._now,
             next_at=next_at,
-            without_time=islice(self._without_time([*flows, *self._bad_flows]), self._query.limit),
+            without_time=islice(self._without_time(all_flows), self._query.limit),
             others=self._others(flows) if self._query.others else (),
         )
 
@@ -90,9 +90,9 @@ class _Page:
         """Return the flows that something goes to, by one index search for each."""
         flow = ""
         while row := self._connection.execute(self._source.flows, (flow,)).fetchone():
-            if not isinstance(row[0], str):
-                return
             (flow,) = row
+            if not isinstance(flow, str):
+                return
             yield flow
 
     def _places(self, flow: object) -> Iterator[tuple[float, bytes, object]]:
@@ -131,13 +131,10 @@ class _Page:
                 yield (whole[0], time, *whole[2:])
 
     def _others(self, flows: Sequence[str]) -> list[str]:
-        """Return further flows for which something is due."""
-        found: list[str] = []
         own = set(flows)
-        for flow in self._all_flows():
-            other = self._source.other, (flow, self._last)
-            if flow not in own and self._connection.execute(*other).fetchone():
-                found.append(flow)
-            if len(found) == MAX_OTHERS:
-                break
-        return found
+        others = (flow for flow in self._all_flows() if flow not in own)
+        return list(islice(filter(self._has_due, others), MAX_OTHERS))
+
+    def _has_due(self, flow: str) -> bool:
+        found = self._connection.execute(self._source.other, (flow, self._last))
+        return found.fetchone() is not None

@@ -1,8 +1,6 @@
 """What SQLite's errors mean to a caller."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from flowstate.errors import (
     DriverError,
@@ -14,7 +12,7 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["translated", "translation"]
+__all__ = ["translated"]
 
 # Primary result codes, from sqlite.org/rescode.html; the low byte of an extended code.
 _CLASSES: dict[int, type[DriverError]] = {
@@ -35,24 +33,29 @@ _CLASSES: dict[int, type[DriverError]] = {
 }
 
 
-def translation(error: sqlite3.Error, path: str) -> DriverError:
-    """Return the error of flowstate that says the same."""
+class translated:  # noqa: N801 - one for each file, so that a transaction makes none
+    """Raises errors of flowstate instead of SQLite's, and of those that odd rows lead to."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if error is None or isinstance(error, FlowstateError):
+            return
+        if isinstance(error, sqlite3.Error):
+            raise _class_of(error)(f"{self._path}: {error}") from error
+        if isinstance(error, TypeError | ValueError | LookupError | OverflowError):
+            raise StoreCorruptError(f"{self._path}: {error}") from error
+
+
+def _class_of(error: sqlite3.Error) -> type[DriverError]:
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
-        kind = _CLASSES.get(code & 0xFF, DriverError)
-    else:  # The error is of Python's module: only that text is no UTF-8 has a meaning here.
-        kind = StoreCorruptError if "decode" in str(error) else DriverError
-    return kind(f"{path}: {error}")
-
-
-@contextmanager
-def translated(path: str) -> Iterator[None]:
-    """Raise errors of flowstate instead of SQLite's, and of those that odd rows lead to."""
-    try:
-        yield
-    except FlowstateError:
-        raise
-    except sqlite3.Error as error:
-        raise translation(error, path) from error
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise StoreCorruptError(f"{path}: {error}") from error
+        return _CLASSES.get(code & 0xFF, DriverError)
+    # The error is of Python's module: only that text is no UTF-8 has a meaning here.
+    return StoreCorruptError if "decode" in str(error) else DriverError

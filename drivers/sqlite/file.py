@@ -3,13 +3,15 @@
 Everything here blocks, and runs in threads of the driver.
 """
 
-import os
 import queue
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
+from flowstate.drivers.kit.base import News
 from flowstate.drivers.sqlite import reader
 from flowstate.drivers.sqlite.connection import MAX_LOG_BYTES, connect, migrate
 from flowstate.drivers.sqlite.errors import translated
@@ -38,74 +40,71 @@ class File:
 
     def __init__(self, path: str, *, readers: int, timeout: float, synchronous: str) -> None:
         self._path = path
-        self._log_path = path + "-wal"
-        self._log_size = 0
         self._timeout = timeout
         self._synchronous = synchronous
         self._lock = WriterLock(path, timeout)
+        self._place = self._lock.place
+        self._translated = translated(path)
         self._connections: list[sqlite3.Connection] = []  # The writer comes first.
         self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._checkpoint_at = 0.0
         self._checkpoint_pause = 0.0
         try:
+            self._place.check_neighbours()
             self._lock.open()
-            with translated(path):
+            with self._translated:
                 with self._lock:
-                    self._writer = self._connect(writer=True)
+                    self._writer = self._add(writer=True)
                     self.store_id = migrate(self._writer, path)
-                    self._is_here = (_identity(path)[0], _identity(self._log_path)[0])
-                self._watcher = self._connect(writer=False)
+                    self._place.enter()
+                self._watcher = self._add(writer=False)
                 for _ in range(readers):
-                    self._idle_readers.put(self._connect(writer=False))
+                    self._idle_readers.put(self._add(writer=False))
         except BaseException:
             self.close()
             raise
 
     def _connect(self, *, writer: bool) -> sqlite3.Connection:
-        connection = connect(
+        return connect(
             self._path, timeout=self._timeout, writer=writer, synchronous=self._synchronous
         )
-        self._connections.append(connection)
-        return connection
+
+    def _add(self, *, writer: bool) -> sqlite3.Connection:
+        self._connections.append(self._connect(writer=writer))
+        return self._connections[-1]
 
     def close(self) -> None:
         """Close all connections; the last one to the file checkpoints it."""
-        for connection in reversed(self._connections):
-            connection.close()
-        self._connections.clear()
+        if self._place.leave():
+            for connection in reversed(self._connections):
+                connection.close()
+            self._connections.clear()
+        else:
+            _keep_open(self._connections)
         self._lock.close()
 
-    def check(self) -> None:
-        """Refuse to go on with a file that other programs do not find under its name any more.
+    def look(self, version: int | None, news: News) -> int | None:
+        """Tell what other connections have committed, unless this version of the file is known.
 
-        Raises:
-            StoreUnavailableError: it, or its write-ahead log, was moved, removed or replaced.
+        Returns the version that is known now.
         """
-        is_file, _ = _identity(self._path)
-        is_log, self._log_size = _identity(self._log_path)
-        if (is_file, is_log) != self._is_here:
-            raise StoreUnavailableError(
-                f"{self._path}: it, or its -wal, was moved, removed or replaced while it was open"
-            )
-
-    def version(self) -> int:
-        """Return a number that changes when another connection has committed."""
-        self.check()
-        with translated(self._path):
-            (version,) = self._watcher.execute("PRAGMA data_version").fetchone()
-        return int(version)
-
-    def outlook(self) -> tuple[int, object]:
-        """Return the highest revision, and what differs once delays have been stored."""
-        with translated(self._path):
-            return reader.get_outlook(self._watcher)
+        before = news.head
+        self._place.check()
+        with self._translated:
+            (newest,) = self._watcher.execute("PRAGMA data_version").fetchone()
+            if newest == version:
+                return version
+            head, delays = reader.get_outlook(self._watcher)
+        news.saw(head, delays, before)
+        # If a commit of this process came meanwhile, it is open which of the two is older.
+        return int(newest) if head >= news.head else None
 
     def read(self, action: Action[T]) -> T:
         """Do something with a reading connection."""
-        self.check()
+        self._place.check()
         connection = self._idle_readers.get()
         try:
-            with translated(self._path):
+            with self._translated:
                 return _leniently(connection, action)
         finally:
             self._idle_readers.put(connection)
@@ -123,50 +122,45 @@ class File:
         Raises:
             OutcomeUnknownError: it cannot be found out.
         """
-        with translated(self._path), self._lock:
+        with self._translated, self._lock:
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 result = action(self._writer)
-                self.check()
+                if time.monotonic() > self._place.good_until:
+                    self._place.check()
             except BaseException:
                 self._roll_back()
                 raise
-            self._commit(lambda fresh: is_stored is not None and is_stored(result, fresh))
-            self._shorten_log()
-            return result
-
-    def _commit(self, is_stored: Callable[[sqlite3.Connection], bool]) -> None:
-        try:
-            self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back()
             try:
-                happened = self._happened(is_stored, error)
-            except sqlite3.Error as again:
-                raise OutcomeUnknownError(f"{self._path}: {again}") from again
-            if not happened:
-                raise
+                self._writer.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._roll_back()
+                if not self._happened(lambda c: bool(is_stored and is_stored(result, c)), error):
+                    raise
+            if self._place.log_size > 2 * MAX_LOG_BYTES:
+                self._shorten_log()
+            return result
 
     def _roll_back(self) -> None:
         """Roll back, and never hide why."""
-        try:
+        with suppress(sqlite3.Error):
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-        except sqlite3.Error:
-            pass
 
     def _happened(
         self, is_stored: Callable[[sqlite3.Connection], bool], failure: sqlite3.Error
     ) -> bool:
         """Return whether a transaction became durable although COMMIT failed."""
-        fresh = self._connect(writer=True)
-        self._connections.pop()
-        self._connections[0].close()
-        self._connections[0] = self._writer = fresh
-        if is_stored(fresh):
-            return True
-        if getattr(failure, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
-            self._cover()
+        try:
+            fresh = self._connect(writer=True)
+            self._connections[0].close()
+            self._connections[0] = self._writer = fresh
+            if is_stored(fresh):
+                return True
+            if getattr(failure, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
+                self._cover()
+        except sqlite3.Error as error:
+            raise OutcomeUnknownError(f"{self._path}: {error}") from error
         return False
 
     def _cover(self) -> None:
@@ -191,7 +185,7 @@ class File:
         SQLite does so by itself only at a moment without readers. This waits a little for them;
         a reader that stays, in whichever program, is asked again less and less often.
         """
-        if self._log_size <= 2 * MAX_LOG_BYTES or time.monotonic() < self._checkpoint_at:
+        if time.monotonic() < self._checkpoint_at:
             return
         try:
             self._writer.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MS}")
@@ -199,17 +193,18 @@ class File:
             self._writer.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
         except sqlite3.Error:  # The next commit will tell.
             busy = True
-        self._checkpoint_pause = _longer(self._checkpoint_pause) if busy else 0.0
+        longer = min(2 * self._checkpoint_pause, LAST_PAUSE) or FIRST_PAUSE
+        self._checkpoint_pause = longer if busy else 0.0
         self._checkpoint_at = time.monotonic() + self._checkpoint_pause
 
 
-def _identity(path: str) -> tuple[tuple[int, int] | None, int]:
-    """Return what tells a file from others, and its size."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - for each commit and read, and three times as fast
-    except OSError:
-        return None, 0
-    return (found.st_dev, found.st_ino), found.st_size
+def _keep_open(connections: list[sqlite3.Connection]) -> None:
+    """Leave connections to the end of the process: also to be deleted means to be closed."""
+    with suppress(ImportError):
+        import ctypes  # noqa: PLC0415 - hardly ever
+
+        for connection in connections:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def _leniently(connection: sqlite3.Connection, action: Action[T]) -> T:
@@ -219,16 +214,8 @@ def _leniently(connection: sqlite3.Connection, action: Action[T]) -> T:
     except sqlite3.OperationalError as error:
         if "decode" not in str(error):
             raise
-    connection.text_factory = _decode
+    connection.text_factory = partial(bytes.decode, errors="surrogateescape")
     try:
         return action(connection)
     finally:
         connection.text_factory = str
-
-
-def _decode(stored: bytes) -> str:
-    return stored.decode(errors="surrogateescape")
-
-
-def _longer(pause: float) -> float:
-    return min(2 * pause, LAST_PAUSE) or FIRST_PAUSE

@@ -1,58 +1,79 @@
-"""Finds revisions by labels."""
+"""Finds revisions by labels and status."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Found", "Walk", "merged"]
+__all__ = ["Walk", "conditions", "merged"]
 
 SCAN_LIMIT = 2_000
-FEW = 200  # Revisions of a label that are counted to find the rarest one.
+FEW = 200  # Revisions that are counted to find the rarest condition.
 LEAPS = 32
-Pair = tuple[str, str]
+Where = tuple[str, tuple[str, ...]]
+"""A condition that an index leads to, in the order of revisions, and its parameters."""
 Found = tuple[list[int], int | None]
 """Revisions in order, and up to which one the search came before it broke off."""
 
 
+def conditions(labels: Mapping[str, str], status: str | None) -> list[Where]:
+    """Return the conditions on a table of labels with a status, of labels, or of states."""
+    has, values = ("1", ()) if status is None else ("status = ?", (status,))
+    if not labels:
+        return [(has, values)]
+    return [(f"key = ? AND value = ? AND {has}", (*pair, *values)) for pair in labels.items()]
+
+
 class Walk:
-    """Walks the revisions that have one label, the rarest, and looks each up under the others."""
+    """Walks the revisions of the rarest condition above ``after``; looks each up under the others.
+
+    Args:
+        connection: to read with.
+        table: of the conditions.
+        conditions: all must hold.
+        after: the cursor.
+        status: that the revisions must have in the log, too.
+    """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         table: str,
-        pairs: list[Pair],
-        status: tuple[str, ...],
+        conditions: Sequence[Where],
+        *,
         after: int,
+        status: str | None = None,
     ) -> None:
         self._connection = connection
-        self._has = f"{table} WHERE key = ? AND value = ?" + " AND status = ?" * len(status)
-        self._status = status
-        self._pairs = (
-            sorted(pairs, key=lambda pair: self._count(pair, after)) if len(pairs) > 1 else pairs
-        )
-        self._tests = [f"EXISTS (SELECT 1 FROM {self._has} AND rev = found.rev)"] * (len(pairs) - 1)
-        self._parameters = [text for pair in self._pairs[1:] for text in (*pair, *status)]
-
-    def test_status(self, status: str | None) -> None:
-        """Test also the status, of which the table knows nothing."""
+        self._table = table
+        self._after = after
+        if len(conditions) > 1:
+            conditions = sorted(conditions, key=self._count)
+        self._conditions = conditions
+        others = [(f"{table} WHERE {where}", values) for where, values in conditions[1:]]
         if status is not None:
-            self._tests.append("EXISTS (SELECT 1 FROM log WHERE rev = found.rev AND status = ?)")
-            self._parameters.append(status)
+            others.append(("log WHERE status = ?", (status,)))
+        self._tests = [f"EXISTS (SELECT 1 FROM {other} AND rev = found.rev)" for other, _ in others]
+        self._parameters = [value for _, values in others for value in values]
 
-    def _count(self, pair: Pair, after: int) -> int:
-        """Return how many revisions have a label, or that they are not few."""
-        few = f"SELECT 1 FROM {self._has} AND rev > ? LIMIT {FEW}"
-        parameters = (*pair, *self._status, after)
-        (count,) = self._connection.execute(f"SELECT count(*) FROM ({few})", parameters).fetchone()
+    def _count(self, condition: Where) -> int:
+        """Return how many revisions meet a condition, or that they are not few."""
+        where, values = condition
+        few = f"SELECT 1 FROM {self._table} WHERE {where} AND rev > ? LIMIT {FEW}"
+        (count,) = self._connection.execute(
+            f"SELECT count(*) FROM ({few})", (*values, self._after)
+        ).fetchone()
         return int(count)
 
-    def find(self, after: int, upto: int, limit: int) -> Found:
+    def find(self, upto: int, limit: int) -> Found:
         """Return matching revisions, and where the search broke off."""
         scan = SCAN_LIMIT if self._tests else limit
-        found = f"SELECT rev FROM {self._has} AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?"
+        where, values = self._conditions[0]
+        found = (
+            f"SELECT rev FROM {self._table} WHERE {where} AND rev > ? AND rev <= ?"
+            " ORDER BY rev LIMIT ?"
+        )
         rows = self._connection.execute(
             f"SELECT rev, {' AND '.join(self._tests) or '1'} FROM ({found}) AS found",
-            (*self._parameters, *self._pairs[0], *self._status, after, upto, scan),
+            (*self._parameters, *values, self._after, upto, scan),
         ).fetchall()
         broke_off = self._tests and len(rows) == scan
         return [rev for rev, answers in rows if answers], rows[-1][0] if broke_off else None
@@ -63,19 +84,23 @@ class Walk:
         At first by leaps: from the newest of one label to the newest of the next that is no
         newer, until all meet. That passes over what has only some of the labels, however much.
         """
+        newest: int | None = upto
         for _ in range(LEAPS):
-            before = upto
-            for pair in self._pairs:
-                leap = f"SELECT max(rev) FROM {self._has} AND rev <= ?"
-                (upto,) = self._connection.execute(leap, (*pair, *self._status, upto)).fetchone()
-                if upto is None:
+            before = newest
+            for where, values in self._conditions:
+                leap = f"SELECT max(rev) FROM {self._table} WHERE {where} AND rev <= ?"
+                (newest,) = self._connection.execute(leap, (*values, newest)).fetchone()
+                if newest is None:
                     return None
-            if upto == before:
+            if not self._tests or newest == before:
                 break
+        if not self._tests:
+            return newest
+        where, values = self._conditions[0]
+        found = f"SELECT rev FROM {self._table} WHERE {where} AND rev <= ? ORDER BY rev DESC"
         row = self._connection.execute(
-            f"SELECT rev FROM (SELECT rev FROM {self._has} AND rev <= ? ORDER BY rev DESC) AS found"
-            f" WHERE {' AND '.join(self._tests) or '1'} LIMIT 1",
-            (*self._pairs[0], *self._status, upto, *self._parameters),
+            f"SELECT rev FROM ({found}) AS found WHERE {' AND '.join(self._tests)} LIMIT 1",
+            (*values, newest, *self._parameters),
         ).fetchone()
         return None if row is None else row[0]
 

@@ -7,6 +7,7 @@ import time
 import weakref
 from pathlib import Path
 
+from flowstate.drivers.sqlite.place import Place, Stamp
 from flowstate.errors import StoreBusyError, StoreReadOnlyError, StoreUnavailableError
 
 try:
@@ -34,13 +35,17 @@ class WriterLock:
 
     Two locks make it fair: a process that waits for the second holds the first, so one that has
     just written cannot take its next turn before it.
+
+    Attributes:
+        place: of the database.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
+        self.place = Place(path)
         self._timeout = timeout
         self._path = path
-        self._turn = -1
-        self._write = -1
+        self._turn = self._write = -1
+        self._stamp: Stamp = ()  # Of the place, when the file that is locked was there.
         _locks.add(self)
 
     def open(self) -> None:
@@ -55,7 +60,7 @@ class WriterLock:
 
     def _open(self, path: str) -> int:
         try:
-            return _opened(path, _mode_of(self._path))
+            return _opened(path, self._path)
         except OSError as error:
             refused = error.errno in (errno.EACCES, errno.EROFS, errno.EPERM)
             kind = StoreReadOnlyError if refused else StoreUnavailableError
@@ -75,12 +80,24 @@ class WriterLock:
         self._acquire(self._turn, deadline)
         try:
             self._acquire(self._write, deadline)
-            while not _is_at(self._write, self._path + "-lock"):  # It was removed by hand.
+            while not self._is_in_place():  # It was removed by hand.
                 os.close(self._write)
                 self._write = self._open(self._path + "-lock")
                 self._acquire(self._write, deadline)
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def _is_in_place(self) -> bool:
+        stamp = self.place.look()
+        if stamp and stamp == self._stamp:
+            return True
+        try:
+            found = Path(self._path + "-lock").stat()
+        except FileNotFoundError:
+            return False
+        is_here = os.path.samestat(os.fstat(self._write), found)
+        self._stamp = stamp if is_here else ()
+        return is_here
 
     def __exit__(self, *_exc_info: object) -> None:
         if fcntl is not None:
@@ -113,24 +130,12 @@ if fcntl is not None:
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _mode_of(path: str) -> int | None:
-    with contextlib.suppress(OSError):
-        return Path(path).stat().st_mode & 0o666
-    return None
-
-
-def _opened(path: str, mode: int | None) -> int:
+def _opened(path: str, database: str) -> int:
     """Open a lock file; the users of the database can use a new one, too."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, DEFAULT_MODE)
     found = os.fstat(file)
-    if mode is not None and found.st_mode & 0o666 != mode and found.st_uid == os.geteuid():
-        os.fchmod(file, mode)
+    with contextlib.suppress(FileNotFoundError):
+        mode = Path(database).stat().st_mode & 0o666
+        if found.st_mode & 0o666 != mode and found.st_uid == os.geteuid():
+            os.fchmod(file, mode)
     return file
-
-
-def _is_at(file: int, path: str) -> bool:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - for each commit, and three times as fast
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(file), found)

@@ -2,8 +2,9 @@
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 
 from msgspec import json
 
@@ -12,8 +13,9 @@ from flowstate.data import Data
 from flowstate.driver import StateQuery, States
 from flowstate.drivers.kit.records import check_gaps, page_of, state_or_raise
 from flowstate.drivers.kit.times import FIRST, to_micros
-from flowstate.drivers.sqlite.labels import Found, Walk, merged
+from flowstate.drivers.sqlite.labels import Walk, conditions, merged
 from flowstate.drivers.sqlite.rows import REVISION, Row, snapshot
+from flowstate.frozen import EMPTY
 from flowstate.state import State, Status
 
 __all__ = ["get_data", "get_outlook", "get_state", "get_states"]
@@ -73,16 +75,16 @@ class _Page:
             "SELECT (SELECT max(rev) FROM log), value FROM meta WHERE key = 'floor'"
         ).fetchone()
         self._head: int = head or 0
-        self._statuses = list(Status) if query.status is None else [query.status]
 
     def read(self) -> States:
         query = self._query
         check_gaps(query, self._floor)
         after, upto = self._bounds()
         if query.since_latest:
-            newest = self._newest(upto)
-            after = self._head if newest is None else max(after, newest - 1)
-        revs, stop = self._find(after, upto)
+            newest = [walk.newest(upto) for walk in self._walks(0)]
+            found = max((rev for rev in newest if rev is not None), default=self._head + 1)
+            after = max(after, found - 1)
+        revs, stop = merged(walk.find(upto, query.limit + 1) for walk in self._walks(after))
         if len(revs) > query.limit:
             revs = revs[: query.limit]
             stop = revs[-1]
@@ -90,6 +92,21 @@ class _Page:
         if rows and rows[-1][0] < revs[-1]:
             stop = rows[-1][0]
         return page_of(query, rows, head=self._head, floor=self._floor, stop=stop)
+
+    def _walks(self, after: int) -> Iterator[Walk]:
+        """Return what finds the matches above a cursor."""
+        walk = partial(Walk, self._connection, after=after)
+        status = self._query.status
+        for labels in self._query.labels or (EMPTY,):
+            if self._query.latest_only:
+                table = "latest_label" if labels else "latest"
+                # Each status by itself: an index leads to the revisions of one, in their order.
+                for one in [status] if status else Status:
+                    yield walk(table, conditions(labels, one))
+            elif labels:
+                yield walk("label", conditions(labels, None), status=status)
+            else:
+                yield walk("log", conditions(labels, status))
 
     def _rows(self, revs: list[int]) -> Iterator[Row]:
         """Return rows until a page is full."""
@@ -125,58 +142,6 @@ class _Page:
             return row[0] if row and isinstance(row[0], int) else FIRST
 
         return bisect_left(range(self._head + 1), to_micros(time), lo=1, key=committed_at) - 1
-
-    # Finding revisions
-
-    def _find(self, after: int, upto: int) -> Found:
-        """Return matching revisions, one more than the limit, and where the search broke off."""
-        query = self._query
-        if query.labels:
-            parts = [self._find_labels(labels, after, upto) for labels in query.labels]
-        elif query.latest_only:
-            parts = [self._find_in("latest", "status = ?", s, after, upto) for s in self._statuses]
-        elif query.status is not None:
-            parts = [self._find_in("log", "status = ?", query.status, after, upto)]
-        else:
-            parts = [self._find_in("log", "? = ''", "", after, upto)]
-        return merged(parts)
-
-    def _find_in(self, table: str, where: str, value: str, after: int, upto: int) -> Found:
-        rows = self._connection.execute(
-            f"SELECT rev FROM {table} WHERE {where} AND rev > ? AND rev <= ? ORDER BY rev LIMIT ?",
-            (value, after, upto, self._query.limit + 1),
-        )
-        return [rev for (rev,) in rows], None
-
-    def _find_labels(self, labels: Mapping[str, str], after: int, upto: int) -> Found:
-        return merged(
-            [each.find(after, upto, self._query.limit + 1) for each in self._walks(labels, after)]
-        )
-
-    def _walks(self, labels: Mapping[str, str], after: int) -> list["Walk"]:
-        pairs = list(labels.items())
-        if not self._query.latest_only:
-            walk = Walk(self._connection, "label", pairs, (), after)
-            walk.test_status(self._query.status)
-            return [walk]
-        return [
-            Walk(self._connection, "latest_label", pairs, (status,), after)
-            for status in self._statuses
-        ]
-
-    def _newest(self, upto: int) -> int | None:
-        """Return the newest match."""
-        found: list[int | None] = []
-        for labels in self._query.labels:
-            found += [walk.newest(upto) for walk in self._walks(labels, 0)]
-        if not self._query.labels:
-            table = "latest" if self._query.latest_only else "log"
-            for status in self._statuses:
-                row = self._connection.execute(
-                    f"SELECT max(rev) FROM {table} WHERE status = ? AND rev <= ?", (status, upto)
-                ).fetchone()
-                found.append(row[0])
-        return max((rev for rev in found if rev is not None), default=None)
 
 
 def _array(values: Sequence[int]) -> str:

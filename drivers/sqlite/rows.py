@@ -36,10 +36,12 @@ def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row], then:
     Each statement gives up the interpreter's lock and has to get it back, which is slow while
     the event loop is busy; so a few large ones beat many small ones.
     """
+    if len(rows) == 1:
+        connection.execute(_insertion(into, len(rows[0]), 1, then), rows[0])
+        return
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         chunk = rows[start : start + ROWS_PER_STATEMENT]
-        statement = _insertion(into, len(chunk[0]), len(chunk), then)
-        connection.execute(statement, chunk[0] if len(chunk) == 1 else [*chain(*chunk)])
+        connection.execute(_insertion(into, len(chunk[0]), len(chunk), then), [*chain(*chunk)])
 
 
 @cache

@@ -1,15 +1,16 @@
 """What a driver has from its opening to its closing: threads, and the file that they work on."""
 
+import asyncio
+import queue
 import sqlite3
 import threading
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from flowstate.clock import Clock
 from flowstate.drivers.kit.base import News, Session
 from flowstate.drivers.sqlite.file import File
-from flowstate.drivers.sqlite.worker import Worker
 from flowstate.errors import DriverClosedError, DriverError
 
 __all__ = ["FileSession"]
@@ -28,8 +29,8 @@ class FileSession(Session):
         self._poller: threading.Thread | None = None
         self._polling = threading.Lock()
         self._stop = threading.Event()
-        self._writing = Worker(1, "flowstate-sqlite-writer")  # Also opens and closes the file.
-        self._reading = Worker(readers, "flowstate-sqlite-reader")
+        self._writing = _Worker(1, "flowstate-sqlite-writer")  # Also opens and closes the file.
+        self._reading = _Worker(readers, "flowstate-sqlite-reader")
 
     async def open(self) -> str:
         return await self._in_thread(self._writing, self._opened)
@@ -55,22 +56,22 @@ class FileSession(Session):
         if self._file is not None:
             self._file.close()
 
-    async def _in_thread(self, worker: Worker, action: Callable[[], T]) -> T:
+    async def _in_thread(self, worker: "_Worker", action: Callable[..., T], *args: Any) -> T:
         """Run ``action`` in a thread, to its end also when the caller is cancelled."""
         with self._clock.working():
-            return await worker.do(action)
+            return await worker.do(action, *args)
 
-    async def read(self, action: Callable[[sqlite3.Connection], T]) -> T:
+    def read(self, action: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
         """Do something with a reading connection, on one snapshot."""
-        return await self._in_thread(self._reading, partial(self._opened_file().read, action))
+        return self._in_thread(self._reading, self._opened_file().read, action)
 
-    async def write(self, action: Callable[[sqlite3.Connection], T]) -> T:
+    def write(self, action: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
         """Do something in a transaction, whole or not at all."""
-        return await self.in_writer(lambda file: file.write(action))
+        return self._in_thread(self._writing, self._opened_file().write, action)
 
-    async def in_writer(self, action: Callable[[File], T]) -> T:
-        """Do something in the writing thread."""
-        return await self._in_thread(self._writing, partial(action, self._opened_file()))
+    def in_writer(self, action: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """Do something with the file, in the writing thread."""
+        return self._in_thread(self._writing, action, self._opened_file(), *args)
 
     def _opened_file(self) -> File:
         if self._file is None:
@@ -98,7 +99,7 @@ class FileSession(Session):
         pause = 0.0
         while not self._stop.wait(pause):
             try:
-                version = _look(file, version, news)
+                version = file.look(version, news)
                 pause = interval
             except Exception as error:  # noqa: BLE001 - it goes to all that wait
                 known = isinstance(error, DriverError)
@@ -106,13 +107,51 @@ class FileSession(Session):
                 version, pause = None, interval * SLOWER
 
 
-def _look(file: File, version: int | None, news: News) -> int | None:
-    """Tell the news; return the version that is seen now, from the one that was seen last."""
-    before = news.head
-    newest = file.version()
-    if newest == version:
-        return version
-    head, delays = file.outlook()
-    news.saw(head, delays, before)
-    # If a commit of this process came meanwhile, it is open which of the two is older.
-    return newest if head >= news.head else None
+class _Worker:
+    """A few threads that take jobs from one queue.
+
+    It does half of what ``concurrent.futures`` does, and hands a job over and back in half of
+    the time, which is what a commit by a lone task mostly waits for.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True)
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def do(self, action: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+        """Run ``action`` in a thread, to its end also when no task waits for it any more."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((done, action, args))
+        return done
+
+    def finish(self) -> None:
+        """Let the threads end after the jobs that were given so far."""
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def join(self) -> None:
+        """Wait for the end of the threads."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            done, action, args = job
+            settle, outcome = done.set_result, None
+            try:
+                outcome = action(*args)
+            except BaseException as error:  # noqa: BLE001 - it goes to the task that waits
+                settle, outcome = done.set_exception, error
+            with suppress(RuntimeError):  # The event loop is closed: no task waits.
+                done.get_loop().call_soon_threadsafe(_finish, done, settle, outcome)
+            del job, done, action, args, settle, outcome
+
+
+def _finish(done: "asyncio.Future[Any]", settle: Callable[[Any], None], outcome: Any) -> None:
+    if not done.done():
+        settle(outcome)

@@ -1,88 +1,131 @@
-"""Judges a batch of commits, within the transaction that stores what is not refused."""
+"""Judges a batch of commits and stores what is not refused, within one transaction."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import chain
 
 from msgspec import json
 from msgspec.structs import replace
 
-from flowstate.codec import encode_annotations
+from flowstate.codec import decode_annotations, encode_annotations
 from flowstate.driver import Claim, Drop, NewDelay, Verdict, Writes
-from flowstate.drivers.kit.times import (
-    LAST,
-    from_micros,
-    micros_of,
-    stalling_micros,
-    to_micros,
-)
+from flowstate.drivers.kit.times import LAST, from_micros, micros_of, stalling_micros, to_micros
+from flowstate.drivers.sqlite.file import File, OutcomeUnknownError
 from flowstate.drivers.sqlite.liveness import postpone
-from flowstate.drivers.sqlite.pending import Pending, array
+from flowstate.drivers.sqlite.rows import Row, insert
 from flowstate.errors import (
     ClaimLostError,
+    CommitUnknownError,
     DataNotFoundError,
     FlowstateError,
     RevisionMismatchError,
+    StoreBusyError,
+    StoreReadOnlyError,
 )
 from flowstate.state import State
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "commit"]
 
 MICROS = 1_000_000
+# The first row is of the store, the others are of states. One statement is faster than two.
+STORED = (
+    "SELECT max(rev), (SELECT committed_at FROM log ORDER BY rev DESC LIMIT 1),"
+    " EXISTS (SELECT 1 FROM delay), NULL FROM log"
+    " UNION ALL SELECT id, rev, labels, status FROM latest WHERE id "
+)
+ONE = STORED + "= ?"
+SOME = STORED + "IN (SELECT value FROM json_each(?))"
+LATEST = "latest (id, rev, labels, status, stalls_at, flow)"
+UPDATE_LATEST = (
+    "ON CONFLICT (id) DO UPDATE SET"
+    " rev = excluded.rev, status = excluded.status, labels = excluded.labels,"
+    " stalls_at = excluded.stalls_at, flow = excluded.flow, beat_at = NULL, note = NULL"
+)
+UPDATE_DATA = "ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at"
+DELAY = "delay (id, state_id, rev, due, body, flow)"
 CLAIM = "UPDATE delay SET due = ?, holder = ? WHERE id = ?"
 DROP = "DELETE FROM delay WHERE id = ? AND holder = ?"
 
 
-class Batch:
-    """The commits of one transaction, judged one after the other.
+def commit(file: File, batch: Sequence[Writes], now: Callable[[], datetime]) -> list[Verdict]:
+    """Judge and store a batch.
 
-    Attributes:
-        rows: what they write.
+    When it fails its halves are tried: a commit that makes the whole batch fail, say by being
+    too large for the disk, must not take the others with it.
     """
+
+    def judge(connection: sqlite3.Connection) -> tuple[Batch, list[Verdict]]:
+        rows = Batch(connection, batch, now())
+        verdicts = [rows.judge(writes) for writes in batch]
+        rows.flush()
+        return rows, verdicts
+
+    try:
+        return file.write(judge, lambda judged, fresh: judged[0].is_stored(fresh))[1]
+    except OutcomeUnknownError:
+        return [CommitUnknownError(writes.token) for writes in batch]
+    except FlowstateError as error:
+        if len(batch) == 1 or isinstance(error, StoreBusyError | StoreReadOnlyError):
+            return [error for _ in batch]
+    middle = len(batch) // 2
+    return [*commit(file, batch[:middle], now), *commit(file, batch[middle:], now)]
+
+
+class Batch:
+    """The commits of one transaction: judged in memory first, stored by :meth:`flush`."""
 
     def __init__(
         self, connection: sqlite3.Connection, batch: Sequence[Writes], now: datetime
     ) -> None:
         self._connection = connection
-        head, last, has_delays = connection.execute(
-            "SELECT max(rev), (SELECT committed_at FROM log ORDER BY rev DESC LIMIT 1),"
-            " EXISTS (SELECT 1 FROM delay) FROM log"
-        ).fetchone()
+        (head, last, has_delays, _), *latest = self._read(batch)
         self._head: int = head or 0
         self._now = self._stamp = to_micros(now)
         if isinstance(last, int) and last <= LAST:  # Unless it is damaged.
             self._stamp = max(self._now, last)
         self._committed_at = from_micros(self._stamp)
-        self.rows = Pending(self._read_latest(batch), bool(has_delays))
+        self._has_delays = bool(has_delays)
+        self._stored: dict[str, Row] = {row[0]: row for row in latest}
+        self._latest: dict[str, Row] = {}
+        self._log: list[Row] = []
+        self._labels: list[Row] = []
+        self._data: dict[str, Row] = {}
+        self._references: list[Row] = []
+        self._delays: dict[str, list[tuple[Row, Iterable[str]]]] = {}
+        # Where there is a row, or none, once a claim or a drop is stored.
+        self._change: tuple[str, Row, bool] = ("meta", (), True)
 
-    def _read_latest(self, batch: Sequence[Writes]) -> dict[str, tuple[int, str | None, str]]:
-        """Return revision, labels and status of each state that the batch names."""
+    def _read(self, batch: Sequence[Writes]) -> list[Row]:
         ids = {state.id for writes in batch for state in writes.puts}
         ids.update([id for writes in batch for id, _ in writes.checks])
         if len(ids) == 1:
-            which, parameter = "= ?", ids.pop()
-        else:
-            which, parameter = "IN (SELECT value FROM json_each(?))", array(ids)
-        rows = self._connection.execute(
-            f"SELECT id, rev, labels, status FROM latest WHERE id {which}", (parameter,)
-        )
-        return {row[0]: row[1:] for row in rows}
+            return self._connection.execute(ONE, (ids.pop(),)).fetchall()
+        return self._connection.execute(SOME, (_array(ids),)).fetchall()
+
+    def _rev(self, id: str) -> int:
+        row = self._latest.get(id) or self._stored.get(id)
+        rev: int = 0 if row is None else row[1]
+        return rev
+
+    # Judging
 
     def judge(self, writes: Writes) -> Verdict:
         """Return the verdict on one commit, and remember what it writes."""
         for state in writes.puts:
-            if self.rows.rev(state.id) != state.rev:
+            if self._rev(state.id) != state.rev:
                 return self._mismatch(writes)
-        if _has_more(writes):
+        if writes.checks or writes.data or writes.delays:
+            return self._judge_rest(writes)
+        if writes.needs or writes.claims or writes.drops:
             return self._judge_rest(writes)
         return self._put_all(writes, {})
 
     def _mismatch(self, writes: Writes) -> FlowstateError:
         expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
-        return RevisionMismatchError([id for id, rev in expected if self.rows.rev(id) != rev])
+        return RevisionMismatchError([id for id, rev in expected if self._rev(id) != rev])
 
     def _judge_rest(self, writes: Writes) -> Verdict:
-        """Judge writes whose puts are right, and that have more than these."""
         refusal = self._refusal(writes)
         if refusal is not None:
             return refusal
@@ -91,7 +134,9 @@ class Batch:
         for delay, due in zip(writes.delays, dues, strict=True):
             until[delay.put] = min(due, until.get(delay.put, due))
         states = self._put_all(writes, until)
-        self._store_data(writes)
+        for data in writes.data:
+            annotations = encode_annotations(data.annotations).decode()
+            self._data[data.checksum] = (data.checksum, self._head, annotations, data.blob)
         for claim in writes.claims:
             self._claim(claim)
         for drop in writes.drops:
@@ -100,7 +145,7 @@ class Batch:
         return states
 
     def _refusal(self, writes: Writes) -> FlowstateError | None:
-        if any(self.rows.rev(id) != rev for id, rev in writes.checks):
+        if any(self._rev(id) != rev for id, rev in writes.checks):
             return self._mismatch(writes)
         brought = {data.checksum for data in writes.data}
         missing = [c for c in writes.needs if c not in brought and not self._has_data(c)]
@@ -110,7 +155,7 @@ class Batch:
         return ClaimLostError(lost) if lost else None
 
     def _has_data(self, checksum: str) -> bool:
-        if checksum in self.rows.data:
+        if checksum in self._data:
             return True
         found = self._connection.execute("SELECT 1 FROM data WHERE checksum = ?", (checksum,))
         return found.fetchone() is not None
@@ -121,52 +166,41 @@ class Batch:
             (claim.id, self._now, claim.holder),
         ).fetchone()
         # A put of the batch drops the delays of its state, though only when rows are written.
-        return row is not None and row[0] not in self.rows.latest
+        return row is not None and row[0] not in self._latest
 
     def _put_all(self, writes: Writes, until: dict[int | None, int]) -> tuple[State, ...]:
-        token, bodies = writes.token, writes.bodies
-        return tuple(
-            [
-                self._put(state, bodies[place], token, until.get(place))
-                for place, state in enumerate(writes.puts)
-            ]
-        )
+        put, token = self._put, writes.token
+        drafts = enumerate(zip(writes.puts, writes.bodies, strict=True))
+        return tuple([put(draft, body, token, until.get(n)) for n, (draft, body) in drafts])
 
     def _put(self, draft: State, body: str, token: str, until: int | None) -> State:
-        rows = self.rows
         rev = self._head = self._head + 1
         id = draft.id
         status = draft.status._value_
         labels = None
         if draft.labels:
             labels = json.encode(draft.labels).decode()
-            rows.labels += [(key, value, rev) for key, value in draft.labels.items()]
+            self._labels += [(key, value, rev) for key, value in draft.labels.items()]
         if draft.data:
-            rows.references += {(rev, ref.checksum) for ref in draft.data.values()}
-        rows.log.append((rev, id, draft.rev, status, self._stamp, until, token, body))
+            self._references += {(rev, ref.checksum) for ref in draft.data.values()}
+        self._log.append((rev, id, draft.rev, status, self._stamp, until, token, body))
         stalls = _stalls_at(draft, self._now if until is None else until)
         flow = "" if stalls is None else draft.transition.to
-        rows.latest[id] = (id, rev, status, labels, stalls, flow)
-        if rows.has_delays or rows.delays:
-            rows.delays[id] = []
+        self._latest[id] = (id, rev, labels, status, stalls, flow)
+        if self._has_delays or self._delays:
+            self._delays[id] = []
         delayed_until = None if until is None else from_micros(until)
         return replace(draft, rev=rev, committed_at=self._committed_at, delayed_until=delayed_until)
-
-    def _store_data(self, writes: Writes) -> None:
-        for data in writes.data:
-            annotations = encode_annotations(data.annotations).decode()
-            row = (data.checksum, self._head, annotations, data.blob)
-            self.rows.data[data.checksum] = row
 
     def _claim(self, claim: Claim) -> None:
         until = min(self._now + round(claim.seconds * MICROS), LAST)
         self._connection.execute(CLAIM, (until, claim.holder, claim.id))
         where = "delay WHERE id = ? AND holder = ? AND due = ?"
-        self.rows.change = where, (claim.id, claim.holder, until), True
+        self._change = where, (claim.id, claim.holder, until), True
 
     def _drop(self, drop: Drop) -> None:
         if self._connection.execute(DROP, (drop.id, drop.holder)).rowcount:
-            self.rows.change = "delay WHERE id = ?", (drop.id,), False
+            self._change = "delay WHERE id = ?", (drop.id,), False
 
     def _due(self, delay: NewDelay) -> int:
         if delay.due is not None:
@@ -178,7 +212,7 @@ class Batch:
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
             row = (f"{writes.token}.{index}", state.id, state.rev, due, delay.body, delay.to)
-            self.rows.delays.setdefault(state.id, []).append((row, delay.references))
+            self._delays.setdefault(state.id, []).append((row, set(delay.references)))
             if delay.put is None:
                 _, latest = later.get(state.id, (state, due))
                 later[state.id] = state, max(due, latest)
@@ -187,12 +221,72 @@ class Batch:
 
     def _postpone(self, delayed: State, due: int) -> None:
         """Let a revision that gets a delay by itself stall after that delay."""
-        row = self.rows.latest.get(delayed.id)
+        row = self._latest.get(delayed.id)
         if row is None:
             postpone(self._connection, delayed, due)
         elif row[1] == delayed.rev and row[4] is not None:
             until = _stalls_at(delayed, due) or 0
-            self.rows.latest[delayed.id] = (*row[:4], max(row[4], until), row[5])
+            self._latest[delayed.id] = (*row[:4], max(row[4], until), row[5])
+
+    # Storing
+
+    def flush(self) -> None:
+        """Write what was not refused."""
+        connection = self._connection
+        insert(connection, "log", self._log)
+        insert(connection, LATEST, list(self._latest.values()), UPDATE_LATEST)
+        if self._labels or any(labels for _, _, labels, _ in self._stored.values()):
+            self._flush_labels()
+        if self._data or self._references:
+            insert(connection, "data", list(self._data.values()), UPDATE_DATA)
+            insert(connection, "data_reference", self._references)
+        if self._delays:
+            self._flush_delays()
+
+    def _flush_labels(self) -> None:
+        insert(self._connection, "label", self._labels)
+        outdated = [self._stored[id] for id in self._latest if id in self._stored]
+        self._connection.executemany(
+            "DELETE FROM latest_label WHERE key = ? AND value = ? AND status = ? AND rev = ?",
+            _label_rows(outdated),
+        )
+        insert(self._connection, "latest_label", _label_rows(self._latest.values()))
+
+    def _flush_delays(self) -> None:
+        if self._has_delays:
+            moved = [id for id in self._delays if id in self._latest]
+            self._connection.execute(
+                "DELETE FROM delay WHERE state_id IN (SELECT value FROM json_each(?))",
+                (_array(moved),),
+            )
+        kept = [*chain.from_iterable(self._delays.values())]
+        if kept:
+            again = "ON CONFLICT DO NOTHING"
+            insert(self._connection, DELAY, [row for row, _ in kept], again)
+            references = [(row[0], checksum) for row, sums in kept for checksum in sums]
+            insert(self._connection, "delay_reference", references, again)
+            self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'delays'")
+
+    def is_stored(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the transaction is in the store: all of it is, or nothing."""
+        where, values, is_there = self._proof()
+        found = connection.execute(f"SELECT 1 FROM {where}", values).fetchone()
+        return (found is not None) == is_there
+
+    def _proof(self) -> tuple[str, Row, bool]:
+        """Return where a row proves what happened: by being there, or by being gone."""
+        if self._log:
+            rev, token = self._log[-1][0], self._log[-1][6]
+            return "log WHERE rev = ? AND token = ?", (rev, token), True
+        for row, _ in chain.from_iterable(self._delays.values()):
+            return "delay WHERE id = ?", row[:1], True
+        for checksum, stored_at, *_ in self._data.values():
+            return "data WHERE checksum = ? AND stored_at = ?", (checksum, stored_at), True
+        return self._change
+
+
+def _array(ids: Iterable[str]) -> str:
+    return json.encode(list(ids)).decode()
 
 
 def _stalls_at(state: State, start: int) -> int | None:
@@ -200,12 +294,10 @@ def _stalls_at(state: State, start: int) -> int | None:
     return None if after is None else min(start + after, LAST)
 
 
-def _has_more(writes: Writes) -> bool:
-    return bool(
-        writes.checks
-        or writes.data
-        or writes.delays
-        or writes.needs
-        or writes.claims
-        or writes.drops
-    )
+def _label_rows(latest: Iterable[Row]) -> list[Row]:
+    return [
+        (*pair, status, rev)
+        for _, rev, labels, status, *_ in latest
+        if labels is not None
+        for pair in decode_annotations(labels).items()
+    ]

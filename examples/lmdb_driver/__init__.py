@@ -1,1 +1,1 @@
-"""A third party's driver over LMDB; ``python -m flowstate.testcases examples.lmdb_driver.target``."""
+"""A driver over LMDB, as a third party writes it; ``target.py`` is what certifies it."""

@@ -5,7 +5,9 @@ import heapq
 import itertools
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -23,19 +25,10 @@ from examples.lmdb_driver.store import (
     rev_key,
     time_of,
 )
+from flowstate import driver as contract
 from flowstate import errors
 from flowstate.clock import Clock
 from flowstate.data import Data
-from flowstate.driver import (
-    DuePage,
-    DueQuery,
-    Heartbeat,
-    Liveness,
-    StateQuery,
-    States,
-    Verdict,
-    Writes,
-)
 from flowstate.drivers.kit.base import BaseDriver, Session, clock_or_system, is_clock
 from flowstate.drivers.kit.records import delay_of, due_page, page_of, state_of, state_or_raise
 from flowstate.drivers.kit.times import from_micros, to_micros
@@ -60,6 +53,7 @@ class Environment(Session):
     def __init__(self, path: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
         self._env: Any = None
+        self._thread = ThreadPoolExecutor(1, "lmdb")
         self._databases: dict[str, Any] = {}
 
     async def open(self) -> str:
@@ -72,6 +66,7 @@ class Environment(Session):
         return await self.write(_identify)
 
     async def close(self) -> None:
+        self._thread.shutdown(wait=False)
         if self._env is not None:
             self._env.close()
 
@@ -86,18 +81,19 @@ class Environment(Session):
             tables.txn.abort()
 
     async def write(self, do: Callable[..., T], *args: object) -> T:
+        loop = asyncio.get_running_loop()
         with self._clock.working():
-            return await asyncio.to_thread(self._write, do, *args)
+            return await loop.run_in_executor(self._thread, partial(self._write, do, *args))
 
     def _write(self, do: Callable[..., T], *args: object) -> T:
         tables = Tables(self._env, self._databases, write=True)
         try:
             result = do(tables, *args)
             tables.txn.commit()
-        except (lmdb.MapFullError, lmdb.DiskError) as error:
-            raise errors.StoreFullError(f"LMDB: {error}") from error
         except lmdb.Error as error:
-            raise errors.StoreUnavailableError(f"LMDB: {error}") from error
+            is_full = isinstance(error, lmdb.MapFullError | lmdb.DiskError)
+            kind = errors.StoreFullError if is_full else errors.StoreUnavailableError
+            raise kind(f"LMDB: {error}") from error
         finally:
             tables.txn.abort()  # Does nothing after a commit.
         return result
@@ -111,12 +107,7 @@ def _identify(tables: Tables) -> str:
 
 @attrs.define(eq=False, slots=False)
 class LmdbDriver(BaseDriver[Environment]):
-    """Stores revisions in a folder that no other process has open.
-
-    Args:
-        path: of the folder; made if it is not there.
-        clock: stamps revisions, and judges what is due.
-    """
+    """Stores revisions in a folder, which is made, and that no other process has open."""
 
     _path: str = attrs.field(converter=os.fspath)
     _clock: Clock = attrs.field(default=None, converter=clock_or_system, validator=is_clock)
@@ -133,12 +124,10 @@ class LmdbDriver(BaseDriver[Environment]):
         return Environment(self._path, self._clock)
 
     def _look(self, session: Environment) -> None:
-        """No other process writes, so what this one commits is all the news."""
-        if self._news.seen is None:
+        if self._news.seen is None:  # Later on, what this process commits is all the news.
             self._news.saw(session.read(lambda tables: tables.number("head")), 0, -1)
 
-    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        """Judge a batch in one transaction; a commit that the store does not take fails alone."""
+    async def commit(self, batch: Sequence[contract.Writes]) -> Sequence[contract.Verdict]:
         session = self._opened()
         try:
             verdicts = await session.write(_judge_all, batch, session.now)
@@ -153,7 +142,7 @@ class LmdbDriver(BaseDriver[Environment]):
         row = self._opened().read(_row, id, rev)
         return state_or_raise(row) if row[1] == id else None
 
-    async def get_states(self, query: StateQuery) -> States:
+    async def get_states(self, query: contract.StateQuery) -> contract.States:
         return self._opened().read(_read_page, query)
 
     async def get_data(self, checksum: str) -> Data | None:
@@ -163,23 +152,22 @@ class LmdbDriver(BaseDriver[Environment]):
         _, annotations, blob = msgpack.decode(value)
         return Data(blob, FrozenDict(annotations), checksum=checksum)
 
-    async def get_due(self, query: DueQuery) -> DuePage:
+    async def get_due(self, query: contract.DueQuery) -> contract.DuePage:
         session = self._opened()
         return session.read(_read_due, query, session.now())
 
-    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[contract.Liveness | None]:
         session = self._opened()
         now = session.now()
         return session.read(lambda tables: [_liveness(tables, id, now) for id in ids])
 
-    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+    async def beat(self, heartbeats: Sequence[contract.Heartbeat]) -> Sequence[bool]:
         session = self._opened()
         return await session.write(
             lambda tables: [writing.beat(tables, each, session.now()) for each in heartbeats]
         )
 
     async def compact(self, before_rev: int) -> int:
-        """Remove old revisions, some in each transaction, and then data."""
         session, removed, after = self._opened(), 0, 0
         while after >= 0:
             some, after = await session.write(writing.compact_some, after, before_rev, CHUNK)
@@ -188,7 +176,9 @@ class LmdbDriver(BaseDriver[Environment]):
         return removed
 
 
-def _judge_all(tables: Tables, batch: Sequence[Writes], now: Callable[[], int]) -> list[Verdict]:
+def _judge_all(
+    tables: Tables, batch: Sequence[contract.Writes], now: Callable[[], int]
+) -> list[contract.Verdict]:
     return [writing.judge(tables, writes, now()) for writes in batch]
 
 
@@ -198,10 +188,12 @@ def _row(tables: Tables, id: str, rev: int | None = None) -> tuple[Any, ...]:
         latest = tables.find(Latest, digest(id))
         rev = latest.rev if latest else 0
     found = tables.find(Revision, rev_key(rev))
-    return found.row() if found else NOTHING
+    if found is None:
+        return NOTHING
+    return (rev, found.id, found.committed_at, found.delayed_until, found.body)
 
 
-def _lists(query: StateQuery) -> list[bytes]:
+def _lists(query: contract.StateQuery) -> list[bytes]:
     """Return which lists of revisions together have all that may match a query."""
     which = b"latest " if query.latest_only else b""
     status = b"" if query.status is None else query.status.value.encode()
@@ -212,28 +204,33 @@ def _lists(query: StateQuery) -> list[bytes]:
     return [which + b"status" + status if status else which + b"every"]
 
 
-def _read_page(tables: Tables, query: StateQuery) -> States:
+def _revs(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[int]:
+    return (int.from_bytes(key[-8:], "big") for key, _ in entries)
+
+
+def _read_page(tables: Tables, query: contract.StateQuery) -> contract.States:
     head, after = tables.number("head"), query.after
     if query.since_latest:
-        newest = heapq.merge(*map(tables.newest, _lists(query)), reverse=True)
+        scans = [tables.scan("index", prefix, back=True) for prefix in _lists(query)]
+        newest = heapq.merge(*map(_revs, scans), reverse=True)
         after = max(after, next((r for r in newest if _match(tables, query, r)), head + 1) - 1)
     scans = [tables.scan("index", prefix, rev_key(after + 1)) for prefix in _lists(query)]
-    keys = heapq.merge(*((key[-8:] for key, _ in scan) for scan in scans))
+    revs = heapq.merge(*map(_revs, scans))
     rows: list[Any] = []
     stop, left = None, query.max_bytes
-    for scanned, (key, _) in enumerate(itertools.groupby(keys), 1):
-        if row := _match(tables, query, rev := int.from_bytes(key, "big")):
+    for scanned, (rev, _) in enumerate(itertools.groupby(revs), 1):
+        if row := _match(tables, query, rev):
             rows.append(row)
+            if len(rows) > query.limit or left <= 0:
+                break  # That was one too many, so the page knows that there are more.
             left -= len(row[4])
-        if len(rows) > query.limit or (left < 0 and len(rows) > 1):
-            break
         if scanned == SCANNED:
             stop = rev
             break
     return page_of(query, rows, head=head, floor=tables.number("floor", 1), stop=stop)
 
 
-def _match(tables: Tables, query: StateQuery, rev: int) -> tuple[Any, ...] | None:
+def _match(tables: Tables, query: contract.StateQuery, rev: int) -> tuple[Any, ...] | None:
     row = _row(tables, "", rev)
     try:
         return row if matches(query, state_of(row)) else None
@@ -249,7 +246,7 @@ def _flows(tables: Tables, kind: str) -> Iterator[tuple[str, int]]:
         start = entry[0][:16] + b"\xff" * 9
 
 
-def _read_due(tables: Tables, query: DueQuery, now: int) -> DuePage:
+def _read_due(tables: Tables, query: contract.DueQuery, now: int) -> contract.DuePage:
     until = now if query.until is None else to_micros(query.until)
     start = b"" if query.after is None else place_of(to_micros(query.after[0]), query.after[1])
     known = dict(_flows(tables, query.kind)) if query.flows is None else query.flows
@@ -264,37 +261,22 @@ def _read_due(tables: Tables, query: DueQuery, now: int) -> DuePage:
             break
         rows.append(_due_row(tables, query.kind, msgpack.decode(value)[1], due))
         next_at, more = None, False
-    others: set[str] = set()
-    if query.others and query.flows is not None:
-        due_flows = [f for f, due in _flows(tables, query.kind) if query.everything or due <= until]
-        others = set(due_flows) - set(query.flows)
-    return due_page(
-        query,
-        rows,
-        more=more,
-        now=from_micros(now),
-        next_at=next_at,
-        others=sorted(others)[:OTHERS],
-    )
+    flows = _flows(tables, query.kind) if query.others and query.flows is not None else ()
+    due_flows = {flow for flow, due in flows if query.everything or due <= until}
+    others = sorted(due_flows.difference(query.flows or ()))[:OTHERS]
+    time = from_micros(now)
+    return due_page(query, rows, more=more, now=time, next_at=next_at, others=others)
 
 
 def _due_row(tables: Tables, kind: str, key: bytes, due: int) -> tuple[Any, ...]:
-    if kind == "stall":
-        latest = tables.find(Latest, key)
-        return (
-            ("", due, "", 0, "", *NOTHING)
-            if latest is None
-            else (latest.id, due, latest.id, 0, "", *_row(tables, latest.id, latest.rev))
-        )
-    delay = tables.find(Delay, key)
-    return (
-        ("", due, "", 0, None, *NOTHING)
-        if delay is None
-        else (delay.id, due, delay.state_id, delay.rev, delay.body, *_row(tables, "", delay.rev))
-    )
+    found: Any = tables.find(Latest if kind == "stall" else Delay, key)
+    if found is None:
+        return ("", due, "", 0, None, *NOTHING)
+    state_id, body = getattr(found, "state_id", found.id), getattr(found, "body", "")
+    return (found.id, due, state_id, found.rev, body, *_row(tables, "", found.rev))
 
 
-def _liveness(tables: Tables, id: str, now: int) -> Liveness | None:
+def _liveness(tables: Tables, id: str, now: int) -> contract.Liveness | None:
     latest = tables.find(Latest, digest(id))
     if latest is None:
         return None
@@ -302,12 +284,12 @@ def _liveness(tables: Tables, id: str, now: int) -> Liveness | None:
     dues = [delay.due for delay in own if _is_readable(tables, delay)]
     times = (latest.stalls_at, latest.beat_at, min(dues, default=None))
     stalls_at, beat_at, due = (None if at is None else from_micros(at) for at in times)
-    return Liveness(latest.rev, stalls_at, beat_at, latest.note, from_micros(now), due)
+    return contract.Liveness(latest.rev, stalls_at, beat_at, latest.note, from_micros(now), due)
 
 
 def _is_readable(tables: Tables, delay: Delay) -> bool:
     try:
-        delay_of(_due_row(tables, "delay", delay.key(), delay.due))
+        delay_of(_due_row(tables, "delay", digest(delay.id), delay.due))
     except errors.CodecError:
         return False
     return True

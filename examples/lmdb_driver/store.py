@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, msgpack
 
-__all__ = ["Delay", "Latest", "Revision", "Tables", "digest", "place_of", "rev_key", "time_of"]
-
 OFFSET = 2**63
 LONGEST_ID = 400  # Of an id in a key, which has at most 511 bytes.
 
@@ -29,49 +27,25 @@ def time_of(place: bytes) -> int:
     return int.from_bytes(place[:8], "big") - OFFSET
 
 
-class Record(Struct, array_like=True):
-    """Something stored; times are microseconds. Its index has what it is found by."""
+class Revision(Struct, array_like=True):
+    """A revision; times are microseconds, here and below."""
 
-    def key(self) -> bytes:
-        raise NotImplementedError
-
-    def index(self) -> list[tuple[bytes, bytes]]:
-        """Return prefixes, which are looked for, and what comes behind them."""
-        raise NotImplementedError
-
-
-R = TypeVar("R", bound=Record)
-
-
-class Revision(Record):
-    id: str
     rev: int
+    id: str
     committed_at: int
     delayed_until: int | None
+    body: str
     token: str
     status: str
     labels: dict[str, str]
     checksums: list[str]
-    body: str
-
-    def key(self) -> bytes:
-        return rev_key(self.rev)
-
-    def index(self) -> list[tuple[bytes, bytes]]:
-        found = [b"status" + self.status.encode(), b"every"]
-        found += [b"label" + digest(*pair) for pair in self.labels.items()]
-        found += [b"data" + each.encode() for each in self.checksums]
-        return [(prefix, self.key()) for prefix in found]
-
-    def row(self) -> tuple[Any, ...]:
-        return (self.rev, self.id, self.committed_at, self.delayed_until, self.body)
 
 
-class Latest(Record):
+class Latest(Struct, array_like=True):
     """Which revision of a state is the latest, when it stalls, and its last heartbeat."""
 
-    id: str
     rev: int
+    id: str
     flow: str
     status: str
     labels: dict[str, str]
@@ -80,37 +54,48 @@ class Latest(Record):
     beat_at: int | None = None
     note: str = ""
 
-    def key(self) -> bytes:
-        return digest(self.id)
 
-    def index(self) -> list[tuple[bytes, bytes]]:
-        status = self.status.encode()
-        found = [b"latest status" + status, b"latest every"]
-        for label in [digest(*pair) for pair in self.labels.items()]:
-            found += [b"latest label" + label, b"latest both" + label + status]
-        places = [(prefix, rev_key(self.rev)) for prefix in found]
-        if self.stalls_at is not None:
-            places.append((b"due stall" + digest(self.flow), place_of(self.stalls_at, self.id)))
-        return places
+class Delay(Struct, array_like=True):
+    """A delay that has not fired."""
 
-
-class Delay(Record):
+    rev: int
     id: str
     state_id: str
-    rev: int
     due: int
     flow: str
     holder: str
     references: list[str]
     body: str
 
-    def key(self) -> bytes:
-        return digest(self.id)
 
-    def index(self) -> list[tuple[bytes, bytes]]:
-        found = [(b"data" + each.encode(), self.key()) for each in self.references]
-        found.append((b"delays of" + digest(self.state_id), self.key()))
-        return [*found, (b"due delay" + digest(self.flow), place_of(self.due, self.id))]
+Record = Revision | Latest | Delay
+R = TypeVar("R", Revision, Latest, Delay)
+
+
+def key_of(record: Record) -> bytes:
+    return rev_key(record.rev) if isinstance(record, Revision) else digest(record.id)
+
+
+def index_of(record: Record) -> Iterator[bytes]:
+    """Return what a record is found by: the name of a list, and the place in it."""
+    key = key_of(record)
+    if isinstance(record, Delay):
+        yield b"due delay" + digest(record.flow) + place_of(record.due, record.id)
+        yield b"delays of" + digest(record.state_id) + key
+        yield from (b"data" + checksum.encode() + key for checksum in record.references)
+        return
+    end, status = rev_key(record.rev), record.status.encode()
+    labels = [digest(*pair) for pair in record.labels.items()]
+    if isinstance(record, Revision):
+        yield from (b"every" + end, b"status" + status + end)
+        yield from (b"label" + label + end for label in labels)
+        yield from (b"data" + checksum.encode() + end for checksum in record.checksums)
+        return
+    yield from (b"latest every" + end, b"latest status" + status + end)
+    for label in labels:
+        yield from (b"latest label" + label + end, b"latest both" + label + status + end)
+    if record.stalls_at is not None:
+        yield b"due stall" + digest(record.flow) + place_of(record.stalls_at, record.id)
 
 
 class Tables:
@@ -140,35 +125,29 @@ class Tables:
         return None if value is None else msgpack.decode(value, type=kind)
 
     def store(self, record: Record) -> None:
-        self.remove(self.find(type(record), record.key()))
-        self.put(type(record).__name__, record.key(), msgpack.encode(record))
-        # What a list is of can be read there, so that it is known for which flows there are some.
-        name = getattr(record, "flow", "").encode()
-        for prefix, place in record.index():
-            self.put("index", prefix + place, msgpack.encode((name.decode(), record.key())))
+        key, flow = key_of(record), getattr(record, "flow", "")
+        self.remove(self.find(type(record), key))  # type: ignore[type-var]
+        self.put(type(record).__name__, key, msgpack.encode(record))
+        for place in index_of(record):
+            self.put("index", place, msgpack.encode((flow, key)))
 
     def remove(self, record: Record | None) -> None:
         if record is not None:
-            self.delete(type(record).__name__, record.key())
-            for prefix, place in record.index():
-                self.delete("index", prefix + place)
+            self.delete(type(record).__name__, key_of(record))
+            for place in index_of(record):
+                self.delete("index", place)
 
-    def scan(self, name: str, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over keys with a prefix, without it, from ``start`` on, and their values."""
+    def scan(
+        self, name: str, prefix: bytes, start: bytes = b"", *, back: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over keys with a prefix, without it, and their values; or from the end."""
         cursor = self.txn.cursor(self._databases[name])
-        found = cursor.set_range(prefix + start)
+        found = cursor.set_range(prefix + (b"\xff" * 9 if back else start))
+        if back:
+            found = cursor.prev() if found else cursor.last()
         while found and cursor.key().startswith(prefix):
             yield cursor.key()[len(prefix) :], cursor.value()
-            found = cursor.next()
-
-    def newest(self, prefix: bytes) -> Iterator[int]:
-        """Iterate over the revisions of a list, newest first."""
-        cursor = self.txn.cursor(self._databases["index"])
-        found = cursor.set_range(prefix + b"\xff" * 9)
-        found = cursor.prev() if found else cursor.last()
-        while found and cursor.key().startswith(prefix):
-            yield int.from_bytes(cursor.key()[-8:], "big")
-            found = cursor.prev()
+            found = cursor.prev() if back else cursor.next()
 
     def delays_of(self, id: str) -> list[Delay]:
         keys = [key for key, _ in self.scan("index", b"delays of" + digest(id))]

@@ -9,13 +9,37 @@ from flowstate.driver import Heartbeat, NewDelay, Verdict, Writes
 from flowstate.drivers.kit.times import LAST, from_micros, micros_of, stalling_micros, to_micros
 from flowstate.state import State
 
-__all__ = ["beat", "compact_some", "drop_data", "judge"]
-
 SECOND = 1_000_000
 
 
 def judge(tables: Tables, writes: Writes, now: int) -> Verdict:
     """Judge one commit, and apply it unless it is refused."""
+    if refusal := _refusal(tables, writes, now):
+        return refusal
+    for data in writes.data:
+        value = (tables.number("head"), dict(data.annotations), data.blob)
+        tables.put("data", data.checksum.encode(), msgpack.encode(value))
+    for drop in writes.drops:
+        held = tables.find(Delay, digest(drop.id))
+        tables.remove(held if held is not None and held.holder == drop.holder else None)
+    for claim in writes.claims:
+        due = min(now + round(claim.seconds * SECOND), LAST)
+        if delay := tables.find(Delay, digest(claim.id)):
+            tables.store(replace(delay, due=due, holder=claim.holder))
+    dues = [_due(delay, now) for delay in writes.delays]
+    states = _put_all(tables, writes, dues, now)
+    for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
+        state = new.state if new.put is None else states[new.put]
+        sums, id = sorted(set(new.references)), f"{writes.token}.{index}"
+        tables.store(Delay(state.rev, id, state.id, due, new.to, "", sums, new.body))
+        latest = tables.find(Latest, digest(state.id))
+        if new.put is None and latest and latest.rev == state.rev and latest.stalls_at is not None:
+            later = min(max(latest.stalls_at, due + (latest.stalls_after or 0)), LAST)
+            tables.store(replace(latest, stalls_at=later))
+    return states
+
+
+def _refusal(tables: Tables, writes: Writes, now: int) -> errors.FlowstateError | None:
     expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
     if differ := [id for id, rev in expected if _rev(tables, id) != rev]:
         return errors.RevisionMismatchError(differ)
@@ -24,30 +48,7 @@ def judge(tables: Tables, writes: Writes, now: int) -> Verdict:
             return errors.DataNotFoundError(f"data {checksum} is no longer stored")
     claimed = [(claim, tables.find(Delay, digest(claim.id))) for claim in writes.claims]
     lost = [c.id for c, d in claimed if d is None or (d.due > now and d.holder != c.holder)]
-    if lost:
-        return errors.ClaimLostError(lost)
-    for data in writes.data:
-        value = (tables.number("head"), dict(data.annotations), data.blob)
-        tables.put("data", data.checksum.encode(), msgpack.encode(value))
-    for drop in writes.drops:
-        held = tables.find(Delay, digest(drop.id))
-        tables.remove(held if held is not None and held.holder == drop.holder else None)
-    for claim, delay in claimed:
-        if delay is not None:
-            due = min(now + round(claim.seconds * SECOND), LAST)
-            tables.store(replace(delay, due=due, holder=claim.holder))
-    dues = [_due(delay, now) for delay in writes.delays]
-    states = _put_all(tables, writes, dues, now)
-    for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
-        state = new.state if new.put is None else states[new.put]
-        sums, id = sorted(set(new.references)), f"{writes.token}.{index}"
-        tables.store(Delay(id, state.id, state.rev, due, new.to, "", sums, new.body))
-        latest = tables.find(Latest, digest(state.id))
-        is_known = latest is not None and latest.rev == state.rev
-        if new.put is None and is_known and latest.stalls_at is not None:
-            later = min(max(latest.stalls_at, due + (latest.stalls_after or 0)), LAST)
-            tables.store(replace(latest, stalls_at=later))
-    return states
+    return errors.ClaimLostError(lost) if lost else None
 
 
 def _rev(tables: Tables, id: str) -> int:
@@ -69,13 +70,12 @@ def _put_all(tables: Tables, writes: Writes, dues: list[int], now: int) -> tuple
         until, head = min(own, default=None), head + 1
         status, labels = state.status.value, dict(state.labels)
         sums = sorted({ref.checksum for ref in state.data.values()})
-        token = writes.token
-        row = Revision(state.id, head, stamp, until, token, status, labels, sums, body)
-        tables.store(row)
+        stored = (body, writes.token, status, labels, sums)
+        tables.store(Revision(head, state.id, stamp, until, *stored))
         after = stalling_micros(state)
         stalls_at = None if after is None else min((until or now) + after, LAST)
         flow = state.transition.to
-        tables.store(Latest(state.id, head, flow, status, labels, after, stalls_at))
+        tables.store(Latest(head, state.id, flow, status, labels, after, stalls_at))
         at, delayed = from_micros(stamp), None if until is None else from_micros(until)
         committed.append(replace(state, rev=head, committed_at=at, delayed_until=delayed))
     if committed:

@@ -36,6 +36,7 @@ class _Link:
         self.from_server, self.to_server = server
         self.doom: _Doom | None = None
         self.tail = b""
+        self.is_forgotten = False
 
     def cut(self) -> None:
         """End both; nothing that is on its way arrives any more."""
@@ -135,6 +136,15 @@ class Proxy:
         if replies:
             self._replies_flow.clear()
 
+    def forget(self) -> int:
+        """Let connections that are open now carry nothing any more; return how many there are.
+
+        That is what a router does that has forgotten them: nothing fails, and new ones work.
+        """
+        for link in self._links:
+            link.is_forgotten = True
+        return len(self._links)
+
     def go_on(self) -> None:
         """Forward again, beginning with what was held back."""
         self._requests_flow.set()
@@ -204,7 +214,7 @@ class Proxy:
 
     async def _requests(self, link: _Link) -> None:
         while chunk := await link.from_client.read(CHUNK):
-            await self._hold(self._requests_flow)
+            await self._hold(link, self._requests_flow)
             if self._left is not None and self._left <= len(chunk):
                 await self._cut_after(link, chunk[: self._left])
                 return
@@ -222,7 +232,7 @@ class Proxy:
                 link.cut()
                 doom.happened.set()
                 return
-            await self._hold(self._replies_flow)
+            await self._hold(link, self._replies_flow)
             link.to_client.write(chunk)
             await link.to_client.drain()
             if doom is not None:
@@ -230,10 +240,12 @@ class Proxy:
                 return
         _end(link.to_client)
 
-    async def _hold(self, flow: asyncio.Event) -> None:
+    async def _hold(self, link: _Link, flow: asyncio.Event) -> None:
         if self.delay:
             await asyncio.sleep(self.delay)
         await flow.wait()
+        if link.is_forgotten:
+            await asyncio.Event().wait()  # Until the proxy ends.
 
     async def _cut_after(self, link: _Link, last: bytes) -> None:
         self._left = None

@@ -69,7 +69,7 @@ def strike(world: "World", fault: Fault) -> None:
 
 
 def _crash(world: "World", process: "SimulatedProcess", seconds: float) -> None:
-    if process.recoverer.is_leading:
+    if process.is_leading:
         world.store.counts["crashed leaders"] += 1
     world.crash(process)
     world.after(seconds, lambda: world.restart(process))
@@ -81,7 +81,7 @@ def _stop(world: "World", process: "SimulatedProcess", seconds: float) -> None:
 
 
 def _pause(world: "World", process: "SimulatedProcess", seconds: float) -> None:
-    if process.recoverer.is_leading:
+    if process.is_leading:
         world.store.counts["paused leaders"] += 1
     world.pause(process)
     world.after(seconds, lambda: world.resume(process))

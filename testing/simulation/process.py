@@ -192,12 +192,9 @@ class SimulatedProcess:
             name=name,
             warn_blocked_after=None,  # The watchdog's thread looks at the real time.
         )
-        self.recoverer = Recoverer(
-            self.engine, lease=2.0, poll_interval=0.8, rng=Random(rng.random())
-        )
-        self.lease = Lease(
-            self.engine, "duty", seconds=1.5, poll_interval=0.8, rng=Random(rng.random())
-        )
+        self._chances = [Random(rng.random()) for _ in range(3)]
+        self._recoverer: Recoverer | None = None
+        self._lease: Lease | None = None
         self._stop = asyncio.Event()
         self._clients: list[asyncio.Task[Any]] = []
         self.main = self.start(self._live(), "main")
@@ -209,6 +206,16 @@ class SimulatedProcess:
     def is_alive(self) -> bool:
         """Whether it was not killed and has not stopped."""
         return not self.group.is_dead and not self.main.done()
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether it recovers just now."""
+        return self._recoverer is not None and self._recoverer.is_leading
+
+    @property
+    def is_on_duty(self) -> bool:
+        """Whether it holds the lease of the duty."""
+        return self._lease is not None and self._lease.is_held
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Let it do something more."""
@@ -224,15 +231,17 @@ class SimulatedProcess:
 
     async def _live(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self.engine)
-            options: dict[str, Any] = {"poll_interval": 0.5, "lease": 1.5}
-            rng = Random(self._rng.random())
-            await stack.enter_async_context(Delayer(self.engine, batch=4, rng=rng, **options))
-            await stack.enter_async_context(self.recoverer)
+            engine = await stack.enter_async_context(self.engine)
+            delaying, recovering, on_duty = self._chances
+            delayer = Delayer(engine, batch=4, poll_interval=0.5, lease=1.5, rng=delaying)
+            await stack.enter_async_context(delayer)
+            self._recoverer = Recoverer(engine, lease=2.0, poll_interval=0.8, rng=recovering)
+            await stack.enter_async_context(self._recoverer)
             tasks = [self.start(self._watch_on(), "watcher")]
             if self._has_duty:
-                await stack.enter_async_context(self.lease)
-                tasks.append(self.start(self._do_duty(), "duty"))
+                lease = Lease(engine, "duty", seconds=1.5, poll_interval=0.8, rng=on_duty)
+                self._lease = await stack.enter_async_context(lease)
+                tasks.append(self.start(self._do_duty(lease), "duty"))
             self.is_started = True
             try:
                 await self._stop.wait()
@@ -301,12 +310,12 @@ class SimulatedProcess:
             recording.ended(session, watch.cursor)
             watched.cursor = max(watched.cursor, watch.cursor)
 
-    async def _do_duty(self) -> None:
+    async def _do_duty(self, lease: Lease) -> None:
         """Write something that only the holder of a lease may write."""
         while True:
             try:
-                await self.lease.wait_held()
-                fence = self.lease.check()  # It must hold for whatever happens until the commit.
+                await lease.wait_held()
+                fence = lease.check()  # It must hold for whatever happens until the commit.
                 counter = await incremented(self.engine, DUTY + self.name, self.name)
                 await self.clock.sleep(self._rng.uniform(0.1, 0.6))
                 await self.engine.do(Commit(fence, Pause(counter)))

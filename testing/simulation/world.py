@@ -299,8 +299,8 @@ class World:
         """See that no two processes take themselves for the holder of one lease."""
         awake = [each for each in self.processes if not self._is_excused(each)]
         for holders in (
-            [each for each in awake if each.recoverer.is_leading],
-            [each for each in awake if each.lease.is_held],
+            [each for each in awake if each.is_leading],
+            [each for each in awake if each.is_on_duty],
         ):
             if len(holders) > 1:
                 self.violations.append(f"{holders} hold one lease at {self.loop.time():.3f}")

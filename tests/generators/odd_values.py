@@ -89,7 +89,7 @@ class Raising:
     def _raise(self, *_: object) -> Any:
         raise RuntimeError(SECRET)
 
-    __eq__ = __hash__ = __repr__ = __str__ = __bool__ = __len__ = _raise  # type: ignore[assignment]
+    __eq__ = __hash__ = __repr__ = __str__ = __bool__ = __len__ = _raise
     __iter__ = __getitem__ = __contains__ = __lt__ = __index__ = __float__ = _raise
 
 
@@ -101,8 +101,8 @@ class RaisingText(str):
     def _raise(self, *_: object, **__: object) -> Any:
         raise RuntimeError(SECRET)
 
-    __eq__ = __hash__ = __repr__ = __str__ = __len__ = __iter__ = _raise  # type: ignore[assignment]
-    encode = isascii = startswith = __contains__ = __getitem__ = _raise  # type: ignore[assignment]
+    __eq__ = __hash__ = __repr__ = __str__ = __len__ = __iter__ = _raise
+    encode = isascii = startswith = __contains__ = __getitem__ = _raise
 
 
 class OddMapping(Mapping[Any, Any]):
@@ -134,6 +134,12 @@ class OddZone(tzinfo):
     """A time zone that fails."""
 
     def utcoffset(self, _: datetime | None) -> timedelta | None:
+        raise RuntimeError(SECRET)
+
+    def dst(self, _: datetime | None) -> timedelta | None:
+        raise RuntimeError(SECRET)
+
+    def tzname(self, _: datetime | None) -> str | None:
         raise RuntimeError(SECRET)
 
 

@@ -129,7 +129,7 @@ WRITING: dict[str, Make] = {
     "delay.after": lambda id, value: Commit(Delay(_ctx(id), "work", after=value)),
     "delay.until": lambda id, value: Commit(Delay(_ctx(id), "work", until=value)),
     "delay.commit": lambda id, value: Commit(Delay(_ctx(id), "work", after=AFTER, commit=value)),
-    "delay.annotations": lambda _, value: Commit(
+    "delay.annotations": lambda id, value: Commit(
         Delay(_ctx(id), "work", after=AFTER, annotations=value)
     ),
     "stack.name": lambda id, value: Commit(End(_ctx(id)), Stack(_ctx(id + "c"), _ctx("s"), value)),

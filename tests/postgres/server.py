@@ -73,5 +73,5 @@ class Server:
 
     async def until(self, count: int, last_statement: str = "%") -> None:
         """Wait until there are so many of these connections."""
-        while len(self.pids(last_statement)) != count:  # noqa: ASYNC110 - the server tells nobody
+        while len(self.pids(last_statement)) != count:  # noqa: ASYNC110 - the server does not tell
             await asyncio.sleep(0.01)  # reason: as above

@@ -5,8 +5,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from flowstate.driver import Driver, Liveness, Seen, StateQuery, Verdict, Writes
-from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import encoded, verdicts_of
+from flowstate.drivers.postgres.batch import encoded, register, verdicts_of
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.limits import MAX_REV
 from flowstate.testcases.support import encoded as with_bodies

@@ -1,4 +1,4 @@
-"""Compaction stops nobody, and takes nothing away that is still referred to."""
+"""Compaction stops no commit, and takes nothing away that is still referred to."""
 
 import asyncio
 import itertools
@@ -157,7 +157,7 @@ async def test_nothing_is_removed_that_a_commit_needs(
 async def test_a_commit_that_is_under_way_keeps_what_it_needs(
     driver: PostgresDriver, postgres: Postgres, postgres_schema: str
 ) -> None:
-    """It has seen the blob and not yet told anybody; the removal comes right then."""
+    """It has seen the blob and is not visible yet; the removal comes right then."""
     checksum = checksum_of(BLOBS[0])
     refs = FrozenDict({"blob": DataRef(1, checksum)})
     needs = Writes("needs", (State("a", data=refs),), needs=(checksum,))
@@ -168,7 +168,7 @@ async def test_a_commit_that_is_under_way_keeps_what_it_needs(
         await commit_on(connection, postgres_schema, needs)
         removal = asyncio.create_task(driver.compact(2))
         while not removal.done() and not count(postgres, postgres_schema, waiting):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # reason: the server tells nobody who waits
+            await asyncio.sleep(0.01)  # reason: the server does not tell who waits
         await connection.commit()
         await removal
     assert count(postgres, postgres_schema, "data_reference") == 1

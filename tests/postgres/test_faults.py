@@ -26,7 +26,7 @@ from tests.postgres.server import Server
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log
 
-COMMITTING, LISTENING, READING = "%.commit(%", "%.start_listening()", "%.log%"
+COMMITTING, LISTENING, READING = "%.commit(%", "SELECT pg_advisory_lock_shared%", "%.log%"
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_connections_ended_by_the_server(
 
 @contextlib.contextmanager
 def commit_lock(url: str, schema: str) -> Iterator[None]:
-    """Hold what all commits wait for, in a transaction of somebody else."""
+    """Hold what all commits wait for, in another transaction."""
     with psycopg.connect(url) as connection:
         connection.execute(f'SELECT "{schema}".lock_commits()'.encode())
         yield

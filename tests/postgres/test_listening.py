@@ -44,7 +44,7 @@ class Spy:
         query = LISTENERS.format(schema=self._schema, granted=granted).encode()
         async with asyncio.timeout(PATIENCE):
             while await self._found(query) != listeners:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)  # reason: the server tells nobody
+                await asyncio.sleep(0.01)  # reason: the server does not tell
 
     async def _found(self, query: bytes) -> int:
         ((count,),) = await (await self._connection.execute(query)).fetchall()

@@ -80,7 +80,7 @@ async def test_it_happened_and_the_state_went_on(
 async def test_it_happened_and_was_compacted(
     cut_off: tuple[Proxy, PostgresDriver], other: PostgresDriver, moved_on: str
 ) -> None:
-    """Nobody can tell any more; it must not be called refused."""
+    """There is no way to tell any more; it must not be called refused."""
     async with lost(cut_off, [pair("two"), put("stale", "c", 7), put("lone", "d")]) as committing:
         for id in moved_on:
             await commit_one(other, put(f"x{id}", id, 1 if id == "a" else 2))

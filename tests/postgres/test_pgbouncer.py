@@ -42,7 +42,6 @@ NAMES = {
     "largest_commit",
     "several_driver_objects_write_one_log",
     "stalled_first_in_front",
-    "token_is_applied_once_after_reopening",
     "two_delayers_on_one_store",
     "watch_sees_other_processes",
 }

@@ -15,8 +15,7 @@ from flowstate import Data, State, Status
 from flowstate.data import DataRef
 from flowstate.driver import Claim, Drop, DueQuery, NewDelay, StateQuery, Writes
 from flowstate.drivers.postgres import migration_sql
-from flowstate.drivers.postgres.arrays import register
-from flowstate.drivers.postgres.batch import encoded
+from flowstate.drivers.postgres.batch import encoded, register
 from flowstate.drivers.postgres.pages import SCAN_LIMIT
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.frozen import EMPTY, FrozenDict
@@ -35,7 +34,7 @@ NOWHERE = FrozenDict({"number": "none"})
 MIXED = FrozenDict({"kind": "test", "number": "37"})
 SWAPPED = FrozenDict({"number": "37", "kind": "test"})
 REFERENCE = FrozenDict({"blob": DataRef(1, "sum-1")})
-SPARE = 200  # Rows, for what is looked up beside the page.
+SPARE = 200  # Rows, for what is looked up next to the page.
 BLOCKS_PER_ROW = 6
 EITHER = (RARE, FrozenDict({"number": "38"}), MIXED)
 

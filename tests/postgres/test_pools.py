@@ -59,7 +59,7 @@ class SlowPool(AsyncConnectionPool[AsyncConnection[Any]]):
 
     async def putconn(self, conn: AsyncConnection[Any]) -> None:
         self.taking_back.set()
-        await asyncio.sleep(0.01)  # reason: time in which whoever gives it back can be cancelled
+        await asyncio.sleep(0.01)  # reason: time for a cancellation of the task that does it
         await super().putconn(conn)
 
 

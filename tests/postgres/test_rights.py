@@ -1,4 +1,4 @@
-"""What a user needs who works with a store that somebody else has made."""
+"""What a user needs who works with a store that another user has made."""
 
 import secrets
 from collections.abc import Iterator

@@ -92,7 +92,7 @@ async def test_a_heartbeat_holds_no_row_while_it_waits_for_another(
         await commit_on(connection, postgres_schema, Writes("by hand", (b,)))
         beating = asyncio.create_task(driver.beat(beats_for([a, b])))
         while (await liveness_of(driver, "a")).beat_at is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # reason: the server tells nobody
+            await asyncio.sleep(0.01)  # reason: the server does not tell
         await connection.execute("SET LOCAL lock_timeout = '1ms'")
         await connection.execute("SELECT FROM latest WHERE id = 'a' FOR UPDATE")
         assert not beating.done()

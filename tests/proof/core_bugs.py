@@ -163,8 +163,8 @@ def attempts_after_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
         ctx = StateContext(state)
         annotations = attempt_annotations(state, self._chance)
         await self._engine.do(Retry(ctx, annotations))  # Here is the bug: it is not committed.
-        self._counts.done["added"] += attempt(ctx.current) == 1
-        self._counts.done["retried"] += 1
+        self._done["added"] += attempt(ctx.current) == 1
+        self._done["retried"] += 1
         outcome = await self._engine.start(ctx, slot)
         outcome.add_done_callback(partial(self._ended, ctx.current))
         self._limiter.add(outcome)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from flowstate.driver import StateQuery, States, Verdict, Writes
 from flowstate.drivers.kit import resolving
-from flowstate.drivers.kit.records import Row
+from flowstate.drivers.kit.records import Row, page_of
 from flowstate.drivers.postgres import PostgresDriver, reader
 from flowstate.drivers.postgres.commits import Resolving
 from flowstate.errors import StoreUnavailableError
@@ -126,7 +126,7 @@ def _later(writes: Writes, states: tuple[State, ...]) -> Writes:
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes execute the same delay."""
-    granted = "(delay.due <= moment OR delay.holder = claim_holders[slot])"
+    granted = "(delay.due <= moment OR delay.holder = claim ->> 1)"
     in_migration(monkeypatch, (granted, "true"))
 
 
@@ -141,12 +141,11 @@ def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compaction_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader goes on behind a hole as if there were none."""
-    original = reader.page_of
 
-    def page_of(query: StateQuery, rows: Sequence[Row], **bounds: Any) -> States:
-        return original(replace(query, gaps_below=None), rows, **bounds)
+    def silent(query: StateQuery, rows: Sequence[Row], **bounds: Any) -> States:
+        return page_of(replace(query, gaps_below=None), rows, **bounds)
 
-    monkeypatch.setattr(reader, "page_of", page_of)
+    monkeypatch.setattr(reader, "page_of", silent)
 
 
 def compaction_takes_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,13 +161,13 @@ def compaction_takes_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def needs_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state refers to data that is no longer stored."""
-    missing = "AND NOT EXISTS (SELECT FROM {schema}.data WHERE checksum = needed ->> 1)"
-    in_migration(monkeypatch, (missing, "AND false"))
+    missing = "NOT EXISTS (SELECT FROM {schema}.data WHERE checksum = needed ->> 0)"
+    in_migration(monkeypatch, (missing, "false"))
 
 
 def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has lost a claim removes the delay under its new holder."""
-    in_migration(monkeypatch, ("AND holder = dropped ->> 2", "AND true"))
+    in_migration(monkeypatch, ("AND holder = dropped ->> 1", "AND true"))
 
 
 def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

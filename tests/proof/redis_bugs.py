@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from flowstate.driver import StateQuery, States, Writes
 from flowstate.drivers.kit import resolving
-from flowstate.drivers.kit.records import Row
+from flowstate.drivers.kit.records import Row, page_of
 from flowstate.drivers.redis import reader
-from flowstate.drivers.redis.resolver import CommitResolver
+from flowstate.drivers.redis.commits import CommitResolver
 from flowstate.errors import StoreUnavailableError
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 from tests.proof.fragments import in_lua
@@ -55,8 +55,7 @@ def unknown_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def labels_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state is found among the latest by labels that it had before."""
-    removal = "collect_labels(removals, 'ZREM', id, state.status, cmsgpack.unpack(entry.l))"
-    in_lua(monkeypatch, "commit", (removal, "-- left"))
+    in_lua(monkeypatch, "commit", ("    if state.labelled then", "    if false then"))
 
 
 def statuses_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +66,12 @@ def statuses_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def delays_outlive_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays of a state that has moved on stay, and can only lose."""
-    in_lua(monkeypatch, "commit", ("in ipairs(members_of_state(id)) do", "in ipairs({}) do"))
+    in_lua(monkeypatch, "commit", ("in ipairs(delays_of(id, '0', '-1')) do", "in ipairs({}) do"))
 
 
 def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delayers do not notice the delays that other processes store."""
-    in_lua(monkeypatch, "commit", ("alarm = alarm or not", "alarm = false and not"))
+    in_lua(monkeypatch, "commit", ("alarm = alarm or delay.body or", "alarm = false and"))
 
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +82,7 @@ def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has lost a claim removes the delay under its new holder."""
-    in_lua(monkeypatch, "commit", ("if delay and delay.holder == drop[2] then", "if delay then"))
+    in_lua(monkeypatch, "commit", ("if delay and delay.holder == holder then", "if delay then"))
 
 
 def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +101,7 @@ def heartbeats_make_states_stall(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch,
         "beat",
         ("if micros and state.after then", "if micros then"),
-        ("unindex_due('stall', state.flow, state.due .. id)", "state.flow = state.flow or ''"),
+        ("state.flow)", "state.flow or '')"),
     )
 
 
@@ -113,17 +112,16 @@ def needs_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def referred_data_is_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compaction takes data that states refer to."""
-    in_lua(monkeypatch, "commit", ("redis.call('ZREM', key('orphans'), sum)", "-- left"))
+    in_lua(monkeypatch, "commit", ("redis.call('ZREM', orphans, sum)", "-- left"))
 
 
 def compaction_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader goes on behind a hole as if there were none."""
-    original = reader.page_of
 
-    def page_of(query: StateQuery, rows: Sequence[Row], **bounds: Any) -> States:
-        return original(replace(query, gaps_below=None), rows, **bounds)
+    def silent(query: StateQuery, rows: Sequence[Row], **bounds: Any) -> States:
+        return page_of(replace(query, gaps_below=None), rows, **bounds)
 
-    monkeypatch.setattr(reader, "page_of", page_of)
+    monkeypatch.setattr(reader, "page_of", silent)
 
 
 def _bug(plant: Plant, *trials: Trial) -> Bug:

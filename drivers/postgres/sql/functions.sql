@@ -35,25 +35,6 @@ BEGIN
 END
 $$;
 
--- Lets commits know that this session listens, until it calls stop_listening() or ends. Waits for a
--- commit that has found no listener, so a look after this sees what that one has written.
-CREATE FUNCTION {schema}.start_listening() RETURNS void LANGUAGE sql AS $$
-    SELECT pg_advisory_lock_shared(1718382456, '{schema}.log'::regclass::oid::integer)
-$$;
-
-CREATE FUNCTION {schema}.stop_listening() RETURNS void LANGUAGE sql AS $$
-    SELECT pg_advisory_unlock_shared(1718382456, '{schema}.log'::regclass::oid::integer)
-$$;
-
--- How many sessions listen. Looks at all locks of the server, so it is not for every commit.
-CREATE FUNCTION {schema}.listeners() RETURNS bigint LANGUAGE sql STABLE AS $$
-    SELECT count(*) FROM pg_catalog.pg_locks
-    WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted AND classid = 1718382456
-        AND objid = '{schema}.log'::regclass::oid AND database = (
-            SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()
-        )
-$$;
-
 -- When a delay of a batch is due: at a time, or some time after the moment of the commit.
 CREATE FUNCTION {schema}.due_at(delay jsonb, moment timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE RETURN coalesce(
@@ -73,15 +54,14 @@ DECLARE
     number bigint;
 BEGIN
     IF rest ? 'labels' THEN
-        INSERT INTO {schema}.label (key, value, rev)
-            SELECT label ->> 1, label ->> 2, revs[(label ->> 0)::integer]
-            FROM jsonb_array_elements(rest -> 'labels') AS label
-            WHERE revs[(label ->> 0)::integer] IS NOT NULL;
+        WITH named AS MATERIALIZED (
+            SELECT label ->> 1 AS key, label ->> 2 AS value, revs[put] AS rev, statuses[put] AS status
+            FROM jsonb_array_elements(rest -> 'labels') AS label,
+                LATERAL (SELECT (label ->> 0)::integer) AS place (put)
+            WHERE revs[put] IS NOT NULL
+        ), every AS (INSERT INTO {schema}.label (key, value, rev) SELECT key, value, rev FROM named)
         INSERT INTO {schema}.latest_label (key, value, rev, status)
-            SELECT label ->> 1, label ->> 2, revs[(label ->> 0)::integer],
-                statuses[(label ->> 0)::integer]
-            FROM jsonb_array_elements(rest -> 'labels') AS label
-            WHERE revs[(label ->> 0)::integer] = ANY (last_revs);
+            SELECT key, value, rev, status FROM named WHERE rev = ANY (last_revs);
     END IF;
     IF rest ? 'references' THEN
         INSERT INTO {schema}.data_reference (rev, checksum)
@@ -134,13 +114,14 @@ $$;
 --
 -- counts: how many commits and ids the batch has; then for each put, in the order of the
 --   commits: the place of its commit, of its id, the revision that it expects, and after how
---   many microseconds it stalls, -1 for never; at last how many milliseconds to wait for locks.
+--   many microseconds it stalls, -1 for never; at last how many milliseconds to wait for
+--   locks, if it is less than two seconds.
 -- words: a token for each commit, then the ids, then status, flow and body of each put.
--- rest: null, or lists of what only some commits have, in the order of the commits:
---   checks [commit, id, rev], needs [commit, checksum], data [commit, checksum, annotations],
+-- rest: null, or what only some commits have:
+--   by place of commit, checks [id, rev], needs [checksum], claims [delay, holder, microseconds],
+--   drops [delay, holder]; and lists of all of data [commit, checksum, annotations],
 --   labels [put, key, value], references [put, checksum],
---   delays [commit, delay, put or null, id, rev, due or null, after or null, body, flow, checksums],
---   claims [commit, delay, holder, microseconds], drops [commit, delay, holder].
+--   delays [commit, delay, put or null, id, rev, due or null, after or null, body, flow, checksums].
 --   Places count from 1; due and after are microseconds.
 -- blobs: of rest.data.
 --
@@ -150,7 +131,7 @@ $$;
 -- mismatched: places of commit and id, one pair after the other, of what was not as expected.
 -- missing: [commit, checksum] of what was needed and is not stored.
 -- lost: [commit, delay] of claims that were refused.
--- heard: whether a session listens, see start_listening().
+-- heard: whether a session listens: it holds the lock 1718382456 shared.
 CREATE FUNCTION {schema}.commit(
     counts bigint[], words text[], rest jsonb, blobs bytea[],
     OUT revs bigint[], OUT stamp bigint, OUT untils bigint[],
@@ -168,6 +149,7 @@ DECLARE
     has_checks constant boolean := coalesce(rest ? 'checks', false);
     has_needs constant boolean := coalesce(rest ? 'needs', false);
     has_claims constant boolean := coalesce(rest ?| '{claims,drops}', false);
+    asked jsonb;
     moment timestamptz;
     committed timestamptz;
     until timestamptz[];
@@ -183,18 +165,12 @@ DECLARE
     first_put integer := 1;
     next_put integer := 1;
     here integer;
-    here_found jsonb;
     here_until timestamptz;
     replaced text[] := '{}';  -- Ids that the batch has put; their older delays are as good as gone.
-    claim_by integer[];  -- By place of claim: of which commit, and so on.
-    claim_ids text[];
-    claim_holders text[];
-    claim_micros bigint[];
-    claim_limit integer := 0;
-    first_claim integer;
-    next_claim integer := 1;
 BEGIN
-    PERFORM set_config('lock_timeout', counts[cardinality(counts)]::text, true);
+    IF counts[cardinality(counts)] < 2000 THEN
+        PERFORM set_config('lock_timeout', counts[cardinality(counts)]::text, true);
+    END IF;
     PERFORM {schema}.lock_commits();
     heard := NOT pg_try_advisory_xact_lock(1718382456, '{schema}.log'::regclass::oid::integer);
     moment := clock_timestamp();
@@ -230,13 +206,6 @@ BEGIN
     last_put := array_fill(NULL::integer, ARRAY[ids]);
     put_labels := array_fill(false, ARRAY[puts]);
     mismatched := '{}';
-    IF has_claims THEN
-        SELECT count(*), array_agg((claim ->> 0)::integer ORDER BY place),
-                array_agg(claim ->> 1 ORDER BY place), array_agg(claim ->> 2 ORDER BY place),
-                array_agg((claim ->> 3)::bigint ORDER BY place)
-            INTO claim_limit, claim_by, claim_ids, claim_holders, claim_micros
-            FROM jsonb_array_elements(rest -> 'claims') WITH ORDINALITY AS asked (claim, place);
-    END IF;
 
     FOR place IN 1 .. commits LOOP
         WHILE next_put <= puts AND counts[4 * next_put - 1] = place LOOP
@@ -249,55 +218,49 @@ BEGIN
         END LOOP;
         IF has_checks THEN
             FOR here IN
-                SELECT (checked ->> 1)::integer FROM jsonb_array_elements(rest -> 'checks') AS checked
-                WHERE (checked ->> 0)::integer = place
-                    AND current[(checked ->> 1)::integer] <> (checked ->> 2)::bigint
+                SELECT (checked ->> 0)::integer
+                FROM jsonb_array_elements(rest -> 'checks' -> place::text) AS checked
+                WHERE current[(checked ->> 0)::integer] <> (checked ->> 1)::bigint
             LOOP
                 refused[place] := true;
                 mismatched := mismatched || ARRAY[place, here];
             END LOOP;
         END IF;
         IF has_needs AND NOT refused[place] THEN
-            SELECT jsonb_agg(needed) INTO here_found
-                FROM jsonb_array_elements(rest -> 'needs') AS needed
-                WHERE (needed ->> 0)::integer = place
-                    AND NOT EXISTS (SELECT FROM {schema}.data WHERE checksum = needed ->> 1)
+            SELECT jsonb_agg(jsonb_build_array(place, needed ->> 0)) INTO asked
+                FROM jsonb_array_elements(rest -> 'needs' -> place::text) AS needed
+                WHERE NOT EXISTS (SELECT FROM {schema}.data WHERE checksum = needed ->> 0)
                     AND NOT EXISTS (
                         SELECT FROM jsonb_array_elements(rest -> 'data') AS brought
-                        WHERE brought ->> 1 = needed ->> 1
+                        WHERE brought ->> 1 = needed ->> 0
                             AND (brought ->> 0)::integer <= place
                             AND NOT refused[(brought ->> 0)::integer]
                     );
-            IF here_found IS NOT NULL THEN
+            IF asked IS NOT NULL THEN
                 refused[place] := true;
-                missing := coalesce(missing, '[]') || here_found;
+                missing := coalesce(missing, '[]') || asked;
             END IF;
         END IF;
-        first_claim := next_claim;
-        WHILE next_claim <= claim_limit AND claim_by[next_claim] = place LOOP
-            next_claim := next_claim + 1;
-        END LOOP;
-        IF next_claim > first_claim AND NOT refused[place] THEN
+        IF has_claims AND NOT refused[place] THEN
+            asked := rest -> 'claims' -> place::text;
             -- All of them or none.
             WITH granted AS MATERIALIZED (
-                SELECT delay.id, slot FROM generate_series(first_claim, next_claim - 1) AS slot
-                JOIN {schema}.delay ON delay.id = claim_ids[slot]
-                WHERE (delay.due <= moment OR delay.holder = claim_holders[slot])
+                SELECT delay.id, claim FROM jsonb_array_elements(asked) AS claim
+                JOIN {schema}.delay ON delay.id = claim ->> 0
+                WHERE (delay.due <= moment OR delay.holder = claim ->> 1)
                     AND delay.state_id <> ALL (replaced)
+            ), changed AS (
+                UPDATE {schema}.delay SET holder = claim ->> 1,
+                        due = {schema}.later(moment, (claim ->> 2)::bigint)
+                    FROM granted WHERE delay.id = granted.id
+                        AND (SELECT count(*) FROM granted) = jsonb_array_length(asked)
             )
-            UPDATE {schema}.delay SET holder = claim_holders[slot],
-                    due = {schema}.later(moment, claim_micros[slot])
-                FROM granted WHERE delay.id = granted.id
-                    AND (SELECT count(*) FROM granted) = next_claim - first_claim;
-            IF NOT FOUND THEN
+            SELECT jsonb_agg(jsonb_build_array(place, claim ->> 0)) INTO asked
+                FROM jsonb_array_elements(asked) AS claim
+                WHERE claim ->> 0 NOT IN (SELECT id FROM granted);
+            IF asked IS NOT NULL THEN
                 refused[place] := true;
-                SELECT coalesce(lost, '[]') || jsonb_agg(jsonb_build_array(place, claim_ids[slot]))
-                    INTO lost FROM generate_series(first_claim, next_claim - 1) AS slot
-                    WHERE NOT EXISTS (
-                        SELECT FROM {schema}.delay WHERE id = claim_ids[slot]
-                            AND (due <= moment OR holder = claim_holders[slot])
-                            AND state_id <> ALL (replaced)
-                    );
+                lost := coalesce(lost, '[]') || asked;
             END IF;
         END IF;
         IF NOT refused[place] THEN
@@ -311,10 +274,10 @@ BEGIN
                     replaced := replaced || words[commits + here];
                 END IF;
             END LOOP;
-            IF has_claims AND rest ? 'drops' THEN
-                DELETE FROM {schema}.delay USING jsonb_array_elements(rest -> 'drops') AS dropped
-                    WHERE (dropped ->> 0)::integer = place AND id = dropped ->> 1
-                        AND holder = dropped ->> 2;
+            IF has_claims THEN
+                DELETE FROM {schema}.delay
+                    USING jsonb_array_elements(rest -> 'drops' -> place::text) AS dropped
+                    WHERE id = dropped ->> 0 AND holder = dropped ->> 1;
             END IF;
         END IF;
         first_put := next_put;
@@ -471,17 +434,17 @@ SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
 DECLARE
-    found constant text[] := ARRAY(
+    looked_at constant text[] := ARRAY(
         SELECT checksum FROM {schema}.data WHERE checksum > after ORDER BY checksum LIMIT chunk
     );
     doomed text[] := '{}';
     here text;
     size bigint;
 BEGIN
-    resume := found[cardinality(found)];
+    resume := looked_at[cardinality(looked_at)];
     FOR here, size IN
         SELECT checksum, octet_length(blob) FROM {schema}.data
-        WHERE checksum = ANY (found) AND stored_at < before_rev
+        WHERE checksum = ANY (looked_at) AND stored_at < before_rev
             AND NOT EXISTS (
                 SELECT FROM {schema}.data_reference AS used WHERE used.checksum = data.checksum
             )

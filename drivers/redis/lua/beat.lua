@@ -9,34 +9,21 @@ local latest = redis.call('HMGET', key('latest'), unpack(ids))
 local before = redis.call('HMGET', key('beats'), unpack(ids))
 local found = {}
 
-local function move(id, state, micros)
-    local due = later(0, micros)
-    unindex_due('stall', state.flow, state.due .. id)
-    index_due('stall', state.flow, due .. id)
-    collect(additions, 'HSET', 'latest', id,
-        latest_value(state.rev, state.status, state.labelled, state.after, due, state.flow))
-end
-
 for place, beat in ipairs(beats) do
     local id, rev, micros, note = unpack(beat)
     local state = latest_of(latest[place])
     found[place] = latest[place] ~= false and state.rev == rev
     if found[place] then
-        local at = now()
-        local _, last = beat_of(before[place])
-        if at == last then
-            at = at + 1  -- A reader can tell that there was another one.
-        end
-        collect(additions, 'HSET', 'beats', id, text(rev) .. ' ' .. text(at) .. ' ' .. note)
+        local last = tonumber(string.match(before[place] or '', '^%d+ (%d+) ') or '')
+        -- A reader can tell that there was another one.
+        local at = now() == last and last + 1 or now()
+        -- It comes first, because it is refused when the memory is full.
+        collect(beginning, 'HSET', 'beats', id, text(rev) .. ' ' .. text(at) .. ' ' .. note)
         if micros and state.after then
-            move(id, state, micros)
+            set_latest(id, state, text(rev), state.status, state.labelled, state.after,
+                later(0, micros), state.flow)
         end
     end
-end
-check_flows()
-if #additions > 0 then
-    redis.call('HSET', key('beats'), '', '')  -- Refused when the memory is full.
-    redis.call('HDEL', key('beats'), '')
 end
 write()
 return cmsgpack.pack(found)

@@ -8,74 +8,58 @@ local after = ARGV[2]
 local MAX_OTHERS, MAX_DAMAGED = 100, 100
 local at = later(0, 0)
 last = last == '' and at or last
-local known = flows or redis.call('ZRANGE', key('flows:' .. kind), '0', '-1')
+local all = (others or not flows) and redis.call('ZRANGE', key('flows:' .. kind), '0', '-1')
+local known = flows or all
 
-local function set_of(flow)
-    return key('due:' .. kind .. ':' .. flow)
+-- Members of one flow: the text of a time, and an id.
+local function members(flow, low, high, count)
+    return redis.call('ZRANGEBYLEX', key('due:' .. kind .. ':' .. flow), low, high,
+        'LIMIT', '0', text(count))
 end
 
--- Whether a text comes behind another in the order of bytes; < would go by the server's locale.
-local function is_behind(one, other)
+-- Whether a text comes before another in the order of bytes; < would go by the server's locale.
+local function is_before(one, other)
     for place = 1, math.min(#one, #other) do
         local left, right = string.byte(one, place), string.byte(other, place)
         if left ~= right then
-            return left > right
+            return left < right
         end
     end
-    return #one > #other
-end
-
-local function is_earlier(one, other)
-    if one.due ~= other.due then
-        return one.due < other.due
-    end
-    return is_behind(other.id, one.id)
-end
-
--- Members of one flow, in order; '9' is above all times, and below what is none.
-local function members(flow, high, count)
-    local low = after == '' and '[0' or '(' .. after
-    local range = redis.call(
-        'ZRANGEBYLEX', set_of(flow), low, high, 'LIMIT', '0', text(count))
-    local found = {}
-    for _, member in ipairs(range) do
-        local due = string.sub(member, 1, 18)
-        if is_time(due) then
-            found[#found + 1] = {due = due, id = string.sub(member, 19), flow = flow}
-        end
-    end
-    return found
+    return #one < #other
 end
 
 -- The first ones of all flows. Those of later flows count only up to the last one that is taken.
 local function first_ones(count)
-    local heads, found, high = {}, {}, '(:'
+    -- '9' is above all times, and below what is none.
+    local firsts, flow_of, found, low, high = {}, {}, {}, after == '' and '[0' or '(' .. after, '(:'
     for _, flow in ipairs(known) do
-        heads[#heads + 1] = members(flow, high, 1)[1]
+        for _, first in ipairs(members(flow, low, high, 1)) do
+            firsts[#firsts + 1] = {first, flow}
+        end
     end
-    table.sort(heads, is_earlier)
-    for _, head in ipairs(heads) do
-        if found[count] and is_earlier(found[count], head) then
+    table.sort(firsts, function(one, other) return is_before(one[1], other[1]) end)
+    for _, first in ipairs(firsts) do
+        if found[count] and is_before(found[count], first[1]) then
             break
         end
-        for _, each in ipairs(members(head.flow, high, count)) do
-            found[#found + 1] = each
+        for _, member in ipairs(members(first[2], low, high, count)) do
+            if is_time(string.sub(member, 1, 18)) then
+                found[#found + 1] = member
+            end
         end
-        if #heads > 1 then
-            table.sort(found, is_earlier)
+        if #firsts > 1 then
+            table.sort(found, is_before)
         end
         for place = #found, count + 1, -1 do
             found[place] = nil
         end
-        if found[count] then
-            high = '[' .. found[count].due .. found[count].id
-        end
+        high = found[count] and '[' .. found[count] or high
     end
     return found
 end
 
 local function delay_row(id, due)
-    local delay = delay_of(id) or {references = {}}
+    local delay = delay_of(id) or {}
     local body = redis.call('HGET', key('delay_bodies'), id) or ''
     -- Quotes in a text are escaped, so this is a field.
     local is_own = string.find(body, '"state":{', 1, true)
@@ -88,16 +72,12 @@ local function stall_row(id, due)
     return {id, due, id, rev or false, '', unpack(stored(rev, id))}
 end
 
-local row_of = kind == 'delay' and delay_row or stall_row
-
 -- Members that do not begin with a time have no place in the order.
 local function timeless()
     local found = {}
     for _, flow in ipairs(known) do
         for _, range in ipairs({{'-', '(0'}, {'[:', '+'}}) do
-            local some = redis.call('ZRANGEBYLEX', set_of(flow), range[1], range[2],
-                'LIMIT', '0', text(MAX_DAMAGED))
-            for _, member in ipairs(some) do
+            for _, member in ipairs(members(flow, range[1], range[2], MAX_DAMAGED)) do
                 found[#found + 1] = {member, '', '', false, ''}
             end
         end
@@ -110,26 +90,24 @@ local function other_flows()
     for _, flow in ipairs(known) do
         skipped[flow] = true
     end
-    for _, flow in ipairs(redis.call('ZRANGE', key('flows:' .. kind), '0', '-1')) do
-        local first = not skipped[flow] and redis.call('ZRANGE', set_of(flow), '0', '0')[1]
+    for _, flow in ipairs(all) do
+        local first = not skipped[flow] and #found < MAX_OTHERS and members(flow, '-', '+', 1)[1]
         if first and string.sub(first, 1, 18) <= last then
             found[#found + 1] = flow
-            if #found == MAX_OTHERS then
-                break
-            end
         end
     end
     return found
 end
 
 local found, rows = first_ones(limit + 1), {}
+local row_of = kind == 'delay' and delay_row or stall_row
 for place = 1, math.min(#found, limit) do
-    if found[place].due > last then
+    local due = string.sub(found[place], 1, 18)
+    if due > last then
         break
     end
-    rows[place] = row_of(found[place].id, found[place].due)
+    rows[place] = row_of(string.sub(found[place], 19), due)
 end
-local following = found[#rows + 1]
-return cmsgpack.pack({at, following and following.due <= last or false,
-    following and following.due or false, rows, after == '' and timeless() or {},
-    others and flows and other_flows() or {}})
+local following = found[#rows + 1] and string.sub(found[#rows + 1], 1, 18)
+return cmsgpack.pack({at, following and following <= last or false, following or false, rows,
+    after == '' and timeless() or {}, others and flows and other_flows() or {}})

@@ -13,7 +13,7 @@ local function is_readable(delay)
 end
 
 local function earliest(id, rev)
-    local seen, members = 0, members_of_state(id, '0', '9')
+    local seen, members = 0, delays_of(id, '0', '9')
     while #members > 0 do
         for _, member in ipairs(members) do
             local delay = delay_of(member.id)
@@ -22,7 +22,7 @@ local function earliest(id, rev)
             end
         end
         seen = seen + 10
-        members = members_of_state(id, text(seen), text(seen + 9))
+        members = delays_of(id, text(seen), text(seen + 9))
     end
     return ''
 end

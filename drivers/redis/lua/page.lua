@@ -21,7 +21,8 @@ local function last_before(time)
     local low, high = 0, head
     while low < high do
         local middle = math.floor((low + high + 1) / 2)
-        local entry = redis.call('XREVRANGE', key('log'), entry_id(middle), '-', 'COUNT', '1')[1]
+        local entry = redis.call(
+            'XREVRANGE', key('log'), text(middle) .. '-0', '-', 'COUNT', '1')[1]
         if entry and (tonumber(fields(entry).c) or 0) >= time then
             high = middle - 1
         else
@@ -35,12 +36,11 @@ end
 -- revisions. Each gives a list of {revision, member} in order.
 local function ranked(name, low, high, count, backwards)
     local command = backwards and 'ZREVRANGEBYSCORE' or 'ZRANGEBYSCORE'
-    local first, last = text(low), text(high)
     if backwards then
-        first, last = last, first
+        low, high = high, low
     end
-    local range, found = redis.call(
-        command, key(name), first, last, 'WITHSCORES', 'LIMIT', '0', text(count)), {}
+    local range, found = redis.call(command, key(name), text(low), text(high), 'WITHSCORES',
+        'LIMIT', '0', text(count)), {}
     for place = 1, #range, 2 do
         found[#found + 1] = {tonumber(range[place + 1]), range[place]}
     end
@@ -49,13 +49,13 @@ end
 
 local function listed(name, low, high, count, backwards)
     local command = backwards and 'XREVRANGE' or 'XRANGE'
-    local first, last = entry_id(low), entry_id(high)
     if backwards then
-        first, last = last, first
+        low, high = high, low
     end
-    local found = redis.call(command, key(name), first, last, 'COUNT', text(count))
+    local found = redis.call(
+        command, key(name), text(low) .. '-0', text(high) .. '-0', 'COUNT', text(count))
     for place, entry in ipairs(found) do
-        found[place] = {rev_of(entry[1])}
+        found[place] = {fields(entry).rev}
     end
     return found
 end

@@ -4,8 +4,8 @@
 -- Version 1 had postings of labels without the status, "stalls" with scores in microseconds since
 -- 1970, "due" for delays of all flows, and in "delays" {due, state id, revision, body}. Its commits
 -- fail from the first part on, because they want the field "last".
-local limit = tonumber(ARGV[1])
-local meta = redis.call('HMGET', key('meta'), 'version', 'last', 'head', 'upgraded')
+local EPOCH = '062135596800000000'
+local meta = redis.call('HMGET', key('meta'), 'version', 'last', 'upgraded')
 if meta[1] ~= '1' then
     return 0
 end
@@ -14,24 +14,13 @@ if meta[2] then
     redis.call('HDEL', key('meta'), 'last')
 end
 
-local function decoded(body)
-    local whole, found = pcall(cjson.decode, body or '')
+local function table_in(decode, value)
+    local whole, found = pcall(decode, value or '')
     return whole and type(found) == 'table' and found or {}
 end
 
-local function text_in(table_, field)
-    return type(table_) == 'table' and type(table_[field]) == 'string' and table_[field] or ''
-end
-
-local function upgrade_latest(entry, after)
-    local id, score = entry.i, tonumber(redis.call('ZSCORE', key('stalls'), entry.i) or '')
-    local due = score and digits(EPOCH, math.min(math.max(score, 0), 2 ^ 53))
-    if due then
-        local flow = text_in(decoded(entry.b).transition, 'to')
-        collect(additions, 'HSET', 'latest', id,
-            latest_value(entry.rev, entry.s, entry.l ~= '', after, due, flow))
-        index_due('stall', flow, due .. id)
-    end
+local function text_in(found, field)
+    return type(found) == 'table' and type(found[field]) == 'string' and found[field] or ''
 end
 
 local function upgrade_revision(entry)
@@ -40,23 +29,24 @@ local function upgrade_revision(entry)
     local is_latest = tonumber(rev or '') == entry.rev
     local labels = entry.l ~= '' and cmsgpack.unpack(entry.l) or {}
     for place = 1, #labels, 2 do
-        local label, value_ = labels[place], labels[place + 1]
-        redis.call('UNLINK', key('label:' .. pair(label, value_)),
-            key('latest_label:' .. pair(label, value_)))
-        collect(additions, 'ZADD', posting('label', entry.s, label, value_),
-            text(entry.rev), text(entry.rev))
+        local label = pair(labels[place], labels[place + 1])
+        redis.call('UNLINK', key('label:' .. label), key('latest_label:' .. label))
+        label = entry.s .. ':' .. label
+        collect(additions, 'ZADD', 'label:' .. label, text(entry.rev), text(entry.rev))
         if is_latest then
-            collect(additions, 'ZADD', posting('latest_label', entry.s, label, value_),
-                text(entry.rev), entry.i)
+            collect(additions, 'ZADD', 'latest_label:' .. label, text(entry.rev), entry.i)
         end
     end
-    if is_latest then
-        upgrade_latest(entry, after ~= '' and after or '120000000')
+    local score = is_latest and redis.call('ZSCORE', key('stalls'), entry.i)
+    if score then
+        local due = later(0, math.min(math.max(score, 0), 2 ^ 53), EPOCH)
+        set_latest(entry.i, {}, text(entry.rev), entry.s, labels[1], after ~= '' and after or '120000000',
+            due, text_in(table_in(cjson.decode, entry.b).transition, 'to'))
     end
 end
 
 local function upgrade_log(after)
-    local found = redis.call('XRANGE', key('log'), entry_id(after + 1), '+', 'COUNT', ARGV[1])
+    local found = redis.call('XRANGE', key('log'), text(after + 1) .. '-0', '+', 'COUNT', ARGV[1])
     for _, each in ipairs(found) do
         local entry = fields(each)
         upgrade_revision(entry)
@@ -78,25 +68,23 @@ local function checksums_of(state)
     return sums
 end
 
-local function upgrade_delay(member)
-    local due, id = string.sub(member, 1, 18), string.sub(member, 19)
-    local value = redis.call('HGET', key('delays'), id)
-    local whole, found = pcall(cmsgpack.unpack, value or '')
-    found = whole and type(found) == 'table' and found or {}
-    local body = type(found[4]) == 'string' and found[4] or ''
-    local delay = {id = id, due = due, state = type(found[2]) == 'string' and found[2] or '',
-        rev = tonumber(found[3]) or 0, flow = text_in(decoded(body), 'to'), holder = '',
-        references = checksums_of(decoded(body).state)}
-    add_delay(delay)
+local function upgrade_delay(due, id)
+    local found = table_in(cmsgpack.unpack, redis.call('HGET', key('delays'), id))
+    local body = text_in(found, 4)
+    local decoded = table_in(cjson.decode, body)
+    local sums = checksums_of(decoded.state)
+    add_delay({id = id, due = due, state = text_in(found, 2), rev = tonumber(found[3]) or 0,
+        flow = text_in(decoded, 'to'), holder = '', references = sums})
     collect(additions, 'HSET', 'delay_bodies', id, body)
-    refer(delay.references, 1)
+    refer(sums, 1)
 end
 
 local function upgrade_delays()
-    local members = redis.call('ZRANGE', key('due'), '0', text(limit - 1))
+    local members = redis.call('ZRANGE', key('due'), '0', text(ARGV[1] - 1))
     for _, member in ipairs(members) do
-        if is_time(string.sub(member, 1, 18)) then
-            upgrade_delay(member)
+        local due = string.sub(member, 1, 18)
+        if is_time(due) then
+            upgrade_delay(due, string.sub(member, 19))
         end
         collect(removals, 'ZREM', 'due', member)
     end

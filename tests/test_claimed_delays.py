@@ -1,0 +1,154 @@
+"""Delays that are claimed while their flow runs, instead of committed."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
+
+from flowstate import (
+    Command,
+    Commit,
+    CommitUnknownError,
+    Delay,
+    Delayer,
+    DriverError,
+    End,
+    Engine,
+    FakeClock,
+    FlowRegistry,
+    Noop,
+    Pause,
+    State,
+    StateContext,
+    Status,
+    Transit,
+)
+from flowstate.driver import Claim, Verdict, Writes
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.testcases.support import DriverWrapper
+
+LOGGER = "flowstate.delayer"
+SECOND = timedelta(seconds=1)
+REAL_SECONDS = 20  # A fake clock that jumps on and on is not stopped by pytest.
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def next_ended(engine: Engine) -> tuple[str, datetime | None]:
+    """Wait for a state to end; return which, and when."""
+    async with asyncio.timeout(REAL_SECONDS), engine.watch(status=Status.ENDED) as ended:
+        state = await anext(ended)
+    return state.id, state.committed_at
+
+
+class Claims(DriverWrapper):
+    """Loses the replies to claims, or refuses them, when told to."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(MemoryDriver(clock))
+        self.lost = 0
+        self.failing = False
+        self.claims: list[Claim] = []
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        claims = [claim for writes in batch for claim in writes.claims]
+        self.claims += claims
+        if claims and self.failing:
+            raise DriverError("no claims")
+        verdicts = await super().commit(batch)
+        if claims and self.lost:
+            self.lost -= 1
+            return [CommitUnknownError(writes.token) for writes in batch]
+        return verdicts
+
+
+async def claimed(engine: Engine) -> None:
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Pause(ctx)), Delay(ctx, "long", after=SECOND, commit=False))
+
+
+def long_flow(clock: FakeClock, ran: list[str], seconds: float) -> FlowRegistry:
+    flows = FlowRegistry()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append("began")
+        try:
+            await clock.sleep(seconds)
+        except asyncio.CancelledError:
+            ran.append("cancelled")
+            raise
+        ran.append("ended")
+        return Noop()
+
+    return flows
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_a_claim_is_renewed_while_the_flow_runs_and_dropped_after_it(
+    clock: FakeClock, lost: int
+) -> None:
+    driver, ran = Claims(clock), list[str]()
+    async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
+        await claimed(engine)
+        async with Delayer(engine, lease=60.0):
+            while not ran:
+                await clock.sleep(0.5)
+            driver.lost = lost
+            await clock.sleep(2_000.0)
+            assert ran == ["began", "ended"]
+            assert not (await engine.get_delayed_states()).delayed
+    assert len({claim.holder for claim in driver.claims}) == 1
+    assert 45 <= len(driver.claims) <= 60
+
+
+async def test_an_execution_whose_claim_cannot_be_renewed_is_cancelled_before_others_begin(
+    clock: FakeClock,
+) -> None:
+    driver, ran = Claims(clock), list[str]()
+    async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
+        await claimed(engine)
+        async with Delayer(engine, lease=60.0):
+            while not ran:
+                await clock.sleep(0.5)
+            driver.failing = True
+            await clock.sleep(58.0)
+            assert ran == ["began", "cancelled"]
+            driver.failing = False
+            await clock.sleep(10.0)
+            assert ran == ["began", "cancelled", "began"]
+
+
+async def test_two_engines_never_execute_a_claimed_delay_at_once(clock: FakeClock) -> None:
+    memory, ran = MemoryDriver(clock), list[str]()
+    flows = long_flow(clock, ran, 500.0)
+    async with (
+        Engine(memory, flows, clock=clock) as first,
+        Engine(memory, flows, clock=clock) as second,
+        Delayer(first, lease=10.0),
+        Delayer(second, lease=10.0),
+    ):
+        await claimed(first)
+        await clock.sleep(1_000.0)
+    assert ran == ["began", "ended"]
+
+
+async def test_a_flow_that_moves_its_state_on_needs_no_claim_any_more(clock: FakeClock) -> None:
+    driver, ran, flows = Claims(clock), list[str](), FlowRegistry()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Transit(ctx, "long")))
+        await clock.sleep(500.0)
+        ran.append("ended")
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=60.0):
+        await claimed(engine)
+        assert (await next_ended(engine))[0] == "a"
+    assert ran == ["ended"]
+    assert len(driver.claims) == 2  # The second one was refused.

@@ -1,0 +1,31 @@
+"""The driver of the examples is certified, as that of a third party."""
+
+import subprocess
+import sys
+
+import pytest
+
+from examples.lmdb_driver.target import CAPABILITIES, make_store
+from flowstate.testcases import ALL, Case, run, select
+from flowstate.testing.programs.programs import run_model
+
+pytestmark = pytest.mark.repository
+TARGET = "examples.lmdb_driver.target:make_store"
+
+
+@pytest.mark.nightly  # As long as for any other driver.
+@pytest.mark.parametrize("case", select(ALL, CAPABILITIES), ids=repr)
+async def test_conformance(case: Case) -> None:
+    await run(case, make_store(), CAPABILITIES)
+
+
+async def test_random_programs() -> None:
+    await run_model(make_store, CAPABILITIES, steps=1_000, seed=1)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_it_is_certified() -> None:
+    command = [sys.executable, "-m", "flowstate.testcases", TARGET]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
