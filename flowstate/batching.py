@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Struct
 
 from flowstate.errors import DriverError
-from flowstate.tasks import note_outcome, spawn
+from flowstate.tasks import note_outcome
 
 __all__ = ["Batcher", "Pending", "WORTH_A_BATCH"]
 
@@ -148,7 +148,8 @@ class Batcher(Generic[T, R]):
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
     def _start(self) -> None:
-        task = spawn(self._run(), self._name)
+        # Not eager, which would run the first part here, in the middle of a caller.
+        task = asyncio.Task(self._run(), loop=self._loop, name=self._name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)  # Also when it ends before it begins.
 
@@ -158,8 +159,13 @@ class Batcher(Generic[T, R]):
         self._given[id(given)] = given
         try:
             while self._queue:
-                items = self._take(given)
-                if not items:
+                pending = self._queue[0]
+                if len(self._queue) == 1 and not pending.done.done():  # As mostly.
+                    self._queue.clear()
+                    pending.is_given = True
+                    given.append(pending)
+                    items = [pending.item]
+                elif not (items := self._take(given)):
                     continue
                 self._calls += 1
                 try:
@@ -190,6 +196,7 @@ class Batcher(Generic[T, R]):
         keys: set[Hashable] = set()
         bytes_left = self._max_bytes
         put_off: list[Pending] = []
+        items: list[T] = []
         while queue and len(given) < limit:
             pending = queue.popleft()
             if pending.done.done():
@@ -206,10 +213,11 @@ class Batcher(Generic[T, R]):
                     break
             pending.is_given = True
             given.append(pending)
+            items.append(pending.item)
         queue.extendleft(reversed(put_off))
         if len(queue) >= WORTH_A_BATCH and len(self._tasks) < self._concurrency:
             self._start()
-        return [pending.item for pending in given]
+        return items
 
     def _deliver(self, given: list[Pending], answers: Sequence[R]) -> None:
         count = len(answers) if hasattr(answers, "__len__") else "no list of"

@@ -179,7 +179,8 @@ def commit_size(
 ) -> int:
     """Return how many bytes a commit has; without bodies they are measured only if need be."""
     rest = sum(map(data_size, data)) + sum([text_bytes(delay.body) for delay in delays])
-    if not bodies and rest + sum(map(_most_bytes, states)) > MAX_COMMIT_BYTES:
+    is_large = rest + LARGE_STATE * len(states) > MAX_COMMIT_BYTES
+    if is_large and not bodies and rest + sum(map(_most_bytes, states)) > MAX_COMMIT_BYTES:
         bodies = tuple(map(encode_body, states))
     size = rest + sum(map(text_bytes, bodies))
     if size > MAX_COMMIT_BYTES:

@@ -161,9 +161,11 @@ class Committer:
             await self._batcher.submit(writes, settle)
         else:
             verdicts = await self._driver.commit((writes,))
-            if not isinstance(verdicts, Sequence) or len(verdicts) != 1:
-                raise refusal(verdicts)
-            settle(verdicts[0])
+            try:
+                (verdict,) = verdicts
+            except (TypeError, ValueError):
+                raise refusal(verdicts) from None
+            settle(verdict)
             self._take(verdicts)
 
     def _take(self, verdicts: Sequence[Verdict]) -> None:

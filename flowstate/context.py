@@ -244,6 +244,8 @@ class Draft:
         # A driver may return an equal transition; a new object would look like a step.
         if state.transition is not self.current.transition:
             state = replace(state, transition=self.current.transition)
+        if self.data is not None:
+            self.ctx.data = self.data
         settle(self.ctx, store_id, sent_at, (state,))
 
     def apply(self) -> None:

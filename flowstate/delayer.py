@@ -24,14 +24,14 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.options import count, has, optional, seconds
-from flowstate.tasks import cancel_and_wait, shielded, spawn
+from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 from flowstate.tenure import Tenure
 
-__all__ = ["Delayer", "has_delayer", "is_new"]
+__all__ = ["OTHERS_EVERY", "Delayer", "has_delayer", "is_new"]
 
 logger = logging.getLogger("flowstate.delayer")
 
-BATCHES_OF_A_WINDOW = 10
+WINDOW = 10  # Batches.
 MOST_LOST = 1 / 4  # Of a batch; beyond that it is better to see what others have left.
 REMEMBERED = 10_000
 OTHERS_EVERY = 60.0
@@ -186,16 +186,11 @@ class Delayer:
         # A flow may be registered meanwhile; and the store's time is no timer of this process.
         longest = min(longest_sleep(clock), max(OTHERS_EVERY, clock.monotonic() - self._began))
         left = longest if pause is None else min(pause, longest)
-        noticing = spawn(self._new_delays(seen), "flowstate delayer notices")
-        sleeping = spawn(clock.sleep(left, background=pause is None), "flowstate delayer sleeps")
-        try:
-            await asyncio.wait([noticing, sleeping], return_when="FIRST_COMPLETED")
-            return noticing.result() if noticing.done() else sleeping.result() or seen
-        finally:
-            await cancel_and_wait(noticing, sleeping)
+        return (
+            await first(self._new_delays(seen), clock.sleep(left, background=pause is None)) or seen
+        )
 
     async def _new_delays(self, seen: Seen) -> Seen:
-        """Return when a delay may have been written."""
         due = seen.due
         while seen.due == due:
             seen = await self._engine.driver.changed(seen)
@@ -204,8 +199,11 @@ class Delayer:
     async def _sweep(self) -> float | None:
         """Fire all that is due, window by window; return the seconds until there is more to do."""
         flows = tuple(filter(self._engine.can_execute, self._engine.flows))
-        limit = BATCHES_OF_A_WINDOW * self._batch
-        query = DueQuery("delay", flows=flows, limit=limit, others=self._asks_for_others())
+        now = self._engine.clock.monotonic()
+        others = now >= self._others_at
+        if others:
+            self._others_at = now + OTHERS_EVERY
+        query = DueQuery("delay", flows=flows, limit=WINDOW * self._batch, others=others)
         sweep = Sweep()
         while True:
             window = await self._engine.driver.get_due(query)
@@ -219,13 +217,6 @@ class Delayer:
         if window.next_at is not None:
             sweep.pauses.add(max(0.0, (window.next_at - window.now).total_seconds()))
         return min(sweep.pauses, default=None)
-
-    def _asks_for_others(self) -> bool:
-        now = self._engine.clock.monotonic()
-        if now < self._others_at:
-            return False
-        self._others_at = now + OTHERS_EVERY
-        return True
 
     def _report(self, window: DuePage, sweep: Sweep) -> None:
         """Log each damaged delay and each unknown flow once, although they are met again."""
@@ -265,11 +256,8 @@ class Delayer:
             if isinstance(result, EngineStoppedError | asyncio.CancelledError):
                 raise result
             if isinstance(result, BaseException):
-                extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
-                logger.error("cannot fire delay %s", delay.id, exc_info=result, extra=extra)
-                outcomes.append("left")
-            else:
-                outcomes.append(result)
+                _log(delay, logging.ERROR, "cannot fire delay %s", result)
+            outcomes.append("left" if isinstance(result, BaseException) else result)
         return outcomes
 
     async def _fire_one(self, delay: DelayedState) -> Outcome:
@@ -335,7 +323,9 @@ class ClaimedDelay:
             # A renewal that is on its way is not waited for: its reply may never come.
             is_lost = ending.done() or (renewing.done() and not renewing.result())
             if is_lost and not executing.done():
-                self._log(logging.ERROR, "delay %s is cancelled and fires again: claim lost")
+                _log(
+                    self._delay, logging.ERROR, "delay %s is cancelled and fires again: claim lost"
+                )
                 executing.cancel()
             await asyncio.wait([executing])
         finally:
@@ -346,16 +336,16 @@ class ClaimedDelay:
             await self._engine.execute(self._engine.draft_delay(self._delay))
             await self._drop()
         except EngineStoppedError:
-            self._log(logging.INFO, "delay %s fires again elsewhere")
+            _log(self._delay, logging.INFO, "delay %s fires again elsewhere")
         except Exception as error:  # noqa: BLE001 - of the flow, or of the store
-            self._log(logging.ERROR, "delay %s fires again after its lease", error)
+            _log(self._delay, logging.ERROR, "delay %s fires again after its lease", error)
 
     async def _drop(self) -> None:
         while True:
             try:
                 return await self._engine.drop(Drop(self._delay.id, self._holder))
             except (CommitUnknownError, DriverError) as error:
-                self._log(logging.WARNING, "cannot drop delay %s, and tries again", error)
+                _log(self._delay, logging.WARNING, "cannot drop delay %s, and tries again", error)
             await self._sleep_until(self._tenure.retry_at(self._now()))
 
     async def _end(self) -> None:
@@ -374,7 +364,7 @@ class ClaimedDelay:
                     state = await self._engine.driver.get_state(self._delay.state.id)
                     return (state.rev if state else 0) != self._delay.state.rev
             except Exception as error:  # noqa: BLE001 - the next attempt finds out
-                self._log(logging.WARNING, "cannot renew the claim of delay %s", error)
+                _log(self._delay, logging.WARNING, "cannot renew the claim of delay %s", error)
                 at = self._tenure.retry_at(self._now())
             else:
                 self._tenure = self._tenure.renewed(sent_at)
@@ -393,7 +383,7 @@ class ClaimedDelay:
     def _now(self) -> float:
         return self._engine.clock.monotonic()
 
-    def _log(self, level: int, message: str, error: Exception | None = None) -> None:
-        delay = self._delay
-        extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
-        logger.log(level, message, delay.id, extra=extra, exc_info=error)
+
+def _log(delay: DelayedState, level: int, message: str, error: BaseException | None = None) -> None:
+    extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
+    logger.log(level, message, delay.id, extra=extra, exc_info=error)

@@ -178,8 +178,8 @@ class ExecutionPool:
     _pending: deque[Execution] = attrs.field(init=False, factory=deque)
     _tasks: "set[asyncio.Task[None]]" = attrs.field(init=False, factory=set)
     _slots: set[Slot] = attrs.field(init=False, factory=set)
-    _room: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
-    _stopped: bool = attrs.field(init=False, default=False)
+    _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _is_stopped: bool = attrs.field(init=False, default=False)
 
     @property
     def running(self) -> int:
@@ -197,7 +197,6 @@ class ExecutionPool:
         Raises:
             EngineStoppedError: the engine is stopping.
         """
-        self._check_running()
         if not self._has_room():
             return None
         slot = Slot(object())
@@ -219,26 +218,20 @@ class ExecutionPool:
             EngineOverloadedError: no room, and the caller is an execution.
             EngineStoppedError: the engine is stopping.
         """
-        while slot is None and self._is_full() and not self._stopped:
+        while slot is None and not self._has_room() and self.pending >= self._max_pending:
             if _inside.get():
                 raise EngineOverloadedError(f"{self._max_pending} executions are waiting")
             await self._change()
-        self._check_running()
-        if slot in self._slots or self._has_room():
+        if self._has_room() or slot in self._slots:
             self._slots.discard(slot)
             self._start(execution)
         else:
             self._pending.append(execution)
 
-    def _check_running(self) -> None:
-        if self._stopped:
-            raise EngineStoppedError("the engine takes no more executions")
-
     def _has_room(self) -> bool:
+        if self._is_stopped:
+            raise EngineStoppedError("the engine takes no more executions")
         return len(self._tasks) + len(self._slots) < self._max_running
-
-    def _is_full(self) -> bool:
-        return not self._has_room() and len(self._pending) >= self._max_pending
 
     async def idle(self) -> None:
         """Return when none runs or waits, apart from the calling execution."""
@@ -253,15 +246,15 @@ class ExecutionPool:
 
     async def _change(self) -> None:
         """Wait until there is room, or may be."""
-        self._room.clear()
-        await self._room.wait()
+        self._changed.clear()
+        await self._changed.wait()
 
     def stop(self) -> list[Execution]:
         """Take no more, forget those that wait, and return them."""
-        self._stopped = True
         forgotten = list(self._pending)
         self._pending.clear()
-        self._room.set()
+        self._is_stopped = True
+        self._changed.set()
         return forgotten
 
     async def finish(self, seconds: float, grace: float) -> list[str]:
@@ -295,4 +288,4 @@ class ExecutionPool:
     def _start_pending(self) -> None:
         while self._pending and self._has_room():
             self._start(self._pending.popleft())
-        self._room.set()
+        self._changed.set()

@@ -264,11 +264,11 @@ class FlowLoop:
     async def _call_in_thread(self, call: Callable[..., Any], execution: Execution) -> Any:
         ctx = execution.ctx
         with self._clock.working():
-            job = self._threads.submit(ctx.current.transition.to, call, ctx, self._engine)
+            outcome = self._threads.submit(ctx.current.transition.to, call, ctx, self._engine)
             try:
-                return await asyncio.shield(job.done)
+                return await asyncio.wrap_future(outcome)
             except asyncio.CancelledError:
-                execution.is_in_thread = not job.outcome.cancel() and job.outcome.running()
+                execution.is_in_thread = outcome.running()
                 raise
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from flowstate.driver import Driver, Heartbeat, Liveness
 from flowstate.errors import EngineStoppedError, RevisionMismatchError, StoreBusyError
 from flowstate.execution import Execution
 from flowstate.state import State
-from flowstate.tasks import cancel_and_wait, spawn, supervised
+from flowstate.tasks import cancel_and_wait, spawn
 from flowstate.tenure import RENEW_AT, Held, Note
 
 __all__ = ["Heartbeats"]
@@ -35,15 +35,16 @@ MAX_BUSY_PARTS = 2
 MAX_NOTES = 10_000
 MAX_RENEWALS = 2  # One after the other, each acknowledged too late.
 SHORTEST_PAUSE = 0.001
+PAUSE_AFTER_FAILURE = 1.0
 CLOSE_SECONDS = 1.0
 
 Answer = bool | Exception
 
 
 # state      means                                    left by
-# idle       nothing is held; there is no loop task   add, note → sleeping
-# sleeping   until the earliest heartbeat or stop     its time, wake → looking
-# looking    loses what is late, sends what is due    done → sleeping; nothing is held → idle
+# idle       nothing is held                          add, note → sleeping
+# sleeping   until the earliest heartbeat or stop     its time, wake: loses what is late, sends
+#                                                     what is due → sleeping; nothing held → idle
 # closing    all is lost; notes are still sent        sent, or out of time → closed
 # closed     confirms nothing, sends nothing          -
 #
@@ -81,7 +82,6 @@ class Heartbeats:
         self._notes: dict[str, Heartbeat] = {}
         self._beating: set[Held] = set()
         self._sending: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
         self._sleep: asyncio.Task[None] | None = None
         self._left = asyncio.Event()
         self._wake_at = math.inf
@@ -99,7 +99,7 @@ class Heartbeats:
 
     def look_again(self, held: Held) -> None:
         """Look at something that has changed, if nothing else is due before."""
-        if self._task is None or held.beat_at < self._wake_at:
+        if self._sleep is None or held.beat_at < self._wake_at:
             self._wake()
 
     def remove(self, held: Held) -> None:
@@ -247,8 +247,8 @@ class Heartbeats:
             await asyncio.wait(self._sending, timeout=max(left, 0.0))
         await self._liveness.close(_stopped())
         await self._beats.close(_stopped())
-        tasks = [each for each in (self._task, self._sleep, *self._sending) if each is not None]
-        await cancel_and_wait(*tasks, seconds=CLOSE_SECONDS)
+        sleep = [] if self._sleep is None else [self._sleep]
+        await cancel_and_wait(*sleep, *self._sending, seconds=CLOSE_SECONDS)
 
     async def _wait_until_left(self, ends_at: float, own: "asyncio.Task[Any] | None") -> None:
         """Wait until the executions that were stopped have ended, so that they are handed over."""
@@ -264,20 +264,28 @@ class Heartbeats:
         self._wake_at = -math.inf
         if self._sleep is not None:
             self._sleep.cancel()
-        elif self._task is None and not self._is_closed:
-            pause = partial(self._clock.sleep, background=True)
-            loop = supervised("sending heartbeats", self._run, pause)
-            self._task = spawn(loop, "flowstate heartbeats")
+        elif not self._is_closed:
+            self._rest(_nothing())
 
-    async def _run(self) -> None:
-        while self._held or self._notes:
-            now = self._clock.monotonic()
+    def _rest(self, sleep: Coroutine[Any, Any, None]) -> None:
+        self._sleep = spawn(sleep, "flowstate heartbeats")
+        self._sleep.add_done_callback(self._go_on)
+
+    def _go_on(self, sleep: "asyncio.Task[None]") -> None:
+        """Look, and rest until it is time to look again."""
+        self._sleep = None
+        if self._is_closed or not (self._held or self._notes):
+            return
+        now = self._clock.monotonic()
+        try:
+            if not sleep.cancelled():
+                sleep.result()
             self._wake_at = self._look(now)
-            pause = min(max(self._wake_at - now, SHORTEST_PAUSE), longest_sleep(self._clock))
-            self._sleep = spawn(self._clock.sleep(pause, background=True), "flowstate sleep")
-            await asyncio.wait([self._sleep])
-            self._sleep = None
-        self._task = None
+        except Exception:
+            logger.exception("cannot look after heartbeats", extra={"engine": self._name})
+            self._wake_at = now + PAUSE_AFTER_FAILURE
+        pause = min(max(self._wake_at - now, SHORTEST_PAUSE), longest_sleep(self._clock))
+        self._rest(self._clock.sleep(pause, background=True))
 
     def _look(self, now: float) -> float:
         """Stop what is late, begin to send heartbeats, and return when to look again."""
@@ -286,7 +294,9 @@ class Heartbeats:
         quiet = [held for held in self._held if held not in self._beating and held.may_beat(now)]
         self._send([held for held in quiet if now >= held.beat_at])
         beats = min((held.beat_at for held in quiet if held not in self._beating), default=math.inf)
-        return min(beats, *(held.stop_at for held in self._held), math.inf)
+        # If all goes well, those that are on their way are due again then.
+        again = min((held.renewable_at(now) for held in self._beating), default=math.inf)
+        return min(beats, again, *(held.stop_at for held in self._held), math.inf)
 
     def _send(self, due: Sequence[Held]) -> None:
         """Begin to send heartbeats, and notes on what is no longer held."""
@@ -298,29 +308,31 @@ class Heartbeats:
             self._beating.update(due)
             task = spawn(self._send_all(due, notes), "flowstate heartbeats")
             self._sending.add(task)
-            task.add_done_callback(self._sent)
-
-    def _sent(self, task: "asyncio.Task[None]") -> None:
-        """Note the end of a task; what it was to keep alive is stopped in time if it failed."""
-        self._sending.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("cannot send heartbeats", exc_info=error, extra={"engine": self._name})
+            task.add_done_callback(self._sending.discard)
 
     async def _send_all(self, due: Sequence[Held], notes: Sequence[Heartbeat]) -> None:
-        now = self._clock.monotonic()
-        beats = [(held, held.heartbeat(self._name, now)) for held in due]
-        submit = self._beats.submit
-        sent = [submit(beat, partial(self._settle, held, beat, now)) for held, beat in beats]
-        sent += map(submit, notes)
-        outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        for error in {str(outcome) for outcome in outcomes if isinstance(outcome, Exception)}:
-            logger.warning("cannot send heartbeats: %s", error, extra={"engine": self._name})
-        self._beating.difference_update(due)
-        self._wake()
+        now, put, sent = self._clock.monotonic(), self._beats.put, list[asyncio.Future[Answer]]()
+        try:
+            for held in due:
+                beat = held.heartbeat(self._name, now)
+                sent.append(put(beat, partial(self._settle, held, beat, now)).done)
+            sent += [put(note).done for note in notes]
+            await asyncio.wait(sent)
+            errors = {str(done.exception()) for done in sent if done.exception()}
+        except Exception as error:  # noqa: BLE001 - what is not kept alive is stopped in time
+            errors = {repr(error)}
+        for text in errors:
+            logger.warning("cannot send heartbeats: %s", text, extra={"engine": self._name})
+        for held in self._beating.intersection(due):  # These got no answer.
+            self._beating.discard(held)
+            self.look_again(held)
 
     def _settle(self, held: Held, beat: Heartbeat, sent_at: float, answer: Answer) -> None:
+        is_latest = _checked(answer)  # Else it is seen to with all that got no answer.
         self._beating.discard(held)
-        held.answered(beat, _checked(answer), sent_at, self._clock.monotonic())
+        held.answered(beat, is_latest, sent_at, self._clock.monotonic())
+        if held in self._held:
+            self.look_again(held)
 
     async def _beat_each(self, beats: Sequence[Heartbeat]) -> Sequence[Answer]:
         """Beat for many at once; one that another process keeps locked does not fail the others.
@@ -336,10 +348,10 @@ class Heartbeats:
         size = -(-len(beats) // PARTS)
         parts = [beats[start : start + size] for start in range(0, len(beats), size)]
         outcomes = await asyncio.gather(*map(self._driver.beat, parts), return_exceptions=True)
-        busy = sum(isinstance(outcome, StoreBusyError) for outcome in outcomes)
+        is_worth = sum(isinstance(each, StoreBusyError) for each in outcomes) <= MAX_BUSY_PARTS
         answers: list[Answer] = []
         for part, outcome in zip(parts, outcomes, strict=True):
-            if isinstance(outcome, StoreBusyError) and len(part) > 1 and busy <= MAX_BUSY_PARTS:
+            if isinstance(outcome, StoreBusyError) and len(part) > 1 and is_worth:
                 answers += await self._beat_each(part)
             elif isinstance(outcome, Exception):
                 answers += [outcome] * len(part)
@@ -348,6 +360,10 @@ class Heartbeats:
             else:
                 answers += outcome
         return answers
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _checked(answer: Answer) -> bool:

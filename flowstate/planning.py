@@ -255,12 +255,15 @@ class Plan:
                 raise InvalidCommandError("stacked", f"{state.id!r} is changed after its Stack")
         delays = _placed(self._delays, puts, states)
         stored = {data.checksum for data in self._data}
-        referred = [newly_referred(draft.current.data, draft.committed.data) for draft in puts]
-        needs = tuple(set().union(*referred) - stored)
+        needs = set()
+        for draft in puts:
+            if draft.current.data:
+                needs |= newly_referred(draft.current.data, draft.committed.data)
         bodies = tuple(map(encode_body, states)) if self.encodes else ()
         size = commit_size(states, bodies, self._data, delays)
         checks, data = tuple(self._checks), tuple(self._data)
-        return Writes(token, states, bodies, checks, data, delays, needs, size=size)
+        needs -= stored
+        return Writes(token, states, bodies, checks, data, delays, tuple(needs), size=size)
 
     def delay_writes(self, command: Delay, token: str) -> Writes:
         """Return what the driver has to store for a delay by itself."""
@@ -279,7 +282,9 @@ class Plan:
         """Change the contexts as the driver's verdict says, or raise what it is."""
         if type(verdict) is not tuple or len(verdict) != len(self._puts):
             raise refusal(verdict)
-        self.apply()
+        for draft in self._drafts.values():
+            if not draft.put or not self._puts:  # Data may have been stored by itself.
+                draft.apply()
         for draft, state in zip(self._puts, verdict, strict=True):
             draft.settle(state, self.store_id, self.sent_at)
 

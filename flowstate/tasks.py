@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import queue
 import sys
 import threading
@@ -13,8 +14,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
-
-import attrs
 
 __all__ = [
     "BlockingThreads",
@@ -97,20 +96,17 @@ async def cancel_and_wait(*tasks: F, seconds: float | None = None) -> list[F]:
     Returns:
         The tasks that are left behind.
     """
-    ends_at = None if seconds is None else asyncio.get_running_loop().time() + seconds
+    time = asyncio.get_running_loop().time
+    ends_at = math.inf if seconds is None else time() + seconds
     for task in tasks:
         task.cancel()
+        task.add_done_callback(note_outcome)
     interruption: asyncio.CancelledError | None = None
-    while running := [task for task in tasks if not task.done()]:
-        left = None if ends_at is None else ends_at - asyncio.get_running_loop().time()
-        if left is not None and left <= 0:
-            break
+    while (running := [task for task in tasks if not task.done()]) and time() < ends_at:
         try:
-            await asyncio.wait(running, timeout=left)
+            await asyncio.wait(running, timeout=None if seconds is None else ends_at - time())
         except asyncio.CancelledError as error:
             interruption = error
-    for task in tasks:
-        task.add_done_callback(note_outcome)
     if interruption is not None:
         raise interruption
     return running
@@ -161,45 +157,7 @@ async def supervised(
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-@attrs.define(eq=False)
-class Job:
-    """A call that waits for a thread, or runs in one.
-
-    Attributes:
-        flow: what is called.
-        call: the call.
-        done: gets the outcome in the event loop, and is never cancelled once the call has begun.
-        outcome: the same for the thread.
-    """
-
-    flow: str
-    call: Callable[[], Any]
-    done: "asyncio.Future[Any]"
-    outcome: "Future[Any]" = attrs.field(factory=Future)
-
-    def run(self) -> None:
-        """Do the call in this thread, unless it was cancelled before."""
-        if not self.outcome.set_running_or_notify_cancel():
-            return
-        try:
-            self.outcome.set_result(self.call())
-        except BaseException as error:  # noqa: BLE001 - it goes to the caller
-            self.outcome.set_exception(error)
-
-    def tell(self, outcome: "Future[Any]") -> None:
-        """Give the outcome to the event loop; once that is closed, no task waits for it."""
-        with contextlib.suppress(RuntimeError):
-            self.done.get_loop().call_soon_threadsafe(self._settle, outcome)
-
-    def _settle(self, outcome: "Future[Any]") -> None:
-        if outcome.cancelled():
-            self.done.cancel()
-        elif (error := outcome.exception()) is None:
-            self.done.set_result(outcome.result())
-        elif isinstance(error, StopIteration):  # No future takes it.
-            self.done.set_exception(RuntimeError("a flow raised StopIteration"))
-        else:
-            self.done.set_exception(error)
+Job = tuple["Future[Any]", Callable[[], Any]]
 
 
 class BlockingThreads:
@@ -212,42 +170,50 @@ class BlockingThreads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._open: set[Job] = set()  # Waiting or running. Only the event loop touches it.
+        self._open: dict[Future[Any], str] = {}  # Waiting or running, with their flows.
         self._threads = 0
 
-    def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> Job:
-        """Let a thread call a function."""
-        done = asyncio.get_running_loop().create_future()
-        job = Job(flow, partial(contextvars.copy_context().run, call, *args), done)
-        self._open.add(job)
-        done.add_done_callback(lambda _: self._open.discard(job))
-        done.add_done_callback(note_outcome)
-        job.outcome.add_done_callback(job.tell)
+    def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> "Future[Any]":
+        """Let a thread call a function; a call that has begun cannot be cancelled."""
+        outcome: Future[Any] = Future()
+        self._open[outcome] = flow
+        outcome.add_done_callback(self._open.pop)
         if len(self._open) > self._threads < self._limit:
             self._threads += 1
             name = f"flowstate blocking {self._threads}"
             threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
-        self._jobs.put(job)
-        return job
+        self._jobs.put((outcome, partial(contextvars.copy_context().run, call, *args)))
+        return outcome
 
     async def close(self, seconds: float) -> None:
         """Wait so long for what runs; a thread cannot be stopped, so name the flows left."""
-        running = [job for job in self._open if not job.outcome.cancel()]
+        for outcome in list(self._open):
+            outcome.cancel()
         for _ in range(self._threads):
             self._jobs.put(None)
-        if running and seconds > 0:
-            await asyncio.wait([job.done for job in running], timeout=seconds)
-        for job in running:
-            if not job.done.done():
-                engine_logger.warning(
-                    "blocking flow %r still runs", job.flow, extra={"flow": job.flow}
-                )
+        running = dict(self._open)
+        waiting = [asyncio.wrap_future(outcome) for outcome in running]
+        if waiting and seconds > 0:
+            await asyncio.wait(waiting, timeout=seconds)
+        for each in waiting:
+            each.cancel()
+            note_outcome(each)
+        for outcome, flow in running.items():
+            if not outcome.done():
+                engine_logger.warning("blocking flow %r still runs", flow, extra={"flow": flow})
 
 
 def _work(jobs: "queue.SimpleQueue[Job | None]") -> None:
     while job := jobs.get():
-        job.run()
-        del job  # Else it and its outcome stay until the next one comes.
+        outcome, call = job
+        if outcome.set_running_or_notify_cancel():
+            try:
+                outcome.set_result(call())
+            except StopIteration:  # No future of asyncio takes it.
+                outcome.set_exception(RuntimeError("a flow raised StopIteration"))
+            except BaseException as error:  # noqa: BLE001 - it goes to the caller
+                outcome.set_exception(error)
+        del job, outcome, call  # Else they stay until the next one comes.
 
 
 Task = asyncio.Task[object] | None

@@ -118,6 +118,10 @@ class Held:
         """Of the seconds, for which the holder may rely on it."""
         return STOP_AT
 
+    def renewable_at(self, sent_at: float) -> float:
+        """Return when to send the next heartbeat, if one that is sent now gets through."""
+        return math.inf if self.seconds is None else sent_at + self.seconds * RENEW_AT
+
     @property
     def tenure(self) -> Tenure | None:
         """How long it is held; ``None``: there is nothing to keep."""
@@ -156,7 +160,7 @@ class Held:
         """Note that the store has heard of the state after this time."""
         if self.tenure is not None:
             self.sent_at = self.tenure.renewed(sent_at).sent_at
-            self.fresh_until = self.tenure.renew_at
+            self.fresh_until = self.renewable_at(self.sent_at)
 
     def release(self) -> None:
         """Keep it no longer: it is not ours any more."""

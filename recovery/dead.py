@@ -57,18 +57,7 @@ class DeadState(Struct, frozen=True):
 async def end_by_force(
     engine: Engine, state: State, reason: str, error: str, *fences: Check
 ) -> None:
-    """End a state where it is, and mark it dead.
-
-    Args:
-        engine: commits it.
-        state: the latest revision.
-        reason: why.
-        error: what the last execution raised.
-        fences: must hold for the commit.
-
-    Raises:
-        RevisionMismatchError: it has moved on, or a fence refused it.
-    """
+    """End a state where it is, and mark it dead; the fences must hold for the commit."""
     ctx = StateContext(state)
     ctx.set_label(LABEL, DEAD[LABEL])
     annotations = without_attempt(state) | {

@@ -91,12 +91,12 @@ async def explain(engine: Engine, id: str, *, group: str = "default") -> Explana
         StateNotFoundError: there is no such state.
         DamagedRevisionError: its latest revision cannot be read.
     """
-    id = check_id("id", id)
-    state, liveness = await _read(engine, id)
+    state, liveness = await _read(engine, check_id("id", id))
     if state.status is Status.ENDED:
         return _ended(state)
     note = read_note(liveness.note)
-    leader = await _leader(engine, group)
+    lease = await engine.driver.get_state(lease_id(lease_name(group)))
+    leader = "" if lease is None else lease.annotations.get(HOLDER, "")
     why, text, changed = await _why(engine, state, liveness, note, leader)
     facts: dict[str, Any] = {
         "until": liveness.stalls_at,
@@ -122,11 +122,6 @@ async def _read(engine: Engine, id: str) -> tuple[State, Liveness]:
     raise StateNotFoundError(f"no state {id!r}")
 
 
-async def _leader(engine: Engine, group: str) -> str:
-    lease = await engine.driver.get_state(lease_id(lease_name(group)))
-    return "" if lease is None else lease.annotations.get(HOLDER, "")
-
-
 def _ended(state: State) -> Explanation:
     if not is_dead(state):
         text = f"ended in flow {state.transition.to!r} at {_at(state.committed_at)}"
@@ -148,8 +143,8 @@ async def _why(engine: Engine, state: State, liveness: Liveness, note: Note, lea
     if not flow:
         return "unsent", "active, but never sent to a flow", {}
     if liveness.stalls_at is not None and liveness.stalls_at <= liveness.now:
-        known = engine.can_execute(flow)
-        return _stalled(flow, liveness.stalls_at, liveness.beat_at, note, leader, known=known)
+        why, text = _stalled(engine, flow, liveness, note, leader)
+        return why, text, {"since": liveness.stalls_at, "until": None}
     if note.seconds is not None and liveness.beat_at is not None:
         began = liveness.beat_at - timedelta(seconds=note.seconds)
         text = f"executed in flow {flow!r} by {note.engine} since {_at(began)}"
@@ -199,26 +194,22 @@ def _waiting(state: State, liveness: Liveness, note: Note) -> Reason:
 
 
 def _stalled(
-    flow: str,
-    stalls_at: datetime,
-    beat_at: datetime | None,
-    note: Note,
-    leader: str,
-    *,
-    known: bool,
-) -> Reason:
-    changed = {"since": stalls_at, "until": None}
-    if not known:
-        text = f"stalled since {_at(stalls_at)}: no flow {flow!r} here; another engine may have it"
-        return "unknown flow", text, changed
-    by = f"{leader} recovers" if leader else "no process recovers; does a Recoverer run?"
-    text = f"stalled in flow {flow!r} since {_at(stalls_at)}: {by}"
+    engine: Engine, flow: str, liveness: Liveness, note: Note, leader: str
+) -> tuple[Why, str]:
+    at, by = _at(liveness.stalls_at), f"{leader} recovers"
+    if not engine.can_execute(flow):
+        return (
+            "unknown flow",
+            f"stalled since {at}: no flow {flow!r} here; another engine may have it",
+        )
+    if not leader:
+        by = "no process recovers; does a Recoverer run?"
     if note.handed_over:
-        text = f"handed over by {note.engine}, which stopped, in flow {flow!r}: {by}"
-    elif note.seconds is not None:
-        heard = f"by {note.engine}, whose last heartbeat came at {_at(beat_at)}"
-        text = f"executed in flow {flow!r} {heard}; stalled since {_at(stalls_at)}: {by}"
-    return "stalled", text, changed
+        return "stalled", f"handed over by {note.engine}, which stopped, in flow {flow!r}: {by}"
+    if note.seconds is None:
+        return "stalled", f"stalled in flow {flow!r} since {at}: {by}"
+    heard = f"by {note.engine}, whose last heartbeat came at {_at(liveness.beat_at)}"
+    return "stalled", f"executed in flow {flow!r} {heard}; stalled since {at}: {by}"
 
 
 def _at(time: datetime | None) -> str:

@@ -12,6 +12,7 @@ its term, in the same commit as what it writes.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from typing import Self
 
@@ -66,7 +67,7 @@ class Term(Held):
 
     Attributes:
         clock: of the engine.
-        rng: for jitter.
+        haste: a part of the usual time after which heartbeats are sent.
         on_held: set when a heartbeat got through, for those who began to wait when it was late.
         has_ended: set when it is lost or given up.
         was_renewed: whether a heartbeat got through.
@@ -74,7 +75,7 @@ class Term(Held):
     """
 
     clock: Clock
-    rng: random.Random
+    haste: float
     on_held: asyncio.Event
     has_ended: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
     was_renewed: bool = attrs.field(init=False, default=False)
@@ -90,22 +91,21 @@ class Term(Held):
         """Whether no other process can have taken it by now."""
         return self.seconds is not None and self.clock.monotonic() < self.stop_at
 
+    def renewable_at(self, sent_at: float) -> float:
+        """Return when to send the next heartbeat; not all holders at the same time."""
+        return sent_at + (self.seconds or math.inf) * RENEW_AT * self.haste
+
     def begin(self, seconds: float, sent_at: float) -> "Term":
         """Begin with the commit that was sent at this time."""
         self.seconds = seconds
-        self._hear(sent_at)
+        super().renewed(sent_at)
         return self
 
     def renewed(self, sent_at: float) -> None:
         """Note that a heartbeat that was sent at this time got through."""
         self.was_renewed = True
-        self._hear(sent_at)
-        self.on_held.set()
-
-    def _hear(self, sent_at: float) -> None:
         super().renewed(sent_at)
-        # Not all holders at the same time.
-        self.fresh_until -= (self.seconds or 0.0) * RENEW_AT * self.rng.uniform(0.0, 0.2)
+        self.on_held.set()
 
     def release(self) -> None:
         """End it."""
@@ -326,7 +326,7 @@ class Lease:
             self._lost_term = None
             return  # Another process was faster; or it is seen with the next look.
         finally:
-            term = Term(ctx, self._clock, self._chance, self._held)
+            term = Term(ctx, self._clock, self._chance.uniform(0.8, 1.0), self._held)
             if ctx.committed.rev != before:  # Also when this is cancelled: it is given back then.
                 self._term = term.begin(self._seconds, sent_at)
         self._retakes = self._retakes + 1 if self._lost_term is not None else 0

@@ -124,10 +124,7 @@ def idempotency_key(ctx: StateContext) -> str:
 
 
 def decide(state: State, *, handed_over: bool) -> Decision:
-    """Return what is to be done with a state that has stalled.
-
-    What a stopping engine has handed over is taken over without counting an attempt.
-    """
+    """Return what is to be done with a state that has stalled; a hand-over is no attempt."""
     if handed_over:
         return "take over"
     return "drop" if attempt(state) >= max_attempts(state) else "retry"

@@ -39,8 +39,9 @@ from flowstate.recovery.policy import (
     max_attempts,
     origin_annotation,
 )
-from flowstate.recovery.scanning import ScanSchedule
+from flowstate.recovery.scanning import Jumps, ScanSchedule
 from flowstate.recovery.throttle import AttemptLimiter, EngineFullError, Outcome
+from flowstate.recovery_rules import retry_after
 from flowstate.state import State
 from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 
@@ -144,6 +145,7 @@ class Recoverer:
     )
     _lease: Lease = attrs.field(init=False)
     _limiter: AttemptLimiter = attrs.field(init=False)
+    _jumps: Jumps = attrs.field(init=False, factory=Jumps)
     _chance: random.Random = attrs.field(init=False)
     _done: Counter[str] = attrs.field(init=False, factory=Counter)
     _left_alone: Counter[str] = attrs.field(init=False, factory=Counter)
@@ -236,6 +238,7 @@ class Recoverer:
         is_done = True
         while True:
             page = await self._engine.driver.get_due(query)
+            self._jumps.look(self._engine.clock.monotonic(), page.now)
             self._report(page)
             recovering = [self._recover(stalled.state) for stalled in page.due]
             for outcome in await asyncio.gather(*recovering, return_exceptions=True):
@@ -292,6 +295,8 @@ class Recoverer:
         try:
             looked_at = self._engine.clock.monotonic()
             found = await self._look(state)
+            if found is not None and self._is_excused(state, found):
+                return False
             if found is not None and self._engine.can_execute(flow):
                 await self._decide(state, found, looked_at)
         except RevisionMismatchError as lost:
@@ -308,6 +313,11 @@ class Recoverer:
             logger.exception("cannot recover %r", state.id, extra=extra)
             return False
         return True
+
+    def _is_excused(self, state: State, found: Liveness) -> bool:
+        if found.stalls_at is None or read_note(found.note).handed_over:
+            return False
+        return self._jumps.excuse(found.stalls_at, found.now, retry_after(state) / 2)
 
     async def _decide(self, state: State, found: Liveness, looked_at: float) -> None:
         note = read_note(found.note)
@@ -344,39 +354,38 @@ class Recoverer:
         if not note.handed_over:
             notes |= attempt_annotations(state, self._chance)
         await self._engine.do(Commit(self._lease.check(), Retry(ctx, notes)))
-        self._count(ctx.committed, note)
-        outcome = await self._engine.start(ctx, slot)
-        outcome.add_done_callback(partial(self._ended, ctx.committed))
-        self._limiter.add(outcome)
-
-    def _count(self, state: State, note: Note) -> None:
-        number, flow = attempt(state), state.transition.to
-        extra = {"state_id": state.id, "rev": state.rev, "attempt": number}
+        begun, id, flow = ctx.committed, repr(state.id), state.transition.to
         if note.handed_over:
             self._done["taken_over"] += 1
-            message = "%r goes on in flow %r: handed over by %s"
-            logger.info(message, state.id, flow, note.engine, extra=extra)
-            return
-        self._done["added"] += number == 1
-        self._done["retried"] += 1
-        message = "%r stalled in flow %r: attempt %d of %d"
-        logger.info(message, state.id, flow, number, max_attempts(state), extra=extra)
+            self._log(
+                begun, logging.INFO, f"{id} goes on in flow {flow!r}: handed over by {note.engine}"
+            )
+        else:
+            self._done["added"] += attempt(begun) == 1
+            self._done["retried"] += 1
+            of = f"attempt {attempt(begun)} of {max_attempts(begun)}"
+            self._log(begun, logging.INFO, f"{id} stalled in flow {flow!r}: {of}")
+        outcome = await self._engine.start(ctx, slot)
+        outcome.add_done_callback(partial(self._ended, begun))
+        self._limiter.add(outcome)
 
     def _ended(self, state: State, outcome: Outcome) -> None:
         error = None if outcome.cancelled() else outcome.result()
         what = "completed" if error is None else "failed"
         self._done[what] += 1
-        extra = {"state_id": state.id, "rev": state.rev, "attempt": attempt(state)}
-        logger.info("attempt %d of %r %s", attempt(state), state.id, what, extra=extra)
+        self._log(state, logging.INFO, f"attempt {attempt(state)} of {state.id!r} {what}")
 
     async def _drop(self, state: State, error: str) -> None:
         number = attempt(state)
         reason = f"made no progress in {number} attempt{'s' if number != 1 else ''}"
         await end_by_force(self._engine, state, reason, error, self._lease.check())
         self._done["dropped"] += 1
-        extra = {"state_id": state.id, "rev": state.rev, "attempt": number}
         why = f"{reason}: {error}" if error else reason
-        logger.error("%r ended by force: %s", state.id, why, extra=extra)
+        self._log(state, logging.ERROR, f"{state.id!r} ended by force: {why}")
+
+    def _log(self, state: State, level: int, what: str) -> None:
+        extra = {"state_id": state.id, "rev": state.rev, "attempt": attempt(state)}
+        logger.log(level, "%s", what, extra=extra)
 
     def _skip(self, id: str, rev: int, reason: str, why: str) -> None:
         """Count and log once what every pass meets again."""

@@ -5,12 +5,40 @@ from datetime import datetime, timedelta
 
 import attrs
 
-__all__ = ["ScanSchedule"]
+__all__ = ["Jumps", "ScanSchedule"]
 
 FULL_SCAN_EVERY = 60.0  # Seconds.
 # Stalled states come in the order of their time. A commit that took long may add one behind.
 OVERLAP = timedelta(seconds=10)
 MAX_DOUBLINGS = 6
+SMALLEST_JUMP = 2.0  # Seconds.
+
+
+@attrs.define(eq=False)
+class Jumps:
+    """Notices when the store's clock jumps ahead: what is kept alive looks stalled then.
+
+    Until its next heartbeat, that is: they are sent by clocks that do not jump.
+    """
+
+    _seen: tuple[float, datetime] | None = attrs.field(init=False, default=None)
+    _latest: tuple[datetime, datetime] | None = attrs.field(init=False, default=None)
+
+    def look(self, now: float, store_now: datetime) -> None:
+        """Compare the store's clock with the monotonic one."""
+        if self._seen is not None:
+            passed = now - self._seen[0]
+            before = self._seen[1] + timedelta(seconds=2 * passed + SMALLEST_JUMP)
+            if store_now > before:
+                self._latest = self._seen[1], store_now
+        self._seen = now, store_now
+
+    def excuse(self, stalls_at: datetime, store_now: datetime, beats_within: timedelta) -> bool:
+        """Return whether a state only looks stalled because of a jump a moment ago."""
+        if self._latest is None:
+            return False
+        before, after = self._latest
+        return before < stalls_at <= after and store_now < after + beats_within
 
 
 @attrs.define(eq=False)

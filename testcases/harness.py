@@ -175,9 +175,13 @@ class Harness:
         async with self._make_driver(self.clock) as driver:
             yield driver
 
+    async def close(self) -> None:
+        """Close the engine and the store until :meth:`reopen`; needs ``durable``."""
+        await self._exit.aclose()
+
     async def reopen(self) -> None:
         """Close the engine and the store, and open both again; needs ``durable``."""
-        await self._exit.aclose()
+        await self.close()
         self.driver = self._make_driver(self.clock)
         self.engine = self.make_engine(self.driver)
         await self._exit.enter_async_context(self.engine)

@@ -42,6 +42,7 @@ SERVER_FIXTURES = {
     "private_postgres",
     "private_redis",
     "redis_server",
+    "valkey_server",
 }
 
 
@@ -61,7 +62,7 @@ def _needs_server(item: pytest.Item) -> bool:
     if not SERVER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
         return True
     callspec = getattr(item, "callspec", None)
-    return callspec is not None and any(name in callspec.id for name in SERVER_FOLDERS)
+    return callspec is not None and any(name in callspec.id for name in (*SERVER_FOLDERS, "valkey"))
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +125,13 @@ def redis_server() -> Iterator[RedisLike]:
 def old_redis_server() -> Iterator[RedisServer]:
     """A server of the oldest version that the driver takes; no test may stop it."""
     with RedisServer(version="6.2") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """A Valkey server; no test may stop it."""
+    with RedisServer(version="valkey") as server:
         yield server
 
 

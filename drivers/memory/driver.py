@@ -30,8 +30,7 @@ from flowstate.driver import (
 from flowstate.drivers.kit.event_count import EventCount
 from flowstate.drivers.memory.due import Deadlines, Delays, due_of
 from flowstate.drivers.memory.index import Index
-from flowstate.drivers.memory.log import LONG_AGO, Log
-from flowstate.drivers.memory.pages import read_page
+from flowstate.drivers.memory.log import LONG_AGO, Log, read_page
 from flowstate.errors import (
     ClaimLostError,
     DataNotFoundError,
@@ -101,8 +100,6 @@ class MemoryDriver(Driver):
         self._deadlines = Deadlines()
         self._data: dict[str, tuple[Data, int]] = {}  # With the head when it was stored.
 
-    # Opening
-
     async def __aenter__(self) -> Self:
         with self._lock:
             self._users += 1
@@ -128,8 +125,6 @@ class MemoryDriver(Driver):
     def _check_open(self) -> None:
         if not self._users:
             raise DriverClosedError("the memory driver is not open")
-
-    # Writing
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         if not self._users:
@@ -157,14 +152,16 @@ class MemoryDriver(Driver):
                 return self._mismatch(writes)
         if writes.checks or writes.delays or writes.data or writes.needs:
             return self._judge_rest(writes)
-        if writes.claims or writes.drops:
-            return self._judge_rest(writes)
-        return self._append(writes.puts)
+        has_rest = writes.claims or writes.drops
+        return self._judge_rest(writes) if has_rest else self._append(writes.puts)
 
     def _append(self, puts: tuple[State, ...]) -> tuple[State, ...]:
         now = self._now()
         if now < self._last_time:
-            now = self._behind(now, len(puts))
+            # The stamp never goes back; deadlines count from now.
+            revs = range(self._head + 1, self._head + len(puts) + 1)
+            self._set_back.update(dict.fromkeys(revs, now))
+            now = self._last_time
         self._last_time = now
         states, latest, replaced = self._states, self._latest, self._replaced
         rev = self._head
@@ -185,12 +182,6 @@ class MemoryDriver(Driver):
         if rev >= self._index_at:
             self._bring_up_to_date()
         return tuple(committed)
-
-    def _behind(self, now: datetime, count: int) -> datetime:
-        """Return the time to be stamped, which never goes back; deadlines count from ``now``."""
-        revs = range(self._head + 1, self._head + count + 1)
-        self._set_back.update(dict.fromkeys(revs, now))
-        return self._last_time
 
     def _bring_up_to_date(self) -> None:
         """Index what was committed since. Called every so many commits, and by questions."""
@@ -213,7 +204,10 @@ class MemoryDriver(Driver):
         for data in writes.data:
             self._data[data.checksum] = (replace(data, rev=0), self._head)
         dues = [due_of(delay, now) for delay in writes.delays]
-        self._change_delays(writes, now)
+        self._due_count += bool(writes.delays)
+        self._due_count += sum([self._delays.claim(claim, now) for claim in writes.claims])
+        for drop in writes.drops:
+            self._delays.drop(drop)
         states = self._append(_delayed(writes, dues) if dues else writes.puts)
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
@@ -232,21 +226,12 @@ class MemoryDriver(Driver):
         lost = [claim.id for claim in writes.claims if not self._delays.can_claim(claim, now)]
         return ClaimLostError(lost) if lost else None
 
-    def _change_delays(self, writes: Writes, now: datetime) -> None:
-        self._due_count += bool(writes.delays)
-        for claim in writes.claims:
-            self._due_count += self._delays.claim(claim, now)
-        for drop in writes.drops:
-            self._delays.drop(drop)
-
     def _postpone(self, delayed: State, due: datetime) -> None:
         """Let a state that gets a delay without a new revision stall after that delay."""
         state = self._log.at(delayed.rev)
         if state is not None and self._latest.get(state.id) == state.rev:
             self._catch_up()
             self._deadlines.postpone(state, due)
-
-    # Reading
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
         self._check_open()
@@ -264,8 +249,6 @@ class MemoryDriver(Driver):
         self._check_open()
         found = self._data.get(checksum)
         return None if found is None else found[0]
-
-    # What is due
 
     def _catch_up(self) -> None:
         """Look at what has become the latest since."""
@@ -327,8 +310,6 @@ class MemoryDriver(Driver):
                 return found
             await self._events.wait(count)
 
-    # Retention
-
     async def compact(self, before_rev: int) -> int:
         self._check_open()
         log, live, target = self._log, self._index.live, min(before_rev, self._head)
@@ -349,7 +330,6 @@ class MemoryDriver(Driver):
         return removed
 
     def _forget(self, gone: Sequence[State]) -> int:
-        """Take what was removed from the log out of the index; return how much."""
         if gone:
             self._index.remove(gone, lambda rev: self._log.at(rev) is not None)
         return len(gone)

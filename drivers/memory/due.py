@@ -1,15 +1,16 @@
 """What is due: delays and stalled states, each by flow and in the order of time."""
 
 import heapq
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from operator import itemgetter
 
 from msgspec.structs import replace
 
 from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Heartbeat, NewDelay
-from flowstate.drivers.memory.sorted_keys import Key, SortedKeys
 from flowstate.frozen import EMPTY
 from flowstate.recovery_rules import stalls_after
 from flowstate.state import State
@@ -18,6 +19,8 @@ __all__ = ["Deadlines", "Delays", "due_of"]
 
 LAST = datetime.max.replace(tzinfo=UTC)
 MAX_OTHERS = 100
+CHUNK = 1_000
+Key = tuple[datetime, str]
 
 
 def _later(time: datetime, by: timedelta) -> datetime:
@@ -29,23 +32,59 @@ def due_of(delay: NewDelay, now: datetime) -> datetime:
     return delay.due if delay.due is not None else _later(now, delay.after or timedelta(0))
 
 
+class _SortedKeys:
+    """Keys in rising order, in chunks that are short enough to insert into.
+
+    One long list would move a million entries for one insertion; a heap cannot be paged
+    through. The idea is that of the ``sortedcontainers`` package.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[list[Key]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def add(self, key: Key) -> None:
+        place = self._place(key)
+        if place == len(self._chunks):
+            self._chunks.append([])
+        chunk = self._chunks[place]
+        insort(chunk, key)
+        if len(chunk) > 2 * CHUNK:
+            self._chunks[place : place + 1] = [chunk[:CHUNK], chunk[CHUNK:]]
+
+    def remove(self, key: Key) -> None:
+        place = self._place(key)
+        chunk = self._chunks[place]
+        del chunk[bisect_left(chunk, key)]
+        if not chunk:
+            del self._chunks[place]
+
+    def above(self, key: Key | None) -> Iterator[Key]:
+        place = 0 if key is None else self._place(key)
+        for chunk in islice(self._chunks, place, None):
+            yield from chunk if key is None else islice(chunk, bisect_right(chunk, key), None)
+
+    def _place(self, key: Key) -> int:
+        return max(0, bisect_right(self._chunks, key, key=itemgetter(0)) - 1)
+
+
 class _DueIndex:
     """Ids by flow, in the order of (time, id)."""
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[str, Key]] = {}
-        self._flows: dict[str, SortedKeys] = {}
+        self._flows: dict[str, _SortedKeys] = {}
 
     def set(self, id: str, flow: str, time: datetime) -> None:
-        """Add an id, or move it."""
         self.remove(id)
         self._places[id] = flow, (time, id)
         if flow not in self._flows:
-            self._flows[flow] = SortedKeys()
+            self._flows[flow] = _SortedKeys()
         self._flows[flow].add((time, id))
 
     def remove(self, id: str) -> None:
-        """Remove an id, if it is there."""
         if id in self._places:
             flow, key = self._places.pop(id)
             self._flows[flow].remove(key)
@@ -53,11 +92,9 @@ class _DueIndex:
                 del self._flows[flow]
 
     def time_of(self, id: str) -> datetime | None:
-        """Return the time of an id, if it is there."""
         return self._places[id][1][0] if id in self._places else None
 
     def page(self, query: DueQuery, now: datetime, get: Callable[[Key], DelayedState]) -> DuePage:
-        """Return a page of what ``get`` returns for its keys."""
         until = LAST if query.everything else now if query.until is None else query.until
         flows = self._flows.keys() if query.flows is None else set(query.flows)
         runs = [self._flows[flow].above(query.after) for flow in flows & self._flows.keys()]
@@ -65,12 +102,9 @@ class _DueIndex:
         due = [get(key) for key in keys[: query.limit] if key[0] <= until]
         next_at = keys[len(due)][0] if len(due) < len(keys) else None
         more = next_at is not None and next_at <= until
-        others = self._others(flows, until) if query.others else ()
-        return DuePage(due, more, now, next_at, others=list(islice(others, MAX_OTHERS)))
-
-    def _others(self, flows: Iterable[str], until: datetime) -> Iterable[str]:
-        others = sorted(self._flows.keys() - flows)
-        return (flow for flow in others if next(self._flows[flow].above(None))[0] <= until)
+        others = sorted(self._flows.keys() - flows) if query.others else ()
+        due_others = (flow for flow in others if next(self._flows[flow].above(None))[0] <= until)
+        return DuePage(due, more, now, next_at, others=list(islice(due_others, MAX_OTHERS)))
 
 
 class Delays:
@@ -164,9 +198,8 @@ class Deadlines:
     def add(self, state: State, now: datetime) -> None:
         """Take a latest revision that was committed at ``now``."""
         after = stalls_after(state)
-        if after is None:
-            self._order.remove(state.id)
-        else:
+        self._order.remove(state.id)
+        if after is not None:
             self._set(state, _later(state.delayed_until or now, after))
 
     def _set(self, state: State, time: datetime) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from math import inf
 
 import attrs
 import psycopg
@@ -37,37 +38,34 @@ class Commits:
     _listener: Listener
     loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
 
-    async def commit(self, batch: Sequence[Writes]) -> list[Verdict]:
-        """Return a verdict for each commit.
+    async def resolved(self, batch: Sequence[Writes], error: Failed, began: float) -> list[Verdict]:
+        """Return the verdicts on a batch that has failed, within the timeout since ``began``.
 
         Raises:
             DriverError: nothing was written.
         """
-        began = self.loop.time()
-        try:
-            return await self.call(batch, self._timeout / 2)
-        except Failed as error:
-            if error.lost:
-                self._listener.send()  # The others have not been told.
-            return await resolved(self.resolver(began), batch, error, self.clock)
+        if error.lost:
+            self._listener.send()  # The others have not been told.
+        return await resolved(self.resolver(began), batch, error, self.clock)
 
     async def call(self, batch: Sequence[Writes], seconds: float) -> list[Verdict]:
         """Give a batch to the server, once, within so many seconds, or raise ``Failed``."""
         parameters = encoded(batch, min(LOCK_WAIT, seconds / 2))
-        statement = self.queries.commit_of(parameters)
-        if len(parameters) > PLAIN and not parameters[2].obj.keys().isdisjoint({"claims", "drops"}):
+        is_plain = len(parameters) == PLAIN
+        statement = self.queries.commit_puts if is_plain else self.queries.commit
+        if not is_plain and not parameters[2].obj.keys().isdisjoint({"claims", "drops"}):
             end = _independent(batch)
             if end < len(batch):
                 return await self._in_turn(batch[:end], batch[end:], seconds)
         link = await self.lane.lend(seconds)
-        timer = self.loop.call_later(seconds, link.cut)
+        link.begin(seconds)
         try:
             await link.commits.execute(statement, parameters)
             (answer,) = await link.commits.fetchall()
         except psycopg.Error as error:
             raise failed(error, self._name, connected=link.is_sound) from error
         finally:
-            timer.cancel()
+            link.ends_at = inf
             self.lane.give_back(link)
         if answer[-1] and self._listener.tells:
             self._listener.send()
@@ -78,8 +76,11 @@ class Commits:
     ) -> list[Verdict]:
         """Let a commit claim what an earlier one of the same batch has stored."""
         verdicts = await self.call(first, seconds)
+        began = self.loop.time()
         try:
-            return verdicts + await self.commit(rest)
+            return verdicts + await self.call(rest, self._timeout / 2)
+        except Failed as failure:
+            return verdicts + await self.resolved(rest, failure, began)
         except DriverError as error:
             return verdicts + [error for _ in rest]
 

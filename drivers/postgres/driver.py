@@ -9,6 +9,7 @@ import attrs
 from msgspec.structs import replace
 from psycopg import AsyncConnection
 
+from flowstate.codec import decode_annotations
 from flowstate.data import Data
 from flowstate.driver import (
     DuePage,
@@ -24,13 +25,8 @@ from flowstate.driver import (
 )
 from flowstate.drivers.kit.base import BaseDriver
 from flowstate.drivers.kit.records import state_or_raise
-from flowstate.drivers.postgres.reader import (
-    data_of,
-    due_of,
-    first_readable,
-    liveness_of,
-    states_of,
-)
+from flowstate.drivers.kit.resolving import Failed
+from flowstate.drivers.postgres.reader import due_of, first_readable, liveness_of, states_of
 from flowstate.drivers.postgres.session import Options, PostgresSession
 from flowstate.drivers.postgres.transaction import PostgresTransaction, joined
 from flowstate.state import State
@@ -95,7 +91,12 @@ class PostgresDriver(Options, BaseDriver[PostgresSession]):
     # The contract
 
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        verdicts = await self._opened().commits.commit(batch)
+        commits = self._opened().commits
+        began = commits.loop.time()
+        try:
+            verdicts = await commits.call(batch, self.timeout / 2)
+        except Failed as error:
+            verdicts = await commits.resolved(batch, error, began)
         self._news.note_commit(batch, verdicts)
         return verdicts
 
@@ -148,7 +149,9 @@ class PostgresDriver(Options, BaseDriver[PostgresSession]):
 
     async def get_data(self, checksum: str) -> Data | None:
         rows = await self._opened().rows(self.queries.data, checksum)
-        return data_of(rows[0], checksum) if rows else None
+        for blob, annotations in rows:
+            return Data(blob, decode_annotations(annotations), checksum=checksum)
+        return None
 
     async def get_due(self, query: DueQuery) -> DuePage:
         statement, parameters = self.queries.due(query)

@@ -16,17 +16,10 @@ from flowstate.errors import (
 
 __all__ = ["failed", "translation"]
 
-
-# What the server takes back by itself, and what goes away once it is up again.
-PASSING = (
-    errors.SerializationFailure,
-    errors.DeadlockDetected,
-    errors.LockNotAvailable,
-    errors.CannotConnectNow,
-    errors.TooManyConnections,
-)
 OF_THE_POOL = (PoolTimeout, TooManyRequests, PoolClosed)
-
+TAKEN_BACK = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
+# What the server takes back by itself, and what goes away once it is up again.
+PASSING = (*TAKEN_BACK, errors.CannotConnectNow, errors.TooManyConnections)
 # What fails in the same way for whatever else is asked now.
 FOR_ALL = (
     *OF_THE_POOL,
@@ -34,28 +27,17 @@ FOR_ALL = (
     errors.ReadOnlySqlTransaction,
     errors.InvalidTransactionState,
 )
-
 # The first that fits counts.
-_CLASSES: tuple[tuple[type[Exception], type[DriverError]], ...] = (
-    (PoolClosed, StoreUnavailableError),
-    (PoolTimeout, StoreBusyError),
-    (TooManyRequests, StoreBusyError),
-    (errors.DiskFull, StoreFullError),
-    (errors.OutOfMemory, StoreFullError),
-    (errors.ConfigurationLimitExceeded, StoreFullError),
-    (errors.ReadOnlySqlTransaction, StoreReadOnlyError),
-    (errors.InsufficientPrivilege, StoreReadOnlyError),
-    (errors.InvalidTransactionState, StoreUnavailableError),  # Of lock_commits().
-    (errors.QueryCanceled, StoreBusyError),
-    (errors.LockNotAvailable, StoreBusyError),
-    (errors.SerializationFailure, StoreBusyError),
-    (errors.DeadlockDetected, StoreBusyError),
-    (errors.DataCorrupted, StoreCorruptError),
-    (errors.IndexCorrupted, StoreCorruptError),
+_CLASSES: tuple[tuple[tuple[type[Exception], ...], type[DriverError]], ...] = (
+    # The second is of lock_commits().
+    ((PoolClosed, errors.InvalidTransactionState), StoreUnavailableError),
+    ((PoolTimeout, TooManyRequests, errors.QueryCanceled, *TAKEN_BACK), StoreBusyError),
+    ((errors.DiskFull, errors.OutOfMemory, errors.ConfigurationLimitExceeded), StoreFullError),
+    ((errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege), StoreReadOnlyError),
+    ((errors.DataCorrupted, errors.IndexCorrupted), StoreCorruptError),
     # The statements are right for the tables as the library made them.
-    (psycopg.ProgrammingError, StoreCorruptError),
-    (psycopg.IntegrityError, StoreCorruptError),
-    (psycopg.OperationalError, StoreUnavailableError),
+    ((psycopg.ProgrammingError, psycopg.IntegrityError), StoreCorruptError),
+    ((psycopg.OperationalError,), StoreUnavailableError),
 )
 
 

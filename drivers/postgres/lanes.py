@@ -62,7 +62,7 @@ class Lane:
         self._idle: list[tuple[Link, float]] = []  # With when each came back.
         self._lent: set[Link] = set()
         self._sweep: asyncio.TimerHandle | None = None
-        self._troubled_at = -1.0  # When the server was last found not to answer.
+        self._is_troubled = False  # The server was found not to answer, last time.
         self._is_closed = False
 
     async def lend(self, seconds: float) -> Link:
@@ -73,46 +73,42 @@ class Lane:
         """
         began = self._loop.time()
         if self._free.locked():
-            await self._wait(began, seconds)
+            await self._wait(seconds)
         else:
             await self._free.acquire()
         try:
-            link = self._rested() or await self._make(began + seconds - self._loop.time())
+            link: Link | None = None
+            while link is None and self._idle:
+                link, _ = self._idle.pop()
+                # One that has ended gets no statement, so that no outcome is ever in doubt.
+                if not link.is_idle:
+                    self._source.drop(link)
+                    link = None
+            if link is None:
+                link = await self._make(began + seconds - self._loop.time())
             self._lent.add(link)
         except BaseException:
             self._free.release()
             raise
         return link
 
-    async def _wait(self, began: float, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self._free.acquire()
         except TimeoutError:
-            error: DriverError = StoreBusyError(
-                f"{self._source.name}: every connection was in use for too long"
-            )
-            if self._troubled_at >= began:
-                error = StoreUnavailableError(
-                    f"{self._source.name}: the server does not answer those before"
-                )
-            raise Failed(error, passing=True) from None
-
-    def _rested(self) -> Link | None:
-        while self._idle:
-            link, _ = self._idle.pop()
-            # One that has ended gets no statement, so that no outcome is ever in doubt.
-            if link.is_idle:
-                return link
-            self._source.drop(link)
-        return None
+            kind: type[DriverError] = StoreBusyError
+            text = "every connection was in use for too long"
+            if self._is_troubled:
+                kind, text = StoreUnavailableError, "the server does not answer those before"
+            raise Failed(kind(f"{self._source.name}: {text}"), passing=True) from None
 
     async def _make(self, seconds: float) -> Link:
         self._check_open()
         try:
             link = await self._source.make(max(SHORTEST, seconds))
         except psycopg.Error as error:
-            self._troubled_at = self._loop.time()
+            self._is_troubled = True
             # Nothing was asked yet, so nothing is lost.
             raise failed(error, self._source.name) from error
         if self._is_closed:
@@ -145,14 +141,14 @@ class Lane:
     def give_back(self, link: Link) -> None:
         """Take a connection back."""
         self._lent.discard(link)
-        if self._keep and link.can_rest and not self._is_closed:
+        self._is_troubled = link.is_cut
+        if self._keep and not link.is_cut and not self._is_closed:
             self._idle.append((link, self._loop.time()))
             if self._sweep is None:
                 self._sweep = self._loop.call_later(LONGEST_REST, self._swept)
         else:
             self._source.drop(link)
             if link.is_cut:
-                self._troubled_at = self._loop.time()
                 self._forget()  # The others lead to the same server.
         self._free.release()
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import psycopg
@@ -56,6 +57,7 @@ class Link:
         connection: that commits each statement by itself.
         commits: sends the arrays of commits.
         is_cut: whether time was up for a statement.
+        ends_at: when it will be cut, by the event loop's time; infinity while nothing is asked.
     """
 
     def __init__(self, connection: AsyncConnection[Any], name: str, timeout: float) -> None:
@@ -66,17 +68,16 @@ class Link:
         self.commits = cursor_of(connection)
         self.is_cut = False
         self._name = name
+        self._loop = asyncio.get_running_loop()
+        self.ends_at = inf
+        self._timer: asyncio.TimerHandle | None = None
         register(self.commits)
 
     def release(self) -> None:
         """Leave the connection as it was."""
+        if self._timer is not None:
+            self._timer.cancel()
         vars(self.connection).pop("cancel_safe", None)
-
-    @property
-    def can_rest(self) -> bool:
-        """Whether nothing is known that speaks against a further statement."""
-        status = self.connection.pgconn.transaction_status
-        return status == TransactionStatus.IDLE and not self.is_cut
 
     @property
     def is_idle(self) -> bool:
@@ -88,7 +89,7 @@ class Link:
             pgconn.consume_input()
         except psycopg.OperationalError:
             return False
-        return self.can_rest
+        return pgconn.transaction_status == TransactionStatus.IDLE and not self.is_cut
 
     @property
     def is_sound(self) -> bool:
@@ -100,21 +101,37 @@ class Link:
         self.is_cut = True
         cut(self.connection)
 
+    def begin(self, seconds: float) -> None:
+        """Cut the connection so many seconds from now, unless ``ends_at`` is moved before."""
+        self.ends_at = self._loop.time() + seconds
+        # The timer stays from one use to the next, since making one for each takes its time.
+        if self._timer is not None and self._timer.when() > self.ends_at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and self.ends_at < inf:
+            self._timer = self._loop.call_at(self.ends_at, self._watch)
+
+    def _watch(self) -> None:
+        self._timer = None
+        if self.ends_at <= self._loop.time():
+            self.cut()
+        elif self.ends_at < inf:
+            self._timer = self._loop.call_at(self.ends_at, self._watch)
+
     @contextlib.contextmanager
-    def limited(self, seconds: float | None) -> Iterator[None]:
+    def limited(self, seconds: float) -> Iterator[None]:
         """Let what is done with the connection inside end within so many seconds.
 
         Raises:
             Failed: the server refused it, or does not answer.
         """
-        timer = seconds and asyncio.get_running_loop().call_later(seconds, self.cut)
+        self.begin(seconds)
         try:
             yield
         except psycopg.Error as error:
             raise failed(error, self._name, connected=self.is_sound) from error
         finally:
-            if timer:
-                timer.cancel()
+            self.ends_at = inf
 
     async def rows(
         self, statement: str, parameters: Sequence[Any], seconds: float

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from secrets import token_hex
+from typing import Any
 
 import attrs
 import psycopg
@@ -88,14 +89,13 @@ class Listener:
             self._start("listen", self._listen)
 
     def _start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        def broken(error: Exception) -> None:
+            self._news.failed(DriverError(f"Postgres schema {self._schema}: {error!r}"))
+
         if name not in self._tasks and not self._is_closed:
             what = f"flowstate postgres {name}"
-            self._tasks[name] = spawn(
-                supervised(what, work, self._clock.sleep, on_failure=self._broken), what
-            )
-
-    def _broken(self, error: Exception) -> None:
-        self._news.failed(DriverError(f"Postgres schema {self._schema}: {error!r}"))
+            supervising = supervised(what, work, self._clock.sleep, on_failure=broken)
+            self._tasks[name] = spawn(supervising, what)
 
     def stop(self) -> None:
         """Start nothing any more, and let the tasks end."""
@@ -110,29 +110,22 @@ class Listener:
             await asyncio.wait(self._tasks.values(), timeout=GRACE)
         await cancel_and_wait(*self._tasks.values())
 
-    async def _rows(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
+    async def _rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         return await self._lane.rows(statement, parameters, self._timeout / 2)
 
-    # Telling
-
     async def _notify(self) -> None:
-        backoff = self._backoff()
+        backoff = Backoff(self._clock, self._timeout)
         while not self._is_closed:
             await self._to_send.wait()
             self._to_send.clear()
             try:
                 await self._rows(NOTIFY, self._channel, self._name)
-                backoff = self._backoff()
+                backoff = Backoff(self._clock, self._timeout)
             except (Failed, DriverError) as error:
                 logger.debug("could not notify: %s", error)
                 self._to_send.set()
                 await backoff.wait()
             await self._clock.sleep(NOTIFY_INTERVAL)
-
-    def _backoff(self) -> Backoff:
-        return Backoff(self._clock, self._timeout)
-
-    # Looking
 
     async def _poll(self) -> None:
         looks = 0
@@ -154,7 +147,7 @@ class Listener:
             if not self._is_closed:  # Else the news may be of the next opening by now.
                 self._news.failed(error.error if isinstance(error, Failed) else error)
         else:
-            self._news.saw(int(str(head)), mark, before)
+            self._news.saw(head, mark, before)
 
     async def _count_others(self) -> None:
         """Tell nothing while there is no other listener, unless one has come meanwhile."""
@@ -162,13 +155,11 @@ class Listener:
         with contextlib.suppress(Failed, DriverError):
             ((count,),) = await self._rows(self._queries.listeners)
             if hellos == self._hellos and self._is_up:
-                self.tells = int(str(count)) > 1
-
-    # Hearing
+                self.tells = count > 1
 
     async def _listen(self) -> None:
         """Listen, again and again, since connections break."""
-        backoff = self._backoff()
+        backoff = Backoff(self._clock, self._timeout)
         while not self._is_closed:
             try:
                 link = await self._listening.lend(self._timeout / 2)
@@ -177,8 +168,9 @@ class Listener:
             else:
                 try:
                     await self._begin(link)
-                    backoff = self._backoff()
-                    await self._hear(link)
+                    backoff = Backoff(self._clock, self._timeout)
+                    async for notification in link.connection.notifies():
+                        self._heard(notification.payload)
                 except (Failed, DriverError, psycopg.Error) as error:
                     logger.debug("stopped listening: %s", type(error).__name__)
                 finally:
@@ -195,10 +187,6 @@ class Listener:
         await self._rows(NOTIFY, self._channel, HELLO + self._name)
         await self._count_others()
         self._hint.set()  # For what came before.
-
-    async def _hear(self, link: Link) -> None:
-        async for notification in link.connection.notifies():
-            self._heard(notification.payload)
 
     def _heard(self, payload: str) -> None:
         # What this driver has committed has woken its waiters already.

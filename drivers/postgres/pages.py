@@ -36,21 +36,18 @@ class Page:
         """Return it, with its parameters."""
         schema = self._schema
         head = f"SELECT coalesce(max(rev), 0) FROM {schema}.log"
+        bounds = f"SELECT {self._after()} AS after, {self._upto()} AS upto FROM store"
         parts = [
             f"store AS MATERIALIZED (SELECT floor, ({head}) AS head FROM {schema}.meta)",
             f"statuses (status) AS ({self._statuses()})",
-            f"bounds AS MATERIALIZED ({self._bounds()})",
+            f"bounds AS MATERIALIZED ({bounds})",
             f"span AS MATERIALIZED ({self._span()})",
         ]
         searches = [self._search(sources) for sources in self._alternatives()]
         parts += [f"part{n} AS MATERIALIZED ({search})" for n, (search, _) in enumerate(searches)]
-        found = " UNION ".join(
-            f"SELECT rev FROM part{n} WHERE matches" for n in range(len(searches))
-        )
         parts += [
             f"stop AS MATERIALIZED ({_stop([cut for _, cut in searches])})",
-            f"chosen AS MATERIALIZED ({self._chosen(found)})",
-            f"sized AS ({self._sized()})",
+            f"sized AS ({self._sized(len(searches))})",
         ]
         return (
             f"WITH RECURSIVE {', '.join(parts)} SELECT store.head, store.floor, stop.rev,"
@@ -69,58 +66,44 @@ class Page:
             " WHERE statuses.status IS NOT NULL"
         )
 
-    def _bounds(self) -> str:
-        return f"SELECT {self._after()} AS after, {self._upto()} AS upto FROM store"
-
-    def _chosen(self, found: str) -> str:
-        return (
-            f"SELECT rev FROM ({found}) AS found WHERE rev <="
-            f" coalesce((SELECT rev FROM stop), rev) ORDER BY rev LIMIT {self._query.limit + 1}"
-        )
-
-    def _sized(self) -> str:
+    def _sized(self, parts: int) -> str:
         """Return a query for the revisions, each with the bytes of those before it.
 
         The size of what is not compressed is known without reading it.
         """
-        size = (
-            "CASE WHEN pg_column_compression(body) IS NULL THEN pg_column_size(body)"
-            " ELSE octet_length(body::text) END"
-        )
+        found = " UNION ".join(f"SELECT rev FROM part{n} WHERE matches" for n in range(parts))
         return (
             "SELECT bodies.*, count(*) OVER () AS found,"
             " sum(size) OVER (ORDER BY rev ROWS UNBOUNDED PRECEDING) - size AS before"
-            f" FROM (SELECT log.*, {size} AS size FROM chosen"
+            " FROM (SELECT log.*, CASE WHEN pg_column_compression(body) IS NULL"
+            " THEN pg_column_size(body) ELSE octet_length(body::text) END AS size"
+            f" FROM (SELECT rev FROM ({found}) AS found"
+            " WHERE rev <= coalesce((SELECT rev FROM stop), rev) ORDER BY rev"
+            f" LIMIT {self._query.limit + 1} OFFSET 0) AS chosen"
             f" JOIN {self._schema}.log ON log.rev = chosen.rev) AS bodies"
         )
 
     def _span(self) -> str:
         if not self._query.since_latest:
             return "SELECT after, upto FROM bounds"
+        newest = " UNION ALL ".join([self._newest_of(each) for each in self._alternatives()])
         return (
-            f"SELECT greatest(after, coalesce(({self._newest()}) - 1, head)) AS after, upto"
-            " FROM bounds, store"
+            "SELECT greatest(after, coalesce((SELECT max(rev)"
+            f" FROM ({newest}) AS newest) - 1, head)) AS after, upto FROM bounds, store"
         )
 
     def _after(self) -> str:
         after = f"{self._put(self._query.after)}::bigint"
-        if self._query.since_time is None:
-            return after
-        return f"greatest({after}, {self._last_before(self._query.since_time)})"
+        since = self._query.since_time
+        return after if since is None else f"greatest({after}, {self._last_before(since)})"
 
     def _upto(self) -> str:
-        if self._query.committed_before is None:
-            return "head"
-        return self._last_before(self._query.committed_before)
+        before = self._query.committed_before
+        return "head" if before is None else self._last_before(before)
 
     def _last_before(self, time: datetime) -> str:
         micros = self._put(to_micros(time))
         return f"{self._schema}.last_before({self._schema}.from_micros({micros}))"
-
-    def _newest(self) -> str:
-        """Return a query for the newest match."""
-        newest = [self._newest_of(sources) for sources in self._alternatives()]
-        return f"SELECT max(rev) FROM ({' UNION ALL '.join(newest)}) AS newest"
 
     def _newest_of(self, sources: list[Source]) -> str:
         """Return a query for the newest revision that all sources have.

@@ -71,9 +71,8 @@ class Queries:
         )
         self.successors = _successors(schema)
         self.revisions = (
-            f"SELECT log.rev, log.id, {schema}.to_micros(log.committed_at),"
-            f" {schema}.to_micros(log.delayed_until), log.body::text"
-            f" FROM {schema}.log WHERE rev BETWEEN %s AND %s AND token = %s ORDER BY rev"
+            f"SELECT {self._state} FROM {schema}.log"
+            " WHERE rev BETWEEN %s AND %s AND token = %s ORDER BY rev"
         )
 
     def _delays(self, limit: str) -> str:
@@ -129,7 +128,8 @@ class _Due:
 
     def statement(self) -> tuple[str, Parameters]:
         schema, query = self._schema, self._query
-        last = f"{schema}.from_micros({self._put(self._last())}::bigint)"
+        until = LAST if query.everything else query.until and to_micros(query.until)
+        last = f"{schema}.from_micros({self._put(until)}::bigint)"
         parts = [
             "asked AS MATERIALIZED (SELECT clock_timestamp() AS now)",
             f"span AS MATERIALIZED (SELECT now, coalesce({last}, now) AS last FROM asked)",
@@ -138,14 +138,14 @@ class _Due:
             parts.append(f"every (flow) AS ({self._every_flow()})")
         if self._by_flow:
             parts.append(f"flows AS MATERIALIZED ({self._flows()})")
-        found = (
-            "SELECT true AS placed, page.* FROM page"
-            " UNION ALL SELECT false, timeless.* FROM timeless"
+        placed, unplaced = (
+            "SELECT true AS placed, page.* FROM page",
+            "SELECT false, * FROM timeless",
         )
         parts += [
             f"page AS MATERIALIZED ({self._page()})",
             f"timeless AS MATERIALIZED ({self._timeless()})",
-            f"found AS ({found})",
+            f"found AS ({placed} UNION ALL {unplaced})",
         ]
         # The offset keeps the planner from reading the whole log for a large page.
         return (
@@ -156,11 +156,6 @@ class _Due:
             f" (SELECT * FROM {schema}.log WHERE log.rev = found.rev OFFSET 0) AS log ON true"
             " ORDER BY found.placed DESC, found.due, found.id"
         ), self._parameters
-
-    def _last(self) -> int | None:
-        if self._query.everything:
-            return LAST
-        return None if self._query.until is None else to_micros(self._query.until)
 
     def _every_flow(self) -> str:
         """Return a query for the flows that something is stored for, by their index."""
@@ -234,15 +229,13 @@ class _Due:
     def _others(self) -> str:
         if not self._query.others:
             return "NULL"
+        given = "SELECT flow FROM " + ("flows" if self._by_flow else "every")
         return (
-            f"ARRAY(SELECT flow FROM every WHERE flow <> '' AND flow <> ALL ({self._given()})"
+            f"ARRAY(SELECT flow FROM every WHERE flow <> '' AND flow <> ALL ({given})"
             f" AND (SELECT {self._due} FROM {self._table} WHERE flow = every.flow AND {self._due}"
             f" IS NOT NULL ORDER BY flow, {self._due} LIMIT 1) <= (SELECT last FROM span)"
             f" ORDER BY flow LIMIT {MAX_OTHERS})"
         )
-
-    def _given(self) -> str:
-        return "SELECT flow FROM flows" if self._by_flow else "SELECT flow FROM every"
 
 
 def _successors(schema: str) -> str:

@@ -1,26 +1,15 @@
 """From the rows of statements to pages."""
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from flowstate.codec import decode_annotations
-from flowstate.data import Data
 from flowstate.driver import DuePage, DueQuery, Liveness, StateQuery, States
 from flowstate.drivers.kit.records import Row, delay_of, due_page, page_of, readable_time
 from flowstate.drivers.kit.times import from_micros
 from flowstate.errors import CodecError
 
-__all__ = ["data_of", "due_of", "first_readable", "liveness_of", "states_of"]
-
-
-def data_of(row: Row, checksum: str) -> Data:
-    """Return the data of a row.
-
-    Raises:
-        CodecError: its annotations are damaged.
-    """
-    return Data(row[0], decode_annotations(row[1]), checksum=checksum)
+__all__ = ["due_of", "first_readable", "liveness_of", "states_of"]
 
 
 def states_of(query: StateQuery, rows: Sequence[Row]) -> States:
@@ -41,14 +30,12 @@ def due_of(query: DueQuery, rows: Sequence[Row]) -> DuePage:
     now, next_at, others = rows[0][:3]
     found = [row[4:] for row in rows if row[3]]
     more = len(found) > query.limit
-    if more:
-        next_at = found[query.limit][1]
     return due_page(
         query,
         found[: query.limit],
         more=more,
         now=from_micros(now),
-        next_at=next_at,
+        next_at=found[query.limit][1] if more else next_at,
         without_time=[row[4:] for row in rows if row[3] is False],
         others=others or (),
     )
@@ -58,23 +45,15 @@ def liveness_of(row: Row) -> tuple[Liveness, bool]:
     """Return what a row says of a latest revision; and whether its earliest delay is damaged."""
     rev, stalls_at, beat_at, note, now, _, *delay = row
     due = first_readable([delay])
-    is_damaged = due is None and delay[0] is not None
-    return (
-        Liveness(rev, readable_time(stalls_at), _time(beat_at), note, from_micros(now), due),
-        is_damaged,
-    )
+    beaten = None if beat_at is None else from_micros(beat_at)
+    liveness = Liveness(rev, readable_time(stalls_at), beaten, note, from_micros(now), due)
+    return liveness, due is None and delay[0] is not None
 
 
 def first_readable(delays: Sequence[Row]) -> datetime | None:
     """Return when the first delay is due that can be read."""
     for delay in delays:
-        try:
+        with contextlib.suppress(CodecError):
             if delay[0] is not None:
                 return delay_of(delay).due
-        except CodecError:
-            continue
     return None
-
-
-def _time(micros: Any) -> datetime | None:
-    return None if micros is None else from_micros(micros)

@@ -105,31 +105,30 @@ async def check(connection: Connection, schema: str) -> str:
             f"Postgres schema {schema}: version {version} is older than {SCHEMA_VERSION}; "
             "apply what migration_sql() returns, or open the driver with migrate=True"
         )
-    query = f"SELECT store_id FROM {quoted(schema)}.meta"
-    row = await (await cursor_of(connection).execute(query.encode())).fetchone()
-    if row is None:
-        raise StoreCorruptError(f"Postgres schema {schema}: the table meta is empty")
-    return str(row[0])
+    ((store_id,),) = await _rows(connection, f"SELECT store_id FROM {quoted(schema)}.meta")
+    return str(store_id)
+
+
+async def _rows(connection: Connection, statement: str, *parameters: str) -> list[TupleRow]:
+    return await (await cursor_of(connection).execute(statement.encode(), parameters)).fetchall()
 
 
 async def _version(connection: Connection, schema: str) -> int:
     """Return the version of a schema; 0 if there is none yet."""
-    name = quoted(schema)
     # Not to_regclass: it may answer from a cache that the waiting for a lock has made stale.
-    found = await cursor_of(connection).execute(
+    tables = await _rows(
+        connection,
         "SELECT relname::text FROM pg_catalog.pg_class AS c"
         " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname IN ('log', 'meta')",
-        (schema,),
+        schema,
     )
-    tables = await found.fetchall()
     if not tables:
         return 0
     if len(tables) == 1:
         raise StoreCorruptError(f"Postgres schema {schema}: this is not a flowstate store")
-    query = f"SELECT version FROM {name}.meta"
-    row = await (await cursor_of(connection).execute(query.encode())).fetchone()
-    version = row[0] if row else 0
+    rows = await _rows(connection, f"SELECT version FROM {quoted(schema)}.meta")
+    version = rows[0][0] if rows else None
     if not isinstance(version, int):
         raise StoreCorruptError(f"Postgres schema {schema}: {version!r} is no version")
     if version > SCHEMA_VERSION:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import attrs
@@ -127,7 +128,7 @@ class PostgresSession(Session):
                 with link.limited(seconds):
                     is_current = await schemas.is_current(link.connection, schema)
                 if not is_current:
-                    with link.limited(None):  # It may take as long as the store is large.
+                    with link.limited(inf):  # It may take as long as the store is large.
                         await schemas.migrate(link.connection, schema)
             with link.limited(seconds):
                 return await schemas.check(link.connection, schema)

@@ -28,6 +28,7 @@ class PostgresTransaction(Transaction):
 
     Attributes:
         writes: what was added.
+        is_over: whether it takes no more.
         verdicts: of what was added, once it is committed.
     """
 
@@ -35,18 +36,14 @@ class PostgresTransaction(Transaction):
         self.store_id = store_id
         self.writes: list[Writes] = []
         self._settles: list[Settle] = []
-        self._is_over = False
+        self.is_over = False
         self.verdicts: Sequence[Verdict] = ()
 
     def add(self, writes: Writes, settle: Settle) -> None:
-        if self._is_over:
+        if self.is_over:
             raise InvalidInputError("tx", "is over")
         self.writes.append(writes)
         self._settles.append(settle)
-
-    def end(self) -> None:
-        """Take no more commits."""
-        self._is_over = True
 
     def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Hand the verdicts over."""
@@ -81,15 +78,14 @@ async def joined(
             try:
                 yield tx
             finally:
-                tx.end()
+                tx.is_over = True
             if tx.writes:
                 timer = asyncio.get_running_loop().call_later(seconds, cut, connection)
                 deadline.callback(timer.cancel)
                 verdicts = await _judged(connection, queries, tx)
     except psycopg.OperationalError:
-        if verdicts is None or not connection.closed:
-            raise
-        if not await _happened(commits, tx.writes):
+        lost = verdicts is not None and connection.closed
+        if not lost or not await _happened(commits, tx.writes):
             raise
     except asyncio.CancelledError:
         if verdicts is not None:

@@ -1,7 +1,7 @@
 """The Redis driver."""
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Self, TypeVar
 
 import attrs
 
@@ -28,6 +28,7 @@ from flowstate.state import State
 __all__ = ["RedisDriver"]
 
 CHUNK = 500
+T = TypeVar("T")
 
 
 class Session(CommitResolver):
@@ -115,19 +116,19 @@ class RedisDriver(Options, BaseDriver[Session]):
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
         store = self._opened()
-        found: list[bool] = []
-        for start in range(0, len(heartbeats), CHUNK):
-            some = heartbeats[start : start + CHUNK]
-            found += reader.unpacked(await store.run("beat", reader.ask_beat(some)))
-        return found
+        return [
+            is_latest
+            for some in _chunks(heartbeats)
+            for is_latest in reader.unpacked(await store.run("beat", reader.ask_beat(some)))
+        ]
 
     async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
         store = self._opened()
-        found: list[Liveness | None] = []
-        for start in range(0, len(ids), CHUNK):
-            answers = reader.unpacked(await store.run("liveness", *ids[start : start + CHUNK]))
-            found += map(reader.liveness_of, answers)
-        return found
+        return [
+            reader.liveness_of(found)
+            for some in _chunks(ids)
+            for found in reader.unpacked(await store.run("liveness", *some))
+        ]
 
     async def compact(self, before_rev: int) -> int:
         store = self._opened()
@@ -141,3 +142,7 @@ class RedisDriver(Options, BaseDriver[Session]):
         while await store.run("orphans", before_rev, CHUNK) == CHUNK:
             pass
         return removed
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))

@@ -19,7 +19,8 @@ __all__ = ["failed"]
 REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 NOT_SENT = (*REFUSED, exceptions.MaxConnectionsError, exceptions.BusyLoadingError)
 FORBIDDEN = (exceptions.ReadOnlyError, exceptions.NoPermissionError)
-BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError)
+# The last two: a deadline of ours, and the name of a host that is none.
+BROKEN = (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, UnicodeError)
 # Of ours, of redis-py, and the codes that servers begin their errors with. A class counts before a
 # code, and then the first one.
 _MEANINGS: tuple[tuple[type[DriverError], tuple[type[Exception], ...], str], ...] = (
@@ -39,9 +40,9 @@ LONGEST_MESSAGE = 1_000
 NOT_TRUSTED = "certificate verify failed"
 
 
-def failed(error: exceptions.RedisError, namespace: str) -> Failed:
-    """Return what an attempt that raised ``error`` has come to."""
-    message = str(error)
+def failed(error: Exception, store: str) -> Failed:
+    """Return what an attempt that raised ``error`` has come to; ``store`` is a name for it."""
+    message = str(error) or "the server does not answer"
     kinds = [ours for ours, theirs, _ in _MEANINGS if isinstance(error, theirs)]
     kinds += [ours for ours, _, codes in _MEANINGS if _says(message, codes)]
     kind = (*kinds, DriverError)[0]
@@ -50,7 +51,7 @@ def failed(error: exceptions.RedisError, namespace: str) -> Failed:
     is_refused = isinstance(error, REFUSED) or NOT_TRUSTED in message
     was_sent = isinstance(error, BROKEN) and not isinstance(error, NOT_SENT)
     return Failed(
-        kind(f"Redis namespace {namespace}: {shown}"),
+        kind(f"{store}: {shown}"),
         passing=not is_refused and (isinstance(error, PASSING) or _says(message, "BUSY")),
         # The connection broke after it stood.
         lost=was_sent and "connecting to" not in message,

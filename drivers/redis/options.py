@@ -1,10 +1,14 @@
 """What a Redis driver is told."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from flowstate.clock import Clock
 from flowstate.driver import Durability
@@ -23,12 +27,24 @@ MOST_REPLICAS = 1_000
 
 def _check_store(_self: object, _field: Any, value: Any) -> None:
     if isinstance(value, str):
-        try:
-            parse_url(value)
-        except ValueError:  # It may repeat a password.
-            raise InvalidInputError("store", "is not the URL of a Redis server") from None
+        if not _is_url(value):
+            raise InvalidInputError(
+                "store", "is not the URL of a Redis server; percent-encode its user and password"
+            )
     elif not isinstance(value, Client):
         raise InvalidInputError("store", "must be a URL, or an asyncio client of redis-py")
+
+
+def _is_url(url: str) -> bool:
+    # What is raised here repeats the URL, so it must not become the context of another error.
+    try:
+        pool: Any = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0))
+        pool.make_connection()  # That looks at the parameters, too.
+        parts = urlsplit(url)
+    except (ValueError, TypeError, AttributeError, RedisError):
+        return False
+    # A "/" or "?" in a password cuts it in two, and the first half would be shown as a port.
+    return parts.scheme == "unix" or "@" not in f"{parts.path}{parts.query}{parts.fragment}"
 
 
 def _check_namespace(_self: object, _field: Any, value: Any) -> None:

@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from flowstate.driver import Durability
 from flowstate.drivers.kit.resolving import Backoff, Failed, retried
@@ -34,6 +32,7 @@ class OpenStore:
     Attributes:
         options: of the driver.
         client: to the server.
+        name: of the store, for errors.
         prefix: of all keys.
         scripts: what the server can be asked to do.
         durability: what an acknowledged commit survives; known once it is open.
@@ -46,7 +45,7 @@ class OpenStore:
         self.prefix = f"{{{options.namespace}}}"
         self.durability: Durability = "none"
         self.scripts = Scripts(self.client, self.prefix)
-        self._name = f"Redis namespace {options.namespace}"
+        self.name = f"Redis namespace {options.namespace}"
         self._store_id = ""
         self._closed = False
         self._asking = 0  # How many wait for the server just now.
@@ -59,7 +58,7 @@ class OpenStore:
             self.durability = durability_of(found, self.options, self.client)
             version, store_id = await self.run("open", VERSION, f"redis-{uuid.uuid4()}")
             if version is None or not version.isdigit() or store_id is None:
-                raise StoreCorruptError(f"{self._name}: the key meta is damaged")
+                raise StoreCorruptError(f"{self.name}: the key meta is damaged")
             await self._upgrade(int(version))
             self._store_id = str(store_id.decode(errors="replace"))
         return self._store_id
@@ -67,7 +66,7 @@ class OpenStore:
     async def _upgrade(self, version: int) -> None:
         if version > VERSION:
             raise StoreVersionError(
-                f"{self._name}: version {version} is newer than {VERSION}, the highest that "
+                f"{self.name}: version {version} is newer than {VERSION}, the highest that "
                 "this library knows; upgrade flowstate"
             )
         while version < VERSION and await self.run("upgrade", UPGRADED_AT_A_TIME):
@@ -85,38 +84,8 @@ class OpenStore:
                     await self._idle.wait()
             await self.client.aclose()
 
-    @contextlib.asynccontextmanager
-    async def asking(self) -> AsyncIterator[None]:
-        """Ask the server inside: for a bounded time, and not after the store was closed.
-
-        Raises:
-            RedisError: of the client.
-            Failed: the store was closed.
-        """
-        if self._closed:
-            raise self._is_closed()
-        self._asking += 1
-        self._idle.clear()
-        try:
-            with preserve_cancellation():
-                async with asyncio.timeout(PATIENCE * self.options.timeout):
-                    yield
-        except (AttributeError, TypeError) as error:
-            # What redis-py runs into when a connection is closed while it is used.
-            if not self._closed:
-                raise
-            raise RedisConnectionError("closed while it was asked") from error
-        except UnicodeError as error:
-            raise RedisConnectionError("no such host") from error
-        except TimeoutError as error:
-            raise RedisTimeoutError("the server does not answer") from error
-        finally:
-            self._asking -= 1
-            if not self._asking:
-                self._idle.set()
-
     def _is_closed(self, *, lost: bool = False) -> Failed:
-        return Failed(DriverClosedError(f"{self._name} is not open"), lost=lost, common=True)
+        return Failed(DriverClosedError(f"{self.name} is not open"), lost=lost, common=True)
 
     def backoff(self) -> Backoff:
         """Return pauses for as long as an operation may take."""
@@ -138,14 +107,28 @@ class OpenStore:
             return await retried(lambda: self.attempt(action), first, backoff)
 
     async def attempt(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Ask the server once.
+        """Ask the server once: for a bounded time, and not after the store was closed.
 
         Raises:
             Failed: it did not work.
         """
+        if self._closed:
+            raise self._is_closed()
+        self._asking += 1
+        self._idle.clear()
         try:
-            async with self.asking():
-                return await action()
-        except RedisError as error:
-            found = failed(error, self.options.namespace)
+            with preserve_cancellation():
+                async with asyncio.timeout(PATIENCE * self.options.timeout):
+                    return await action()
+        except (AttributeError, TypeError) as error:
+            # What redis-py runs into when a connection is closed while it is used.
+            if not self._closed:
+                raise
+            raise self._is_closed(lost=True) from error
+        except (RedisError, UnicodeError, TimeoutError) as error:
+            found = failed(error, self.name)
             raise (self._is_closed(lost=found.lost) if self._closed else found) from error
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._idle.set()

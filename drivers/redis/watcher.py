@@ -5,12 +5,10 @@ import logging
 from typing import Any
 
 import attrs
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from flowstate.drivers.kit.base import News
 from flowstate.drivers.kit.resolving import Backoff, Failed
-from flowstate.drivers.redis.errors import failed
 from flowstate.drivers.redis.settings import wait_limit
 from flowstate.drivers.redis.store import OpenStore
 from flowstate.errors import DriverError, StoreCorruptError
@@ -63,45 +61,36 @@ class Watcher:
         while True:
             try:
                 await self._follow()
+            except Failed as error:
+                # A connection that is soon back is no failure.
+                if not error.passing or not await self._backoff.pause():
+                    await self._report(error.error)
             except Exception as error:  # noqa: BLE001 - tasks wait for this one
-                await self._pause(self._failed(error))
+                # What it says may hold what is stored.
+                kind = type(error).__name__
+                told = StoreCorruptError(f"{self.store.name}: answers what no store does: {kind}")
+                told.__cause__ = error
+                await self._report(told)
 
-    async def _pause(self, found: Failed) -> None:
-        # A connection that is soon back is no failure.
-        if not found.passing or not await self._backoff.pause():
-            self._report(found.error)
-            await self._backoff.wait()
-
-    def _failed(self, error: Exception) -> Failed:
-        if isinstance(error, Failed):
-            return error
-        namespace = self.store.options.namespace
-        if isinstance(error, RedisError):
-            return failed(error, namespace)
-        # What it says may hold what is stored.
-        kind = type(error).__name__
-        told = StoreCorruptError(f"Redis namespace {namespace}: answers what no store does: {kind}")
-        told.__cause__ = error
-        return Failed(told)
-
-    def _report(self, error: DriverError) -> None:
-        """Log the first failure of several; raise each in the tasks that wait."""
+    async def _report(self, error: DriverError) -> None:
+        """Log the first failure of several; raise each in the tasks that wait; pause."""
         if not self._failing:
             logger.warning("no news of the store for now: %s", error)
         self._failing = True
         self.news.failed(error)
+        await self._backoff.wait()
 
     async def _follow(self) -> None:
         """Follow the streams until something fails."""
         client, prefix = self.store.client, self.store.prefix
         alarmed: Any = "0-0"
-        async with self.store.asking():
-            for id, _ in await client.xrevrange(f"{prefix}:alarm", count=1) or ():
-                alarmed = id
+        last = await self.store.attempt(lambda: client.xrevrange(f"{prefix}:alarm", count=1))
+        for id, _ in last or ():
+            alarmed = id
         while True:
             before = self.news.head
-            async with self.store.asking():
-                head = int(await client.hget(f"{prefix}:meta", "head") or 0)
+            found: Any = await self.store.attempt(lambda: client.hget(f"{prefix}:meta", "head"))
+            head = int(found or 0)
             self.news.saw(head, alarmed, before)
             self._failing, self._backoff = False, self.store.backoff()
             alarmed = await self._wait(head, alarmed)
@@ -114,11 +103,12 @@ class Watcher:
             f"{self.store.prefix}:status:{status.value}": f"{head}-0" for status in Status
         }
         streams[alarm] = alarmed
+        client, block = self.store.client, round(1000 * self._block)
         try:
-            async with self.store.asking():
-                block = round(1000 * self._block)
-                reply = await self.store.client.xread(streams, count=1, block=block)
-        except RedisTimeoutError:
+            reply = await self.store.attempt(lambda: client.xread(streams, count=1, block=block))
+        except Failed as error:
+            if not isinstance(error.__cause__, RedisTimeoutError):
+                raise
             # A client of the user's own may wait for less. When the server is away, the next
             # question fails.
             self._block = max(SHORTEST_BLOCK, self._block / 2)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from msgspec import json
@@ -12,7 +13,6 @@ from flowstate.drivers.kit.records import delay_of, readable_time, text_of
 from flowstate.drivers.kit.times import LAST, MICROSECOND, stalling_micros, to_micros
 from flowstate.drivers.sqlite.rows import REVISION, Row, insert, snapshot
 from flowstate.errors import CodecError
-from flowstate.state import State
 
 __all__ = ["beat", "get_liveness", "postpone"]
 
@@ -33,29 +33,22 @@ DELAYS = (
 )
 
 
-def postpone(connection: sqlite3.Connection, delayed: State, due: int) -> None:
-    """Let a stored latest revision stall no earlier than a new delay of it allows.
+def postpone(connection: sqlite3.Connection, id: str, rev: int, due: int) -> None:
+    """Let a latest revision stall no earlier than a new delay of it allows.
 
     The state of the delay may be a changed copy; the rules are those that were committed.
     """
-    stored = connection.execute(
+    for (body,) in connection.execute(
         "SELECT log.body FROM latest JOIN log ON log.rev = latest.rev"
         " WHERE latest.id = ? AND latest.rev = ? AND stalls_at NOTNULL",
-        (delayed.id, delayed.rev),
-    ).fetchone()
-    after = None if stored is None else _stalling_micros(stored[0])
-    if after is not None:
-        connection.execute(
-            "UPDATE latest SET stalls_at = max(stalls_at, ?) WHERE id = ?",
-            (min(due + after, LAST), delayed.id),
-        )
-
-
-def _stalling_micros(body: str) -> int | None:
-    try:
-        return stalling_micros(decode_state(body))
-    except CodecError:
-        return None
+        (id, rev),
+    ).fetchall():
+        with suppress(CodecError):
+            after = stalling_micros(decode_state(body)) or 0
+            connection.execute(
+                "UPDATE latest SET stalls_at = max(stalls_at, ?) WHERE id = ?",
+                (min(due + after, LAST), id),
+            )
 
 
 def beat(
@@ -107,7 +100,5 @@ def _liveness(connection: sqlite3.Connection, id: str, now: datetime) -> Livenes
 def _dues(connection: sqlite3.Connection, id: str, rev: int) -> Iterator[datetime]:
     """Return the times of the delays of a revision that can be read, the earliest first."""
     for row in connection.execute(DELAYS, (id, rev)):
-        try:
+        with suppress(CodecError):
             yield delay_of(row).due
-        except CodecError:
-            continue

@@ -84,14 +84,14 @@ class Place:
         """
         if self.look():
             return
-        stamp = self._find_stamp()
+        began, stamp = time.time_ns(), self._find_stamp()
         if self._find() != self.is_here:
             raise StoreUnavailableError(
                 f"{self._path}: it, its -wal or its -shm was moved, removed or replaced while it "
                 "was open"
             )
         # A change within the same tick as the last one would leave the folder's time as it is.
-        is_settled = bool(stamp) and time.time_ns() - max(stamp[:2]) > TICK_NS
+        is_settled = bool(stamp) and began - max(stamp[:2]) > TICK_NS
         self._stamp = stamp if is_settled else ()
         self._look_at = time.monotonic() + LOOK_EVERY
 

@@ -109,7 +109,6 @@ class _Page:
                 yield walk("log", conditions(labels, status))
 
     def _rows(self, revs: list[int]) -> Iterator[Row]:
-        """Return rows until a page is full."""
         if not revs:
             return
         where, parameters = "rev IN (SELECT value FROM json_each(?))", (_array(revs),)
@@ -124,7 +123,6 @@ class _Page:
                 return
 
     def _bounds(self) -> tuple[int, int]:
-        """Return after and up to which revision to look."""
         after, upto = self._query.after, self._head
         if self._query.since_time is not None:
             after = max(after, self._last_before(self._query.since_time))

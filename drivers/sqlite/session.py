@@ -4,7 +4,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -61,15 +61,15 @@ class FileSession(Session):
         with self._clock.working():
             return await worker.do(action, *args)
 
-    def read(self, action: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+    def read(self, action: Callable[[sqlite3.Connection], T]) -> Coroutine[Any, Any, T]:
         """Do something with a reading connection, on one snapshot."""
         return self._in_thread(self._reading, self._opened_file().read, action)
 
-    def write(self, action: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+    def write(self, action: Callable[[sqlite3.Connection], T]) -> Coroutine[Any, Any, T]:
         """Do something in a transaction, whole or not at all."""
         return self._in_thread(self._writing, self._opened_file().write, action)
 
-    def in_writer(self, action: Callable[..., T], *args: Any) -> Awaitable[T]:
+    def in_writer(self, action: Callable[..., T], *args: Any) -> Coroutine[Any, Any, T]:
         """Do something with the file, in the writing thread."""
         return self._in_thread(self._writing, action, self._opened_file(), *args)
 

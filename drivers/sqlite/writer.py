@@ -93,6 +93,8 @@ class Batch:
         self._data: dict[str, Row] = {}
         self._references: list[Row] = []
         self._delays: dict[str, list[tuple[Row, Iterable[str]]]] = {}
+        # Of revisions that get delays by themselves: when the last of those is due.
+        self._later: dict[tuple[str, int], int] = {}
         # Where there is a row, or none, once a claim or a drop is stored.
         self._change: tuple[str, Row, bool] = ("meta", (), True)
 
@@ -119,7 +121,9 @@ class Batch:
             return self._judge_rest(writes)
         if writes.needs or writes.claims or writes.drops:
             return self._judge_rest(writes)
-        return self._put_all(writes, {})
+        put, token = self._put, writes.token
+        drafts = zip(writes.puts, writes.bodies, strict=True)
+        return tuple([put(draft, body, token, None) for draft, body in drafts])
 
     def _mismatch(self, writes: Writes) -> FlowstateError:
         expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
@@ -133,7 +137,8 @@ class Batch:
         until: dict[int | None, int] = {}
         for delay, due in zip(writes.delays, dues, strict=True):
             until[delay.put] = min(due, until.get(delay.put, due))
-        states = self._put_all(writes, until)
+        drafts = enumerate(zip(writes.puts, writes.bodies, strict=True))
+        states = [self._put(*draft, writes.token, until.get(n)) for n, draft in drafts]
         for data in writes.data:
             annotations = encode_annotations(data.annotations).decode()
             self._data[data.checksum] = (data.checksum, self._head, annotations, data.blob)
@@ -142,7 +147,7 @@ class Batch:
         for drop in writes.drops:
             self._drop(drop)
         self._delay(writes, states, dues)
-        return states
+        return tuple(states)
 
     def _refusal(self, writes: Writes) -> FlowstateError | None:
         if any(self._rev(id) != rev for id, rev in writes.checks):
@@ -167,11 +172,6 @@ class Batch:
         ).fetchone()
         # A put of the batch drops the delays of its state, though only when rows are written.
         return row is not None and row[0] not in self._latest
-
-    def _put_all(self, writes: Writes, until: dict[int | None, int]) -> tuple[State, ...]:
-        put, token = self._put, writes.token
-        drafts = enumerate(zip(writes.puts, writes.bodies, strict=True))
-        return tuple([put(draft, body, token, until.get(n)) for n, (draft, body) in drafts])
 
     def _put(self, draft: State, body: str, token: str, until: int | None) -> State:
         rev = self._head = self._head + 1
@@ -208,25 +208,13 @@ class Batch:
         return min(self._now + micros_of(delay.after), LAST)
 
     def _delay(self, writes: Writes, states: Sequence[State], dues: Sequence[int]) -> None:
-        later: dict[str, tuple[State, int]] = {}
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
             row = (f"{writes.token}.{index}", state.id, state.rev, due, delay.body, delay.to)
             self._delays.setdefault(state.id, []).append((row, set(delay.references)))
             if delay.put is None:
-                _, latest = later.get(state.id, (state, due))
-                later[state.id] = state, max(due, latest)
-        for state, due in later.values():
-            self._postpone(state, due)
-
-    def _postpone(self, delayed: State, due: int) -> None:
-        """Let a revision that gets a delay by itself stall after that delay."""
-        row = self._latest.get(delayed.id)
-        if row is None:
-            postpone(self._connection, delayed, due)
-        elif row[1] == delayed.rev and row[4] is not None:
-            until = _stalls_at(delayed, due) or 0
-            self._latest[delayed.id] = (*row[:4], max(row[4], until), row[5])
+                place = state.id, state.rev
+                self._later[place] = max(due, self._later.get(place, due))
 
     # Storing
 
@@ -266,6 +254,8 @@ class Batch:
             references = [(row[0], checksum) for row, sums in kept for checksum in sums]
             insert(self._connection, "delay_reference", references, again)
             self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'delays'")
+        for place, due in self._later.items():
+            postpone(self._connection, *place, due)
 
     def is_stored(self, connection: sqlite3.Connection) -> bool:
         """Return whether the transaction is in the store: all of it is, or nothing."""

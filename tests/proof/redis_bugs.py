@@ -66,7 +66,7 @@ def statuses_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def delays_outlive_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays of a state that has moved on stay, and can only lose."""
-    in_lua(monkeypatch, "commit", ("in ipairs(delays_of(id, '0', '-1')) do", "in ipairs({}) do"))
+    in_lua(monkeypatch, "commit", ("delays_of(id, '0', '-1') or NONE", "NONE"))
 
 
 def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def heartbeats_make_states_stall(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch,
         "beat",
         ("if micros and state.after then", "if micros then"),
-        ("state.flow)", "state.flow or '')"),
+        ("state.labelled, state.after,", "state.labelled, state.after or '1',"),
     )
 
 

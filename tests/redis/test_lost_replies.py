@@ -173,5 +173,5 @@ async def test_a_token_of_another_commit_proves_nothing(other: RedisDriver) -> N
     committed = await commit_one(other, pair("two"))
     same = pair("two")
     different = replace(same, bodies=(same.bodies[0], '{"v":1,"id":"b","labels":{"a":"b"}}'))
-    found = await other._opened().resolver.find_replays([same, different, pair("three")])
+    found = await other._opened().find_replays([same, different, pair("three")])
     assert list(found) == [committed, None, None]

@@ -11,7 +11,7 @@ import pytest
 
 from flowstate import StoreUnavailableError
 from flowstate.driver import Heartbeat, Seen, StateQuery
-from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.drivers.sqlite import SQLiteDriver, place
 from tests.sqlite.support import commit_one, put, revs_in
 
 
@@ -85,6 +85,44 @@ async def test_every_operation_refuses(path: Path, move: Callable[[Path], None])
         with pytest.raises(StoreUnavailableError):
             async with asyncio.timeout(10):
                 await waiting
+
+
+def until_next_tick(path: Path) -> None:
+    """Wait until a change of the folder would change its time."""
+    probe = path.parent.parent / "probe"
+    while True:
+        probe.touch()
+        if probe.stat().st_mtime_ns > path.parent.stat().st_ctime_ns:
+            return
+
+
+@pytest.mark.parametrize("move", MOVES)
+async def test_a_folder_without_changes_is_watched(
+    path: Path, move: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "TICK_NS", 0)
+    async with SQLiteDriver(path) as driver:
+        until_next_tick(path)
+        for n in range(3):
+            await commit_one(driver, put(f"{n}", f"{n}"))
+        move(path)
+        with pytest.raises(StoreUnavailableError):
+            await commit_one(driver, put("3", "b"))
+        with pytest.raises(StoreUnavailableError):
+            await driver.get_states(StateQuery())
+
+
+async def test_a_lock_file_is_watched(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "TICK_NS", 0)
+    lock = path.with_name("store.db-lock")
+    async with SQLiteDriver(path) as driver:
+        for n in range(3):
+            until_next_tick(path)
+            await commit_one(driver, put(f"{n}", f"{n}"))
+            await commit_one(driver, put(f"{n}.", f"{n}."))
+            lock.unlink()
+            await commit_one(driver, put(f"{n}..", f"{n}.."))
+            assert lock.exists()
 
 
 async def test_a_file_that_comes_back_is_used_again(path: Path) -> None:

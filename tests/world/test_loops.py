@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
@@ -109,7 +108,8 @@ async def test_a_watch_is_not_iterated_elsewhere(any_place: Place) -> None:
 
 
 async def test_threads_hand_their_calls_to_the_loop_of_the_engine(any_place: Place) -> None:
-    loop, losses = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    losses: list[int] = []
 
     def view(number: int) -> None:
         for each in range(5):
@@ -123,7 +123,8 @@ async def test_threads_hand_their_calls_to_the_loop_of_the_engine(any_place: Pla
         threads = [threading.Thread(target=view, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
-        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
         assert len(losses) == await engine.head() == 20
 
 
@@ -179,11 +180,11 @@ def test_engines_in_two_threads_share_a_driver(kind: str, tmp_path: Any) -> None
             await asyncio.to_thread(test.wait)
             for each in range(20):
                 await engine.do(Commit(Transit(StateContext(State(f"{number}-{each}")), "end")))
-            async with asyncio.timeout(LIMIT), aclosing(engine.states()):
+            async with asyncio.timeout(LIMIT):
                 found[number] = [(await anext(states)).id for _ in range(40)]
             await asyncio.to_thread(test.wait)
 
-    threads = [threading.Thread(target=lambda n=n: asyncio.run(use(n))) for n in range(2)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(use(n))) for n in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -42,74 +42,6 @@ LANGUAGE sql STABLE RETURN coalesce(
     {schema}.later(moment, least((delay ->> 6)::numeric, 9e18)::bigint)
 );
 
--- Stores what only some commits of a batch have, apart from claims and drops.
---
--- ids: of the batch; put_by: by place of id, the place of the last commit that put it; last_revs:
--- the revisions that no later put of the batch has outdated; statuses: by place of put.
-CREATE FUNCTION {schema}.store_rest(
-    rest jsonb, blobs bytea[], revs bigint[], refused boolean[], head bigint, moment timestamptz,
-    ids text[], put_by bigint[], last_revs bigint[], statuses text[]
-) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    number bigint;
-BEGIN
-    IF rest ? 'labels' THEN
-        WITH named AS MATERIALIZED (
-            SELECT label ->> 1 AS key, label ->> 2 AS value, revs[put] AS rev, statuses[put] AS status
-            FROM jsonb_array_elements(rest -> 'labels') AS label,
-                LATERAL (SELECT (label ->> 0)::integer) AS place (put)
-            WHERE revs[put] IS NOT NULL
-        ), every AS (INSERT INTO {schema}.label (key, value, rev) SELECT key, value, rev FROM named)
-        INSERT INTO {schema}.latest_label (key, value, rev, status)
-            SELECT key, value, rev, status FROM named WHERE rev = ANY (last_revs);
-    END IF;
-    IF rest ? 'references' THEN
-        INSERT INTO {schema}.data_reference (rev, checksum)
-            SELECT DISTINCT revs[(reference ->> 0)::integer], reference ->> 1
-            FROM jsonb_array_elements(rest -> 'references') AS reference
-            WHERE revs[(reference ->> 0)::integer] IS NOT NULL;
-    END IF;
-    IF rest ? 'data' THEN
-        INSERT INTO {schema}.data (checksum, stored_at, annotations, blob)
-            SELECT DISTINCT ON (item ->> 1) item ->> 1, head, (item ->> 2)::json, blobs[place]
-            FROM jsonb_array_elements(rest -> 'data') WITH ORDINALITY AS brought (item, place)
-            WHERE NOT refused[(item ->> 0)::integer]
-            ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at;
-    END IF;
-    IF rest ? 'delays' THEN
-        SELECT greatest({schema}.to_micros(moment), max(written) + 1) INTO number FROM {schema}.delay;
-        -- A delay is outdated already if a later commit of the batch has put its state. One that
-        -- belongs to no put lets the latest revision stall no earlier than it allows; the others
-        -- count already.
-        WITH stored AS (
-            INSERT INTO {schema}.delay (id, state_id, rev, due, body, flow, refs, written)
-                SELECT delay ->> 1, ids[(delay ->> 3)::integer],
-                    coalesce(revs[(delay ->> 2)::integer], (delay ->> 4)::bigint),
-                    {schema}.due_at(delay, moment), (delay ->> 7)::json, delay ->> 8,
-                    CASE WHEN delay -> 9 <> '[]' THEN
-                        ARRAY(SELECT jsonb_array_elements_text(delay -> 9))
-                    END, number
-                FROM jsonb_array_elements(rest -> 'delays') AS delay
-                WHERE NOT refused[(delay ->> 0)::integer]
-                    AND NOT coalesce(put_by[(delay ->> 3)::integer] > (delay ->> 0)::integer, false)
-                ON CONFLICT (id) DO NOTHING
-                RETURNING state_id, rev, due, body -> 'state' IS NOT NULL AS by_itself
-        )
-        UPDATE {schema}.latest
-            SET delayed = true, stalls_at = CASE WHEN until IS NULL THEN stalls_at
-                ELSE greatest(stalls_at, {schema}.later(until, stalls_after)) END
-            FROM (
-                SELECT state_id, max(stored.due) FILTER (
-                    WHERE stored.by_itself AND stored.rev = known.rev
-                ) AS until
-                FROM stored JOIN {schema}.latest AS known ON known.id = stored.state_id
-                GROUP BY state_id
-            ) AS found
-            WHERE latest.id = found.state_id;
-    END IF;
-END
-$$;
-
 -- Judges a batch of independent commits one after the other, and stores what is not refused.
 --
 -- counts: how many commits and ids the batch has; then for each put, in the order of the
@@ -150,6 +82,7 @@ DECLARE
     has_needs constant boolean := coalesce(rest ? 'needs', false);
     has_claims constant boolean := coalesce(rest ?| '{claims,drops}', false);
     asked jsonb;
+    number bigint;
     moment timestamptz;
     committed timestamptz;
     until timestamptz[];
@@ -284,7 +217,9 @@ BEGIN
     END LOOP;
 
     IF rest IS NOT NULL THEN
-        FOR here IN SELECT DISTINCT (label ->> 0)::integer FROM jsonb_array_elements(rest -> 'labels') AS label LOOP
+        FOR here IN
+            SELECT DISTINCT (label ->> 0)::integer FROM jsonb_array_elements(rest -> 'labels') AS label
+        LOOP
             put_labels[here] := true;
         END LOOP;
         IF rest ? 'delays' THEN
@@ -332,14 +267,62 @@ BEGIN
             flow = excluded.flow, labelled = excluded.labelled, delayed = excluded.delayed,
             stalls_at = excluded.stalls_at, stalls_after = excluded.stalls_after,
             beat_at = NULL, note = NULL;
-    IF rest ?| '{labels,references,data,delays}' THEN
-        PERFORM {schema}.store_rest(
-            rest, blobs, revs, refused, head, moment,
-            words[commits + 1 : commits + ids],
-            ARRAY(SELECT counts[4 * last_put[slot] - 1] FROM generate_series(1, ids) AS slot),
-            current,
-            ARRAY(SELECT words[before_first_put + 3 * put + 1] FROM generate_series(1, puts) AS put)
-        );
+    IF rest ? 'labels' THEN
+        WITH named AS MATERIALIZED (
+            SELECT label ->> 1 AS key, label ->> 2 AS value, revs[put] AS rev,
+                words[before_first_put + 3 * put + 1] AS status
+            FROM jsonb_array_elements(rest -> 'labels') AS label,
+                LATERAL (SELECT (label ->> 0)::integer) AS place (put)
+            WHERE revs[put] IS NOT NULL
+        ), every AS (INSERT INTO {schema}.label (key, value, rev) SELECT key, value, rev FROM named)
+        INSERT INTO {schema}.latest_label (key, value, rev, status)
+            SELECT key, value, rev, status FROM named WHERE rev = ANY (current);
+    END IF;
+    IF rest ? 'references' THEN
+        INSERT INTO {schema}.data_reference (rev, checksum)
+            SELECT DISTINCT revs[(reference ->> 0)::integer], reference ->> 1
+            FROM jsonb_array_elements(rest -> 'references') AS reference
+            WHERE revs[(reference ->> 0)::integer] IS NOT NULL;
+    END IF;
+    IF rest ? 'data' THEN
+        INSERT INTO {schema}.data (checksum, stored_at, annotations, blob)
+            SELECT DISTINCT ON (item ->> 1) item ->> 1, head, (item ->> 2)::json, blobs[place]
+            FROM jsonb_array_elements(rest -> 'data') WITH ORDINALITY AS brought (item, place)
+            WHERE NOT refused[(item ->> 0)::integer]
+            ON CONFLICT (checksum) DO UPDATE SET stored_at = excluded.stored_at;
+    END IF;
+    IF rest ? 'delays' THEN
+        SELECT greatest({schema}.to_micros(moment), max(written) + 1) INTO number FROM {schema}.delay;
+        -- A delay is outdated already if a later commit of the batch has put its state. One that
+        -- belongs to no put lets the latest revision stall no earlier than it allows; the others
+        -- count already.
+        WITH added AS (
+            INSERT INTO {schema}.delay (id, state_id, rev, due, body, flow, refs, written)
+                SELECT delay ->> 1, words[commits + (delay ->> 3)::integer],
+                    coalesce(revs[(delay ->> 2)::integer], (delay ->> 4)::bigint),
+                    {schema}.due_at(delay, moment), (delay ->> 7)::json, delay ->> 8,
+                    CASE WHEN delay -> 9 <> '[]' THEN
+                        ARRAY(SELECT jsonb_array_elements_text(delay -> 9))
+                    END, number
+                FROM jsonb_array_elements(rest -> 'delays') AS delay
+                WHERE NOT refused[(delay ->> 0)::integer]
+                    AND coalesce(
+                        counts[4 * last_put[(delay ->> 3)::integer] - 1] <= (delay ->> 0)::integer, true
+                    )
+                ON CONFLICT (id) DO NOTHING
+                RETURNING state_id, rev, due, body -> 'state' IS NOT NULL AS by_itself
+        )
+        UPDATE {schema}.latest
+            SET delayed = true, stalls_at = CASE WHEN found.latest_due IS NULL THEN stalls_at
+                ELSE greatest(stalls_at, {schema}.later(found.latest_due, stalls_after)) END
+            FROM (
+                SELECT state_id, max(added.due) FILTER (
+                    WHERE added.by_itself AND added.rev = known.rev
+                ) AS latest_due
+                FROM added JOIN {schema}.latest AS known ON known.id = added.state_id
+                GROUP BY state_id
+            ) AS found
+            WHERE latest.id = found.state_id;
     END IF;
 END
 $$;

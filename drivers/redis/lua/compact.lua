@@ -43,7 +43,7 @@ local more = after + 1 < target
 local floor = math.max(more and after + 1 or target, 1)
 if floor > tonumber(meta[2] or '1') then
     -- A script that has begun to write may go on when the memory is full; this one makes room.
-    collect(beginning, 'HDEL', 'meta', '')
+    redis.call('HDEL', key('meta'), '')
     collect(beginning, 'HSET', 'meta', 'floor', text(floor))
 end
 write()

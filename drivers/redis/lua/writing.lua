@@ -15,7 +15,8 @@ local function size_of(command, name)
     return size
 end
 
--- Add to what one command will do: in few calls, because a call costs more than what it does.
+-- Add to what one command will do to a key: in few calls, because a call costs more than what it
+-- does.
 local function collect(where, command, name, one, other)
     local list = where[name]
     if list then

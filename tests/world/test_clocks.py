@@ -1,0 +1,177 @@
+"""Clocks that jump by hours, in a process or in a store: nothing is early, nothing stays late."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flowstate import (
+    Command,
+    Commit,
+    Delay,
+    Delayer,
+    End,
+    Engine,
+    FlowRegistry,
+    Pause,
+    State,
+    StateContext,
+    Status,
+    SystemClock,
+    Transit,
+)
+from flowstate.driver import Driver
+from flowstate.recovery import Lease, Recoverer, set_retry_after
+from flowstate.testing.faults import WrongClock
+from tests.world.places import Place
+
+LIMIT = 15.0
+HOURS = 3
+SHARP = 0.15  # Seconds.
+
+pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite"])
+
+
+@pytest.fixture
+def clock() -> WrongClock:
+    return WrongClock(SystemClock())
+
+
+@pytest.fixture
+def driver(kind: str, tmp_path: object, clock: WrongClock) -> Driver:
+    return Place(kind, f"{tmp_path}/store.db").driver(clock=clock)
+
+
+class Fired:
+    """Flows, and when they ran."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, float] = {}
+        self.flows = FlowRegistry()
+        self.flows.set("fire", self._fire)
+
+    async def _fire(self, ctx: StateContext, _: Engine) -> Command[None]:
+        self.at[ctx.current.id] = time.monotonic()
+        return Commit(End(ctx))
+
+
+def stalling(id: str) -> StateContext:
+    ctx = StateContext(State(id))
+    set_retry_after(ctx, timedelta(seconds=1))
+    return ctx
+
+
+async def ended(engine: Engine, *ids: str) -> None:
+    missing = set(ids)
+    async with asyncio.timeout(LIMIT), engine.watch(status=Status.ENDED) as states:
+        while missing:
+            missing.discard((await anext(states)).id)
+
+
+@pytest.mark.parametrize("jump", [HOURS, -HOURS])
+async def test_a_delay_made_before_a_jump(driver: Driver, clock: WrongClock, jump: int) -> None:
+    """Ahead: what became due meanwhile fires soon. Back: it waits by the new time of day."""
+    fired = Fired()
+    async with Engine(driver, fired.flows, clock=clock) as engine, Delayer(engine):
+        overdue, soon = StateContext(State("hour")), StateContext(State("soon"))
+        await engine.do(Commit(Delay(overdue, "fire", timedelta(hours=1))))
+        await asyncio.sleep(0.1)  # reason: the delayer waits for it
+        clock.error = timedelta(hours=jump)
+        jumped = time.monotonic()
+        await engine.do(Commit(Delay(soon, "fire", timedelta(milliseconds=300))))
+        await ended(engine, "soon", *(["hour"] if jump > 0 else []))
+        assert fired.at["soon"] - jumped >= 0.3
+        assert fired.at["soon"] - jumped < 0.3 + 1.0
+        if jump > 0:
+            assert fired.at["hour"] - jumped < 2.0
+        else:
+            assert "hour" not in fired.at
+
+
+async def test_a_jump_back_and_again_the_right_time(driver: Driver, clock: WrongClock) -> None:
+    fired = Fired()
+    async with Engine(driver, fired.flows, clock=clock) as engine, Delayer(engine):
+        clock.error = timedelta(hours=HOURS)  # Ahead once, so that committed_at is.
+        await engine.do(Commit(Pause(StateContext(State("ahead")))))
+        clock.error = timedelta(0)
+        began = time.monotonic()
+        ctx = StateContext(State("soon"))
+        await engine.do(Commit(Pause(ctx), Delay(ctx, "fire", timedelta(milliseconds=200))))
+        until = StateContext(State("until"))
+        at = datetime.now(UTC) + timedelta(milliseconds=300)
+        await engine.do(Commit(Delay(until, "fire", until=at)))
+        await ended(engine, "soon", "until")
+        assert 0.2 <= fired.at["soon"] - began < 1.2
+        assert 0.3 - SHARP <= fired.at["until"] - began < 1.3
+        times = [state.committed_at async for state in engine.states()]
+        assert times == sorted(times)  # type: ignore[type-var]
+
+
+async def test_recovery_of_what_was_committed_while_the_clock_was_ahead(
+    driver: Driver, clock: WrongClock
+) -> None:
+    """Its deadline counts from the time of the store, not from what is stamped."""
+    fired = Fired()
+    clock.error = timedelta(hours=HOURS)
+    async with driver:
+        async with Engine(driver, fired.flows, clock=clock) as engine:
+            await engine.do(Commit(Transit(stalling("early"), "fire")))
+        clock.error = timedelta(0)
+        async with Engine(driver, fired.flows, clock=clock) as engine:
+            await engine.do(Commit(Transit(stalling("late"), "fire")))
+            began = time.monotonic()
+            async with Recoverer(engine, lease=2.0, poll_interval=0.1):
+                await ended(engine, "late")
+        assert 0.8 <= fired.at["late"] - began < 5.0
+
+
+@pytest.mark.parametrize("jump", [HOURS, -HOURS])
+async def test_what_runs_while_the_clock_jumps_is_not_recovered(
+    driver: Driver, clock: WrongClock, jump: int
+) -> None:
+    runs, flows, go_on = [], FlowRegistry(), asyncio.Event()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        runs.append(ctx.current.rev)
+        await go_on.wait()
+        return Commit(End(ctx))
+
+    async with (
+        Engine(driver, flows, clock=clock) as worker,
+        Engine(driver, flows, clock=clock) as other,
+        Recoverer(other, lease=2.0, poll_interval=0.1),
+        Lease(worker, "held", seconds=2.0, poll_interval=0.1) as lease,
+    ):
+        ctx = stalling("a")
+        await worker.do(Commit(Transit(ctx, "long")))
+        task = asyncio.create_task(worker.execute(ctx))
+        await lease.wait_held()
+        term = lease.term
+        for hours in (jump, 2 * jump):
+            await asyncio.sleep(0.7)  # reason: heartbeats and looks go on
+            clock.error = timedelta(hours=hours)
+            await asyncio.sleep(0.7)  # reason: also afterwards
+            assert lease.is_held
+            assert lease.term == term
+        go_on.set()
+        await asyncio.wait_for(task, LIMIT)
+    assert len(runs) == 1
+
+
+async def test_what_has_crashed_is_recovered_soon_after_a_jump_ahead(
+    driver: Driver, clock: WrongClock
+) -> None:
+    """Not at once: only the next heartbeat would show that it has not crashed."""
+    fired = Fired()
+    async with Engine(driver, fired.flows, clock=clock) as engine:
+        async with Recoverer(engine, lease=2.0, poll_interval=0.1):
+            ctx = stalling("crashed")
+            set_retry_after(ctx, timedelta(seconds=1.5))
+            await engine.do(Commit(Transit(ctx, "fire")))
+            await asyncio.sleep(0.5)  # reason: the recoverer leads
+            clock.error = timedelta(hours=HOURS)
+            jumped = time.monotonic()
+            await ended(engine, "crashed")
+        assert time.monotonic() - jumped < 4.0
