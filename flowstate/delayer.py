@@ -27,7 +27,7 @@ from flowstate.options import count, has, optional, seconds
 from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 from flowstate.tenure import Tenure
 
-__all__ = ["OTHERS_EVERY", "Delayer", "has_delayer", "is_new"]
+__all__ = ["Delayer", "OTHERS_EVERY", "has_delayer", "is_new"]
 
 logger = logging.getLogger("flowstate.delayer")
 

@@ -144,7 +144,7 @@ async def test_a_watch_belongs_to_the_event_loop_of_its_engine(engine: Engine) -
     thread = threading.Thread(target=elsewhere)
     thread.start()
     await asyncio.to_thread(thread.join)
-    assert [str(error) for error in caught] == ["engine: belongs to another event loop"]
+    assert [str(error) for error in caught] == ["engine: is open in another event loop"]
 
 
 async def test_the_cursor_passes_what_does_not_match(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """What must be true of a simulated world once it is over, whatever happened in it."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flowstate.errors import CommitUnknownError
@@ -9,6 +10,7 @@ from flowstate.recovery.lease import HOLDER, lease_id
 from flowstate.recovery.policy import attempt
 from flowstate.state import State, Status
 from flowstate.testing.histories.checker import check as find_violations
+from flowstate.testing.simulation.nemesis import MOST_BACK
 from flowstate.testing.simulation.process import DUTY, Watched
 from flowstate.testing.simulation.recording import operations_of
 from flowstate.testing.simulation.workload import AT, BY, COUNT, COUNTER, SEEN, counter_of
@@ -138,7 +140,8 @@ def _delays_fire_once(world: "World") -> Iterator[str]:
 
     It was due when the store was asked, even if the clock has stepped back until the commit.
     """
-    stepped_back = -world.store.clock.error
+    has_stepped = world.store.counts["store clock back"] > 0
+    stepped_back = timedelta(seconds=MOST_BACK if has_stepped else 0.0)
     last: dict[str, State] = {}
     for state in world.store.log:
         before = last.get(state.id)

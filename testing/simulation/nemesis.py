@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 from datetime import timedelta
 
-__all__ = ["Fault", "draw_faults", "strike"]
+__all__ = ["Fault", "MOST_BACK", "draw_faults", "strike"]
 
 HOUR = 3600.0
-MOST_BACK = 3.0  # Seconds by which the clock of the store is set back at once.
+MOST_BACK = 3.0  # Seconds by which the clock of the store is behind.
 # How often each kind comes, in relation to the others.
 WEIGHTS = {
     "crash": 4,
@@ -24,7 +24,8 @@ WEIGHTS = {
     "cut": 4,
     "lossy": 3,
     "clock": 2,
-    "store clock": 2,
+    "store clock back": 2,
+    "store clock ahead": 1,
     "damage": 2,
     "cancel": 4,
     "stop": 2,
@@ -109,9 +110,15 @@ def _clock(world: "World", process: "SimulatedProcess", seconds: float) -> None:
     process.clock.error += timedelta(seconds=world.rng.choice((-HOUR, HOUR)))
 
 
-def _store_clock(world: "World", process: "SimulatedProcess", seconds: float) -> None:
-    """Let the clock of the store step back."""
-    world.store.clock.error -= timedelta(seconds=world.rng.uniform(0.01, MOST_BACK))
+def _store_clock_back(world: "World", process: "SimulatedProcess", seconds: float) -> None:
+    clock = world.store.clock
+    back = timedelta(seconds=world.rng.uniform(0.01, MOST_BACK))
+    clock.error = max(clock.error - back, timedelta(seconds=-MOST_BACK))
+
+
+def _store_clock_ahead(world: "World", process: "SimulatedProcess", seconds: float) -> None:
+    """Let the clock of the store jump ahead, to where it would be had it not stepped back."""
+    world.store.clock.error = timedelta(0)
 
 
 def _damage(world: "World", process: "SimulatedProcess", seconds: float) -> None:
@@ -145,7 +152,8 @@ STRIKES: dict[str, Callable[["World", "SimulatedProcess", float], None]] = {
     "cut": _cut,
     "lossy": _lossy,
     "clock": _clock,
-    "store clock": _store_clock,
+    "store clock back": _store_clock_back,
+    "store clock ahead": _store_clock_ahead,
     "damage": _damage,
     "cancel": _cancel,
     "stop": _stop,

@@ -28,6 +28,10 @@ def remove_log(path: Path) -> None:
     path.with_name("store.db-wal").unlink()
 
 
+def remove_index(path: Path) -> None:
+    path.with_name("store.db-shm").unlink()
+
+
 def rename_file(path: Path) -> None:
     path.rename(path.with_name("old.db"))
 
@@ -53,6 +57,7 @@ MOVES = [
     remove_all,
     remove_file,
     remove_log,
+    remove_index,
     rename_file,
     rename_folder,
     replace_with_copy,
