@@ -123,21 +123,19 @@ class Batcher(Generic[T, R]):
             pending.done.add_done_callback(note_outcome)
             await asyncio.wait([pending.done])
 
-    async def drain(self, seconds: float) -> bool:
-        """Wait until every item has its answer; return whether that was so in time."""
+    async def close(self, reason: Exception, seconds: float = 0.0) -> bool:
+        """Take no more items, wait so long for the answers of the others, and end the rest.
+
+        Those that were not given to a call get ``reason``, and those that were the error of
+        ``unknown``. The end takes a second at most, also when a call ignores its cancellation.
+        Returns whether every item had its answer in time.
+        """
+        self._reason = reason
         time = self._loop.time
         ends_at = time() + seconds
         while self._tasks and (left := ends_at - time()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left)
-        return not self._tasks
-
-    async def close(self, reason: Exception) -> None:
-        """Take no more items, and end those that are still on their way.
-
-        Those that were not given to a call get ``reason``, and those that were the error of
-        ``unknown``. Returns within a second or so, also when a call ignores its cancellation.
-        """
-        self._reason = reason
+        is_done = not self._tasks
         self._fail_queue(reason)
         for given in self._given.values():
             self._interrupt(given)
@@ -146,6 +144,7 @@ class Batcher(Generic[T, R]):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        return is_done
 
     def _start(self) -> None:
         # Not eager, which would run the first part here, in the middle of a caller.

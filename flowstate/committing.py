@@ -68,6 +68,7 @@ class Committer:
         self._monotonic = monotonic
         self._tail = tail
         self._thread = get_ident()
+        self._loop = asyncio.get_running_loop()
         self._encodes = not driver.stores_objects
         self._joined: WeakKeyDictionary[Transaction, list[StateContext]] = WeakKeyDictionary()
         self._batcher: Batcher[Writes, Verdict] | None = None
@@ -93,7 +94,8 @@ class Committer:
         One step of one context is by far the most frequent one. It goes without a plan, which
         would double its cost.
         """
-        if get_ident() != self._thread:  # To ask for the event loop costs a call of the system.
+        # To ask which event loop runs costs a call of the system; a thread runs one at a time.
+        if get_ident() != self._thread or not self._loop.is_running():
             raise InvalidInputError("engine", OTHER_LOOP)
         commands = commit._commands
         if len(commands) != 1 or type(commands[0]) not in STEPS:
@@ -250,9 +252,7 @@ class Committer:
         """
         if self._batcher is None:
             return True
-        is_done = await self._batcher.drain(seconds)
-        await self._batcher.close(EngineStoppedError("the engine has stopped"))
-        return is_done
+        return await self._batcher.close(EngineStoppedError("the engine has stopped"), seconds)
 
 
 def _checked_step(

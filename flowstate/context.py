@@ -249,14 +249,19 @@ class Draft:
         settle(self.ctx, store_id, sent_at, (state,))
 
     def apply(self) -> None:
-        """Make the context what the draft is."""
+        """Make the context what the draft is.
+
+        One that was only looked at is left alone: others may have moved it on meanwhile, such as
+        the context of a fence.
+        """
         ctx = self.ctx
-        ctx.current, ctx.committed = self.current, self.committed
+        if self.data is not None:
+            ctx.data = self.data
+        if self.put or self.replaces_steps:
+            ctx.current, ctx.committed = self.current, self.committed
         if self.replaces_steps:
             ctx._steps = self.steps
         else:
             ctx._steps += self.steps
             if len(ctx._steps) > 2 * MAX_STEPS:
                 del ctx._steps[:-MAX_STEPS]
-        if self.data is not None:
-            ctx.data = self.data

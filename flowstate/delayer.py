@@ -1,6 +1,7 @@
 """Turns delays that are due into commits and executions."""
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections import Counter
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from flowstate.clock import longest_sleep
 from flowstate.commands import Execute
+from flowstate.context import StateContext
 from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Seen
 from flowstate.engine import Engine
 from flowstate.errors import (
@@ -21,6 +23,7 @@ from flowstate.errors import (
     CommitUnknownError,
     DriverError,
     EngineStoppedError,
+    FlowstateError,
     RevisionMismatchError,
 )
 from flowstate.options import count, has, optional, seconds
@@ -140,7 +143,7 @@ class Delayer:
     _began: float = attrs.field(init=False, default=0.0)
     _others_at: float = attrs.field(init=False, default=0.0)
     _task: asyncio.Task[None] | None = attrs.field(init=False, default=None)
-    _claimed: set[asyncio.Task[None]] = attrs.field(init=False, factory=set)
+    _claimed: dict[str, asyncio.Task[None]] = attrs.field(init=False, factory=dict)
     _reported: dict[str, None] = attrs.field(init=False, factory=dict)
 
     async def __aenter__(self) -> Self:
@@ -156,7 +159,7 @@ class Delayer:
 
     async def __aexit__(self, *_: object) -> None:
         _running.discard(self)
-        tasks = [*self._claimed, *([self._task] if self._task else [])]
+        tasks = [*self._claimed.values(), *([self._task] if self._task else [])]
         await cancel_and_wait(*tasks, seconds=CLOSING_SECONDS)
 
     async def _run(self) -> None:
@@ -277,17 +280,20 @@ class Delayer:
         return "settled"
 
     async def _claim(self, delay: DelayedState) -> Outcome:
-        if len(self._claimed) >= self._batch:
+        # A claim is granted again to its holder, whose flow must not run twice: a process that was
+        # asleep may find its own delay due.
+        if delay.id in self._claimed or len(self._claimed) >= self._batch:
             return "left"
+        ctx = self._engine.draft_delay(delay)
         tenure = Tenure(self._lease, self._engine.clock.monotonic())
         try:
             await self._engine.claim(Claim(delay.id, self._holder, self._lease))
         except ClaimLostError:
             return "lost"
-        claimed = ClaimedDelay(self._engine, delay, self._holder, tenure)
+        claimed = ClaimedDelay(self._engine, delay, ctx, self._holder, tenure)
         task = spawn(claimed.execute(), f"flowstate claimed {delay.id}")
-        self._claimed.add(task)
-        task.add_done_callback(self._claimed.discard)
+        self._claimed[delay.id] = task
+        task.add_done_callback(lambda _: self._claimed.pop(delay.id))
         return "settled"
 
 
@@ -309,6 +315,7 @@ class ClaimedDelay:
 
     _engine: Engine
     _delay: DelayedState
+    _ctx: StateContext
     _holder: str
     _tenure: Tenure
 
@@ -333,12 +340,23 @@ class ClaimedDelay:
 
     async def _execute(self) -> None:
         try:
-            await self._engine.execute(self._engine.draft_delay(self._delay))
+            await self._engine.execute(self._ctx)
             await self._drop()
+        except asyncio.CancelledError:
+            await self._hand_over()
+            raise
         except EngineStoppedError:
             _log(self._delay, logging.INFO, "delay %s fires again elsewhere")
+            await self._hand_over()
         except Exception as error:  # noqa: BLE001 - of the flow, or of the store
             _log(self._delay, logging.ERROR, "delay %s fires again after its lease", error)
+
+    async def _hand_over(self) -> None:
+        """Let others fire it at once, instead of after the lease (best effort)."""
+        with contextlib.suppress(FlowstateError):
+            flow = self._engine.flows.runnable(self._ctx.current.transition.to)
+            if not flow.blocking:  # Else it goes on in its thread.
+                await self._engine.claim(Claim(self._delay.id, self._holder, 0.0))
 
     async def _drop(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import NewType
 
@@ -179,6 +179,9 @@ class ExecutionPool:
     _tasks: "set[asyncio.Task[None]]" = attrs.field(init=False, factory=set)
     _slots: set[Slot] = attrs.field(init=False, factory=set)
     _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
+    _callers: "OrderedDict[asyncio.Future[None], None]" = attrs.field(
+        init=False, factory=OrderedDict
+    )  # Those who wait for room, in their order.
     _is_stopped: bool = attrs.field(init=False, default=False)
 
     @property
@@ -205,8 +208,9 @@ class ExecutionPool:
 
     def release(self, slot: Slot) -> None:
         """Give room back that is not needed any more; nothing happens if it was used."""
-        self._slots.discard(slot)
-        self._start_pending()
+        if slot in self._slots:
+            self._slots.discard(slot)
+            self._start_pending()
 
     async def submit(self, execution: Execution, slot: Slot | None = None) -> None:
         """Run an execution in the background, in the room that was kept for it.
@@ -218,10 +222,12 @@ class ExecutionPool:
             EngineOverloadedError: no room, and the caller is an execution.
             EngineStoppedError: the engine is stopping.
         """
+        is_first = True
         while slot is None and not self._has_room() and self.pending >= self._max_pending:
             if _inside.get():
                 raise EngineOverloadedError(f"{self._max_pending} executions are waiting")
-            await self._change()
+            await self._wait_for_room(is_first=is_first)
+            is_first = False
         if self._has_room() or slot in self._slots:
             self._slots.discard(slot)
             self._start(execution)
@@ -240,14 +246,30 @@ class ExecutionPool:
             if tasks:
                 await asyncio.wait(tasks)
             elif self._pending and self._slots:
-                await self._change()
+                self._changed.clear()
+                await self._changed.wait()
             else:
                 return
 
-    async def _change(self) -> None:
-        """Wait until there is room, or may be."""
-        self._changed.clear()
-        await self._changed.wait()
+    async def _wait_for_room(self, *, is_first: bool) -> None:
+        """Wait until there may be room; one who lost it to a newcomer is the next."""
+        room = asyncio.get_running_loop().create_future()
+        self._callers[room] = None
+        self._callers.move_to_end(room, last=is_first)
+        try:
+            await room
+        except asyncio.CancelledError:
+            if self._callers.pop(room, room) is room:
+                self._tell_caller()  # It had been told.
+            raise
+
+    def _tell_caller(self) -> None:
+        """Tell the first of those who wait, since one more has room."""
+        while self._callers:
+            room, _ = self._callers.popitem(last=False)
+            if not room.done():
+                room.set_result(None)
+                return
 
     def stop(self) -> list[Execution]:
         """Take no more, forget those that wait, and return them."""
@@ -255,6 +277,8 @@ class ExecutionPool:
         self._pending.clear()
         self._is_stopped = True
         self._changed.set()
+        while self._callers:
+            self._tell_caller()
         return forgotten
 
     async def finish(self, seconds: float, grace: float) -> list[str]:
@@ -289,3 +313,4 @@ class ExecutionPool:
         while self._pending and self._has_room():
             self._start(self._pending.popleft())
         self._changed.set()
+        self._tell_caller()

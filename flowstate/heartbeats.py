@@ -222,7 +222,8 @@ class Heartbeats:
 
     def _note(self, execution: Execution, seconds: float | None, note: Note) -> None:
         state = execution.ctx.committed
-        if execution.tenure is not None and len(self._notes) < MAX_NOTES:
+        is_one_more = seconds is not None or len(self._notes) < MAX_NOTES
+        if execution.tenure is not None and is_one_more:
             self._notes[state.id] = Heartbeat(state.id, state.rev, seconds, note.encode())
             self._wake()
 

@@ -20,9 +20,9 @@ import logging
 import weakref
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Awaitable, Iterable, Sequence
-from itertools import chain, islice
-from operator import attrgetter, methodcaller
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
+from operator import attrgetter
 from typing import Self
 
 from msgspec.structs import replace
@@ -61,7 +61,6 @@ PAGE = 500
 BUFFER = 256  # Revisions that a watch keeps.
 BUFFER_BYTES = 4 * 1024 * 1024
 BASE_WEIGHT = 500  # Bytes of a revision without its texts, about.
-values_of = methodcaller("values")  # No frame of its own.
 
 Revision = State | DamagedRevision
 Topic = tuple[str, str] | None  # A label, or ``None`` where a watch has no labels.
@@ -237,9 +236,16 @@ class Watch:
     :class:`flowstate.DamagedRevisionError`; iterate the same watch again to go on behind that.
     """
 
-    def __init__(self, driver: Driver, tail: LogTail, command: GetStates) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        tail: LogTail,
+        command: GetStates,
+        ended: Callable[[], Exception | None] = lambda: None,
+    ) -> None:
         self._driver = driver
         self._tail = tail
+        self._ended = ended  # Returns what to raise from the start, as in an engine that stops.
         self._query = query = replace(state_query(command), max_bytes=BUFFER_BYTES)
         # One label of each alternative is enough to be found by.
         self.topics: list[Topic] = [next(iter(each.items())) for each in query.labels] or [None]
@@ -263,8 +269,9 @@ class Watch:
 
     async def __aenter__(self) -> Self:
         self._tail.check_loop()
-        self._stopped = None
-        self._tail.watches.add(self)
+        self._stopped = self._ended()
+        if self._stopped is None:
+            self._tail.watches.add(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -417,5 +424,15 @@ def _weight(revision: Revision) -> int:
     """Return about how many bytes a revision takes in memory."""
     if isinstance(revision, DamagedRevision):
         return BASE_WEIGHT
-    mappings = revision.labels, revision.annotations, revision.transition.annotations
-    return BASE_WEIGHT + sum(map(len, chain(*map(values_of, mappings))))
+    transition = revision.transition
+    weight = BASE_WEIGHT + BASE_WEIGHT * len(revision.data)
+    for texts in (
+        revision.labels,
+        revision.annotations,
+        transition.annotations,
+        revision.unknown,
+        transition.unknown,
+    ):
+        if texts:
+            weight += sum(map(len, texts)) + sum(map(len, texts.values()))
+    return weight

@@ -105,6 +105,7 @@ class Runtime:
         self._driver = driver
         self._tail = tail_of(driver)
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self._stopping: Exception | None = None
         self.reader = Reader(driver)
         self.committer = Committer(
             driver,
@@ -188,7 +189,7 @@ class Runtime:
         for field in ("latest_only", "committed_before"):
             if getattr(command, field):
                 raise InvalidInputError(field, "is for pages, not for watches")
-        watch = Watch(self._driver, self._tail, command)
+        watch = Watch(self._driver, self._tail, command, lambda: self._stopping)
         self._watches.add(watch)
         return watch
 
@@ -198,7 +199,8 @@ class Runtime:
         Args:
             seconds: real ones, for what runs to end.
         """
-        stopping = EngineStoppedError("the engine is stopping")
+        # Flows may open watches from now on, too, and must not wait in them.
+        self._stopping = stopping = EngineStoppedError("the engine is stopping")
         watches = spawn(self._tail.stop(list(self._watches), stopping), "flowstate watches")
         try:
             await self.flow_loop.stop(self.loop.time() + seconds, CANCEL_GRACE)

@@ -206,6 +206,8 @@ class Lease:
         finally:
             term, is_held = self._term, self.is_held
             self._drop()
+            self._task = None
+            self._held.set()
             if term is not None and is_held:
                 await self._give_back(term.ctx)
 
@@ -232,8 +234,17 @@ class Lease:
         return Check(self._held_ctx())
 
     async def wait_held(self) -> None:
-        """Return when this process holds the lease."""
+        """Return when this process holds the lease.
+
+        Raises:
+            EngineStoppedError: the engine has stopped.
+            LeaseLostError: the lease is left, or was not entered.
+        """
         while not self.is_held:
+            if self._task is None:
+                raise LeaseLostError(self._name)
+            if self._task.done():
+                raise EngineStoppedError("the engine of the lease has stopped")
             self._held.clear()
             await self._held.wait()
 
@@ -260,6 +271,7 @@ class Lease:
                     await self._hold(self._term)
             except EngineStoppedError:
                 self._drop()
+                self._held.set()  # Those who wait for it find out that it will not come.
                 return
             except Exception as error:  # noqa: BLE001 - it tries again, whatever went wrong
                 self._log(logging.WARNING, f"{type(error).__name__}: {error}")

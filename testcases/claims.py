@@ -4,8 +4,9 @@ import asyncio
 from datetime import timedelta
 
 from flowstate.commands import Commit, Delay, Transit
-from flowstate.driver import Claim, DelayedState, Drop, Verdict, Writes
+from flowstate.driver import Claim, DelayedState, Drop, NewDelay, Verdict, Writes
 from flowstate.errors import ClaimLostError, RevisionMismatchError
+from flowstate.frozen import EMPTY
 from flowstate.state import State, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import committed, delays_of, encoded
@@ -27,6 +28,14 @@ async def _delayed(h: Harness, id: str = "delayed", after: timedelta = NOW) -> D
 async def _commit(h: Harness, writes: Writes) -> Verdict:
     (verdict,) = await h.driver.commit([encoded(writes)])
     return verdict
+
+
+async def _granted(h: Harness, batch: list[Writes]) -> list[bool]:
+    """Commit a batch, as far as the driver takes it at once; return what was not refused."""
+    size, verdicts = h.driver.max_batch_size, list[Verdict]()
+    for start in range(0, len(batch), size):
+        verdicts += await h.driver.commit([encoded(w) for w in batch[start : start + size]])
+    return [not isinstance(verdict, ClaimLostError) for verdict in verdicts]
 
 
 async def _claim(h: Harness, token: str, id: str, holder: str, seconds: float = 60.0) -> bool:
@@ -138,12 +147,39 @@ async def claims_in_one_batch(h: Harness) -> None:
         Writes("5", drops=(Drop(delay.id, "one"),)),
         Writes("6", claims=(Claim(delay.id, "one", 30.0),)),
     ]
-    size, verdicts = h.driver.max_batch_size, list[Verdict]()
-    for start in range(0, len(batch), size):
-        verdicts += await h.driver.commit([encoded(w) for w in batch[start : start + size]])
-    granted = [not isinstance(verdict, ClaimLostError) for verdict in verdicts]
-    check(granted, [True, False, True, True, True, False], "the verdicts")
+    check(await _granted(h, batch), [True, False, True, True, True, False], "the verdicts")
     check(await delays_of(h), [], "delays")
+
+
+def _new(state: State) -> NewDelay:
+    return NewDelay(state, "work", EMPTY, None, NOW, commit=False, body="")
+
+
+@case()
+async def claims_of_delays_of_the_same_batch(h: Harness) -> None:
+    """G1, G10: what an earlier commit of a batch has stored can be claimed, or is gone."""
+    (state,) = await _commit(h, Writes("0", (State("delayed", transition=Transition("work")),)))  # type: ignore[misc]
+    batch = [
+        Writes("1", delays=(_new(state),)),
+        Writes("2", claims=(Claim("1.0", "one", 60.0),)),
+        Writes("3", (state,)),
+        Writes("4", claims=(Claim("1.0", "one", 60.0),)),
+        Writes("5", delays=(_new(state), _new(state))),
+        Writes("6", claims=(Claim("5.0", "one", 60.0),)),
+        Writes("7", drops=(Drop("5.0", "one"),)),
+        Writes("8", delays=(_new(state),)),
+    ]
+    expected = [True, True, True, False, True, True, True, True]
+    check(await _granted(h, batch), expected, "the verdicts")
+    check(sorted(delay.id for delay in await delays_of(h)), ["5.1", "8.0"], "delays")
+
+
+@case()
+async def delays_from_before_the_first_revision(h: Harness) -> None:
+    """G10: also the first revision of a state drops the delays that were stored for it."""
+    await _commit(h, Writes("1", delays=(_new(State("new")), _new(State("other")))))
+    await _commit(h, Writes("2", (State("new", transition=Transition("work")),)))
+    check([delay.id for delay in await delays_of(h)], ["1.1"], "delays")
 
 
 @case("durable")
@@ -158,6 +194,8 @@ async def claim_survives(h: Harness) -> None:
 
 CASES: tuple[Case, ...] = (
     claim_has_one_holder,
+    claims_of_delays_of_the_same_batch,
+    delays_from_before_the_first_revision,
     claim_of_what_is_not_due,
     claims_at_the_same_time,
     refused_claim_refuses_its_commit,

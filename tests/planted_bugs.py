@@ -233,7 +233,13 @@ def damage_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def deadlines_from_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the store's clock was ahead, what a crash leaves is not recovered for as long."""
-    monkeypatch.setattr(MemoryDriver, "_behind", lambda self, _now, _count: self._last_time)
+    catch_up = MemoryDriver._catch_up
+
+    def forgetting(self: MemoryDriver) -> None:
+        self._set_back.clear()
+        catch_up(self)
+
+    monkeypatch.setattr(MemoryDriver, "_catch_up", forgetting)
 
 
 BUGS: tuple[Plant, ...] = (

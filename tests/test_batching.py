@@ -453,15 +453,29 @@ async def test_a_call_that_is_cancelled_from_outside_leaves_no_one_waiting(
     assert await batcher.submit("e") == "e"
 
 
-async def test_draining_waits_no_longer_than_it_may(
+async def test_closing_waits_no_longer_than_it_may(
     store: Store, batcher: Batcher[object, object]
 ) -> None:
     store.go_on.clear()
     task = asyncio.create_task(batcher.submit("a"))
     await store.is_called()
-    assert not await batcher.drain(0.01)
+    assert not await batcher.close(ValueError("closed"), 0.01)
+    with pytest.raises(DriverError):
+        await task
+
+
+async def test_closing_takes_no_more_and_waits_for_what_is_there(
+    store: Store, batcher: Batcher[object, object]
+) -> None:
+    store.go_on.clear()
+    task = asyncio.create_task(batcher.submit("a"))
+    await store.is_called()
+    closing = asyncio.create_task(batcher.close(ValueError("closed"), 10.0))
+    await asyncio.sleep(0)  # reason: it has begun
+    with pytest.raises(ValueError, match="closed"):
+        await batcher.submit("b")
     store.go_on.set()
-    assert await batcher.drain(10.0)
+    assert await closing
     assert await task == "a"
 
 

@@ -152,3 +152,33 @@ async def test_a_flow_that_moves_its_state_on_needs_no_claim_any_more(clock: Fak
         assert (await next_ended(engine))[0] == "a"
     assert ran == ["ended"]
     assert len(driver.claims) == 2  # The second one was refused.
+
+
+async def test_a_claimed_delay_that_the_store_calls_due_does_not_run_twice_at_once(
+    clock: FakeClock,
+) -> None:
+    flows, release, most = FlowRegistry(), asyncio.Event(), 0
+    running = 0
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await release.wait()
+        running -= 1
+        return Commit(End(ctx))
+
+    flows.declare("other")
+    driver = Claims(clock)
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=30):
+        await claimed(engine)
+        while not driver.claims:
+            await clock.sleep(0.5)
+        clock.set_now(clock.now() + 100 * SECOND)  # The store's clock is set; no time has passed.
+        await engine.do(Delay(StateContext(State("b")), "other", after=SECOND))  # Look again.
+        await clock.sleep(5)
+        release.set()
+        await next_ended(engine)
+
+    assert most == 1

@@ -251,3 +251,24 @@ async def test_many_executions_are_cancelled_in_linear_time() -> None:
         assert await seconds(4_000) < 12 * await seconds(1_000) + 0.5
     finally:
         logging.disable(logging.NOTSET)
+
+
+async def test_a_watch_that_is_opened_while_the_engine_stops_ends_at_once() -> None:
+    flows = FlowRegistry()
+    opened = asyncio.Event()
+
+    @flows.flow("actor")
+    async def actor(ctx: StateContext, engine: Engine) -> Command[None]:
+        opened.set()
+        await ctx.wait_stopping()
+        async with engine.watch(labels={"inbox": "a"}) as states:
+            await anext(states)
+        raise AssertionError("no message was sent")
+
+    began = time.monotonic()
+    async with Engine(MemoryDriver(), flows, shutdown_timeout=30) as engine:
+        ctx = StateContext(State("a"))
+        await engine.do(Commit(Transit(ctx, "actor")), Execute(ctx))
+        await opened.wait()
+
+    assert time.monotonic() - began < 15

@@ -17,7 +17,7 @@ from flowstate.errors import CodecError
 __all__ = ["beat", "get_liveness", "postpone"]
 
 # Every row is there already: this is how a few statements update many rows, see insert().
-BEATEN = "latest (id, rev, status, stalls_at, beat_at, note)"
+BEATEN = "latest (id, rev, status, flow, stalls_at, beat_at, note)"
 NOTE_BEAT = (
     # The time always rises, so that a heartbeat can be told from those before it.
     "ON CONFLICT (id) DO UPDATE SET note = excluded.note, beat_at ="
@@ -77,7 +77,7 @@ def _row(heartbeat: Heartbeat, now: int) -> Row:
     until = None
     if heartbeat.seconds is not None:
         until = min(now + timedelta(seconds=heartbeat.seconds) // MICROSECOND, LAST)
-    return (heartbeat.id, heartbeat.rev, "", until, now, heartbeat.note)
+    return (heartbeat.id, heartbeat.rev, "", "", until, now, heartbeat.note)
 
 
 def get_liveness(

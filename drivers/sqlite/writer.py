@@ -93,9 +93,10 @@ class Batch:
         self._data: dict[str, Row] = {}
         self._references: list[Row] = []
         self._delays: dict[str, list[tuple[Row, Iterable[str]]]] = {}
+        self._moved: set[str] = set()  # Whose stored delays a put drops.
         # Of revisions that get delays by themselves: when the last of those is due.
         self._later: dict[tuple[str, int], int] = {}
-        # Where there is a row, or none, once a claim or a drop is stored.
+        # Where there is a row, or none, once a delay, a claim or a drop is stored.
         self._change: tuple[str, Row, bool] = ("meta", (), True)
 
     def _read(self, batch: Sequence[Writes]) -> list[Row]:
@@ -156,6 +157,8 @@ class Batch:
         missing = [c for c in writes.needs if c not in brought and not self._has_data(c)]
         if missing:
             return DataNotFoundError(f"data {', '.join(missing)} is no longer stored")
+        if writes.claims or writes.drops:
+            self._flush_delays()
         lost = [claim.id for claim in writes.claims if not self._may_claim(claim)]
         return ClaimLostError(lost) if lost else None
 
@@ -166,12 +169,11 @@ class Batch:
         return found.fetchone() is not None
 
     def _may_claim(self, claim: Claim) -> bool:
-        row = self._connection.execute(
-            "SELECT state_id FROM delay WHERE id = ? AND (due <= ? OR holder = ?)",
+        found = self._connection.execute(
+            "SELECT 1 FROM delay WHERE id = ? AND (due <= ? OR holder = ?)",
             (claim.id, self._now, claim.holder),
-        ).fetchone()
-        # A put of the batch drops the delays of its state, though only when rows are written.
-        return row is not None and row[0] not in self._latest
+        )
+        return found.fetchone() is not None
 
     def _put(self, draft: State, body: str, token: str, until: int | None) -> State:
         rev = self._head = self._head + 1
@@ -188,7 +190,8 @@ class Batch:
         flow = "" if stalls is None else draft.transition.to
         self._latest[id] = (id, rev, labels, status, stalls, flow)
         if self._has_delays or self._delays:
-            self._delays[id] = []
+            self._delays.pop(id, None)
+            self._moved.add(id)
         delayed_until = None if until is None else from_micros(until)
         return replace(draft, rev=rev, committed_at=self._committed_at, delayed_until=delayed_until)
 
@@ -228,8 +231,9 @@ class Batch:
         if self._data or self._references:
             insert(connection, "data", list(self._data.values()), UPDATE_DATA)
             insert(connection, "data_reference", self._references)
-        if self._delays:
-            self._flush_delays()
+        self._flush_delays()
+        for place, due in self._later.items():
+            postpone(connection, *place, due)
 
     def _flush_labels(self) -> None:
         insert(self._connection, "label", self._labels)
@@ -241,12 +245,13 @@ class Batch:
         insert(self._connection, "latest_label", _label_rows(self._latest.values()))
 
     def _flush_delays(self) -> None:
-        if self._has_delays:
-            moved = [id for id in self._delays if id in self._latest]
+        """Write delays, also before a commit that claims: it may claim one of the same batch."""
+        if self._moved and self._has_delays:
             self._connection.execute(
                 "DELETE FROM delay WHERE state_id IN (SELECT value FROM json_each(?))",
-                (_array(moved),),
+                (_array(self._moved),),
             )
+        self._moved.clear()
         kept = [*chain.from_iterable(self._delays.values())]
         if kept:
             again = "ON CONFLICT DO NOTHING"
@@ -254,8 +259,9 @@ class Batch:
             references = [(row[0], checksum) for row, sums in kept for checksum in sums]
             insert(self._connection, "delay_reference", references, again)
             self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'delays'")
-        for place, due in self._later.items():
-            postpone(self._connection, *place, due)
+            self._change = "delay WHERE id = ?", kept[0][0][:1], True
+            self._delays.clear()
+            self._has_delays = True
 
     def is_stored(self, connection: sqlite3.Connection) -> bool:
         """Return whether the transaction is in the store: all of it is, or nothing."""
@@ -268,8 +274,6 @@ class Batch:
         if self._log:
             rev, token = self._log[-1][0], self._log[-1][6]
             return "log WHERE rev = ? AND token = ?", (rev, token), True
-        for row, _ in chain.from_iterable(self._delays.values()):
-            return "delay WHERE id = ?", row[:1], True
         for checksum, stored_at, *_ in self._data.values():
             return "data WHERE checksum = ? AND stored_at = ?", (checksum, stored_at), True
         return self._change

@@ -1,4 +1,4 @@
-"""What is in the store: records by key, and an index of sorted keys that follow from them."""
+"""What is in the file: records by key, and an index of sorted keys that follow from them."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -19,43 +19,44 @@ def rev_key(rev: int) -> bytes:
 
 
 def place_of(due: int, id: str) -> bytes:
-    """Return a key in the order of (due, id)."""
+    """Return a place in the order of (due, id)."""
     return (due + OFFSET).to_bytes(8, "big") + id.encode()[:LONGEST_ID] + digest(id)
 
 
-def time_of(place: bytes) -> int:
-    return int.from_bytes(place[:8], "big") - OFFSET
-
-
-class Revision(Struct, array_like=True):
-    """A revision; times are microseconds, here and below."""
+class Revision(Struct):
+    """A revision without its body, and what is known about the latest; times are microseconds."""
 
     rev: int
     id: str
     committed_at: int
     delayed_until: int | None
-    body: str
-    token: str
-    status: str
-    labels: dict[str, str]
-    checksums: list[str]
-
-
-class Latest(Struct, array_like=True):
-    """Which revision of a state is the latest, when it stalls, and its last heartbeat."""
-
-    rev: int
-    id: str
     flow: str
     status: str
     labels: dict[str, str]
-    stalls_after: int | None = None
-    stalls_at: int | None = None
+    checksums: list[str]
+    stalls_after: int | None
+    due: int | None
+    is_latest: bool = True
     beat_at: int | None = None
     note: str = ""
 
+    def key(self) -> bytes:
+        return rev_key(self.rev)
 
-class Delay(Struct, array_like=True):
+    def places(self) -> Iterator[bytes]:
+        """Return what a record is found by: the name of a list, and the place in it."""
+        pairs: list[tuple[str, ...]] = [(), *self.labels.items()]
+        lists = [digest(*pair, status) for pair in pairs for status in ("", self.status)]
+        yield from (b"every" + each + self.key() for each in lists)
+        yield from (b"data" + checksum.encode() + self.key() for checksum in self.checksums)
+        if self.is_latest:
+            yield b"id" + digest(self.id)
+            yield from (b"latest" + each + self.key() for each in lists)
+            if self.due is not None:
+                yield b"due stall" + digest(self.flow) + place_of(self.due, self.id)
+
+
+class Delay(Struct):
     """A delay that has not fired."""
 
     rev: int
@@ -67,88 +68,73 @@ class Delay(Struct, array_like=True):
     references: list[str]
     body: str
 
+    def key(self) -> bytes:
+        return digest(self.id)
 
-Record = Revision | Latest | Delay
-R = TypeVar("R", Revision, Latest, Delay)
+    def places(self) -> Iterator[bytes]:
+        yield b"due delay" + digest(self.flow) + place_of(self.due, self.id)
+        yield b"of state" + digest(self.state_id) + self.key()
+        yield from (b"data" + checksum.encode() + self.key() for checksum in self.references)
 
 
-def key_of(record: Record) -> bytes:
-    return rev_key(record.rev) if isinstance(record, Revision) else digest(record.id)
+class Blob(Struct):
+    """Data, and the head when it was stored."""
+
+    checksum: str
+    head: int
+    annotations: dict[str, str]
+    blob: bytes
+
+    def key(self) -> bytes:
+        return self.checksum.encode()
+
+    def places(self) -> Iterator[bytes]:
+        yield b"stored" + rev_key(self.head) + self.key()
 
 
-def index_of(record: Record) -> Iterator[bytes]:
-    """Return what a record is found by: the name of a list, and the place in it."""
-    key = key_of(record)
-    if isinstance(record, Delay):
-        yield b"due delay" + digest(record.flow) + place_of(record.due, record.id)
-        yield b"delays of" + digest(record.state_id) + key
-        yield from (b"data" + checksum.encode() + key for checksum in record.references)
-        return
-    end, status = rev_key(record.rev), record.status.encode()
-    labels = [digest(*pair) for pair in record.labels.items()]
-    if isinstance(record, Revision):
-        yield from (b"every" + end, b"status" + status + end)
-        yield from (b"label" + label + end for label in labels)
-        yield from (b"data" + checksum.encode() + end for checksum in record.checksums)
-        return
-    yield from (b"latest every" + end, b"latest status" + status + end)
-    for label in labels:
-        yield from (b"latest label" + label + end, b"latest both" + label + status + end)
-    if record.stalls_at is not None:
-        yield b"due stall" + digest(record.flow) + place_of(record.stalls_at, record.id)
+R = TypeVar("R", Revision, Delay, Blob)
 
 
 class Tables:
     """One transaction: the snapshot that is read, or what is written at once."""
 
-    def __init__(self, env: Any, databases: dict[str, Any], *, write: bool = False) -> None:
-        self.txn = env.begin(write=write)
-        self._databases = databases
+    def __init__(self, txn: Any, now: int) -> None:
+        self.txn, self.now = txn, now
 
-    def get(self, name: str, key: bytes) -> Any:
-        return self.txn.get(key, db=self._databases[name])
+    def number(self, name: bytes, default: int = 0) -> int:
+        return int(self.txn.get(name) or default)
 
-    def put(self, name: str, key: bytes, value: bytes) -> None:
-        self.txn.put(key, value, db=self._databases[name])
-
-    def delete(self, name: str, key: bytes) -> None:
-        self.txn.delete(key, db=self._databases[name])
-
-    def number(self, name: str, default: int = 0) -> int:
-        return int(self.get("meta", name.encode()) or default)
-
-    def set_number(self, name: str, value: int) -> None:
-        self.put("meta", name.encode(), str(value).encode())
-
-    def find(self, kind: type[R], key: bytes) -> R | None:
-        value = self.get(kind.__name__, key)
+    def find(self, kind: type[R], key: bytes | None) -> R | None:
+        value = None if key is None else self.txn.get(kind.__name__.encode() + key)
         return None if value is None else msgpack.decode(value, type=kind)
 
-    def store(self, record: Record) -> None:
-        key, flow = key_of(record), getattr(record, "flow", "")
-        self.remove(self.find(type(record), key))  # type: ignore[type-var]
-        self.put(type(record).__name__, key, msgpack.encode(record))
-        for place in index_of(record):
-            self.put("index", place, msgpack.encode((flow, key)))
+    def store(self, record: R) -> None:
+        key, kind = record.key(), type(record)
+        before = self.find(kind, key)
+        for place in before.places() if before else ():
+            self.txn.delete(place)
+        self.txn.put(kind.__name__.encode() + key, msgpack.encode(record))
+        for place in record.places():
+            self.txn.put(place, key)
 
-    def remove(self, record: Record | None) -> None:
-        if record is not None:
-            self.delete(type(record).__name__, key_of(record))
-            for place in index_of(record):
-                self.delete("index", place)
+    def remove(self, record: R) -> None:
+        key, kind = record.key(), type(record)
+        for place in (kind.__name__.encode() + key, b"body" + key, *record.places()):
+            self.txn.delete(place)
 
-    def scan(
-        self, name: str, prefix: bytes, start: bytes = b"", *, back: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over keys with a prefix, without it, and their values; or from the end."""
-        cursor = self.txn.cursor(self._databases[name])
-        found = cursor.set_range(prefix + (b"\xff" * 9 if back else start))
-        if back:
+    def scan(self, name: bytes, start: bytes = b"", step: int = 1) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over a list from a place on, up or down: the places, and keys of records."""
+        cursor = self.txn.cursor()
+        found = cursor.set_range(name + start)
+        if step < 0 and not (found and cursor.key() == name + start):
             found = cursor.prev() if found else cursor.last()
-        while found and cursor.key().startswith(prefix):
-            yield cursor.key()[len(prefix) :], cursor.value()
-            found = cursor.prev() if back else cursor.next()
+        while found and cursor.key().startswith(name):
+            yield cursor.key()[len(name) :], cursor.value()
+            found = cursor.next() if step > 0 else cursor.prev()
+
+    def latest(self, id: str) -> Revision | None:
+        return self.find(Revision, self.txn.get(b"id" + digest(id)))
 
     def delays_of(self, id: str) -> list[Delay]:
-        keys = [key for key, _ in self.scan("index", b"delays of" + digest(id))]
+        keys = [key for _, key in self.scan(b"of state" + digest(id))]
         return [found for key in keys if (found := self.find(Delay, key))]

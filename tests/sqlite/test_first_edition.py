@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from msgspec import json
 
 from flowstate import FakeClock, Status
 from flowstate.driver import DueQuery, StateQuery
@@ -73,6 +74,34 @@ async def test_pages_and_commits_go_on(path: Path) -> None:
         (moved,) = await commit_one(driver, put("new", "b", 2))
         assert moved.rev == 5
         assert not (await driver.get_states(query)).states
+
+
+@pytest.mark.parametrize("data", ["lost", {"a": "{"}, ["{"], {"a": {"checksum": None}}, 7])
+async def test_damaged_delays_stop_nothing(path: Path, data: object) -> None:
+    body = json.encode({"v": 1, "to": "remind", "state": {"v": 1, "id": "a", "data": data}})
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE delay SET body = ? WHERE id = 't1.0'", (body.decode(),))
+    async with SQLiteDriver(path, clock=FakeClock(NOW)) as driver:
+        page = await driver.get_due(DueQuery("delay"))
+        assert ([due.id for due in page.due], [bad.id for bad in page.damaged]) == (
+            ["t5.0"],
+            ["t1.0"],
+        )
+
+
+async def test_the_first_edition_cannot_commit_any_more(path: Path) -> None:
+    """It would leave a state in a flow where it is not found."""
+    statement = (
+        "INSERT INTO latest (id, rev, status, labels, stalls_at) VALUES ('a', 9, 'active', NULL, 1)"
+        " ON CONFLICT (id) DO UPDATE SET rev = excluded.rev"
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute(statement)
+        connection.execute("ROLLBACK")
+        async with SQLiteDriver(path):
+            with pytest.raises(sqlite3.IntegrityError):
+                connection.execute(statement)
 
 
 async def test_data_of_a_delay_survives_compaction(path: Path) -> None:

@@ -1,11 +1,24 @@
 -- What is due is found by the flow that it goes to, so that a backlog of one flow costs the
 -- others nothing. A flow that cannot be read is empty here.
-ALTER TABLE latest ADD COLUMN flow TEXT NOT NULL DEFAULT '';
-UPDATE latest SET flow = coalesce((
-    SELECT CASE WHEN json_valid(log.body) THEN json_extract(log.body, '$.transition.to') END
-    FROM log WHERE log.rev = latest.rev AND typeof(log.body) = 'text'
-), '') WHERE stalls_at IS NOT NULL;
-DROP INDEX latest_stalls;
+-- It has no default, so that the first edition, should it still run, cannot write here any more: it
+-- would leave states in flows where they are not found.
+CREATE TABLE latest_by_flow (
+    id TEXT PRIMARY KEY,
+    rev INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    labels TEXT,
+    stalls_at INTEGER,
+    beat_at INTEGER,
+    note TEXT,
+    flow TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO latest_by_flow SELECT latest.*, coalesce(
+    CASE WHEN stalls_at NOTNULL AND typeof(body) = 'text' AND json_valid(body)
+        THEN json_extract(body, '$.transition.to') END, ''
+) FROM latest LEFT JOIN log USING (rev);
+DROP TABLE latest;
+ALTER TABLE latest_by_flow RENAME TO latest;
+CREATE INDEX latest_status ON latest (status, rev);
 CREATE INDEX latest_due ON latest (flow, stalls_at, id) WHERE stalls_at IS NOT NULL;
 
 -- The holder is who claimed the delay last.
@@ -27,7 +40,8 @@ CREATE TABLE delay_reference (
     PRIMARY KEY (delay, checksum)
 ) WITHOUT ROWID;
 CREATE INDEX delay_reference_checksum ON delay_reference (checksum);
-INSERT OR IGNORE INTO delay_reference SELECT delay.id, json_extract(ref.value, '$.checksum')
+INSERT OR IGNORE INTO delay_reference
+SELECT delay.id, json_extract(CASE ref.type WHEN 'object' THEN ref.value END, '$.checksum')
 FROM delay, json_each(
     CASE WHEN json_valid(delay.body) THEN delay.body ELSE '{}' END, '$.state.data'
 ) AS ref WHERE typeof(delay.body) = 'text';
