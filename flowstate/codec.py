@@ -43,6 +43,7 @@ __all__ = [
 T = TypeVar("T", bound=Struct)
 ABSENT = Raw(b"null")
 LARGE_STATE = 24 * 1024 * 1024  # More bytes than any encoded state has.
+FEW_STATES = MAX_COMMIT_BYTES // LARGE_STATE
 LARGE_LABELS = 512 * 1024  # More bytes than a state without annotations and data has.
 BYTES_PER_CHARACTER = 6  # At most, in JSON.
 MAX_NESTED = 128  # Contexts within each other that are kept as JSON; further ones are text.
@@ -178,6 +179,8 @@ def commit_size(
     delays: Sequence[NewDelay],
 ) -> int:
     """Return how many bytes a commit has; without bodies they are measured only if need be."""
+    if not bodies and len(states) <= FEW_STATES and not data and not delays:
+        return 0
     rest = sum(map(data_size, data)) + sum([text_bytes(delay.body) for delay in delays])
     is_large = rest + LARGE_STATE * len(states) > MAX_COMMIT_BYTES
     if is_large and not bodies and rest + sum(map(_most_bytes, states)) > MAX_COMMIT_BYTES:

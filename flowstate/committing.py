@@ -137,25 +137,27 @@ class Committer:
                 raise
 
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
-        plan = await self._planned(commands)
-        await self._write(plan.writes(self._tokens()), plan.settle)
-
-    async def _planned(self, commands: Sequence[Command[Any]]) -> Plan:
         plan = self.plan()
         for command in commands:
-            if not issubclass(type(command), Command):
-                name = type(command).__name__
-                raise InvalidCommandError("commit", f"cannot contain {name}")
-            match command:
-                case Unstack():
-                    await self.unstack(plan, command)
-                case GetData():
-                    await self.get_data(plan, command)
-                case GetState():
-                    await Reader(self._driver).get_state(command)
-                case _:
-                    plan.add(command)
-        return plan
+            if type(command) in STEPS:
+                plan.step(command)  # type: ignore[arg-type]
+            else:
+                await self._add(plan, command)
+        await self._write(plan.writes(self._tokens()), plan.settle)
+
+    async def _add(self, plan: Plan, command: Command[Any]) -> None:
+        if not issubclass(type(command), Command):
+            name = type(command).__name__
+            raise InvalidCommandError("commit", f"cannot contain {name}")
+        match command:
+            case Unstack():
+                await self.unstack(plan, command)
+            case GetData():
+                await self.get_data(plan, command)
+            case GetState():
+                await Reader(self._driver).get_state(command)
+            case _:
+                plan.add(command)
 
     async def _write(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
         """Make ``writes`` durable, and hand the verdict over."""
@@ -180,7 +182,9 @@ class Committer:
         """Let a commit be done when a transaction ends."""
         if getattr(tx, "store_id", None) != self._store_id:
             raise InvalidInputError("tx", "is no transaction of this store")
-        plan = await self._planned(commit._commands)
+        plan = self.plan()
+        for command in commit._commands:
+            await self._add(plan, command)
         joined = self._joined.setdefault(tx, [])
         if {*map(id, joined)} & {*map(id, plan.contexts)}:
             # Drafted from what an earlier commit of the transaction is about to change.
@@ -260,9 +264,11 @@ def _checked_step(
 ) -> tuple[State, tuple[str, ...]]:
     """Return the state to put, and the checksums of data that it newly refers to."""
     current, known = ctx.current, ctx.committed
-    if type(step) is not Transit or type(current) is not State:
+    is_transit = type(step) is Transit
+    if not is_transit or type(current) is not State:
         current = frozen(current)  # Other steps look into it.
-    put = checked(stepped(current, step, flows), known)
+    put = stepped(current, step, flows)
+    put = checked(put, known, put.transition if is_transit else None)
     return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
 
 

@@ -196,7 +196,8 @@ class DueQuery(Struct, frozen=True, gc=False):
         until: due at or before; ``None`` means before the store's now.
         everything: also what is due later, whatever ``until`` says.
         after: (due, id) of the last one already seen.
-        limit: at most so many.
+        limit: at most so many. A page also ends with the one whose stored form brings it to
+            ``MAX_PAGE_BYTES``; drivers that keep objects need not count them.
         others: also name flows outside ``flows`` for which something is due.
     """
 

@@ -140,8 +140,13 @@ class Engine:
     async def __aenter__(self) -> Self:
         if self._refusal != NOT_OPEN:
             raise EngineStoppedError("an engine can be entered once; make a new one")
-        await self.clock.sleep(0.0)  # A fake clock refuses event loops that it cannot serve.
-        await self.driver.__aenter__()
+        self._refusal = "the engine is about to open"  # Another task may try it meanwhile.
+        try:
+            await self.clock.sleep(0.0)  # A fake clock refuses event loops that it cannot serve.
+            await self.driver.__aenter__()
+        except BaseException:
+            self._refusal = NOT_OPEN
+            raise
         self._refusal = "the engine has stopped"
         self._runtime = Runtime(self)
         return self

@@ -151,7 +151,8 @@ class Execution(Held):
 
     def is_late(self, now: float) -> bool:
         """Return whether others may have taken it over by now, or will soon."""
-        return self.tenure is not None and now >= self.tenure.valid_until
+        tenure = self.tenure
+        return tenure is not None and now >= tenure.valid_until
 
     def may_beat(self, now: float) -> bool:
         """Return whether a heartbeat does no harm: what has not begun may have stalled by now."""

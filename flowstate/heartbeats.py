@@ -292,12 +292,18 @@ class Heartbeats:
         """Stop what is late, begin to send heartbeats, and return when to look again."""
         for held in [held for held in self._held if now >= held.stop_at]:
             held.lose()
-        quiet = [held for held in self._held if held not in self._beating and held.may_beat(now)]
-        self._send([held for held in quiet if now >= held.beat_at])
-        beats = min((held.beat_at for held in quiet if held not in self._beating), default=math.inf)
+        due: list[Held] = []
+        again = math.inf
+        for held in self._held:  # There may be thousands: look at each once.
+            if held not in self._beating and held.may_beat(now):
+                if (beat_at := held.beat_at) <= now:
+                    due.append(held)
+                else:
+                    again = min(again, beat_at)
+            again = min(again, held.stop_at)
+        self._send(due)
         # If all goes well, those that are on their way are due again then.
-        again = min((held.renewable_at(now) for held in self._beating), default=math.inf)
-        return min(beats, again, *(held.stop_at for held in self._held), math.inf)
+        return min(again, *(held.renewable_at(now) for held in self._beating), math.inf)
 
     def _send(self, due: Sequence[Held]) -> None:
         """Begin to send heartbeats, and notes on what is no longer held."""

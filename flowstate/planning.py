@@ -131,12 +131,16 @@ class Plan:
             draft = self._drafts[id(ctx)] = Draft.of(ctx)
         return draft
 
+    def step(self, command: Step) -> None:
+        """Take one step."""
+        draft = self.draft(command.ctx)
+        draft.step(stepped(draft.current, command, self.flows))
+
     def add(self, command: Command[Any]) -> None:
         """Apply one command to the drafts."""
         match command:
             case Transit() | Pause() | Resume() | Retry() | End():
-                draft = self.draft(command.ctx)
-                draft.step(stepped(draft.current, command, self.flows))
+                self.step(command)
             case Delay():
                 self._delay(command)
             case commands.Check(ctx):
@@ -253,16 +257,15 @@ class Plan:
         for draft, state in self._stacked:
             if draft.current is not state:
                 raise InvalidCommandError("stacked", f"{state.id!r} is changed after its Stack")
-        delays = _placed(self._delays, puts, states)
-        stored = {data.checksum for data in self._data}
-        needs = set()
+        delays = _placed(self._delays, puts, states) if self._delays else ()
+        needs: set[str] = set()
         for draft in puts:
             if draft.current.data:
                 needs |= newly_referred(draft.current.data, draft.committed.data)
+        needs -= {data.checksum for data in self._data}
         bodies = tuple(map(encode_body, states)) if self.encodes else ()
         size = commit_size(states, bodies, self._data, delays)
         checks, data = tuple(self._checks), tuple(self._data)
-        needs -= stored
         return Writes(token, states, bodies, checks, data, delays, tuple(needs), size=size)
 
     def delay_writes(self, command: Delay, token: str) -> Writes:
@@ -282,9 +285,10 @@ class Plan:
         """Change the contexts as the driver's verdict says, or raise what it is."""
         if type(verdict) is not tuple or len(verdict) != len(self._puts):
             raise refusal(verdict)
-        for draft in self._drafts.values():
-            if not draft.put or not self._puts:  # Data may have been stored by itself.
-                draft.apply()
+        if len(self._puts) < len(self._drafts):
+            for draft in self._drafts.values():
+                if not draft.put or not self._puts:  # Data may have been stored by itself.
+                    draft.apply()
         for draft, state in zip(self._puts, verdict, strict=True):
             draft.settle(state, self.store_id, self.sent_at)
 
@@ -320,8 +324,6 @@ def _placed(
     delays: Sequence[tuple[Draft, NewDelay]], puts: Sequence[Draft], states: Sequence[State]
 ) -> tuple[NewDelay, ...]:
     """Return the delays with the states that the commit puts for them."""
-    if not delays:
-        return ()
     places = {id(draft): place for place, draft in enumerate(puts)}
     placed = [(places[id(draft)], delay) for draft, delay in delays]
     return tuple([replace(delay, state=states[place], put=place) for place, delay in placed])

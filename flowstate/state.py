@@ -164,12 +164,13 @@ def _is_frozen(transition: Transition) -> bool:
     )
 
 
-def checked(state: State, known: State) -> State:
+def checked(state: State, known: State, own: Transition | None = None) -> State:
     """Return the state to put: valid, exact, and with the revision that it expects to replace.
 
     Args:
         state: what becomes of the state.
         known: the revision that the store is believed to have; ``rev`` 0 means none.
+        own: a transition that needs no check, because the core has just made it.
     """
     state = frozen(state)
     id = check_id("state.id", state.id)
@@ -183,12 +184,13 @@ def checked(state: State, known: State) -> State:
         kind = type(state.status).__name__
         raise InvalidInputError("state.status", f"must be a Status, not {kind}")
     labels, annotations, data, unknown = state.labels, state.annotations, state.data, state.unknown
+    transition = state.transition
     return State(
         id,
         known.rev,
         check_labels("state.labels", labels) if labels else EMPTY,
         check_annotations("state.annotations", annotations) if annotations else EMPTY,
-        _checked_transition(state.transition, known),
+        transition if transition is own else _checked_transition(transition, known),
         state.status,
         None,
         None,

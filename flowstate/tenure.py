@@ -135,7 +135,8 @@ class Held:
     @property
     def stop_at(self) -> float:
         """When it has to stop, because others may take it over soon."""
-        return math.inf if self.tenure is None else self.tenure.valid_until
+        tenure = self.tenure
+        return math.inf if tenure is None else tenure.valid_until
 
     def may_beat(self, now: float) -> bool:
         """Return whether a heartbeat does no harm."""

@@ -237,8 +237,9 @@ class Recoverer:
         query = DueQuery("stall", flows=flows, after=after, limit=PAGE, others=others)
         is_done = True
         while True:
+            asked_at = self._engine.clock.monotonic()
             page = await self._engine.driver.get_due(query)
-            self._jumps.look(self._engine.clock.monotonic(), page.now)
+            self._jumps.look(asked_at, self._engine.clock.monotonic(), page.now)
             self._report(page)
             recovering = [self._recover(stalled.state) for stalled in page.due]
             for outcome in await asyncio.gather(*recovering, return_exceptions=True):

@@ -11,7 +11,8 @@ FULL_SCAN_EVERY = 60.0  # Seconds.
 # Stalled states come in the order of their time. A commit that took long may add one behind.
 OVERLAP = timedelta(seconds=10)
 MAX_DOUBLINGS = 6
-SMALLEST_JUMP = 2.0  # Seconds.
+SMALLEST_JUMP = 0.25  # Seconds.
+FASTEST_CLOCK = 1.25  # Seconds of the store in one of this process, without a jump.
 
 
 @attrs.define(eq=False)
@@ -24,14 +25,14 @@ class Jumps:
     _seen: tuple[float, datetime] | None = attrs.field(init=False, default=None)
     _latest: tuple[datetime, datetime] | None = attrs.field(init=False, default=None)
 
-    def look(self, now: float, store_now: datetime) -> None:
-        """Compare the store's clock with the monotonic one."""
+    def look(self, asked_at: float, replied_at: float, store_now: datetime) -> None:
+        """Compare the store's clock with the monotonic one, by what has passed at most."""
         if self._seen is not None:
-            passed = now - self._seen[0]
-            before = self._seen[1] + timedelta(seconds=2 * passed + SMALLEST_JUMP)
+            passed = replied_at - self._seen[0]
+            before = self._seen[1] + timedelta(seconds=FASTEST_CLOCK * passed + SMALLEST_JUMP)
             if store_now > before:
                 self._latest = self._seen[1], store_now
-        self._seen = now, store_now
+        self._seen = asked_at, store_now
 
     def excuse(self, stalls_at: datetime, store_now: datetime, beats_within: timedelta) -> bool:
         """Return whether a state only looks stalled because of a jump a moment ago."""

@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from flowstate.commands import Check, Command, Commit, Delay, Pause, StoreData, Transit
 from flowstate.data import Data
-from flowstate.driver import StateQuery, Writes
+from flowstate.driver import DueQuery, StateQuery, Writes
 from flowstate.errors import FlowstateError, InvalidInputError, RevisionMismatchError
 from flowstate.state import State, Status, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
@@ -16,6 +19,7 @@ from flowstate.testcases.support import committed, encoded, know, raised, snapsh
 __all__ = ["CASES"]
 
 MIB = 1024 * 1024
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def _blob(number: int, size: int) -> Data:
@@ -125,6 +129,26 @@ async def pages_are_bounded_in_bytes(h: Harness) -> None:
 
 
 @case()
+async def due_pages_are_bounded_in_bytes(h: Harness) -> None:
+    """G13: so does a page of what is due."""
+    know(h, "work")
+    for number in range(20):
+        ctx = h.ctx(f"s-{number}", annotations={"text": "x" * (960 * 1024)})
+        await h.engine.do(Delay(ctx, "work", until=LONG_AGO))
+    sizes, found = list[int](), list[str]()
+    query: DueQuery | None = DueQuery("delay", ("work",), limit=1_000)
+    while query is not None:
+        page = await h.driver.get_due(query)
+        sizes.append(len(page.due))
+        found += [delay.state.id for delay in page.due]
+        check(page.more, page.next_at is not None, "more")
+        query = replace(query, after=page.end) if page.more else None
+    check(sorted(found), sorted(f"s-{number}" for number in range(20)), "delayed states")
+    most = 20 if h.driver.stores_objects else 18
+    check(max(sizes) <= most, True, f"delays in each page: {sizes}")
+
+
+@case()
 async def long_bad_values_are_not_repeated(h: Harness) -> None:
     """G14: the error for a bad value names the field, and does not have the value in it."""
     secret = "hunter2" * 100_000
@@ -202,6 +226,7 @@ CASES: tuple[Case, ...] = (
     commit_of_too_many_bytes,
     commit_of_too_many_parts,
     pages_are_bounded_in_bytes,
+    due_pages_are_bounded_in_bytes,
     long_bad_values_are_not_repeated,
     many_ended_states_of_a_label,
     lost_races_do_not_slow_down_with_history,

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from flowstate import recovery
-from flowstate.commands import Command, Commit, End, Execute, Noop, Transit
+from flowstate.commands import Command, Commit, Delay, End, Execute, Noop, Pause, Transit
 from flowstate.context import StateContext
+from flowstate.delayer import Delayer
 from flowstate.driver import Heartbeat, Verdict, Writes
 from flowstate.engine import Engine
 from flowstate.errors import StoreUnavailableError
@@ -84,6 +85,32 @@ async def stop_hands_over_what_waits(h: Harness) -> None:
     check(sorted(h.visits), [f"job-{n}" for n in range(4)], "visits")
 
 
+@case()
+async def stop_hands_over_claimed_delays(h: Harness) -> None:
+    """G10: a delay whose flow a stop interrupts fires elsewhere at once, not after its lease."""
+    begun = asyncio.Event()
+
+    @h.flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(engine.name)
+        if engine is h.engine:
+            return Commit(End(ctx))
+        begun.set()
+        await asyncio.Event().wait()
+        return Noop()
+
+    ctx = h.ctx("job")
+    await h.engine.do(Commit(Pause(ctx)), Delay(ctx, "long", after=timedelta(0), commit=False))
+    async with h.make_engine(shutdown_timeout=0.01) as engine, Delayer(engine, lease=600.0):
+        await begun.wait()
+    started = h.clock.monotonic()
+    async with Delayer(h.engine):
+        await h.until(lambda visits: len(visits) == 2)
+        await h.engine.idle()
+    took = h.clock.monotonic() - started
+    check(took < SOON, True, f"fired again after {took:.2f} s")
+
+
 class _Cut(DriverWrapper):
     """Cannot reach the store any more, once it is cut off."""
 
@@ -154,6 +181,7 @@ async def recovery_handed_over(h: Harness) -> None:
 CASES: tuple[Case, ...] = (
     stop_hands_over,
     stop_hands_over_what_waits,
+    stop_hands_over_claimed_delays,
     recovery_without_its_leader,
     recovery_handed_over,
 )

@@ -13,7 +13,9 @@ from flowstate import (
     CommitUnknownError,
     DriverError,
     Engine,
+    EngineStoppedError,
     FlowRegistry,
+    FlowstateError,
     InvalidInputError,
     Pause,
     RevisionMismatchError,
@@ -501,6 +503,41 @@ async def test_what_follows_a_call_spoils_no_answer(
     batcher = Batcher(store.answers, limit=LIMIT, after=fail)
     assert await asyncio.gather(*map(batcher.submit, "abcd")) == list("abcd")
     assert len(caplog.records) == 2
+
+
+async def test_a_busy_engine_stops_at_once_and_says_why() -> None:
+    outcomes: list[FlowstateError] = []
+
+    async def commit_on_and_on(engine: Engine, ctx: StateContext) -> None:
+        try:
+            while True:
+                await engine.do(Commit(Pause(ctx)))
+        except FlowstateError as error:
+            outcomes.append(error)
+
+    driver = MemoryDriver()
+    driver.max_batch_size = 8
+    async with Engine(driver, FlowRegistry()) as engine:
+        tasks = [asyncio.create_task(commit_on_and_on(engine, new(str(n)))) for n in range(20)]
+        async with engine.watch() as states:
+            await anext(states)  # They are at it.
+        stops_at = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - stops_at < 1.0
+    await asyncio.gather(*tasks)
+    assert {type(error) for error in outcomes} == {EngineStoppedError}
+
+
+def test_a_second_event_loop_of_the_same_thread_is_refused(tmp_path: Path) -> None:
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    for driver in (SQLiteDriver(tmp_path / "store"), MemoryDriver()):
+        engine, ctx = Engine(driver, FlowRegistry()), new("a")
+        first.run_until_complete(engine.__aenter__())
+        with pytest.raises(InvalidInputError, match="engine: is open in another event loop"):
+            second.run_until_complete(engine.do(Commit(Pause(ctx))))
+        assert first.run_until_complete(engine.head()) == 0
+        first.run_until_complete(engine.__aexit__(None, None, None))
+    first.close()
+    second.close()
 
 
 async def test_a_commit_that_runs_in_another_event_loop_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from flowstate import (
     Command,
     Commit,
     Data,
+    DriverClosedError,
     End,
     Engine,
+    EngineStoppedError,
     Execute,
     FakeClock,
     FlowRegistry,
@@ -274,3 +276,27 @@ async def test_all_works_where_tasks_are_eager() -> None:
             await engine.idle()
             seen = [await anext(states) for _ in range(2 * depth + 3)]
         assert len({state.id for state in seen}) == depth + 2
+
+
+async def test_two_tasks_that_enter_one_engine_open_it_once() -> None:
+    driver = MemoryDriver()
+    engine = Engine(driver, FlowRegistry())
+    first, second = await asyncio.gather(
+        engine.__aenter__(), engine.__aenter__(), return_exceptions=True
+    )
+    assert first is engine
+    assert isinstance(second, EngineStoppedError)
+    await engine.__aexit__(None, None, None)
+    with pytest.raises(DriverClosedError):
+        await driver.get_state("a")
+
+
+async def test_an_engine_whose_driver_could_not_be_opened_may_be_entered_again() -> None:
+    driver = MemoryDriver()
+    engine = Engine(driver, FlowRegistry())
+    entering = asyncio.create_task(engine.__aenter__())
+    await asyncio.sleep(0)  # reason: it has begun
+    entering.cancel()
+    await asyncio.wait([entering])
+    async with engine:
+        assert await engine.head() == 0

@@ -27,6 +27,10 @@ class Flows:
             raise
         self.done.append(ctx.current.id)
 
+    @staticmethod
+    async def run_at_once(_: Execution) -> None:
+        await asyncio.sleep(0)  # reason: the others have a turn
+
 
 def new(number: int) -> Execution:
     return Execution(StateContext(State(str(number))), 0.0)
@@ -193,3 +197,50 @@ async def test_a_pool_that_has_stopped_keeps_no_room() -> None:
     executions.stop()
     with pytest.raises(EngineStoppedError):
         executions.reserve()
+
+
+async def test_callers_get_room_in_their_order_and_one_that_is_cancelled_takes_none() -> None:
+    flows = Flows()
+    executions = ExecutionPool(flows.run, 1, 0)
+    await executions.submit(new(0))
+    waiting = [asyncio.create_task(executions.submit(new(number))) for number in range(1, 6)]
+    await turns()
+    waiting[1].cancel()
+    await turns()
+    flows.go_on.set()
+    waiting[0].cancel()
+    await asyncio.wait(waiting)
+    await executions.idle()
+    assert flows.done == ["0", "3", "4", "5"]
+
+
+async def test_a_caller_that_is_cancelled_as_it_gets_room_leaves_it_to_the_next() -> None:
+    flows = Flows()
+    executions = ExecutionPool(flows.run, 1, 0)
+    slot = executions.reserve()
+    assert slot is not None
+    first, second = (asyncio.create_task(executions.submit(new(number))) for number in range(2))
+    await turns()
+    executions.release(slot)
+    first.cancel()
+    await turns()
+    assert flows.running == ["1"]
+    flows.go_on.set()
+    await second
+    await executions.idle()
+
+
+async def test_room_costs_the_same_however_many_wait_for_it() -> None:
+    callers, resumed = 200, 0
+    executions = ExecutionPool(Flows.run_at_once, 1, 0)
+
+    async def submit(number: int) -> None:
+        nonlocal resumed
+        steps = executions.submit(new(number)).__await__()
+        for future in steps:
+            resumed += 1
+            await asyncio.wait([future])
+
+    await asyncio.gather(*map(submit, range(callers)))
+    await executions.idle()
+    assert resumed < 4 * callers

@@ -10,8 +10,10 @@ from flowstate import (
     Commit,
     DriverError,
     Engine,
+    EngineStoppedError,
     FakeClock,
     FlowRegistry,
+    LeaseLostError,
     Pause,
     State,
     StateContext,
@@ -281,3 +283,24 @@ async def test_a_lease_is_given_back_although_leaving_is_cancelled(clock: FakeCl
         with pytest.raises(asyncio.CancelledError):
             await leaving
         assert (await engine.get_state(lease.id)).status is Status.ENDED
+
+
+async def test_those_who_wait_for_a_lease_are_told_when_it_cannot_come(clock: FakeClock) -> None:
+    driver = MemoryDriver(clock)
+    async with Engine(driver, FlowRegistry(), clock=clock) as other, Lease(other, "job") as held:
+        await held.wait_held()
+        with pytest.raises(LeaseLostError):
+            await Lease(other, "job").wait_held()
+        async with Engine(driver, FlowRegistry(), clock=clock) as engine:
+            left = Lease(engine, "job")
+            async with left:
+                leaving = asyncio.create_task(left.wait_held())
+                await clock.sleep(1.0)
+            with pytest.raises(LeaseLostError):
+                await leaving
+            lease = await Lease(engine, "job").__aenter__()
+            waiting = asyncio.create_task(lease.wait_held())
+            await clock.sleep(1.0)
+        with pytest.raises(EngineStoppedError):
+            await waiting
+        await lease.__aexit__()

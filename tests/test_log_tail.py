@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from flowstate import (
     Commit,
+    DataRef,
     DriverError,
     Engine,
     EngineStoppedError,
@@ -127,8 +129,9 @@ async def test_a_slow_watch_falls_back_on_pages_of_its_own(
 class Endless(DriverWrapper):
     """A log of large revisions that are made when they are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[str], dict[str, Any]]) -> None:
         super().__init__(MemoryDriver())
+        self.make = make
         self.end = 0
         self.grown = asyncio.Event()
 
@@ -136,7 +139,7 @@ class Endless(DriverWrapper):
         if not self.end:
             return await super().get_states(query)
         revs = range(query.after + 1, min(query.after + 100, self.end) + 1)
-        states = [State(f"{rev}", rev, annotations={"text": "x" * (94 * 1024)}) for rev in revs]
+        states = [State(f"{rev}", rev, **self.make("x" * (94 * 1024))) for rev in revs]
         last = states[-1].rev if states else query.after
         return States(states, last, last < self.end, self.end, 1)
 
@@ -147,8 +150,20 @@ class Endless(DriverWrapper):
         return Seen(self.end, 0)
 
 
-async def test_what_watches_hold_is_bounded_in_bytes_and_given_back() -> None:
-    driver = Endless()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: {"annotations": {"text": text}},
+        lambda text: {"annotations": {text: ""}},
+        lambda text: {"unknown": {"new": text.encode()}},
+        lambda text: {"data": {text[:90] + str(n): DataRef(n, f"{n:063}") for n in range(300)}},
+    ],
+    ids=["values", "keys", "unknown", "data"],
+)
+async def test_what_watches_hold_is_bounded_in_bytes_and_given_back(
+    make: Callable[[str], dict[str, Any]],
+) -> None:
+    driver = Endless(make)
     async with Engine(driver, FlowRegistry()) as engine:
         async with engine.watch() as idle:
             waiting = asyncio.create_task(anext(idle))

@@ -288,3 +288,34 @@ def test_the_decorator_needs_an_id() -> None:
     flows = FlowRegistry()
     with pytest.raises(InvalidInputError, match=r"^flow id: must be a string, not function$"):
         flows.flow(a_plain_function)  # type: ignore[arg-type]
+
+
+class Turning(MemoryDriver):
+    """Replies to the commit of one state only when it may."""
+
+    def __init__(self, late: str) -> None:
+        super().__init__()
+        self.late = late
+        self.may_reply = asyncio.Event()
+        self.has_committed = asyncio.Event()
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        verdicts = await super().commit(batch)
+        if batch[0].puts[0].id == self.late:
+            self.has_committed.set()
+            await self.may_reply.wait()
+        return verdicts
+
+
+async def test_a_context_that_was_only_checked_keeps_what_was_committed_meanwhile() -> None:
+    driver = Turning("late")
+    async with Engine(driver, FlowRegistry()) as engine:
+        fence, late = StateContext(State("fence")), StateContext(State("late"))
+        await engine.do(Commit(Pause(fence)))
+        checking = asyncio.create_task(engine.do(Commit(Check(fence), Pause(late))))
+        await driver.has_committed.wait()
+        await engine.do(Commit(Pause(fence)))
+        driver.may_reply.set()
+        await checking
+        assert fence.committed == await engine.get_state("fence")
+        await engine.do(Commit(Pause(fence)))

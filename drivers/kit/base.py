@@ -137,6 +137,9 @@ class News:
             if self._failures != failures and self._failure is not None:
                 raise self._failure
             if self.seen is not None and self.seen != seen:
+                if self.seen.head < seen.head:
+                    # A read was ahead of the news. Reads that never wait must not keep it away.
+                    await asyncio.sleep(0)
                 return self.seen
             await self._events.wait(count)
 

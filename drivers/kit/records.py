@@ -25,6 +25,7 @@ from flowstate.driver import (
 from flowstate.drivers.kit.times import FIRST, LAST, from_micros
 from flowstate.errors import CodecError, CompactedError, DamagedRevisionError
 from flowstate.frozen import EMPTY, freeze
+from flowstate.limits import MAX_PAGE_BYTES
 from flowstate.state import State
 
 __all__ = [
@@ -167,7 +168,7 @@ def due_page(
 
     Args:
         query: that was asked.
-        rows: those of the page, in the order of (due, id).
+        rows: those of the page, in the order of (due, id). It ends early when they are large.
         more: whether there are further ones that answer the query.
         now: the store's clock.
         next_at: when the earliest one after this page is due.
@@ -177,7 +178,12 @@ def due_page(
     decode = delay_of if query.kind == "delay" else stalled_of
     due: list[DelayedState] = []
     damaged: list[DamagedDelay] = []
+    left = MAX_PAGE_BYTES
     for row in rows:
+        if left <= 0:
+            more, next_at = True, row[1]
+            break
+        left -= len(row[4] or "") + len(row[9] or "")
         try:
             due.append(decode(row))
         except CodecError as error:

@@ -44,7 +44,8 @@ _CLASSES: tuple[tuple[tuple[type[Exception], ...], type[DriverError]], ...] = (
 def translation(error: psycopg.Error, name: str) -> DriverError:
     """Return the error of flowstate that says the same."""
     kind = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), DriverError)
-    text = str(error).strip() or type(error).__name__
+    # The details that a server tells may hold what is stored.
+    text = (error.diag.message_primary or str(error)).strip() or type(error).__name__
     return kind(f"{name}: {text}")
 
 

@@ -23,7 +23,9 @@ from flowstate.tasks import cancel_and_wait, spawn, supervised
 __all__ = ["Listener", "channel_of"]
 
 logger = logging.getLogger("flowstate.postgres")
-NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+NOTIFY = (
+    "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(%s, %s)"
+)
 HELLO = "hello "  # Before the name of the driver that says it.
 # Shortest time between two notifications of one process. Each is a transaction of its own, and
 # those of all processes in a database queue for one lock.

@@ -8,6 +8,7 @@ from psycopg import sql
 from flowstate.driver import DueQuery, StateQuery
 from flowstate.drivers.kit.times import FIRST, LAST, to_micros
 from flowstate.drivers.postgres.pages import Page, Parameters
+from flowstate.limits import MAX_PAGE_BYTES
 
 __all__ = ["PLAIN", "Queries"]
 
@@ -37,8 +38,8 @@ class Queries:
         lock = f"1718382456, {log}::regclass::oid::integer"
         # Lets commits know that the session listens. It waits for a commit that has found no
         # listener, so a look after this sees what that one has written.
-        self.start_listening = f"SELECT pg_advisory_lock_shared({lock})"
-        self.stop_listening = f"SELECT pg_advisory_unlock_shared({lock})"
+        self.start_listening = f"SELECT pg_catalog.pg_advisory_lock_shared({lock})"
+        self.stop_listening = f"SELECT pg_catalog.pg_advisory_unlock_shared({lock})"
         # Looks at all locks of the server, so it is not for every commit.
         self.listeners = (
             "SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted"
@@ -48,20 +49,22 @@ class Queries:
         )
         self.outlook = f"SELECT ({head}), (SELECT max(written) FROM {schema}.delay)"
         self.latest = (
-            f"SELECT {self._state} FROM {schema}.latest"
-            f" JOIN {schema}.log ON log.rev = latest.rev WHERE latest.id = %s"
+            f"SELECT {self._state.replace('log.rev, log.id', 'latest.rev, latest.id')}"
+            f" FROM {schema}.latest LEFT JOIN {schema}.log ON log.rev = latest.rev"
+            " WHERE latest.id = %s"
         )
         self.revision = f"SELECT {self._state} FROM {schema}.log WHERE rev = %s AND id = %s"
         self.data = f"SELECT blob, annotations::text FROM {schema}.data WHERE checksum = %s"
         self.beat = f"SELECT {schema}.beat(%s::text[], %s::bigint[], %s::bigint[], %s::text[])"
         self.liveness = (
             f"SELECT latest.rev, {schema}.to_micros(stalls_at), {schema}.to_micros(beat_at),"
-            f" coalesce(note, ''), {schema}.to_micros(clock_timestamp()), {self._delays('1')}"
+            f" coalesce(note, ''), {schema}.to_micros(pg_catalog.clock_timestamp()),"
+            f" {self._delays('1')}"
             f" WHERE latest.id = ANY (%s)"
         )
         self.delays_of = f"SELECT {self._delays('%s')} WHERE latest.id = %s"
         self.stored_delays = (
-            f"SELECT {schema}.to_micros(clock_timestamp()),"
+            f"SELECT {schema}.to_micros(pg_catalog.clock_timestamp()),"
             f" ARRAY(SELECT id FROM {schema}.delay WHERE id = ANY (%s))"
         )
         self.compact = f"SELECT * FROM {schema}.compact_some(%s, %s, %s)"
@@ -103,18 +106,18 @@ class Queries:
     def due(self, query: DueQuery) -> tuple[str, Parameters]:
         """Return the statement for a page of what is due.
 
-        Each row has now, when the next one after the page's time is due, other flows, and whether
-        it has a place in the order; then the columns of what is due, and those of its revision.
+        Each row has now, when the next one after the page's time is due, other flows, whether it
+        has a place in the order, and whether its bytes are within the page; then the columns of
+        what is due, and those of its revision, without the bytes that are not.
         """
-        return _Due(self._schema, self._state, query).statement()
+        return _Due(self._schema, query).statement()
 
 
 class _Due:
     """Builds one statement, collecting its parameters in the order of their places."""
 
-    def __init__(self, schema: str, state: str, query: DueQuery) -> None:
+    def __init__(self, schema: str, query: DueQuery) -> None:
         self._schema = schema
-        self._state = state
         self._query = query
         table, self._due, self._columns = DELAY if query.kind == "delay" else STALL
         self._table = f"{schema}.{table}"
@@ -131,7 +134,7 @@ class _Due:
         until = LAST if query.everything else query.until and to_micros(query.until)
         last = f"{schema}.from_micros({self._put(until)}::bigint)"
         parts = [
-            "asked AS MATERIALIZED (SELECT clock_timestamp() AS now)",
+            "asked AS MATERIALIZED (SELECT pg_catalog.clock_timestamp() AS now)",
             f"span AS MATERIALIZED (SELECT now, coalesce({last}, now) AS last FROM asked)",
         ]
         if query.others or (query.flows is None and self._by_flow):
@@ -148,13 +151,22 @@ class _Due:
             f"found AS ({placed} UNION ALL {unplaced})",
         ]
         # The offset keeps the planner from reading the whole log for a large page.
+        size = "coalesce(octet_length(found.body), 0) + coalesce(octet_length(log.body::text), 0)"
+        parts.append(
+            f"whole AS (SELECT found.*, log.rev AS log_rev, log.id AS log_id, committed_at,"
+            f" delayed_until, log.body::text AS log_body, sum({size}) OVER (ORDER BY"
+            f" placed DESC, due, found.id ROWS UNBOUNDED PRECEDING) - ({size}) < {MAX_PAGE_BYTES}"
+            " AS fits"
+            " FROM found LEFT JOIN LATERAL"
+            f" (SELECT * FROM {schema}.log WHERE log.rev = found.rev OFFSET 0) AS log ON true)"
+        )
         return (
             f"WITH RECURSIVE {', '.join(parts)} SELECT {schema}.to_micros(span.now),"
-            f" {schema}.to_micros(({self._next()})), {self._others()}, found.placed, found.id,"
-            f" {schema}.to_micros(found.due), found.state_id, found.rev, found.body, {self._state}"
-            " FROM span LEFT JOIN found ON true LEFT JOIN LATERAL"
-            f" (SELECT * FROM {schema}.log WHERE log.rev = found.rev OFFSET 0) AS log ON true"
-            " ORDER BY found.placed DESC, found.due, found.id"
+            f" {schema}.to_micros(({self._next()})), {self._others()}, placed, fits, id,"
+            f" {schema}.to_micros(due), state_id, rev, CASE WHEN fits THEN body END, log_rev,"
+            f" log_id, {schema}.to_micros(committed_at), {schema}.to_micros(delayed_until),"
+            f" CASE WHEN fits THEN log_body END FROM span LEFT JOIN whole ON true"
+            " ORDER BY placed DESC, due, id"
         ), self._parameters
 
     def _every_flow(self) -> str:

@@ -28,15 +28,16 @@ def states_of(query: StateQuery, rows: Sequence[Row]) -> States:
 def due_of(query: DueQuery, rows: Sequence[Row]) -> DuePage:
     """Return the page that the rows of a page of what is due make."""
     now, next_at, others = rows[0][:3]
-    found = [row[4:] for row in rows if row[3]]
-    more = len(found) > query.limit
+    placed = [row[4:] for row in rows if row[3]]
+    found = [row[1:] for row in placed[: query.limit] if row[0]]
+    more = len(placed) > len(found)
     return due_page(
         query,
-        found[: query.limit],
+        found,
         more=more,
         now=from_micros(now),
-        next_at=found[query.limit][1] if more else next_at,
-        without_time=[row[4:] for row in rows if row[3] is False],
+        next_at=placed[len(found)][2] if more else next_at,
+        without_time=[row[5:] for row in rows if row[3] is False],
         others=others or (),
     )
 

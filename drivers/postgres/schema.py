@@ -15,7 +15,7 @@ FUNCTIONS = "functions.sql"  # As they are after the last migration.
 SCHEMA_VERSION = len(MIGRATIONS)
 NOT_IN_NAMES = ("{", "}", "%", "$$")  # They mean something where a name is put into SQL.
 LONGEST_NAME = 63  # Postgres cuts longer identifiers off.
-LOCK = "SELECT pg_advisory_xact_lock(1718382455, hashtext(%s))"
+LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(1718382455, pg_catalog.hashtext(%s))"
 
 Connection = AsyncConnection[TupleRow]
 

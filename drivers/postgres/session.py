@@ -1,26 +1,29 @@
 """What a driver has from its opening to its closing: connections, and tasks."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
-from math import inf
 from typing import Any
 
 import attrs
+import psycopg
 from psycopg.rows import TupleRow
 
 from flowstate.clock import Clock
 from flowstate.driver import Durability, Heartbeat
 from flowstate.drivers.kit.base import News, Session, clock_or_system, is_clock
-from flowstate.drivers.kit.resolving import Backoff
+from flowstate.drivers.kit.resolving import Backoff, Failed
 from flowstate.drivers.postgres import schema as schemas
 from flowstate.drivers.postgres.commits import Commits
 from flowstate.drivers.postgres.heartbeats import beat
 from flowstate.drivers.postgres.lanes import Lane, persisted
+from flowstate.drivers.postgres.links import Link
 from flowstate.drivers.postgres.listener import Listener
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.sources import Pool, PoolSource, Source, UrlSource, check_store
 from flowstate.errors import StoreUnavailableError
 from flowstate.options import count, flag, optional, seconds
+from flowstate.tasks import cancel_and_wait, spawn
 
 __all__ = ["Options", "PostgresSession"]
 
@@ -128,12 +131,42 @@ class PostgresSession(Session):
                 with link.limited(seconds):
                     is_current = await schemas.is_current(link.connection, schema)
                 if not is_current:
-                    with link.limited(inf):  # It may take as long as the store is large.
-                        await schemas.migrate(link.connection, schema)
+                    await self._migrate(link, seconds)
             with link.limited(seconds):
                 return await schemas.check(link.connection, schema)
         finally:
             self.reads.give_back(link)
+
+    async def _migrate(self, link: Link, seconds: float) -> None:
+        """Bring the schema up to date: for as long as that takes, while the server answers."""
+        with link.limited(seconds):
+            extending = spawn(self._extend(link, seconds), "flowstate postgres migration")
+            try:
+                await schemas.migrate(link.connection, self._options.schema)
+            finally:
+                await cancel_and_wait(extending)
+
+    async def _extend(self, link: Link, seconds: float) -> None:
+        """Move the end of what is done with a connection, until the server stands still."""
+        loop = asyncio.get_running_loop()
+        while await self._answers(seconds / 2):
+            link.ends_at = loop.time() + seconds
+            await asyncio.sleep(seconds / 4)
+
+    async def _answers(self, seconds: float) -> bool:
+        try:
+            link = await self._source.make(seconds)
+        except psycopg.errors.ConnectionTimeout:
+            return False
+        except psycopg.Error:  # A server, or a pool, that has none to give.
+            return True
+        try:
+            await link.rows("SELECT 1", (), seconds)
+        except Failed:
+            return not link.is_cut
+        finally:
+            self._source.drop(link)
+        return True
 
     async def rows(
         self, statement: str, *parameters: Any, lane: Lane | None = None

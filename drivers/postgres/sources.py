@@ -163,6 +163,8 @@ def check_store(_: object, __: object, store: Any) -> None:
     parts = _parsed(store)
     if parts is None:
         raise InvalidInputError("store", "is a URL that cannot be read")
+    if "connect_timeout" not in parts and _parsed("") is None:
+        raise InvalidInputError("PGCONNECT_TIMEOUT", "must be a number of seconds")
     # A password that is not percent-encoded ends up in other parts, and those in messages.
     port, host = str(parts.get("port") or "0"), str(parts.get("host") or "")
     is_odd = "@" in host.removeprefix("@") or "@" in str(parts.get("dbname") or "")
@@ -176,7 +178,8 @@ def _parsed(url: str) -> dict[str, Any] | None:
     # What is raised here repeats the URL, so it must not become the context of another error.
     try:
         parts = conninfo_to_dict(url)
-        timeout_from_conninfo(parts)
+        if not url or "connect_timeout" in parts:  # Else it is of the environment.
+            timeout_from_conninfo(parts)
     except (psycopg.Error, ValueError):
         return None
     return parts

@@ -23,6 +23,14 @@ DURABILITIES: tuple[Durability, ...] = ("none", "process", "power")
 LONGEST_NAMESPACE = 200
 LONGEST_TIMEOUT = 1_000_000.0
 MOST_REPLICAS = 1_000
+# Options of redis-py that take objects, but that it takes from a URL as text.
+NO_TEXT = {
+    "credential_provider",
+    "event_dispatcher",
+    "redis_connect_func",
+    "retry_on_error",
+    "socket_keepalive_options",
+}
 
 
 def _check_store(_self: object, _field: Any, value: Any) -> None:
@@ -42,6 +50,8 @@ def _is_url(url: str) -> bool:
         pool.make_connection()  # That looks at the parameters, too.
         parts = urlsplit(url)
     except (ValueError, TypeError, AttributeError, RedisError):
+        return False
+    if not NO_TEXT.isdisjoint(pool.connection_kwargs):
         return False
     # A "/" or "?" in a password cuts it in two, and the first half would be shown as a port.
     return parts.scheme == "unix" or "@" not in f"{parts.path}{parts.query}{parts.fragment}"

@@ -1,7 +1,7 @@
 """Pages of what is due: an index search for each flow, whatever is due for other flows."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain, islice
 from typing import NamedTuple
@@ -14,7 +14,6 @@ from flowstate.drivers.sqlite.rows import REVISION, Row, bound, snapshot
 __all__ = ["get_due"]
 
 MAX_OTHERS = 100
-MAX_PAGE_BYTES = 16 * 1024 * 1024
 
 
 class _Source(NamedTuple):
@@ -74,11 +73,10 @@ class _Page:
         all_flows = [*flows, *self._bad_flows]
         found = sorted(chain.from_iterable(map(self._places, all_flows)))
         due = [place for place in found[: self._query.limit] if place[0] <= self._last]
-        rows = list(self._rows(due))
-        next_at = found[len(rows)][0] if len(found) > len(rows) else None
+        next_at = found[len(due)][0] if len(found) > len(due) else None
         return due_page(
             self._query,
-            rows,
+            (self._row(*place) for place in due),
             more=next_at is not None and next_at <= self._last,
             now=self._now,
             next_at=next_at,
@@ -103,15 +101,6 @@ class _Page:
         for time, id in self._connection.execute(self._source.place, (flow, *place, limit)):
             yield time, bound(id), flow
             if time > self._last:
-                return
-
-    def _rows(self, places: Iterable[tuple[float, bytes, object]]) -> Iterator[Row]:
-        left = MAX_PAGE_BYTES
-        for time, id, flow in places:
-            row = self._row(time, id, flow)
-            yield row
-            left -= len(row[4] or "") + len(row[9] or "")
-            if left <= 0:
                 return
 
     def _row(self, time: float, id: bytes, flow: object) -> Row:

@@ -48,7 +48,9 @@ class translated:  # noqa: N801 - one for each file, so that a transaction makes
         if error is None or isinstance(error, FlowstateError):
             return
         if isinstance(error, sqlite3.Error):
-            raise _class_of(error)(f"{self._path}: {error}") from error
+            # What it cannot decode it would repeat.
+            text = str(error).partition(" with text ")[0]
+            raise _class_of(error)(f"{self._path}: {text}") from error
         if isinstance(error, TypeError | ValueError | LookupError | OverflowError):
             raise StoreCorruptError(f"{self._path}: {error}") from error
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import attrs
 import lmdb
 
-from examples.lmdb_driver import reading, writing
-from examples.lmdb_driver.store import Blob, Revision, Tables
+from examples.lmdb_driver.reading import Reader
+from examples.lmdb_driver.store import Blob, Revision, Writer
 from flowstate import driver as contract
 from flowstate import errors
 from flowstate.clock import Clock
@@ -46,7 +46,8 @@ class Environment(Session):
             if self._env is None:
                 self._env = lmdb.open(self._path, map_size=MAX_BYTES)
             with self._env.begin(write=write) as txn:
-                return do(Tables(txn, to_micros(self._clock.now())), *args)
+                tables = (Writer if write else Reader)(txn, to_micros(self._clock.now()))
+                return do(tables, *args)
         except (lmdb.Error, OSError) as error:
             is_full = isinstance(error, lmdb.MapFullError | lmdb.DiskError)
             kind = errors.StoreFullError if is_full else errors.StoreUnavailableError
@@ -64,7 +65,7 @@ class Environment(Session):
         return work.result()
 
 
-def _identify(tables: Tables) -> str:
+def _identify(tables: Writer) -> str:
     found: bytes = tables.txn.get(b"store_id") or f"lmdb-{uuid.uuid4().hex}".encode()
     tables.txn.put(b"store_id", found)
     return found.decode()
@@ -87,11 +88,11 @@ class LmdbDriver(BaseDriver[Environment]):
 
     def _look(self, session: Environment) -> None:
         if self._news.seen is None:  # Later on, what this process commits is all the news.
-            self._news.saw(session.read(Tables.number, b"head"), 0, -1)
+            self._news.saw(session.read(Reader.number, b"head"), 0, -1)
 
     async def commit(self, batch: Sequence[contract.Writes]) -> Sequence[contract.Verdict]:
         try:
-            verdicts = await self._opened().write(writing.judge, batch)
+            verdicts = await self._opened().write(Writer.judge, batch)
         except errors.StoreFullError as error:
             if len(batch) == 1:
                 return [error]
@@ -102,23 +103,23 @@ class LmdbDriver(BaseDriver[Environment]):
         return verdicts
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
-        return self._opened().read(reading.state, id, rev)
+        return self._opened().read(Reader.state, id, rev)
 
     async def get_states(self, query: contract.StateQuery) -> contract.States:
-        return self._opened().read(reading.page, query)
+        return self._opened().read(Reader.page, query)
 
     async def get_data(self, checksum: str) -> Data | None:
-        return self._opened().read(reading.data, checksum)
+        return self._opened().read(Reader.data, checksum)
 
     async def get_due(self, query: contract.DueQuery) -> contract.DuePage:
-        return self._opened().read(reading.due, query)
+        return self._opened().read(Reader.due, query)
 
     async def get_liveness(self, ids: Sequence[str]) -> Sequence[contract.Liveness | None]:
-        return self._opened().read(lambda tables: [reading.liveness(tables, id) for id in ids])
+        return self._opened().read(lambda tables: [Reader.liveness(tables, id) for id in ids])
 
     async def beat(self, heartbeats: Sequence[contract.Heartbeat]) -> Sequence[bool]:
         return await self._opened().write(
-            lambda tables: [writing.beat(tables, each) for each in heartbeats]
+            lambda tables: [Writer.beat(tables, each) for each in heartbeats]
         )
 
     async def compact(self, before_rev: int) -> int:
@@ -126,7 +127,7 @@ class LmdbDriver(BaseDriver[Environment]):
         for kind in removed:
             after: bytes | None = b""
             while after is not None:
-                some = writing.compact_some, kind, before_rev, after
+                some = Writer.compact_some, kind, before_rev, after
                 count, after = await self._opened().write(*some)
                 removed[kind] += count
         return removed[Revision]

@@ -1,12 +1,21 @@
 """What is in the file: records by key, and an index of sorted keys that follow from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, TypeVar
 
 from msgspec import Struct, msgpack
+from msgspec.structs import replace
+
+from flowstate import errors
+from flowstate.driver import Heartbeat, NewDelay, Verdict, Writes
+from flowstate.drivers.kit.times import LAST, from_micros, micros_of, stalling_micros, to_micros
+from flowstate.state import State
 
 OFFSET = 2**63
+SECOND = 1_000_000
+CHUNK = 500
 LONGEST_ID = 400  # Of an id in a key, which has at most 511 bytes.
 
 
@@ -138,3 +147,103 @@ class Tables:
     def delays_of(self, id: str) -> list[Delay]:
         keys = [key for _, key in self.scan(b"of state" + digest(id))]
         return [found for key in keys if (found := self.find(Delay, key))]
+
+
+class Writer(Tables):
+    """Judges and applies commits, heartbeats and compactions."""
+
+    def judge(self, batch: Sequence[Writes]) -> list[Verdict]:
+        return [self._refusal(writes) or self._apply(writes) for writes in batch]
+
+    def _refusal(self, writes: Writes) -> errors.FlowstateError | None:
+        expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
+        found = [(id, rev, self.latest(id)) for id, rev in expected]
+        if differ := [id for id, rev, latest in found if rev != (latest.rev if latest else 0)]:
+            return errors.RevisionMismatchError(differ)
+        for checksum in set(writes.needs) - {data.checksum for data in writes.data}:
+            if self.find(Blob, checksum.encode()) is None:
+                return errors.DataNotFoundError(f"data {checksum} is no longer stored")
+        claimed = [(claim, self.find(Delay, digest(claim.id))) for claim in writes.claims]
+        lost = [c.id for c, d in claimed if not d or (d.due > self.now and d.holder != c.holder)]
+        return errors.ClaimLostError(lost) if lost else None
+
+    def _apply(self, writes: Writes) -> tuple[State, ...]:
+        for data in writes.data:
+            head, annotations = self.number(b"head"), dict(data.annotations)
+            self.store(Blob(data.checksum, head, annotations, data.blob))
+        for drop in writes.drops:
+            if (held := self.find(Delay, digest(drop.id))) and held.holder == drop.holder:
+                self.remove(held)
+        for claim in writes.claims:
+            if delay := self.find(Delay, digest(claim.id)):
+                due = self._later(claim.seconds)
+                self.store(replace(delay, due=due, holder=claim.holder))
+        dues = [self._due(delay) for delay in writes.delays]
+        states = self._put_all(writes, dues)
+        for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
+            state = new.state if new.put is None else states[new.put]
+            id, sums = f"{writes.token}.{index}", sorted(set(new.references))
+            self.store(Delay(state.rev, id, state.id, due, new.to, "", sums, new.body))
+            latest = self.latest(state.id)
+            if new.put is None and latest and latest.rev == state.rev and latest.due is not None:
+                later = min(max(latest.due, due + (latest.stalls_after or 0)), LAST)
+                self.store(replace(latest, due=later))
+        return states
+
+    def _later(self, seconds: float) -> int:
+        return min(self.now + round(seconds * SECOND), LAST)
+
+    def _due(self, delay: NewDelay) -> int:
+        return to_micros(delay.due) if delay.due else min(self.now + micros_of(delay.after), LAST)
+
+    def _put_all(self, writes: Writes, dues: Sequence[int]) -> tuple[State, ...]:
+        now, head, committed = self.now, self.number(b"head"), []
+        stamp = max(now, self.number(b"last", now))
+        for index, (state, body) in enumerate(zip(writes.puts, writes.bodies, strict=True)):
+            own = [due for new, due in zip(writes.delays, dues, strict=True) if new.put == index]
+            until, head = min(own, default=None), head + 1
+            for delay in self.delays_of(state.id):
+                self.remove(delay)
+            if before := self.latest(state.id):
+                self.store(replace(before, is_latest=False))
+            after = stalling_micros(state)
+            stalls_at = None if after is None else min((until or now) + after, LAST)
+            about = (state.transition.to, state.status.value, dict(state.labels))
+            sums = sorted({ref.checksum for ref in state.data.values()})
+            self.store(Revision(head, state.id, stamp, until, *about, sums, after, stalls_at))
+            self.txn.put(b"body" + rev_key(head), body.encode())
+            at, delayed = from_micros(stamp), None if until is None else from_micros(until)
+            committed.append(replace(state, rev=head, committed_at=at, delayed_until=delayed))
+        if committed:
+            self.txn.put(b"head", b"%d" % head)
+            self.txn.put(b"last", b"%d" % stamp)
+        return tuple(committed)
+
+    def beat(self, heartbeat: Heartbeat) -> bool:
+        latest = self.latest(heartbeat.id)
+        if latest is None or latest.rev != heartbeat.rev:
+            return False
+        latest.beat_at = max(self.now, (latest.beat_at or 0) + 1)
+        latest.note = heartbeat.note
+        if latest.due is not None and heartbeat.seconds is not None:
+            latest.due = self._later(heartbeat.seconds)
+        self.store(latest)
+        return True
+
+    def compact_some(
+        self, kind: type[Any], before_rev: int, after: bytes
+    ) -> tuple[int, bytes | None]:
+        """Remove some of the old; return how many, and where to go on, or ``None``: at the end."""
+        target = min(before_rev, self.number(b"head"))
+        self.txn.put(b"floor", b"%d" % max(target, self.number(b"floor", 1)))
+        name = b"every" + digest("") if kind is Revision else b"stored"
+        entries = [*islice(self.scan(name, after), CHUNK)]
+        old = [(place, key) for place, key in entries if place < rev_key(target)]
+        doomed = [found for _, key in old if not self._is_needed(found := self.find(kind, key))]
+        for record in doomed:
+            self.remove(record)
+        return len(doomed), old[-1][0] + b"\0" if old else None
+
+    def _is_needed(self, record: Any) -> bool:
+        is_revision = isinstance(record, Revision)
+        return record.is_latest if is_revision else any(self.scan(b"data" + record.key()))

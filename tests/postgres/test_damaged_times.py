@@ -53,3 +53,13 @@ async def test_of_a_delay(
     assert ([delay.id for delay in page.due], page.more) == (["t.1"], False)
     assert [(bad.id, bad.state_id, bad.due) for bad in page.damaged] == [("t.0", "a", None)]
     assert (list(rest.due), list(rest.damaged)) == ([], [])
+
+
+async def test_that_is_handed_on_to_no_commit(postgres: Postgres, postgres_schema: str) -> None:
+    async with PostgresDriver(postgres.url(), schema=postgres_schema) as driver:
+        await commit(driver, Writes("t", (State("a"),)))
+        with psycopg.connect(postgres.url(), autocommit=True) as other:
+            change = "UPDATE {}.log SET committed_at = 'infinity'"
+            other.execute(SQL(change).format(Identifier(postgres_schema)))
+        await commit(driver, Writes("u", (State("b"),)))
+        assert await driver.get_state("b") is not None

@@ -1,5 +1,6 @@
 """A store that the first version of the schema has made is brought up to date, with all in it."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,12 +9,12 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from flowstate import Status
+from flowstate import Status, StoreUnavailableError
 from flowstate.driver import Claim, DueQuery, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
 from flowstate.frozen import FrozenDict
 from tests.postgres.steps import commit, liveness_of
-from tests.servers import Postgres
+from tests.servers import Postgres, PostgresServer
 from tests.support import put
 
 FIRST = (Path(__file__).parent / "sql" / "version_1.sql").read_text()
@@ -90,3 +91,24 @@ def test_the_rest_is_printed_for_those_who_apply_it(
 ) -> None:
     old.execute(migration_sql(postgres_schema, since=1).encode())
     assert old.execute("SELECT version FROM meta").fetchone() == (2,)
+
+
+async def test_a_server_that_stands_still_meanwhile(
+    private_postgres: PostgresServer, postgres_schema: str
+) -> None:
+    url, schema = private_postgres.url(), Identifier(postgres_schema)
+    with psycopg.connect(url) as other:
+        other.execute(SQL("CREATE SCHEMA {}").format(schema))
+        other.execute(FIRST.replace("{schema}", schema.as_string(None)).encode())
+        other.commit()
+        other.execute(SQL("LOCK TABLE {}.delay").format(schema))
+        driver = PostgresDriver(url, schema=postgres_schema, timeout=1.0)
+        opening = asyncio.ensure_future(driver.__aenter__())
+        # As long as the server answers, it goes on for longer than the timeout.
+        assert not (await asyncio.wait([opening], timeout=2.0))[0]
+        with private_postgres.standing_still(), pytest.raises(StoreUnavailableError):
+            async with asyncio.timeout(5.0):
+                await opening
+        other.rollback()
+    async with driver:
+        assert driver.store_id

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import AsyncConnectionPool
 
@@ -25,7 +26,7 @@ from flowstate import (
     StoreUnavailableError,
     Transit,
 )
-from flowstate.driver import Heartbeat, StateQuery
+from flowstate.driver import DueQuery, Heartbeat, StateQuery
 from flowstate.drivers.postgres import PostgresDriver
 from tests.postgres.server import Server
 from tests.servers import Postgres
@@ -144,6 +145,30 @@ async def test_settings_of_the_environment(
     async with PostgresDriver("postgresql://", schema=postgres_schema) as driver:
         (state,) = await commit_one(driver, put("1", "ключ"))
         assert await read_log(driver) == [state]
+
+
+def test_a_damaged_setting_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "soon")
+    with pytest.raises(InvalidInputError, match=r"^PGCONNECT_TIMEOUT: "):
+        PostgresDriver("postgresql://localhost/")
+    PostgresDriver("postgresql://localhost/?connect_timeout=2")
+
+
+async def test_functions_of_the_users_own_hide_none(
+    postgres: Postgres, postgres_schema: str
+) -> None:
+    body = "RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2001-01-01' $$"
+    with psycopg.connect(postgres.url(), autocommit=True) as other:
+        other.execute("CREATE SCHEMA IF NOT EXISTS fake_clock")
+        other.execute(f"CREATE OR REPLACE FUNCTION fake_clock.clock_timestamp() {body}")
+    url = make_conninfo(postgres.url(), options="-c search_path=fake_clock,pg_catalog")
+    async with PostgresDriver(url, schema=postgres_schema) as driver:
+        (state,) = await commit_one(driver, put("1", "a"))
+        (liveness,) = await driver.get_liveness(["a"])
+        assert state.committed_at is not None
+        assert liveness is not None
+        now = (await driver.get_due(DueQuery("stall"))).now
+        assert min(state.committed_at, liveness.now, now).year > 2001
 
 
 async def test_a_pool_with_another_encoding_is_refused(

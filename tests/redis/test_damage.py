@@ -119,6 +119,16 @@ async def test_a_revision(
     assert (await driver.beat([Heartbeat("1", 2, 60.0, "")])) == [True]
 
 
+@pytest.mark.parametrize("value", [b"", b"\x92", b"\x91\xa1k", msgpack.encode([1, 2]), b"\x07"])
+async def test_the_labels_of_a_revision(
+    driver: RedisDriver, client: "Redis", prefix: str, value: bytes
+) -> None:
+    (state,) = await commit_one(driver, Writes("l", (State("l", labels=FrozenDict({"k": "v"})),)))
+    rewrite(client, prefix, state.rev, l=value, r=value)
+    (moved,) = await commit_one(driver, Writes("m", (State("l", state.rev),)))
+    assert await driver.compact(moved.rev) == 1
+
+
 HEADS = [
     b"",
     b"\xc1",

@@ -125,3 +125,23 @@ async def test_the_first_edition_cannot_commit_any_more(
 async def test_an_engine_works_on_it(client: "Redis", driver: RedisDriver) -> None:
     async with Engine(driver, FlowRegistry()) as engine, engine.watch(since_rev=0) as states:
         assert [(await anext(states)).rev for _ in range(HEAD)] == list(range(1, HEAD + 1))
+
+
+@pytest.mark.parametrize("field", ["l", "i", "s"])
+async def test_a_damaged_revision_stops_nothing(
+    client: "Redis", redis_namespace: str, driver: RedisDriver, field: str
+) -> None:
+    log = f"{{{redis_namespace}}}:log"
+    entries: Any = client.xrange(log)
+    client.delete(log)
+    for id, entry in entries:
+        if id == b"61-0":
+            entry.pop(field.encode())
+            entry.update({b"l": b"\x92\x01"} if field == "l" else {})
+        client.xadd(log, entry, id=id)
+    async with driver:
+        query = StateQuery((FrozenDict({"third": "2"}),), latest_only=True, limit=1_000)
+        found = (await driver.get_states(query)).states
+        assert {state.id for state in found} == {
+            state.id for state in LATEST if state.labels.get("third") == "2"
+        }

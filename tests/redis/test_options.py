@@ -25,6 +25,8 @@ MALFORMED = [
     f"redis://user:{SECRET}@localhost:99999999/0",
     f"redis://user:{SECRET}@[localhost/0",
     f"redis://user:{SECRET}@localhost/0?socket_timeout={SECRET}",
+    "redis://localhost/0?retry_on_error=x",
+    "redis://localhost/0?event_dispatcher=x",
     SECRET,
     "",
 ]

@@ -1,4 +1,5 @@
--- The functions of a store. Each migration makes them all again.
+-- The functions of a store. Each migration makes them all again. They look for nothing along the
+-- user's search_path, where another function of the same name may come first.
 
 -- Times as drivers take and give them: microseconds since 1970, UTC. What is no time to a driver
 -- becomes a number that is none either, so that it fails no other row.
@@ -14,6 +15,10 @@ LANGUAGE sql STABLE RETURN timestamptz '1970-01-01 00:00:00+00' + make_interval(
     hours => (micros / 3600000000)::integer, secs => (micros % 3600000000)::float8 / 1000000
 );
 
+-- The labels of a revision; none if they are damaged.
+CREATE FUNCTION {schema}.labels_of(body json) RETURNS json
+LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(body -> 'labels') = 'object' THEN body -> 'labels' END;
+
 -- So many microseconds after a moment, but no later than drivers can tell; null if they are negative.
 CREATE FUNCTION {schema}.later(moment timestamptz, micros bigint) RETURNS timestamptz
 LANGUAGE sql STABLE RETURN CASE WHEN micros >= 0 THEN least(
@@ -24,7 +29,8 @@ LANGUAGE sql STABLE RETURN CASE WHEN micros >= 0 THEN least(
 -- dense, and visible in their order. To be taken in a statement of its own, because what is read
 -- afterwards must come from a later snapshot. Commits that wait too long give up, and their drivers
 -- try again.
-CREATE FUNCTION {schema}.lock_commits() RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION {schema}.lock_commits() RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'commits need the isolation level read committed, not %; '
@@ -71,6 +77,7 @@ CREATE FUNCTION {schema}.commit(
 ) LANGUAGE plpgsql
 -- The lists are short and the tables are large, which the planner cannot know.
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
@@ -109,7 +116,10 @@ BEGIN
     moment := clock_timestamp();
     SELECT log.rev, log.committed_at INTO head, last FROM {schema}.log ORDER BY rev DESC LIMIT 1;
     head := coalesce(head, 0);
-    committed := greatest(moment, last);
+    -- A damaged time is not handed on.
+    committed := greatest(
+        moment, CASE WHEN last <= timestamptz '9999-12-31 23:59:59.999999+00' THEN last END
+    );
     stamp := {schema}.to_micros(committed);
 
     -- One put of a state without labels and delays: a lone commit is mostly that, and takes two
@@ -240,7 +250,7 @@ BEGIN
         WITH outdated AS MATERIALIZED (
             SELECT pair.key, pair.value, log.status, log.rev
             FROM generate_series(1, ids) AS slot JOIN {schema}.log ON log.rev = stored[slot],
-                json_each_text(log.body -> 'labels') AS pair
+                json_each_text({schema}.labels_of(log.body)) AS pair
             WHERE had_labels[slot] AND last_put[slot] IS NOT NULL
         )
         DELETE FROM {schema}.latest_label AS old USING outdated
@@ -336,6 +346,7 @@ $$;
 CREATE FUNCTION {schema}.beat(ids text[], revs bigint[], micros bigint[], notes text[])
 RETURNS boolean[] LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
@@ -376,6 +387,7 @@ CREATE FUNCTION {schema}.compact_some(
     after bigint, before_rev bigint, chunk integer, OUT removed integer, OUT resume bigint
 ) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
 DECLARE
@@ -395,7 +407,7 @@ BEGIN
     -- In two steps, because in one Postgres 15 looks for each revision in the whole index.
     WITH outdated AS MATERIALIZED (
         SELECT pair.key, pair.value, log.rev
-        FROM {schema}.log, json_each_text(log.body -> 'labels') AS pair WHERE log.rev = ANY (doomed)
+        FROM {schema}.log, json_each_text({schema}.labels_of(log.body)) AS pair WHERE log.rev = ANY (doomed)
     )
     DELETE FROM {schema}.label AS old USING outdated
         WHERE old.key = outdated.key AND old.value = outdated.value AND old.rev = outdated.rev;
@@ -414,6 +426,7 @@ CREATE FUNCTION {schema}.drop_unreferenced(
     after text, before_rev bigint, chunk integer, bytes bigint, OUT resume text
 ) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
 DECLARE
@@ -453,7 +466,8 @@ END
 $$;
 
 -- The last revision that was committed before a time; times rise with revisions.
-CREATE FUNCTION {schema}.last_before(moment timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION {schema}.last_before(moment timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     low bigint := 0;
     high bigint := (SELECT coalesce(max(rev), 0) FROM {schema}.log);

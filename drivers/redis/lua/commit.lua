@@ -206,8 +206,8 @@ for id, state in pairs(states) do
             if not entry then
                 corrupt('is damaged: revision ' .. text(state.rev) .. ' is not stored')
             end
-            local old = cmsgpack.unpack(entry.l)
-            for number = 1, #old, 2 do
+            local old = texts_in(entry.l)
+            for number = 1, #old - 1, 2 do
                 collect(removals, 'ZREM',
                     posting('latest_label', state.status, old[number], old[number + 1]), id)
             end
@@ -215,7 +215,9 @@ for id, state in pairs(states) do
         if state.status and size_of('HLEN', 'beats') > 0 then
             collect(removals, 'HDEL', 'beats', id)
         end
-        for _, delay in ipairs(state.status and delays_of(id, '0', '-1') or NONE) do
+        -- A delay can be stored before the first revision.
+        local may_have_delays = state.status or size_of('HLEN', 'delay_heads') > 0
+        for _, delay in ipairs(may_have_delays and delays_of(id, '0', '-1') or NONE) do
             leave(id, delay.due, delay.flow, delay.id)
         end
         collect(additions, 'ZADD', 'latest_status:' .. status, new.rev, id)

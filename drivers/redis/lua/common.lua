@@ -67,6 +67,20 @@ local function fields(entry)
     return found
 end
 
+-- The texts of a packed field of an entry; none if it is damaged.
+local function texts_in(packed)
+    local whole, found = pcall(cmsgpack.unpack, packed or '')
+    if not whole or type(found) ~= 'table' then
+        return {}
+    end
+    for _, each in ipairs(found) do
+        if type(each) ~= 'string' then
+            return {}
+        end
+    end
+    return found
+end
+
 local function revision(rev)
     local id = text(rev) .. '-0'
     local found = redis.call('XRANGE', prefix .. 'log', id, id)[1]

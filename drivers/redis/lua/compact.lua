@@ -7,18 +7,14 @@ local target = math.min(tonumber(ARGV[2]), tonumber(meta[1] or '0'))
 local after, limit = tonumber(ARGV[1]), tonumber(ARGV[3])
 local removed, bytes, seen = 0, 0, 0
 
-local function unpacked(packed)
-    return packed and packed ~= '' and cmsgpack.unpack(packed) or {}
-end
-
 local function remove(entry)
-    local rev, status, labels = text(entry.rev), entry.s or '', unpacked(entry.l)
+    local rev, status, labels = text(entry.rev), entry.s or '', texts_in(entry.l)
     collect(removals, 'XDEL', 'log', rev .. '-0')
     collect(removals, 'XDEL', 'status:' .. status, rev .. '-0')
-    for place = 1, #labels, 2 do
+    for place = 1, #labels - 1, 2 do
         collect(removals, 'ZREM', posting('label', status, labels[place], labels[place + 1]), rev)
     end
-    refer(unpacked(entry.r), -1)
+    refer(texts_in(entry.r), -1)
     removed = removed + 1
 end
 

@@ -5,7 +5,7 @@
 --   stored revision}.
 local kind, flows, last, limit, others = unpack(cmsgpack.unpack(ARGV[1]))
 local after = ARGV[2]
-local MAX_OTHERS, MAX_DAMAGED = 100, 100
+local MAX_OTHERS, MAX_DAMAGED, MAX_BYTES = 100, 100, 16 * 1024 * 1024
 local at = later(0, 0)
 last = last == '' and at or last
 local all = (others or not flows) and redis.call('ZRANGE', key('flows:' .. kind), '0', '-1')
@@ -99,14 +99,15 @@ local function other_flows()
     return found
 end
 
-local found, rows = first_ones(limit + 1), {}
+local found, rows, bytes = first_ones(limit + 1), {}, 0
 local row_of = kind == 'delay' and delay_row or stall_row
 for place = 1, math.min(#found, limit) do
     local due = string.sub(found[place], 1, 18)
-    if due > last then
+    if due > last or bytes >= MAX_BYTES then
         break
     end
-    rows[place] = row_of(string.sub(found[place], 19), due)
+    local row = row_of(string.sub(found[place], 19), due)
+    rows[place], bytes = row, bytes + #row[5] + #(row[10] or '')
 end
 local following = found[#rows + 1] and string.sub(found[#rows + 1], 1, 18)
 return cmsgpack.pack({at, following and following <= last or false, following or false, rows,

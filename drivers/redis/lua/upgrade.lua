@@ -27,8 +27,8 @@ local function upgrade_revision(entry)
     local value = redis.call('HGET', key('latest'), entry.i) or ''
     local rev, after = string.match(value, '^(%d+) %l+ %d ?(%d*)')
     local is_latest = tonumber(rev or '') == entry.rev
-    local labels = entry.l ~= '' and cmsgpack.unpack(entry.l) or {}
-    for place = 1, #labels, 2 do
+    local labels = texts_in(entry.l)
+    for place = 1, #labels - 1, 2 do
         local label = pair(labels[place], labels[place + 1])
         redis.call('UNLINK', key('label:' .. label), key('latest_label:' .. label))
         label = entry.s .. ':' .. label
@@ -49,7 +49,9 @@ local function upgrade_log(after)
     local found = redis.call('XRANGE', key('log'), text(after + 1) .. '-0', '+', 'COUNT', ARGV[1])
     for _, each in ipairs(found) do
         local entry = fields(each)
-        upgrade_revision(entry)
+        if entry.i and entry.s then
+            upgrade_revision(entry)
+        end
         redis.call('HSET', key('meta'), 'upgraded', text(entry.rev))
     end
     return #found
