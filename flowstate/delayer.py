@@ -181,17 +181,13 @@ class Delayer:
                 await self._engine.clock.sleep(self._chance.uniform(ceiling / 2, ceiling))
 
     async def _wait(self, pause: float | None, seen: Seen) -> Seen:
-        """Wait ``pause`` seconds, or until a delay is written, or until it is time to look again.
-
-        Returns what the store has.
-        """
+        """Wait ``pause`` seconds, or until a delay is written; return what the store has."""
         clock = self._engine.clock
         # A flow may be registered meanwhile; and the store's time is no timer of this process.
         longest = min(longest_sleep(clock), max(OTHERS_EVERY, clock.monotonic() - self._began))
         left = longest if pause is None else min(pause, longest)
-        return (
-            await first(self._new_delays(seen), clock.sleep(left, background=pause is None)) or seen
-        )
+        sleep = clock.sleep(left, background=pause is None)
+        return await first(self._new_delays(seen), sleep) or seen
 
     async def _new_delays(self, seen: Seen) -> Seen:
         due = seen.due
@@ -252,7 +248,6 @@ class Delayer:
         return True
 
     async def _fire(self, delays: Sequence[DelayedState]) -> list[Outcome]:
-        """Fire delays at the same time."""
         results = await asyncio.gather(*map(self._fire_one, delays), return_exceptions=True)
         outcomes: list[Outcome] = []
         for delay, result in zip(delays, results, strict=True):
@@ -304,7 +299,7 @@ class Delayer:
 # free   the flow has moved the state on, and the delay  flow over → done
 #        went with that; heartbeats keep the state
 # lost   others may fire it: its flow is cancelled       flow over → done, without a drop
-# done   dropped, or it fires again after the lease
+# done   dropped, handed over by a stop, or it fires again after the lease
 @attrs.define(eq=False)
 class ClaimedDelay:
     """A delay that is claimed instead of committed, while its flow runs.
@@ -330,9 +325,8 @@ class ClaimedDelay:
             # A renewal that is on its way is not waited for: its reply may never come.
             is_lost = ending.done() or (renewing.done() and not renewing.result())
             if is_lost and not executing.done():
-                _log(
-                    self._delay, logging.ERROR, "delay %s is cancelled and fires again: claim lost"
-                )
+                what = "delay %s is cancelled and fires again: claim lost"
+                _log(self._delay, logging.ERROR, what)
                 executing.cancel()
             await asyncio.wait([executing])
         finally:
@@ -367,7 +361,6 @@ class ClaimedDelay:
             await self._sleep_until(self._tenure.retry_at(self._now()))
 
     async def _end(self) -> None:
-        """Return when the tenure is over."""
         while self._now() < self._tenure.valid_until:
             await self._sleep_until(self._tenure.valid_until)
 

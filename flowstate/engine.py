@@ -140,14 +140,13 @@ class Engine:
     async def __aenter__(self) -> Self:
         if self._refusal != NOT_OPEN:
             raise EngineStoppedError("an engine can be entered once; make a new one")
-        self._refusal = "the engine is about to open"  # Another task may try it meanwhile.
+        self._refusal = "the engine has stopped"  # At once: another task may try to enter it.
         try:
             await self.clock.sleep(0.0)  # A fake clock refuses event loops that it cannot serve.
             await self.driver.__aenter__()
         except BaseException:
             self._refusal = NOT_OPEN
             raise
-        self._refusal = "the engine has stopped"
         self._runtime = Runtime(self)
         return self
 
@@ -171,7 +170,6 @@ class Engine:
         return self._runtime
 
     def _here(self) -> Runtime:
-        """Refuse calls from other event loops, where what is shared would wait without an end."""
         runtime = self._open()
         if _get_running_loop() is not runtime.loop:
             raise InvalidInputError("engine", OTHER_LOOP)
@@ -187,7 +185,6 @@ class Engine:
         self._here()
 
     def _forked(self) -> None:
-        """Note that this is the copy of a child process."""
         self._drawn_name = None
         if self._runtime is not None:
             self._runtime = None
@@ -385,8 +382,7 @@ class Engine:
             InvalidInputError: not a revision.
         """
         check_rev("before_rev", before_rev)
-        self._here()
-        return await self.driver.compact(before_rev)
+        return await self._here().driver.compact(before_rev)
 
 
 Flow = Callable[[StateContext, Engine], Coroutine[Any, Any, Command[Any]] | Command[Any]]

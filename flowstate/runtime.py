@@ -35,7 +35,7 @@ from flowstate.commands import (
 )
 from flowstate.committing import Committer
 from flowstate.context import StateContext
-from flowstate.driver import Transaction
+from flowstate.driver import Driver, Transaction
 from flowstate.errors import EngineStoppedError, InvalidCommandError, InvalidInputError
 from flowstate.flow_loop import FlowLoop
 from flowstate.heartbeats import Heartbeats
@@ -93,6 +93,7 @@ class Runtime:
 
     Attributes:
         loop: the event loop to which all of this belongs.
+        driver: of the engine.
         committer: writes.
         reader: reads.
         heartbeats: keep the executions alive.
@@ -102,7 +103,7 @@ class Runtime:
     def __init__(self, engine: Any) -> None:
         driver, flows, clock = engine.driver, engine.flows, engine.clock
         self.loop = asyncio.get_running_loop()
-        self._driver = driver
+        self.driver: Driver = driver
         self._tail = tail_of(driver)
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._stopping: Exception | None = None
@@ -189,7 +190,7 @@ class Runtime:
         for field in ("latest_only", "committed_before"):
             if getattr(command, field):
                 raise InvalidInputError(field, "is for pages, not for watches")
-        watch = Watch(self._driver, self._tail, command, lambda: self._stopping)
+        watch = Watch(self.driver, self._tail, command, lambda: self._stopping)
         self._watches.add(watch)
         return watch
 

@@ -1,5 +1,6 @@
 """What is in the file: records by key, and an index of sorted keys that follow from them."""
 
+import uuid
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
@@ -8,10 +9,9 @@ from typing import Any, TypeVar
 from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
-from flowstate import errors
+from flowstate import State, errors
 from flowstate.driver import Heartbeat, NewDelay, Verdict, Writes
 from flowstate.drivers.kit.times import LAST, from_micros, micros_of, stalling_micros, to_micros
-from flowstate.state import State
 
 OFFSET = 2**63
 SECOND = 1_000_000
@@ -35,6 +35,7 @@ def place_of(due: int, id: str) -> bytes:
 class Revision(Struct):
     """A revision without its body, and what is known about the latest; times are microseconds."""
 
+    key: bytes
     rev: int
     id: str
     committed_at: int
@@ -49,18 +50,15 @@ class Revision(Struct):
     beat_at: int | None = None
     note: str = ""
 
-    def key(self) -> bytes:
-        return rev_key(self.rev)
-
     def places(self) -> Iterator[bytes]:
         """Return what a record is found by: the name of a list, and the place in it."""
         pairs: list[tuple[str, ...]] = [(), *self.labels.items()]
         lists = [digest(*pair, status) for pair in pairs for status in ("", self.status)]
-        yield from (b"every" + each + self.key() for each in lists)
-        yield from (b"data" + checksum.encode() + self.key() for checksum in self.checksums)
+        for which in (b"every", b"latest")[: 1 + self.is_latest]:
+            yield from (which + each + self.key for each in lists)
+        yield from (b"data" + checksum.encode() + self.key for checksum in self.checksums)
         if self.is_latest:
             yield b"id" + digest(self.id)
-            yield from (b"latest" + each + self.key() for each in lists)
             if self.due is not None:
                 yield b"due stall" + digest(self.flow) + place_of(self.due, self.id)
 
@@ -68,6 +66,7 @@ class Revision(Struct):
 class Delay(Struct):
     """A delay that has not fired."""
 
+    key: bytes
     rev: int
     id: str
     state_id: str
@@ -77,28 +76,22 @@ class Delay(Struct):
     references: list[str]
     body: str
 
-    def key(self) -> bytes:
-        return digest(self.id)
-
     def places(self) -> Iterator[bytes]:
         yield b"due delay" + digest(self.flow) + place_of(self.due, self.id)
-        yield b"of state" + digest(self.state_id) + self.key()
-        yield from (b"data" + checksum.encode() + self.key() for checksum in self.references)
+        yield b"of state" + digest(self.state_id) + self.key
+        yield from (b"data" + checksum.encode() + self.key for checksum in self.references)
 
 
 class Blob(Struct):
     """Data, and the head when it was stored."""
 
-    checksum: str
+    key: bytes
     head: int
     annotations: dict[str, str]
     blob: bytes
 
-    def key(self) -> bytes:
-        return self.checksum.encode()
-
     def places(self) -> Iterator[bytes]:
-        yield b"stored" + rev_key(self.head) + self.key()
+        yield b"stored" + rev_key(self.head) + self.key
 
 
 R = TypeVar("R", Revision, Delay, Blob)
@@ -118,17 +111,16 @@ class Tables:
         return None if value is None else msgpack.decode(value, type=kind)
 
     def store(self, record: R) -> None:
-        key, kind = record.key(), type(record)
-        before = self.find(kind, key)
+        before = self.find(type(record), record.key)
         for place in before.places() if before else ():
             self.txn.delete(place)
-        self.txn.put(kind.__name__.encode() + key, msgpack.encode(record))
+        self.txn.put(type(record).__name__.encode() + record.key, msgpack.encode(record))
         for place in record.places():
-            self.txn.put(place, key)
+            self.txn.put(place, record.key)
 
     def remove(self, record: R) -> None:
-        key, kind = record.key(), type(record)
-        for place in (kind.__name__.encode() + key, b"body" + key, *record.places()):
+        name = type(record).__name__.encode()
+        for place in (name + record.key, b"body" + record.key, *record.places()):
             self.txn.delete(place)
 
     def scan(self, name: bytes, start: bytes = b"", step: int = 1) -> Iterator[tuple[bytes, bytes]]:
@@ -148,9 +140,10 @@ class Tables:
         keys = [key for _, key in self.scan(b"of state" + digest(id))]
         return [found for key in keys if (found := self.find(Delay, key))]
 
-
-class Writer(Tables):
-    """Judges and applies commits, heartbeats and compactions."""
+    def identify(self) -> str:
+        found: bytes = self.txn.get(b"store_id") or f"lmdb-{uuid.uuid4().hex}".encode()
+        self.txn.put(b"store_id", found)
+        return found.decode()
 
     def judge(self, batch: Sequence[Writes]) -> list[Verdict]:
         return [self._refusal(writes) or self._apply(writes) for writes in batch]
@@ -170,7 +163,7 @@ class Writer(Tables):
     def _apply(self, writes: Writes) -> tuple[State, ...]:
         for data in writes.data:
             head, annotations = self.number(b"head"), dict(data.annotations)
-            self.store(Blob(data.checksum, head, annotations, data.blob))
+            self.store(Blob(data.checksum.encode(), head, annotations, data.blob))
         for drop in writes.drops:
             if (held := self.find(Delay, digest(drop.id))) and held.holder == drop.holder:
                 self.remove(held)
@@ -183,7 +176,7 @@ class Writer(Tables):
         for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = new.state if new.put is None else states[new.put]
             id, sums = f"{writes.token}.{index}", sorted(set(new.references))
-            self.store(Delay(state.rev, id, state.id, due, new.to, "", sums, new.body))
+            self.store(Delay(digest(id), state.rev, id, state.id, due, new.to, "", sums, new.body))
             latest = self.latest(state.id)
             if new.put is None and latest and latest.rev == state.rev and latest.due is not None:
                 later = min(max(latest.due, due + (latest.stalls_after or 0)), LAST)
@@ -210,7 +203,8 @@ class Writer(Tables):
             stalls_at = None if after is None else min((until or now) + after, LAST)
             about = (state.transition.to, state.status.value, dict(state.labels))
             sums = sorted({ref.checksum for ref in state.data.values()})
-            self.store(Revision(head, state.id, stamp, until, *about, sums, after, stalls_at))
+            row = (rev_key(head), head, state.id, stamp, until, *about, sums, after, stalls_at)
+            self.store(Revision(*row))
             self.txn.put(b"body" + rev_key(head), body.encode())
             at, delayed = from_micros(stamp), None if until is None else from_micros(until)
             committed.append(replace(state, rev=head, committed_at=at, delayed_until=delayed))
@@ -219,7 +213,10 @@ class Writer(Tables):
             self.txn.put(b"last", b"%d" % stamp)
         return tuple(committed)
 
-    def beat(self, heartbeat: Heartbeat) -> bool:
+    def beat(self, heartbeats: Sequence[Heartbeat]) -> list[bool]:
+        return [self._beat(each) for each in heartbeats]
+
+    def _beat(self, heartbeat: Heartbeat) -> bool:
         latest = self.latest(heartbeat.id)
         if latest is None or latest.rev != heartbeat.rev:
             return False
@@ -230,20 +227,15 @@ class Writer(Tables):
         self.store(latest)
         return True
 
-    def compact_some(
-        self, kind: type[Any], before_rev: int, after: bytes
-    ) -> tuple[int, bytes | None]:
-        """Remove some of the old; return how many, and where to go on, or ``None``: at the end."""
+    def compact_some(self, kind: type[Any], before_rev: int, after: bytes) -> tuple[int, bytes]:
+        """Remove some of the old; return how many revisions, and where to go on: empty, no more."""
         target = min(before_rev, self.number(b"head"))
         self.txn.put(b"floor", b"%d" % max(target, self.number(b"floor", 1)))
         name = b"every" + digest("") if kind is Revision else b"stored"
         entries = [*islice(self.scan(name, after), CHUNK)]
-        old = [(place, key) for place, key in entries if place < rev_key(target)]
-        doomed = [found for _, key in old if not self._is_needed(found := self.find(kind, key))]
+        old = [entry for entry in entries if entry[0] < rev_key(target)]
+        found = [record for _, key in old if (record := self.find(kind, key))]
+        doomed = [r for r in found if not getattr(r, "is_latest", any(self.scan(b"data" + r.key)))]
         for record in doomed:
             self.remove(record)
-        return len(doomed), old[-1][0] + b"\0" if old else None
-
-    def _is_needed(self, record: Any) -> bool:
-        is_revision = isinstance(record, Revision)
-        return record.is_latest if is_revision else any(self.scan(b"data" + record.key()))
+        return len(doomed) * (kind is Revision), old[-1][0] + b"\0" if old else b""

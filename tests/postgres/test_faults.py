@@ -26,7 +26,7 @@ from tests.postgres.server import Server
 from tests.servers import Postgres
 from tests.support import commit_one, put, read_log
 
-COMMITTING, LISTENING, READING = "%.commit(%", "SELECT pg_advisory_lock_shared%", "%.log%"
+COMMITTING, LISTENING, READING = "%.commit(%", "SELECT %pg_advisory_lock_shared%", "%.log%"
 
 
 @pytest.fixture

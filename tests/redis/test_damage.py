@@ -173,7 +173,13 @@ async def test_places_that_are_none(
     driver: RedisDriver, client: "Redis", prefix: str, query: DueQuery, limit: int
 ) -> None:
     """Members without a time, of an unknown flow, and of what is not there."""
-    members = [b"", b"no time", DIGITS.encode() + b"gone", DIGITS.encode() + b"\xff\x00"]
+    members = [
+        *(b"00%d" % n for n in range(5)),
+        b"",
+        b"no time",
+        DIGITS.encode() + b"gone",
+        DIGITS.encode() + b"\xff\x00",
+    ]
     for flow in (b"next", b""):
         client.zadd(f"{prefix}due:{query.kind}:".encode() + flow, dict.fromkeys(members, 0))
     client.zadd(f"{prefix}flows:{query.kind}", {"": 0})

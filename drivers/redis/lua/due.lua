@@ -17,6 +17,21 @@ local function members(flow, low, high, count)
         'LIMIT', '0', text(count))
 end
 
+-- Those that begin with a time; damaged ones are passed over.
+local function placed(flow, low, high, count)
+    local found, some = {}, {}
+    repeat
+        some = members(flow, low, high, count)
+        for _, member in ipairs(some) do
+            if #found < count and is_time(string.sub(member, 1, 18)) then
+                found[#found + 1] = member
+            end
+            low = '(' .. member
+        end
+    until #found == count or #some < count
+    return found
+end
+
 -- Whether a text comes before another in the order of bytes; < would go by the server's locale.
 local function is_before(one, other)
     for place = 1, math.min(#one, #other) do
@@ -33,7 +48,7 @@ local function first_ones(count)
     -- '9' is above all times, and below what is none.
     local firsts, flow_of, found, low, high = {}, {}, {}, after == '' and '[0' or '(' .. after, '(:'
     for _, flow in ipairs(known) do
-        for _, first in ipairs(members(flow, low, high, 1)) do
+        for _, first in ipairs(placed(flow, low, high, 1)) do
             firsts[#firsts + 1] = {first, flow}
         end
     end
@@ -42,10 +57,8 @@ local function first_ones(count)
         if found[count] and is_before(found[count], first[1]) then
             break
         end
-        for _, member in ipairs(members(first[2], low, high, count)) do
-            if is_time(string.sub(member, 1, 18)) then
-                found[#found + 1] = member
-            end
+        for _, member in ipairs(placed(first[2], low, high, count)) do
+            found[#found + 1] = member
         end
         if #firsts > 1 then
             table.sort(found, is_before)
