@@ -241,6 +241,20 @@ async def soon(work: Awaitable[Seen]) -> Seen:
         return await work
 
 
+@pytest.mark.timeout(10)
+async def test_news_behind_a_read_let_other_tasks_run() -> None:
+    news = News()
+    news.saw(1, 0, -1)
+
+    async def commit() -> None:
+        news.saw(2, 0, news.head)
+
+    committing = asyncio.create_task(commit())
+    while (await news.wait(Seen(2, -1))).head < 2:
+        pass  # As a reader does whose reads never wait.
+    await committing
+
+
 async def test_news_begin_with_a_look() -> None:
     news = News()
     waiting = asyncio.ensure_future(news.wait(Seen()))

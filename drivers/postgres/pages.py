@@ -7,7 +7,7 @@ from typing import Any
 from flowstate.driver import StateQuery
 from flowstate.drivers.kit.times import to_micros
 
-__all__ = ["SCAN_LIMIT", "Page", "Parameters"]
+__all__ = ["Page", "Parameters", "SCAN_LIMIT"]
 
 SCAN_LIMIT = 2_000
 LEAPS = 1_000

@@ -16,7 +16,7 @@ from flowstate.drivers.kit.base import clock_or_system, is_clock
 from flowstate.errors import InvalidInputError
 from flowstate.options import choice, optional, seconds
 
-__all__ = ["DURABILITIES", "Client", "Options"]
+__all__ = ["Client", "DURABILITIES", "Options"]
 
 Client = Redis | RedisCluster
 DURABILITIES: tuple[Durability, ...] = ("none", "process", "power")
