@@ -32,7 +32,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Turns())
 
 
-TEST_EQUIPMENT = {"benchmarks", "proof", "soak"}
+# Folders and files that test what tests.
+TEST_EQUIPMENT = {
+    "benchmarks",
+    "proof",
+    "soak",
+    "test_broken_drivers.py",
+    "test_certification.py",
+    "test_checker.py",
+    "test_checker_engines.py",
+    "test_proxy.py",
+    "test_redis_servers.py",
+    "test_servers.py",
+}
+# What takes seconds each, and little of it depends on the interpreter.
+SLOW = (
+    "test_clocks.py",
+    "test_code_runs[",
+    "test_fuzz.py",
+    "many_increments_of_shared_counters",
+    "test_5000_schedules",
+    "test_programs_drawn_by_hypothesis",
+    "test_what_watches_hold_is_bounded",
+)
 SERVER_FOLDERS = {"postgres", "redis"}
 SERVER_FIXTURES = {
     "_private_postgres",
@@ -51,8 +73,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _needs_server(item):
             item.add_marker("server")
-        if item.path.parent.name in TEST_EQUIPMENT:
+        if {item.path.parent.name, item.path.name} & TEST_EQUIPMENT:
             item.add_marker("nightly")
+        if any(part in item.nodeid for part in SLOW):
+            item.add_marker("slow")
 
 
 def _needs_server(item: pytest.Item) -> bool:
