@@ -125,9 +125,8 @@ async def test_of_a_url(url: str, caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("place", ["postgres", "redis"], indirect=True)
 async def test_of_a_password_that_is_wrong(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    if place.kind == "sqlite":
-        pytest.skip("it has none")
     caplog.set_level(logging.DEBUG)
     scheme, _, rest = place.where.partition("://")
     user, _, host = rest.rpartition("@")
