@@ -56,13 +56,16 @@ class DelayBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
         to: the flow that it goes to.
         annotations: of the transition.
         commit: whether firing commits the transition first.
-        state: the encoded state; ``ABSENT`` when it is the one in the log at the delay's revision.
+        state: the encoded state; ``ABSENT`` when it is the one in the log at the delay's revision,
+            or, of a timer, the latest one.
+        timer: the name of a timer; empty for a delay.
     """
 
     to: str
     annotations: Mapping[str, str] = EMPTY
     commit: bool = True
     state: Raw = ABSENT
+    timer: str = ""
 
 
 class ContextBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
@@ -143,6 +146,9 @@ def decode_state(
         delayed_until,
         FrozenDict(state.data) if state.data else EMPTY,
         state.unknown,
+        # Copies: the others would keep all of the body.
+        FrozenDict({k: raw.copy() for k, raw in state.values.items()}) if state.values else EMPTY,
+        FrozenDict(state.timers) if state.timers else EMPTY,
     )
 
 
@@ -198,7 +204,7 @@ def data_size(data: Data) -> int:
 
 def _most_bytes(state: State) -> int:
     """Return a bound for the bytes of a checked state."""
-    if state.data or state.unknown or state.transition.unknown:
+    if state.data or state.unknown or state.transition.unknown or state.values:
         return LARGE_STATE
     texts = chain(state.annotations.items(), state.transition.annotations.items())
     return LARGE_LABELS + sum([BYTES_PER_CHARACTER * (len(k) + len(v) + 6) for k, v in texts])

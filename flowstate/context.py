@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from flowstate.data import Data, DataRef
 from flowstate.errors import DriverError, InvalidInputError
-from flowstate.frozen import FrozenDict, exact
+from flowstate.frozen import EMPTY, FrozenDict, exact
 from flowstate.limits import MAX_STEPS, check_id
 from flowstate.state import State, Status, Transition, checked, frozen
 
@@ -79,7 +79,14 @@ class StateContext:
 
     def fork(self, new_id: str) -> "StateContext":
         """Return a context for a new state that starts as a copy of this one's working copy."""
-        current = replace(self.current, id=new_id, rev=0, committed_at=None, delayed_until=None)
+        current = replace(
+            self.current,
+            id=new_id,
+            rev=0,
+            committed_at=None,
+            delayed_until=None,
+            timers=EMPTY,
+        )
         return self._duplicate(current, State(exact(new_id)))
 
     def _duplicate(self, current: State, committed: State) -> "StateContext":
@@ -223,6 +230,8 @@ class Draft:
             and state.annotations is known.annotations
             and state.data is known.data
             and state.unknown is known.unknown
+            and state.values is known.values
+            and state.timers is known.timers
             and type(state.status) is Status
             and state.transition is (steps[-1] if steps else known.transition)
         )

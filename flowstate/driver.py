@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from msgspec.structs import replace
+
 from flowstate.data import Data
 from flowstate.queries import (
     DamagedDelay,
@@ -23,7 +25,7 @@ from flowstate.queries import (
     States,
 )
 from flowstate.state import State
-from flowstate.writes import Claim, Drop, Heartbeat, NewDelay, Verdict, Writes
+from flowstate.writes import Claim, Drop, Heartbeat, NewDelay, NewTimer, Verdict, Writes
 
 __all__ = [
     "Claim",
@@ -39,6 +41,7 @@ __all__ = [
     "Heartbeat",
     "Liveness",
     "NewDelay",
+    "NewTimer",
     "Seen",
     "StateQuery",
     "States",
@@ -129,6 +132,20 @@ class Driver(Protocol):
         Raises:
             CompactedError: revisions that the query insists on are compacted.
         """
+
+    async def count(self, query: StateQuery) -> int:
+        """Return how many states have a latest revision with the labels and status of a query.
+
+        The query is as for :meth:`get_states` with ``latest_only``; nothing else of it is given.
+        What cannot be read counts as far as the store's indexes can tell. This reads all of them:
+        a driver that has an index to count in does that instead.
+        """
+        count, more = 0, True
+        while more:
+            page = await self.get_states(query)
+            count += len(page.states) + len(page.damaged)
+            query, more = replace(query, after=page.scanned_to), page.more
+        return count
 
     @abstractmethod
     async def get_data(self, checksum: str) -> Data | None:

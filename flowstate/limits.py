@@ -31,6 +31,8 @@ __all__ = [
     "MAX_STATES_PER_COMMIT",
     "MAX_STEPS",
     "MAX_TAIL_BYTES",
+    "MAX_TIMERS",
+    "MAX_VALUES_BYTES",
     "check_annotations",
     "check_duration",
     "check_id",
@@ -49,6 +51,8 @@ MAX_ALIASES = 256  # Of the data of a state.
 MAX_STACKED_DATA = 1_024  # Data that the contexts stacked into a state refer to.
 MAX_ANNOTATIONS_BYTES = MIB
 MAX_BLOB_BYTES = 16 * MIB
+MAX_VALUES_BYTES = MIB
+MAX_TIMERS = 64  # Of a state.
 MAX_NOTE_BYTES = 8 * 1024
 MAX_STEPS = 1_000  # Transitions of a context that are kept since its last commit.
 

@@ -22,8 +22,12 @@ __all__ = [
     "States",
 ]
 
-DueKind = Literal["delay", "stall"]
-"""What is due: a delay that has to fire, or an active state that stands still."""
+DueKind = Literal["delay", "stall", "idle"]
+"""What is due: a delay or a timer that has to fire; an active state that stands still.
+
+Or, ``idle``, a state that never stalls and has not ended, such as a paused one: it has no time, and
+is always due at the first moment that there is.
+"""
 
 
 class StateQuery(Value, frozen=True, gc=False):
@@ -33,6 +37,7 @@ class StateQuery(Value, frozen=True, gc=False):
 
     Attributes:
         labels: OR of ANDs; empty means every state.
+        id: only this state; ``None`` means every state.
         after: the cursor.
         since_latest: start at the newest matching revision instead.
         max_bytes: the page ends with the state whose stored form brings it to this many bytes.
@@ -50,6 +55,7 @@ class StateQuery(Value, frozen=True, gc=False):
     limit: int = 100
     max_bytes: int = 16 * 1024 * 1024
     gaps_below: int | None = None
+    id: str | None = None
 
 
 class DamagedRevision(Struct, frozen=True, gc=False):
@@ -89,7 +95,7 @@ class DueQuery(Struct, frozen=True, gc=False):
     """A page of what is due, in the order of (due, id).
 
     Attributes:
-        kind: delays, or states that stand still.
+        kind: delays and timers, states that stand still, or states that never stall.
         flows: only what goes to one of these flows, or stands still in one; ``None`` means any.
             The cost follows the number of flows and the page, not what is due for other flows.
         until: due at or before; ``None`` means before the store's now.
@@ -110,15 +116,16 @@ class DueQuery(Struct, frozen=True, gc=False):
 
 
 class DelayedState(Value, frozen=True):
-    """A delay that has not fired; or, on a page of stalled states, one of those.
+    """A delay or timer that has not fired; or, on a page of states, one of those.
 
     Attributes:
-        id: names the delay; of a stalled state, its id.
+        id: names the delay; of a state, its id.
         state: as it was delayed; ``state.rev`` is the revision that the delay belongs to.
-        to: the flow that it goes to; of a stalled state, the flow that it is in.
+        to: the flow that it goes to; of a state, the flow that it is in.
         annotations: of the transition.
         due: when it fires, UTC; of a stalled state, since when it stands still for too long.
         commit: whether firing commits the transition first.
+        timer: the name, if it is a timer: ``state`` is then the latest revision.
     """
 
     id: str
@@ -127,6 +134,7 @@ class DelayedState(Value, frozen=True):
     annotations: FrozenDict[str, str]
     due: datetime
     commit: bool
+    timer: str = ""
 
 
 class DamagedDelay(Struct, frozen=True, gc=False):

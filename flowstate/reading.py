@@ -179,17 +179,20 @@ def _alternatives(labels: Any) -> Sequence[Any]:
 
 def matches(query: StateQuery, state: State) -> bool:
     """Return whether a revision passes the filters of ``query``, its cursor left aside."""
+    if query.id is not None and state.id != query.id:
+        return False
     if query.status is not None and state.status is not query.status:
         return False
-    if query.since_time is not None or query.committed_before is not None:
-        at = state.committed_at
-        if at is None:
-            return False
-        if query.since_time is not None and at < query.since_time:
-            return False
-        if query.committed_before is not None and at >= query.committed_before:
-            return False
+    is_timed = query.since_time is not None or query.committed_before is not None
+    if is_timed and not _is_in_time(query, state.committed_at):
+        return False
     if not query.labels:
         return True
     own = state.labels.items()
     return any(wanted.items() <= own for wanted in query.labels)
+
+
+def _is_in_time(query: StateQuery, at: datetime | None) -> bool:
+    if at is None or (query.since_time is not None and at < query.since_time):
+        return False
+    return query.committed_before is None or at < query.committed_before

@@ -1,12 +1,12 @@
 """States and transitions: frozen values, shared without copying."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from flowstate.data import DataRef
@@ -17,7 +17,10 @@ from flowstate.limits import (
     MAX_ANNOTATIONS_BYTES,
     MAX_ID_BYTES,
     MAX_STACKED_DATA,
+    MAX_TIMERS,
+    MAX_VALUES_BYTES,
     check_annotations,
+    check_duration,
     check_id,
     check_labels,
     check_rev,
@@ -30,6 +33,7 @@ __all__ = [
     "STACK_PREFIX",
     "State",
     "Status",
+    "Timer",
     "Transition",
     "checked",
     "checked_ref",
@@ -37,10 +41,11 @@ __all__ = [
     "frozen",
 ]
 
-Cause = Literal["transit", "pause", "resume", "end", "delay"]
-CAUSES = frozenset({"transit", "pause", "resume", "end", "delay"})
+Cause = Literal["transit", "pause", "resume", "end", "delay", "timer", "signal", "forget"]
+CAUSES = frozenset(get_args(Cause))
 STACK_PREFIX = "flowstate.stack."  # Of the annotations that hold contexts, and of their data.
 MAX_REF_BYTES = 1024  # Of the unknown fields of one reference.
+MAX_ORIGIN = 64
 WHITE_SPACE = b" \t\r\n"
 DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
 
@@ -62,15 +67,32 @@ class Transition(Value, frozen=True, gc=False, omit_defaults=True, forbid_unknow
         cause: what made the step, one of :data:`Cause`; ``"delay"`` when a delay fired. A state
             of a newer library may have another one.
         unknown: fields written by a newer library, as JSON, kept as they came.
+        origin: names the step that the state has been in since, for ``ctx.effect_key``; empty
+            when the revision with this transition began it.
     """
 
     to: str = ""
     annotations: Mapping[str, str] = EMPTY
     cause: str = "transit"
     unknown: Mapping[str, bytes] = EMPTY
+    origin: str = ""
 
 
 NEVER_MOVED = Transition()
+
+
+class Timer(Value, frozen=True, gc=False, omit_defaults=True):
+    """An alarm of a state: see :class:`flowstate.SetTimer`.
+
+    Attributes:
+        to: the flow id that it sends the state to.
+        due: when it fires, UTC; or
+        after: how long after the commit that set it, in the revision of that commit.
+    """
+
+    to: str
+    due: datetime | None = None
+    after: timedelta | None = None
 
 
 class State(
@@ -99,6 +121,8 @@ class State(
         delayed_until: when the earliest delay that was committed with this revision is due.
         data: alias to what it refers to; at most 256, and as many as 1,024 of stacked contexts.
         unknown: fields written by a newer library, as JSON, kept as they came.
+        values: JSON by name; see ``ctx.get`` and ``ctx.put``. At most 1 MiB in all.
+        timers: alarms by name, at most 64.
     """
 
     id: str
@@ -111,6 +135,11 @@ class State(
     delayed_until: datetime | None = None
     data: Mapping[str, DataRef] = EMPTY
     unknown: Mapping[str, bytes] = EMPTY
+    values: Mapping[str, Raw] = EMPTY
+    timers: Mapping[str, Timer] = EMPTY
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.rev))
 
 
 KNOWN_FIELDS: dict[type[Struct], frozenset[str]] = {
@@ -127,6 +156,8 @@ def frozen(state: State) -> State:
         and type(state.annotations) is FrozenDict
         and type(state.data) is FrozenDict
         and type(state.unknown) is FrozenDict
+        and type(state.values) is FrozenDict
+        and type(state.timers) is FrozenDict
         and (state.transition is NEVER_MOVED or _is_frozen(state.transition))
     ):
         return state
@@ -139,6 +170,7 @@ def frozen(state: State) -> State:
             freeze(f"{field}.annotations", transition.annotations),
             exact(transition.cause),
             freeze(f"{field}.unknown", transition.unknown),
+            exact(transition.origin),
         )
     return State(
         exact(state.id),
@@ -151,6 +183,8 @@ def frozen(state: State) -> State:
         state.delayed_until,
         freeze("state.data", state.data),
         freeze("state.unknown", state.unknown),
+        freeze("state.values", state.values),
+        freeze("state.timers", state.timers),
     )
 
 
@@ -161,6 +195,7 @@ def _is_frozen(transition: Transition) -> bool:
         and type(transition.annotations) is FrozenDict
         and type(transition.cause) is str
         and type(transition.unknown) is FrozenDict
+        and type(transition.origin) is str
     )
 
 
@@ -196,6 +231,8 @@ def checked(state: State, known: State, own: Transition | None = None) -> State:
         None,
         _checked_data(data) if data else EMPTY,
         _checked_unknown("state", unknown, State) if unknown else EMPTY,
+        _checked_values(state.values) if state.values else EMPTY,
+        _checked_timers(state.timers) if state.timers else EMPTY,
     )
 
 
@@ -210,7 +247,7 @@ def checked_whole(state: State, known: State) -> State:
 
 
 def _checked_transition(transition: Transition, known: State) -> Transition:
-    to = check_text("state.transition.to", transition.to, MAX_ID_BYTES)
+    check_text("state.transition.to", transition.to, MAX_ID_BYTES)
     cause = transition.cause
     if type(cause) is not str or cause not in CAUSES:
         cause = check_text("state.transition.cause", cause, MAX_ID_BYTES)
@@ -223,9 +260,10 @@ def _checked_transition(transition: Transition, known: State) -> Transition:
         annotations = check_annotations("state.transition.annotations", annotations)
     if unknown:
         unknown = _checked_unknown("state.transition", unknown, Transition)
+    check_text("state.transition.origin", transition.origin, MAX_ORIGIN)
     if annotations is transition.annotations and unknown is transition.unknown:
         return transition
-    return Transition(to, annotations, cause, unknown)
+    return replace(transition, annotations=annotations, unknown=unknown)
 
 
 def _checked_data(data: Mapping[str, DataRef]) -> FrozenDict[str, DataRef]:
@@ -237,6 +275,36 @@ def _checked_data(data: Mapping[str, DataRef]) -> FrozenDict[str, DataRef]:
         reason = f"must be at most {MAX_STACKED_DATA} data of stacked contexts"
         raise InvalidInputError("state.data", reason)
     return FrozenDict({alias: checked_ref(alias, ref) for alias, ref in refs.items()})
+
+
+def _checked_values(values: Mapping[str, Raw]) -> FrozenDict[str, Raw]:
+    size = 0
+    for name, raw in values.items():
+        field = f"state.values[{check_id('state.values key', name)!r}]"
+        if type(raw) is not Raw or not _is_json(bytes(raw)):
+            raise InvalidInputError(field, "must be JSON without NUL; see ctx.put")
+        size += len(name) + len(bytes(raw))
+    if size > MAX_VALUES_BYTES:
+        raise InvalidInputError("state.values", f"must be at most {MAX_VALUES_BYTES} bytes in all")
+    return FrozenDict(values)
+
+
+def _checked_timers(timers: Mapping[str, Timer]) -> FrozenDict[str, Timer]:
+    if len(timers) > MAX_TIMERS:
+        raise InvalidInputError("state.timers", f"must be at most {MAX_TIMERS}, not {len(timers)}")
+    return FrozenDict(
+        {check_id("state.timers key", name): _checked_timer(name, t) for name, t in timers.items()}
+    )
+
+
+def _checked_timer(name: str, timer: Timer) -> Timer:
+    field = f"state.timers[{name!r}]"
+    _check_kind(field, timer, Timer)
+    if (timer.due is None) == (timer.after is None):
+        raise InvalidInputError(field, "needs either a time or a duration")
+    due = None if timer.due is None else to_utc(f"{field}.due", timer.due)
+    after = None if timer.after is None else check_duration(f"{field}.after", timer.after)
+    return Timer(check_id(f"{field}.to", timer.to), due, after)
 
 
 def checked_ref(alias: str, ref: DataRef) -> DataRef:

@@ -9,7 +9,7 @@ from flowstate.errors import FlowstateError
 from flowstate.frozen import FrozenDict, Value
 from flowstate.state import State
 
-__all__ = ["Claim", "Drop", "Heartbeat", "NewDelay", "Verdict", "Writes"]
+__all__ = ["Claim", "Drop", "Heartbeat", "NewDelay", "NewTimer", "Verdict", "Writes"]
 
 
 class NewDelay(Value, frozen=True, gc=False):
@@ -35,6 +35,31 @@ class NewDelay(Value, frozen=True, gc=False):
     references: tuple[str, ...] = ()
 
 
+class NewTimer(Value, frozen=True, gc=False):
+    """A timer of a state that is put, to be stored in the place of one with the same id.
+
+    It is found among the delays that are due, and claimed and dropped as they are. It belongs to
+    the state, not to a revision: no put removes it, and it postpones no recovery.
+
+    Attributes:
+        id: as of a delay; the same for the same name and state.
+        name: of the timer.
+        put: the index in ``Writes.puts`` of the state.
+        to: the flow that it goes to.
+        due: when it fires, UTC; or
+        after: how long from the store's now.
+        body: the stored form, JSON text: see :class:`flowstate.codec.DelayBody`.
+    """
+
+    id: str
+    name: str
+    put: int
+    to: str
+    due: datetime | None
+    after: timedelta | None
+    body: str
+
+
 class Claim(Struct, frozen=True, gc=False):
     """Reserves a delay for one holder while the flow that it started runs.
 
@@ -49,7 +74,10 @@ class Claim(Struct, frozen=True, gc=False):
 
 
 class Drop(Struct, frozen=True, gc=False):
-    """Removes a delay that is there and was claimed by ``holder``; otherwise nothing happens."""
+    """Removes a delay or a timer that is there and that ``holder`` claimed last.
+
+    The holder is empty for one that was never claimed. Otherwise nothing happens.
+    """
 
     id: str
     holder: str
@@ -75,6 +103,10 @@ class Writes(Value, frozen=True, gc=False):
         claims: delays to be claimed.
         drops: delays to be removed.
         size: bytes of all this, as far as it counts for ``Driver.max_batch_bytes``.
+        timers: to be stored; each belongs to a state that is put.
+        forgets: indexes in ``puts`` of states to be forgotten: that revision is their last one.
+            It stays in the log until it is compacted, but the state has no latest revision any
+            more, so the id may begin again at revision 0.
     """
 
     token: str
@@ -87,6 +119,12 @@ class Writes(Value, frozen=True, gc=False):
     claims: tuple[Claim, ...] = ()
     drops: tuple[Drop, ...] = ()
     size: int = 0
+    timers: tuple[NewTimer, ...] = ()
+    forgets: tuple[int, ...] = ()
+
+    def delay_id(self, index: int) -> str:
+        """Return the id of the delay with this index in ``delays``."""
+        return f"{self.token}.{index}"
 
 
 Verdict = tuple[State, ...] | FlowstateError

@@ -152,9 +152,9 @@ def test_what_only_looks_like_a_context_stays_text() -> None:
 
 
 def test_a_cause_of_a_newer_library_is_read() -> None:
-    state = decode_state('{"v":1,"id":"a","transition":{"to":"b","cause":"timer"}}')
+    state = decode_state('{"v":1,"id":"a","transition":{"to":"b","cause":"later"}}')
 
-    assert state.transition.cause == "timer"
+    assert state.transition.cause == "later"
 
 
 @pytest.mark.parametrize("version", [0, 2, 99, "1", None, "State", "os.system"])

@@ -228,14 +228,14 @@ async def test_a_new_cause_is_refused_and_one_that_is_stored_is_kept(flows: Flow
         async def get_state(self, id: str, rev: int | None = None) -> State | None:
             found = await super().get_state(id, rev)
             assert found is not None
-            step = type(found.transition)("work", cause="timer")
+            step = type(found.transition)("work", cause="later")
             return State(found.id, found.rev, transition=step)
 
     async with Engine(Newer(), flows) as engine:
         await engine.do(Commit(Transit(new("a"), "work")))
         ctx = StateContext(await engine.get_state("a"))
         await engine.do(Commit(Retry(ctx)))
-        assert ctx.committed.transition.cause == "timer"
+        assert ctx.committed.transition.cause == "later"
         slip = new("b", transition=ctx.committed.transition)
         with pytest.raises(InvalidInputError, match=r"^state.transition.cause: "):
             await engine.do(Commit(Retry(slip)))
