@@ -9,11 +9,11 @@ from flowstate.delayer import Delayer
 from flowstate.driver import DueQuery, Heartbeat, StateQuery, States
 from flowstate.errors import DamagedRevisionError
 from flowstate.frozen import FrozenDict
-from flowstate.log_tail import Watch
 from flowstate.recovery import Recoverer
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Damage, Harness, case, check
 from flowstate.testcases.support import committed, raised, visiting
+from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 

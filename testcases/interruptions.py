@@ -15,7 +15,6 @@ from flowstate.errors import (
     InvalidInputError,
     StoreUnavailableError,
 )
-from flowstate.log_tail import Watch
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import (
     DriverWrapper,
@@ -26,6 +25,7 @@ from flowstate.testcases.support import (
     second_half,
     take,
 )
+from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 

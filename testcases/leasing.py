@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from flowstate import recovery
-from flowstate.clock import FakeClock, SystemClock
+from flowstate.clock import Clock, FakeClock, longest_sleep
 from flowstate.commands import Command, Commit, End, Execute, Transit
 from flowstate.context import StateContext
 from flowstate.driver import Driver, Heartbeat, Verdict, Writes
@@ -69,11 +70,16 @@ class _Held(DriverWrapper):
         return await super().commit(batch)
 
 
-class _Ahead(SystemClock):
-    """A clock that is an hour ahead of all others."""
+class _Ahead:
+    """A clock that is an hour ahead of another one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.longest_sleep = longest_sleep(clock)
+        self.monotonic, self.sleep, self.working = clock.monotonic, clock.sleep, clock.working
+        self._clock = clock
 
     def now(self) -> datetime:
-        return SystemClock.now() + timedelta(hours=1)
+        return self._clock.now() + timedelta(hours=1)
 
 
 @contextlib.asynccontextmanager
@@ -82,6 +88,14 @@ async def _lease(
 ) -> AsyncIterator[Lease]:
     async with Lease(engine, name, seconds=seconds, poll_interval=0.05) as lease:
         yield lease
+
+
+async def _in_time(h: Harness, event: Coroutine[Any, Any, None]) -> None:
+    """Wait for what only time brings; a fake clock jumps for sleepers, and for no others."""
+    waiting = asyncio.create_task(event)
+    while not waiting.done():
+        await h.clock.sleep(0.01)
+    await waiting
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +112,7 @@ async def _asleep(h: Harness, driver: Driver) -> AsyncIterator[tuple[Engine, Lea
             await lease.__aexit__(None, None, None)
 
 
-@case(real_time=True)
+@case()
 async def lease_has_one_holder(h: Harness) -> None:
     """G11: of many that want it at once, one gets it; the others know who, and come after."""
     terms: list[int] = []
@@ -123,7 +137,7 @@ async def lease_has_one_holder(h: Harness) -> None:
     check(terms, sorted(set(terms)), "terms grow")
 
 
-@case(real_time=True)
+@case()
 async def lease_costs_no_revisions_while_it_is_held(h: Harness) -> None:
     """G13: a holder renews it for as long as it likes, and the log does not grow."""
     counted = _Counted(h.driver)
@@ -137,12 +151,12 @@ async def lease_costs_no_revisions_while_it_is_held(h: Harness) -> None:
         check(await engine.head(), head, "head")
 
 
-@case(real_time=True)
+@case()
 async def lease_fences_a_holder_that_was_asleep(h: Harness) -> None:
     """G11: one that was stopped past its lease believes to hold it, and is refused."""
     know(h, "work")
     async with _asleep(h, h.driver) as (sleeper, old, clock), _lease(h.engine) as new:
-        await new.wait_held()
+        await _in_time(h, new.wait_held())
         check(old.is_held, True, "the sleeper believes to hold it")
         check(old.term < new.term, True, "terms grow")
         ctx = h.ctx("a")
@@ -150,14 +164,14 @@ async def lease_fences_a_holder_that_was_asleep(h: Harness) -> None:
         lost = await raised(RevisionMismatchError, sleeper.do, commit)
         check(lost.ids, (old.id,), "refused because of the lease")
         check(ctx.committed.rev, 0, "nothing was written")
-        await new.wait_held()
+        await _in_time(h, new.wait_held())
         await h.engine.do(Commit(new.check(), Transit(ctx, "work")))
         clock.advance(SECONDS)
-        await old.wait_lost()
+        await _in_time(h, old.wait_lost())
         await raised(LeaseLostError, old.check)
 
 
-@case(real_time=True)
+@case()
 async def lease_is_left_before_another_takes_it(h: Harness) -> None:
     """G11: a holder that cannot reach the store steps down before another may take over."""
     silent = _Silent(h.driver)
@@ -169,16 +183,16 @@ async def lease_is_left_before_another_takes_it(h: Harness) -> None:
 async def _left(h: Harness, silent: _Silent, holder: Lease) -> None:
     async with _lease(h.engine) as standby:
         silent.is_silent = True
-        await holder.wait_lost()
+        await _in_time(h, holder.wait_lost())
         check(standby.is_held, False, "taken before it was left")
-        await standby.wait_held()
+        await _in_time(h, standby.wait_held())
         check(holder.is_held, False, "two holders")
         silent.is_silent = False
         await h.clock.sleep(SECONDS)
         check((holder.is_held, standby.is_held), (False, True), "it stays with the new holder")
 
 
-@case(real_time=True)
+@case()
 async def lease_survives_a_short_silence(h: Harness) -> None:
     """G11: a heartbeat that fails is sent again, and no other holder takes over meanwhile."""
     silent = _Silent(h.driver)
@@ -192,7 +206,7 @@ async def lease_survives_a_short_silence(h: Harness) -> None:
             check((lease.is_held, standby.is_held), (True, False), "who holds it")
 
 
-@case(real_time=True)
+@case()
 async def lease_and_clocks_an_hour_apart(h: Harness) -> None:
     """G11: the time of day of a process has no part in leases and recovery."""
     h.flows.set("work", end)
@@ -204,7 +218,7 @@ async def lease_and_clocks_an_hour_apart(h: Harness) -> None:
         return Commit(End(ctx))
 
     async with (
-        h.make_engine(clock=_Ahead()) as ahead,
+        h.make_engine(clock=_Ahead(h.clock)) as ahead,
         Recoverer(ahead, lease=SECONDS, poll_interval=0.05) as first,
     ):
         while not first.is_leading:
@@ -220,7 +234,7 @@ async def lease_and_clocks_an_hour_apart(h: Harness) -> None:
             check(first.stats().retried, 0, "recovered before its time")
 
 
-@case(real_time=True)
+@case()
 async def recovery_by_a_leader_that_was_asleep(h: Harness) -> None:
     """G11: an attempt that it was about to commit is refused, and it steps down."""
     h.flows.set("work", end)
@@ -233,7 +247,7 @@ async def recovery_by_a_leader_that_was_asleep(h: Harness) -> None:
             clock.advance(0.01)
             await h.clock.sleep(0.01)
         async with _lease(h.engine, lease_name("default")) as new:
-            await new.wait_held()
+            await _in_time(h, new.wait_held())
             check(old.is_leading, True, "the sleeper believes to lead")
             held.go_on.set()  # It wakes up, and its commit goes on its way.
             while not old.stats().skipped and not old.stats().retried:
@@ -244,7 +258,7 @@ async def recovery_by_a_leader_that_was_asleep(h: Harness) -> None:
     check([recovery.attempt(s) for s in await h.log() if s.id == "job"], [0], "attempts in the log")
 
 
-@case(real_time=True)
+@case()
 async def recovery_beside_a_leader_that_is_asleep(h: Harness) -> None:
     """G11: the next leader recovers everything, and once, while the sleeper wakes and sleeps."""
     h.flows.set("work", end)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,6 +21,7 @@ from flowstate.driver import (
     Heartbeat,
     Liveness,
     NewDelay,
+    NewTimer,
     Seen,
     StateQuery,
     States,
@@ -43,7 +45,9 @@ __all__ = [
     "raised",
     "second_half",
     "snapshot",
+    "stored",
     "take",
+    "timer",
     "visiting",
 ]
 
@@ -114,9 +118,10 @@ def encoded(writes: Writes) -> Writes:
     """Return writes as the core gives them to a driver: with the stored forms, and the size."""
     bodies = tuple(encode_body(put) for put in writes.puts)
     delays = tuple(_encoded_delay(delay) for delay in writes.delays)
-    size = sum(len(body.encode()) for body in (*bodies, *(delay.body for delay in delays)))
-    size += sum(len(data.blob) for data in writes.data)
-    return replace(writes, bodies=bodies, delays=delays, size=size)
+    timers = tuple(_encoded_timer(timer) for timer in writes.timers)
+    texts = (*bodies, *(delay.body for delay in delays), *(timer.body for timer in timers))
+    size = sum(len(text.encode()) for text in texts) + sum(len(data.blob) for data in writes.data)
+    return replace(writes, bodies=bodies, delays=delays, timers=timers, size=size)
 
 
 def _encoded_delay(delay: NewDelay) -> NewDelay:
@@ -124,6 +129,26 @@ def _encoded_delay(delay: NewDelay) -> NewDelay:
     body = DelayBody(delay.to, delay.annotations, delay.commit, own)
     encoded: bytes | str = encode_delay(body)
     return replace(delay, body=encoded if isinstance(encoded, str) else encoded.decode())
+
+
+def _encoded_timer(timer: NewTimer) -> NewTimer:
+    return replace(timer, body=encode_delay(DelayBody(timer.to, timer=timer.name)))
+
+
+def timer(
+    id: str, due: datetime | timedelta, *, name: str = "alarm", to: str = "work", put: int = 0
+) -> NewTimer:
+    """Return a timer that is due at a time, or so long from the store's now."""
+    if isinstance(due, datetime):
+        return NewTimer(id, name, put, to, due, None, "")
+    return NewTimer(id, name, put, to, None, due, "")
+
+
+async def stored(h: Harness, writes: Writes) -> tuple[State, ...]:
+    """Give writes to the driver, which must take them; return the revisions."""
+    (verdict,) = await h.driver.commit([encoded(writes)])
+    assert isinstance(verdict, tuple), f"{writes!r} was refused: {verdict!r}"
+    return verdict
 
 
 def visiting(h: Harness, *flows: str) -> None:
@@ -209,6 +234,10 @@ class DriverWrapper(Driver):
     async def get_states(self, query: StateQuery) -> States:
         """Pass on."""
         return await self._driver.get_states(query)
+
+    async def count(self, query: StateQuery) -> int:
+        """Pass on."""
+        return await self._driver.count(query)
 
     async def get_data(self, checksum: str) -> Data | None:
         """Pass on."""

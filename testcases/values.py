@@ -3,20 +3,24 @@
 import asyncio
 import enum
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from flowstate.commands import Commit, Delay, Pause, Retry, Stack, StoreData, Transit
 from flowstate.context import StateContext
 from flowstate.data import Data, DataRef
 from flowstate.errors import FlowstateError, InvalidInputError
-from flowstate.state import State, Transition
+from flowstate.state import State, Timer, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import committed, know
 
 __all__ = ["CASES"]
+
+
+SOME_TIME = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class SafeText(str):
@@ -95,10 +99,20 @@ ODD: tuple[Any, ...] = (
     {"v": b"2"},
     {"x": b"not json"},
     {"x": b"[1, 2]"},
+    {"x": b"1, 2"},
     {"a": DataRef(1, "0" * 64)},
     {"a": DataRef(2**70, "")},
     {"a": DataRef(1, "x", {"rev": b"7"})},
     {"a": "text"},
+    {"a": Raw(b"[1]")},
+    {"a": Raw(b'"\\u0000"')},
+    {"a": Raw(b"1, 2")},
+    {"": Raw(b"1")},
+    {"a": Timer("work")},
+    {"a": Timer("work", SOME_TIME)},
+    {"a": Timer("work", SOME_TIME, timedelta(1))},
+    {"a": Timer("\0", SOME_TIME)},
+    {"a": Timer(2, "never", -1)},  # type: ignore[arg-type]
     object(),
     object,
     Unequal(),
@@ -109,7 +123,7 @@ ODD: tuple[Any, ...] = (
     timedelta(1),
     lambda: None,
 )
-FIELDS = ("labels", "annotations", "transition", "status", "data", "unknown")
+FIELDS = ("labels", "annotations", "transition", "status", "data", "unknown", "values", "timers")
 
 
 def _states() -> Iterator[tuple[str, State]]:
@@ -161,6 +175,7 @@ async def _told(h: Harness, state: State) -> FlowstateError | None:
 def _check_same(what: str, given: State, stored: State) -> None:
     pairs = [(given.labels, stored.labels), (given.annotations, stored.annotations)]
     pairs += [(given.unknown, stored.unknown), (given.data, stored.data)]  # type: ignore[list-item]
+    pairs += [(given.values, stored.values), (given.timers, stored.timers)]  # type: ignore[list-item]
     step, kept = given.transition, stored.transition
     pairs += [(step.annotations, kept.annotations), (step.unknown, kept.unknown)]  # type: ignore[list-item]
     for before, after in pairs:

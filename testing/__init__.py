@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from flowstate.testing.crashes.outcome import Outcome
     from flowstate.testing.crashes.report import Exploration
     from flowstate.testing.histories.checker import check
-    from flowstate.testing.histories.history import History, HistoryFile, read_history
+    from flowstate.testing.histories.files import HistoryFile, read_history
+    from flowstate.testing.histories.history import History
     from flowstate.testing.histories.load import run_load
     from flowstate.testing.histories.processes import run_processes
     from flowstate.testing.histories.recorder import Recorder, read_store
@@ -39,14 +40,14 @@ __all__ = [
 HOMES = {
     "Exploration": "crashes.report",
     "History": "histories.history",
-    "HistoryFile": "histories.history",
+    "HistoryFile": "histories.files",
     "Outcome": "crashes.outcome",
     "Recorder": "histories.recorder",
     "Violation": "histories.violation",
     "check": "histories.checker",
     "explore_crashes": "crashes.exploration",
     "reached": "plugin.reaching",
-    "read_history": "histories.history",
+    "read_history": "histories.files",
     "read_store": "histories.recorder",
     "run_load": "histories.load",
     "run_model": "programs.programs",

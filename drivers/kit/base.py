@@ -83,7 +83,7 @@ class News:
         head, delays = -1, False
         for writes, verdict in zip(batch, verdicts, strict=True):
             if type(verdict) is tuple:
-                if writes.delays:
+                if writes.delays or writes.timers:
                     delays = True
                 if verdict:
                     head = verdict[-1].rev

@@ -2,23 +2,26 @@
 
 A row of a revision is ``(rev, id, committed_at, delayed_until, body)``: times in microseconds since
 1970, the body as JSON. A row of a delay is ``(id, due, state_id, rev, body)``, followed by the row
-of the revision that it belongs to, or as many ``None``.
+of the revision that it belongs to, or as many ``None``. That of a timer has ``TIMER_REV`` as its
+revision, and the latest revision of its state follows.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from math import ceil
 from typing import Any
 
 from msgspec.structs import replace
 
-from flowstate.codec import ABSENT, decode_delay, decode_state
+from flowstate.codec import ABSENT, DelayBody, decode_delay, decode_state
 from flowstate.driver import (
     DamagedDelay,
     DamagedRevision,
     DelayedState,
     DuePage,
     DueQuery,
+    Liveness,
     StateQuery,
     States,
 )
@@ -29,10 +32,12 @@ from flowstate.limits import MAX_PAGE_BYTES
 from flowstate.state import State
 
 __all__ = [
+    "TIMER_REV",
     "Row",
     "check_gaps",
     "delay_of",
     "due_page",
+    "liveness_of",
     "page_of",
     "readable_time",
     "stalled_of",
@@ -42,6 +47,7 @@ __all__ = [
 ]
 
 Row = Sequence[Any]
+TIMER_REV = -1
 
 
 def text_of(stored: object) -> str:
@@ -123,7 +129,7 @@ def check_gaps(query: StateQuery, floor: int) -> None:
 
 
 def delay_of(row: Row) -> DelayedState:
-    """Return the delay of a row.
+    """Return the delay or timer of a row; the state of a timer has ``rev`` 0 if it has no latest.
 
     Raises:
         CodecError: damaged, or of a newer library.
@@ -132,17 +138,26 @@ def delay_of(row: Row) -> DelayedState:
     if type(due) is not int or type(rev) is not int:
         raise CodecError(f"delay: due at {due!r}, of revision {rev!r}")
     body = decode_delay(encoded)
-    own = bytes(body.state)
-    has_own = own != bytes(ABSENT)
-    state = replace(decode_state(own), rev=rev) if has_own else state_of((rev, *in_log[1:]))
+    if bool(body.timer) != (rev == TIMER_REV):
+        raise CodecError(f"delay: timer {body.timer!r}, of revision {rev!r}")
+    state = _delayed_state(body, text_of(state_id), rev, in_log)
     if state.id != text_of(state_id):
         raise CodecError(f"delay: of {text_of(state_id)!r}, but its state is {state.id!r}")
-    annotations = freeze("annotations", body.annotations)
-    return DelayedState(id, state, body.to, annotations, from_micros(due), body.commit)
+    notes, at = freeze("annotations", body.annotations), from_micros(due)
+    return DelayedState(id, state, body.to, notes, at, body.commit, body.timer)
+
+
+def _delayed_state(body: DelayBody, id: str, rev: int, in_log: Row) -> State:
+    if rev == TIMER_REV:
+        return State(id) if in_log[0] is None else state_of(in_log)
+    own = bytes(body.state)
+    if own == bytes(ABSENT):
+        return state_of((rev, *in_log[1:]))
+    return replace(decode_state(own), rev=rev)
 
 
 def stalled_of(row: Row) -> DelayedState:
-    """Return the stalled state of a row, which is as of a delay.
+    """Return the stalled or idle state of a row, which is as of a delay.
 
     Raises:
         CodecError: damaged, or of a newer library.
@@ -169,6 +184,7 @@ def due_page(
     Args:
         query: that was asked.
         rows: those of the page, in the order of (due, id). It ends early when they are large.
+            Those of idle states may have anything as their time.
         more: whether there are further ones that answer the query.
         now: the store's clock.
         next_at: when the earliest one after this page is due.
@@ -176,6 +192,8 @@ def due_page(
         others: flows outside the query for which something is due.
     """
     decode = delay_of if query.kind == "delay" else stalled_of
+    if query.kind == "idle":
+        rows, next_at = ((row[0], FIRST, *row[2:]) for row in rows), FIRST if more else None
     due: list[DelayedState] = []
     damaged: list[DamagedDelay] = []
     left = MAX_PAGE_BYTES
@@ -190,6 +208,23 @@ def due_page(
             damaged.append(_damaged(row, readable_time(row[1]), error))
     damaged += [_damaged(row, None, f"due at {row[1]!r}") for row in without_time]
     return DuePage(due, more, now, readable_time(next_at), damaged, others)
+
+
+def liveness_of(row: Row, delays: Iterable[Row], now: datetime) -> Liveness:
+    """Return what is known about a latest revision.
+
+    Args:
+        row: its ``(rev, stalls_at, beat_at, note)``, with times as of other rows.
+        delays: those of this revision, of which any may be damaged.
+        now: the store's clock.
+    """
+    rev, stalls_at, beat_at, note = row
+    earliest: datetime | None = None
+    for delay in delays:
+        with suppress(CodecError):
+            due = delay_of(delay).due
+            earliest = due if earliest is None else min(due, earliest)
+    return Liveness(rev, readable_time(stalls_at), readable_time(beat_at), note, now, earliest)
 
 
 def readable_time(micros: Any) -> datetime | None:

@@ -96,7 +96,7 @@ class Resolver(Protocol):
 
     @abstractmethod
     async def find_replays(self, commits: Sequence[Writes]) -> Sequence[Verdict | None]:
-        """Return what became of commits that have puts.
+        """Return what became of commits that have puts, of which the state may be forgotten since.
 
         For each: its revisions, if it was committed (see :func:`is_same`); ``CommitUnknownError``,
         if compaction has removed what would tell; or ``None``: it was not committed.
@@ -168,6 +168,7 @@ async def _split(
 async def _call_again(resolver: Resolver, batch: Sequence[Writes], passed: float) -> list[Verdict]:
     """Give a batch to the store that may have applied it up to ``passed`` seconds ago."""
     known = await _fired(resolver, batch, passed)
+    known |= await _begun(resolver, batch)
     rest = [index for index in range(len(batch)) if index not in known]
     if rest:
         commits = [batch[index] for index in rest]
@@ -193,6 +194,22 @@ async def _fired(resolver: Resolver, batch: Sequence[Writes], passed: float) -> 
         elif any(_was_due(delay, now, passed) for delay in batch[index].delays):
             known[index] = CommitUnknownError(batch[index].token)
     return known
+
+
+async def _begun(resolver: Resolver, batch: Sequence[Writes]) -> dict[int, Verdict]:
+    """Return verdicts on commits that were applied, and would not be refused the second time.
+
+    A state that was forgotten meanwhile takes its first revision again.
+    """
+    fresh = [n for n, writes in enumerate(batch) if _only_begins(writes)]
+    if not fresh:
+        return {}
+    found = await resolver.find_replays([batch[index] for index in fresh])
+    return {n: told for n, told in zip(fresh, found, strict=True) if told is not None}
+
+
+def _only_begins(writes: Writes) -> bool:
+    return bool(writes.puts) and not any(put.rev for put in writes.puts)
 
 
 def _was_due(delay: NewDelay, now: datetime, passed: float) -> bool:
@@ -231,4 +248,4 @@ def _only_delays(writes: Writes) -> bool:
 
 
 def _delay_ids(writes: Writes) -> list[str]:
-    return [f"{writes.token}.{index}" for index in range(len(writes.delays))]
+    return [*map(writes.delay_id, range(len(writes.delays)))]

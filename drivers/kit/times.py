@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from flowstate.driver import NewDelay, NewTimer
 from flowstate.errors import CodecError
 from flowstate.recovery_rules import DEFAULT_RETRY_AFTER, stalls_after
 from flowstate.state import State
@@ -11,7 +12,9 @@ __all__ = [
     "FIRST",
     "LAST",
     "MICROSECOND",
+    "due_micros",
     "from_micros",
+    "later_micros",
     "micros_of",
     "stalling_micros",
     "to_micros",
@@ -19,6 +22,7 @@ __all__ = [
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+SECOND = 1_000_000
 DEFAULT = DEFAULT_RETRY_AFTER // MICROSECOND
 
 
@@ -48,6 +52,18 @@ def from_micros(micros: int) -> datetime:
 def micros_of(duration: timedelta | None) -> int:
     """Return the microseconds of a duration; 0 for none."""
     return 0 if duration is None else duration // MICROSECOND
+
+
+def later_micros(now: int, seconds: float) -> int:
+    """Return the time so many seconds from ``now``, at the latest the last one that there is."""
+    return min(now + round(seconds * SECOND), LAST)
+
+
+def due_micros(new: NewDelay | NewTimer, now: int) -> int:
+    """Return when a delay or a timer is due that is stored at ``now``."""
+    if new.due is not None:
+        return to_micros(new.due)
+    return min(now + micros_of(new.after), LAST)
 
 
 def stalling_micros(state: State) -> int | None:

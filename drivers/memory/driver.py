@@ -28,7 +28,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.kit.event_count import EventCount
-from flowstate.drivers.memory.due import Deadlines, Delays, due_of
+from flowstate.drivers.memory.due import Deadlines, Delays, Idle, due_of
 from flowstate.drivers.memory.index import Index
 from flowstate.drivers.memory.log import LONG_AGO, Log, read_page
 from flowstate.errors import (
@@ -95,9 +95,11 @@ class MemoryDriver(Driver):
         self._set_back: dict[int, datetime] = {}  # When revisions came while the clock was behind.
         self._index = Index()
         self._replaced: list[int] = []  # By the revisions that the index does not know yet.
+        self._forgotten: list[int] = []  # Since the index was brought up to date.
         self._index_at = INDEX_EVERY
         self._delays = Delays()
         self._deadlines = Deadlines()
+        self._idle = Idle()
         self._data: dict[str, tuple[Data, int]] = {}  # With the head when it was stored.
 
     async def __aenter__(self) -> Self:
@@ -152,7 +154,7 @@ class MemoryDriver(Driver):
                 return self._mismatch(writes)
         if writes.checks or writes.delays or writes.data or writes.needs:
             return self._judge_rest(writes)
-        has_rest = writes.claims or writes.drops
+        has_rest = writes.claims or writes.drops or writes.timers or writes.forgets
         return self._judge_rest(writes) if has_rest else self._append(writes.puts)
 
     def _append(self, puts: tuple[State, ...]) -> tuple[State, ...]:
@@ -188,6 +190,9 @@ class MemoryDriver(Driver):
         if self._replaced:
             self._index.add(self._states[-len(self._replaced) :], self._replaced)
             self._replaced.clear()
+        if self._forgotten:
+            self._index.live.difference_update(self._forgotten)
+            self._forgotten.clear()
         self._index_at = self._head + INDEX_EVERY
 
     def _mismatch(self, writes: Writes) -> FlowstateError:
@@ -204,16 +209,20 @@ class MemoryDriver(Driver):
         for data in writes.data:
             self._data[data.checksum] = (replace(data, rev=0), self._head)
         dues = [due_of(delay, now) for delay in writes.delays]
-        self._due_count += bool(writes.delays)
+        self._due_count += bool(writes.delays or writes.timers)
         self._due_count += sum([self._delays.claim(claim, now) for claim in writes.claims])
         for drop in writes.drops:
             self._delays.drop(drop)
         states = self._append(_delayed(writes, dues) if dues else writes.puts)
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
-            self._delays.add(f"{writes.token}.{index}", delay, state, due)
+            self._delays.add(writes.delay_id(index), delay, state, due)
             if delay.put is None:
                 self._postpone(state, due)
+        for timer in writes.timers:
+            self._delays.set_timer(timer, writes.puts[timer.put].id, due_of(timer, now))
+        for place in writes.forgets:
+            self._forget(states[place])
         return states
 
     def _refusal(self, writes: Writes, now: datetime) -> FlowstateError | None:
@@ -226,11 +235,18 @@ class MemoryDriver(Driver):
         lost = [claim.id for claim in writes.claims if not self._delays.can_claim(claim, now)]
         return ClaimLostError(lost) if lost else None
 
+    def _forget(self, state: State) -> None:
+        """Let a state have no latest revision, although this one stays in the log."""
+        del self._latest[state.id]
+        self._forgotten.append(state.rev)
+        self._deadlines.forget(state.id)
+        self._idle.forget(state.id)
+
     def _postpone(self, delayed: State, due: datetime) -> None:
         """Let a state that gets a delay without a new revision stall after that delay."""
         state = self._log.at(delayed.rev)
         if state is not None and self._latest.get(state.id) == state.rev:
-            self._catch_up()
+            self._catch_up(self._deadlines)
             self._deadlines.postpone(state, due)
 
     async def get_state(self, id: str, rev: int | None = None) -> State | None:
@@ -243,43 +259,52 @@ class MemoryDriver(Driver):
         self._check_open()
         with self._lock:
             self._bring_up_to_date()
+            if query.id is not None:
+                self._index.follow_ids(self._states)
             return read_page(query, self._log, self._index, self._head)
+
+    async def count(self, query: StateQuery) -> int:
+        self._check_open()
+        with self._lock:
+            self._bring_up_to_date()
+            return self._index.count(replace(query, latest_only=True))
 
     async def get_data(self, checksum: str) -> Data | None:
         self._check_open()
         found = self._data.get(checksum)
         return None if found is None else found[0]
 
-    def _catch_up(self) -> None:
-        """Look at what has become the latest since."""
+    def _catch_up(self, table: Deadlines | Idle) -> None:
+        """Let a table look at what has become the latest since."""
         self._bring_up_to_date()
-        deadlines, live = self._deadlines, self._index.live
+        live = self._index.live
         latest = StateQuery(latest_only=True)
-        for rev in self._index.rising(latest, deadlines.seen, self._head):
+        for rev in self._index.rising(latest, table.seen, self._head):
             state = self._log.at(rev)
             if rev in live and state is not None:
-                deadlines.add(state, self._set_back.get(rev) or state.committed_at or LONG_AGO)
-        deadlines.seen = self._head
-        self._set_back.clear()
+                table.add(state, self._set_back.get(rev) or state.committed_at or LONG_AGO)
+        table.seen = self._head
+        if table is self._deadlines:
+            self._set_back.clear()
 
     async def get_due(self, query: DueQuery) -> DuePage:
         self._check_open()
         with self._lock:
             now = self._now()
             if query.kind == "delay":
-                return self._delays.page(query, now)
-            self._catch_up()
-            return self._deadlines.page(query, now, self._latest_state)
+                return self._delays.page(query, now, self._latest_state)
+            table = self._deadlines if query.kind == "stall" else self._idle
+            self._catch_up(table)
+            return table.page(query, now, self._latest_state)
 
     def _latest_state(self, id: str) -> State:
-        state = self._log.at(self._latest[id])
-        assert state is not None  # noqa: S101 - the latest revision is never removed
-        return state
+        state = self._log.at(self._latest.get(id, 0))
+        return State(id) if state is None else state
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
         self._check_open()
         with self._lock:
-            self._catch_up()
+            self._catch_up(self._deadlines)
             now = self._now()
             found = [self._latest.get(beat.id) == beat.rev for beat in heartbeats]
             for heartbeat, is_latest in zip(heartbeats, found, strict=True):
@@ -290,7 +315,7 @@ class MemoryDriver(Driver):
     async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
         self._check_open()
         with self._lock:
-            self._catch_up()
+            self._catch_up(self._deadlines)
             return [self._liveness(id) for id in ids]
 
     def _liveness(self, id: str) -> Liveness | None:
@@ -315,12 +340,12 @@ class MemoryDriver(Driver):
         log, live, target = self._log, self._index.live, min(before_rev, self._head)
         with self._lock:
             self._bring_up_to_date()
-            removed = self._forget(log.drop_kept(target, live))
+            removed = self._removed(log.drop_kept(target, live))
         while log.floor < target:
             with self._lock:
                 self._bring_up_to_date()
                 floor = min(target, log.floor + COMPACT_CHUNK)
-                removed += self._forget(log.move_floor(floor, live))
+                removed += self._removed(log.move_floor(floor, live))
             await asyncio.sleep(0)
         checksums = list(self._data)
         for start in range(0, len(checksums), COMPACT_CHUNK):
@@ -329,7 +354,7 @@ class MemoryDriver(Driver):
             await asyncio.sleep(0)
         return removed
 
-    def _forget(self, gone: Sequence[State]) -> int:
+    def _removed(self, gone: Sequence[State]) -> int:
         if gone:
             self._index.remove(gone, lambda rev: self._log.at(rev) is not None)
         return len(gone)

@@ -10,25 +10,36 @@ from operator import itemgetter
 
 from msgspec.structs import replace
 
-from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Heartbeat, NewDelay
+from flowstate.driver import (
+    Claim,
+    DelayedState,
+    Drop,
+    DuePage,
+    DueQuery,
+    Heartbeat,
+    NewDelay,
+    NewTimer,
+)
 from flowstate.frozen import EMPTY
 from flowstate.recovery_rules import stalls_after
-from flowstate.state import State
+from flowstate.state import State, Status
 
-__all__ = ["Deadlines", "Delays", "due_of"]
+__all__ = ["Deadlines", "Delays", "Idle", "due_of"]
 
+FIRST = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 MAX_OTHERS = 100
 CHUNK = 1_000
 Key = tuple[datetime, str]
+StateOf = Callable[[str], State]
 
 
 def _later(time: datetime, by: timedelta) -> datetime:
     return time + by if by < LAST - time else LAST
 
 
-def due_of(delay: NewDelay, now: datetime) -> datetime:
-    """Return when a delay is due, by the store's ``now``."""
+def due_of(delay: NewDelay | NewTimer, now: datetime) -> datetime:
+    """Return when a delay or a timer is due, by the store's ``now``."""
     return delay.due if delay.due is not None else _later(now, delay.after or timedelta(0))
 
 
@@ -108,10 +119,10 @@ class _DueIndex:
 
 
 class Delays:
-    """The delays of a store.
+    """The delays and timers of a store.
 
     Attributes:
-        count: how many there are.
+        count: how many delays there are; a put drops those of its state, and leaves its timers.
         references: how many of them refer to each checksum.
     """
 
@@ -133,6 +144,13 @@ class Delays:
             self._by_state.setdefault(state.id, set()).add(id)
             self._order.set(id, delay.to, due)
 
+    def set_timer(self, timer: NewTimer, state_id: str, due: datetime) -> None:
+        """Put a timer in the place of the one that has its id, and of the claim of that one."""
+        self._holders.pop(timer.id, None)
+        args = (State(state_id), timer.to, EMPTY, due, True, timer.name)
+        self._stored[timer.id] = DelayedState(timer.id, *args), ()
+        self._order.set(timer.id, timer.to, due)
+
     def remove_of(self, states: Iterable[State]) -> None:
         """Remove all delays of these states."""
         for state in states:
@@ -141,18 +159,20 @@ class Delays:
 
     def _remove(self, id: str) -> None:
         delayed, references = self._stored.pop(id)
-        self.count -= 1
-        self.references.subtract(references)
         self._holders.pop(id, None)
         self._order.remove(id)
+        if delayed.timer:
+            return
+        self.count -= 1
+        self.references.subtract(references)
         ids = self._by_state[delayed.state.id]
         ids.discard(id)
         if not ids:
             del self._by_state[delayed.state.id]
 
     def drop(self, drop: Drop) -> None:
-        """Remove a delay, if its holder asks for that."""
-        if self._holders.get(drop.id) == drop.holder:
+        """Remove a delay or a timer, if its holder asks for that; an empty one is no holder."""
+        if drop.id in self._stored and self._holders.get(drop.id, "") == drop.holder:
             self._remove(drop.id)
 
     def can_claim(self, claim: Claim, now: datetime) -> bool:
@@ -173,9 +193,14 @@ class Delays:
         delays = (self._stored[id][0] for id in self._by_state.get(state_id, ()))
         return min((delay.due for delay in delays if delay.state.rev == rev), default=None)
 
-    def page(self, query: DueQuery, now: datetime) -> DuePage:
-        """Return a page of delays."""
-        return self._order.page(query, now, lambda key: self._stored[key[1]][0])
+    def page(self, query: DueQuery, now: datetime, state_of: StateOf) -> DuePage:
+        """Return a page of delays and timers."""
+
+        def delayed(key: Key) -> DelayedState:
+            found, _ = self._stored[key[1]]
+            return replace(found, state=state_of(found.state.id)) if found.timer else found
+
+        return self._order.page(query, now, delayed)
 
 
 class Deadlines:
@@ -220,11 +245,41 @@ class Deadlines:
         if after is not None and time is not None:
             self._set(state, max(time, _later(until, after)))
 
-    def page(self, query: DueQuery, now: datetime, state_of: Callable[[str], State]) -> DuePage:
+    def forget(self, id: str) -> None:
+        """Take a state that has no latest revision any more."""
+        self._order.remove(id)
+
+    def page(self, query: DueQuery, now: datetime, state_of: StateOf) -> DuePage:
         """Return a page of stalled states."""
+        return _page_of_states(self._order, query, now, state_of)
 
-        def stalled(key: Key) -> DelayedState:
-            state = state_of(key[1])
-            return DelayedState(state.id, state, state.transition.to, EMPTY, key[0], commit=False)
 
-        return self._order.page(query, now, stalled)
+class Idle:
+    """Latest revisions that never stall and have not ended; brought up to date as deadlines are.
+
+    Attributes:
+        seen: up to which revision it is up to date.
+    """
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self._order = _DueIndex()
+        self.forget = self._order.remove
+
+    def add(self, state: State, now: datetime) -> None:  # noqa: ARG002 - as of deadlines
+        """Take a latest revision."""
+        self._order.remove(state.id)
+        if state.status is not Status.ENDED and stalls_after(state) is None:
+            self._order.set(state.id, state.transition.to, FIRST)
+
+    def page(self, query: DueQuery, now: datetime, state_of: StateOf) -> DuePage:
+        """Return a page of these states."""
+        return _page_of_states(self._order, query, now, state_of)
+
+
+def _page_of_states(order: _DueIndex, query: DueQuery, now: datetime, state_of: StateOf) -> DuePage:
+    def found(key: Key) -> DelayedState:
+        state = state_of(key[1])
+        return DelayedState(state.id, state, state.transition.to, EMPTY, key[0], commit=False)
+
+    return order.page(query, now, found)

@@ -2,9 +2,9 @@
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 from flowstate.driver import StateQuery
 from flowstate.state import State, Status
@@ -56,6 +56,7 @@ class Index:
         self.live: set[int] = set()
         self.references: Counter[str] = Counter()
         self._postings: dict[Term, _Postings] = {status: _Postings() for status in Status}
+        self._by_id: defaultdict[str, list[int]] | None = None
 
     def add(self, states: Sequence[State], replaced: Iterable[int]) -> None:
         """Add the revisions that follow those already added, and the revisions they replaced."""
@@ -72,6 +73,19 @@ class Index:
                 self._add_labels(state)
             if state.data:
                 self.references.update(ref.checksum for ref in state.data.values())
+        if self._by_id is not None:
+            self._add_ids(self._by_id, states)
+
+    def follow_ids(self, states: Sequence[State]) -> None:
+        """Keep the revisions of each state, from now on; ``states`` are those already added."""
+        if self._by_id is None:
+            self._by_id = defaultdict(list)
+            self._add_ids(self._by_id, states)
+
+    @staticmethod
+    def _add_ids(by_id: defaultdict[str, list[int]], states: Sequence[State]) -> None:
+        for state in states:
+            by_id[state.id].append(state.rev)
 
     def _add_labels(self, state: State) -> None:
         rev = state.rev
@@ -94,6 +108,8 @@ class Index:
 
     def _lists(self, query: StateQuery) -> list[list[list[int]]]:
         """Return the query as OR of ANDs of lists of revisions."""
+        if query.id is not None and self._by_id is not None:
+            return [[self._by_id.get(query.id, [])]]
         statuses = Status if query.status is None else (query.status,)
         alternatives: list[list[Term]] = [list(labels.items()) for labels in query.labels]
         if query.latest_only:
@@ -109,16 +125,30 @@ class Index:
             alternatives = [[*pairs, s] for pairs in alternatives or [[]] for s in statuses]
         return [[self._postings.get(term, EMPTY).every for term in ts] for ts in alternatives]
 
+    def count(self, query: StateQuery) -> int:
+        """Return how many latest revisions answer a query of them by labels and status."""
+        if not query.labels and query.status is None:
+            return len(self.live)
+        found: set[int] = set()
+        for lists in self._lists(query):
+            found |= self.live.intersection(*lists)
+        return len(found)
+
     def remove(self, states: Sequence[State], is_stored: Callable[[int], bool]) -> None:
         """Forget revisions that are no longer stored, given in order."""
         touched: set[Term] = set()
         for state in states:
             touched.update((state.status, *state.labels.items()))
             self.references.subtract(ref.checksum for ref in state.data.values())
-        for postings in map(self._postings.__getitem__, touched):
-            for revs in (postings.every, *postings.latest.values()):
-                start, end = bisect_left(revs, states[0].rev), bisect_right(revs, states[-1].rev)
-                revs[start:end] = filter(is_stored, revs[start:end])
+        lists = [[p.every, *p.latest.values()] for p in map(self._postings.__getitem__, touched)]
+        by_id = {} if self._by_id is None else self._by_id
+        ids = {state.id for state in states} if by_id else ()
+        for revs in chain(*lists, map(by_id.__getitem__, ids)):
+            start, end = bisect_left(revs, states[0].rev), bisect_right(revs, states[-1].rev)
+            revs[start:end] = filter(is_stored, revs[start:end])
+        for id in ids:
+            if not by_id[id]:
+                del by_id[id]
 
 
 def _rising(lists: Sequence[Sequence[int]], after: int, upto: int) -> Iterator[int]:

@@ -108,6 +108,6 @@ def _candidates(query: StateQuery, log: Log, index: Index, head: int) -> Iterabl
             rev for rev in index.falling(query, upto) if _answer(query, log, index, rev)
         )
         after = max(after, next(newest_first, head + 1) - 1)
-    if query.labels or query.status is not None or query.latest_only:
+    if query.labels or query.status is not None or query.latest_only or query.id is not None:
         return index.rising(query, after, upto)
     return log.between(after, upto)

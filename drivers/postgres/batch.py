@@ -19,14 +19,15 @@ from psycopg.pq import Format
 from psycopg.types.json import Jsonb
 
 from flowstate.codec import encode_annotations
-from flowstate.driver import NewDelay, Verdict, Writes
+from flowstate.driver import NewDelay, NewTimer, Verdict, Writes
+from flowstate.drivers.kit.records import TIMER_REV
 from flowstate.drivers.kit.times import EPOCH, from_micros, micros_of, stalling_micros, to_micros
 from flowstate.errors import ClaimLostError, DataNotFoundError, RevisionMismatchError
 from flowstate.state import State
 
 __all__ = ["encoded", "register", "verdicts_of"]
 
-NEVER = -1
+NEVER, FORGOTTEN = -1, -2  # Instead of the microseconds after which a state stalls.
 LONGEST = 9_000_000_000_000_000_000  # Microseconds; the server ends it with the year 9999.
 TEXT, TEXT_ARRAY = 25, 1009  # From the server's pg_type.
 BIGINT, BIGINT_ARRAY = 20, 1016
@@ -107,6 +108,12 @@ def encoded(commits: Sequence[Writes], lock_wait: float) -> tuple[Any, ...]:
             _add_contents(rest, places, place, first_put, writes)
         if writes.checks or writes.needs or writes.claims or writes.drops:
             _add_conditions(rest, places, place, writes)
+        if writes.timers:
+            rest.setdefault("timers", []).extend(_timers(place, first_put, writes))
+        if writes.forgets:
+            rest["forgets"] = True
+            for forgotten in writes.forgets:
+                counts[4 * (first_put + forgotten) + 1] = FORGOTTEN
     counts[1] = len(places)
     counts.append(round(lock_wait * 1_000) + 1)
     parameters = _arrays(counts, [*tokens, *places, *words])
@@ -122,13 +129,20 @@ def _add_contents(
     for index, delay in enumerate(writes.delays):
         put = None if delay.put is None else first_put + delay.put
         id_place = places.setdefault(delay.state.id, len(places) + 1)
-        delays.append((place, f"{writes.token}.{index}", put, id_place, *_delay(delay)))
+        fields = delay.state.rev, *_due(delay), delay.references
+        delays.append((place, writes.delay_id(index), put, id_place, *fields))
 
 
-def _delay(delay: NewDelay) -> tuple[Any, ...]:
-    due = None if delay.due is None else to_micros(delay.due)
-    after = micros_of(delay.after)
-    return delay.state.rev, due, after, delay.body, delay.to, delay.references
+def _timers(place: int, first_put: int, writes: Writes) -> list[tuple[Any, ...]]:
+    return [
+        (place, timer.id, first_put + timer.put, None, TIMER_REV, *_due(timer))
+        for timer in writes.timers
+    ]
+
+
+def _due(new: NewDelay | NewTimer) -> tuple[Any, ...]:
+    due = None if new.due is None else to_micros(new.due)
+    return due, micros_of(new.after), new.body, new.to
 
 
 def _add_conditions(rest: dict[str, Any], places: Places, place: int, writes: Writes) -> None:

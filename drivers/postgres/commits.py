@@ -15,13 +15,13 @@ from flowstate.drivers.kit.records import state_of
 from flowstate.drivers.kit.resolving import Backoff, Failed, Resolver, is_same, resolved
 from flowstate.drivers.kit.times import from_micros
 from flowstate.drivers.postgres.batch import encoded, verdicts_of
-from flowstate.drivers.postgres.errors import failed
+from flowstate.drivers.postgres.errors import fail
 from flowstate.drivers.postgres.lanes import SHORTEST, Lane
 from flowstate.drivers.postgres.listener import Listener
 from flowstate.drivers.postgres.queries import PLAIN, Queries
 from flowstate.errors import CodecError, CommitUnknownError, DriverError
 
-__all__ = ["Commits", "Resolving"]
+__all__ = ["Commits", "Resolving", "independent"]
 
 LOCK_WAIT = 2.0  # Seconds; a commit that has waited for so long queues again.
 
@@ -54,7 +54,7 @@ class Commits:
         is_plain = len(parameters) == PLAIN
         statement = self.queries.commit_puts if is_plain else self.queries.commit
         if not is_plain and not parameters[2].obj.keys().isdisjoint({"claims", "drops"}):
-            end = _independent(batch)
+            end = independent(batch)
             if end < len(batch):
                 return await self._in_turn(batch[:end], batch[end:], seconds)
         link = await self.lane.lend(seconds)
@@ -63,7 +63,7 @@ class Commits:
             await link.commits.execute(statement, parameters)
             (answer,) = await link.commits.fetchall()
         except psycopg.Error as error:
-            raise failed(error, self._name, connected=link.is_sound) from error
+            fail(error, self._name, connected=link.is_sound)
         finally:
             link.ends_at = inf
             self.lane.give_back(link)
@@ -121,13 +121,14 @@ class Resolving(Resolver):
             self._commits.queries.successors,
             [writes.puts[0].id for writes in commits],
             [writes.puts[0].rev for writes in commits],
+            [writes.token for writes in commits],
         )
         found: list[Verdict | None] = [None] * len(commits)
-        for place, has_moved, is_next, rev, token in rows:
+        for place, has_moved, rev, token in rows:
             writes = commits[place - 1]
-            if has_moved and is_next is None:
+            if has_moved and rev is None:
                 found[place - 1] = CommitUnknownError(writes.token)
-            elif is_next and token == writes.token:
+            elif token == writes.token:
                 found[place - 1] = await self._replay(writes, rev)
         return found
 
@@ -145,15 +146,16 @@ class Resolving(Resolver):
             return CommitUnknownError(writes.token)
 
 
-def _independent(batch: Sequence[Writes]) -> int:
-    """Return how many commits name no delay of another one of these.
+def independent(batch: Sequence[Writes]) -> int:
+    """Return how many commits name no delay and no timer of one of these before them.
 
-    The server stores delays at the end of a batch, so claims do not see those of the same one.
+    The server stores those at the end of a batch, so claims do not see any of the same one.
     """
-    tokens: set[str] = set()
+    stored: set[str] = set()
     for index, writes in enumerate(batch):
         named = [each.id for each in writes.claims] + [each.id for each in writes.drops]
-        if any(id.rpartition(".")[0] in tokens for id in named):
+        if not stored.isdisjoint(named):
             return index
-        tokens.add(writes.token)
+        stored.update(map(writes.delay_id, range(len(writes.delays))))
+        stored.update([timer.id for timer in writes.timers])
     return len(batch)

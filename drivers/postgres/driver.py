@@ -147,6 +147,11 @@ class PostgresDriver(Options, BaseDriver[PostgresSession]):
         statement, parameters = self.queries.page(query)
         return states_of(query, await self._opened().rows(statement, *parameters))
 
+    async def count(self, query: StateQuery) -> int:
+        statement, parameters = self.queries.count(query)
+        ((count,),) = await self._opened().rows(statement, *parameters)
+        return int(count)
+
     async def get_data(self, checksum: str) -> Data | None:
         rows = await self._opened().rows(self.queries.data, checksum)
         for blob, annotations in rows:

@@ -1,5 +1,7 @@
 """What psycopg's errors mean to a caller."""
 
+from typing import NoReturn
+
 import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -14,7 +16,7 @@ from flowstate.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["failed", "translation"]
+__all__ = ["fail", "translation"]
 
 OF_THE_POOL = (PoolTimeout, TooManyRequests, PoolClosed)
 TAKEN_BACK = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
@@ -44,29 +46,33 @@ _CLASSES: tuple[tuple[tuple[type[Exception], ...], type[DriverError]], ...] = (
 def translation(error: psycopg.Error, name: str) -> DriverError:
     """Return the error of flowstate that says the same."""
     kind = next((ours for theirs, ours in _CLASSES if isinstance(error, theirs)), DriverError)
+    return kind(f"{name}: {_text(error)}")
+
+
+def _text(error: psycopg.Error) -> str:
     # The details that a server tells may hold what is stored.
-    text = (error.diag.message_primary or str(error)).strip() or type(error).__name__
-    return kind(f"{name}: {text}")
+    return (error.diag.message_primary or str(error)).strip() or type(error).__name__
 
 
-def failed(error: psycopg.Error, name: str, *, connected: bool = True) -> Failed:
-    """Return what became of a statement.
+def fail(error: psycopg.Error, name: str, *, connected: bool = True) -> NoReturn:
+    """Raise what became of a statement; its cause is the error, without the server's details.
 
     Args:
         error: that it raised.
         name: of the store.
         connected: whether the connection is sound after it. An error that the server sent over
             one undid everything.
+
+    Raises:
+        Failed: always.
     """
     # The server closes the connection after such an error, if it has not yet.
     lost = not connected or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
     broken = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
     passing = isinstance(error, PASSING) or (broken and not isinstance(error, OF_THE_POOL))
-    result = Failed(
+    raise Failed(
         translation(error, name),
         passing=passing or lost,
         lost=lost,
         common=isinstance(error, FOR_ALL),
-    )
-    result.__cause__ = error
-    return result
+    ) from type(error)(_text(error)).with_traceback(error.__traceback__)

@@ -9,7 +9,7 @@ from psycopg.rows import TupleRow
 
 from flowstate.clock import Clock
 from flowstate.drivers.kit.resolving import Backoff, Failed, retried
-from flowstate.drivers.postgres.errors import failed
+from flowstate.drivers.postgres.errors import fail
 from flowstate.drivers.postgres.links import Link
 from flowstate.drivers.postgres.sources import Source
 from flowstate.errors import DriverClosedError, DriverError, StoreBusyError, StoreUnavailableError
@@ -110,7 +110,7 @@ class Lane:
         except psycopg.Error as error:
             self._is_troubled = True
             # Nothing was asked yet, so nothing is lost.
-            raise failed(error, self._source.name) from error
+            fail(error, self._source.name)
         if self._is_closed:
             self._source.drop(link)
             self._check_open()

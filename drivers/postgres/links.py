@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 
 from flowstate.drivers.postgres.batch import register
-from flowstate.drivers.postgres.errors import failed
+from flowstate.drivers.postgres.errors import fail
 
 __all__ = ["Link", "cursor_of", "cut"]
 
@@ -129,7 +129,7 @@ class Link:
         try:
             yield
         except psycopg.Error as error:
-            raise failed(error, self._name, connected=self.is_sound) from error
+            fail(error, self._name, connected=self.is_sound)
         finally:
             self.ends_at = inf
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowstate.driver import StateQuery
 from flowstate.drivers.kit.times import to_micros
+from flowstate.frozen import EMPTY
 
 __all__ = ["Page", "Parameters", "SCAN_LIMIT"]
 
@@ -18,6 +19,7 @@ Source = tuple[str, dict[str, str | None]]
 
 ``None`` is for any value of ``status``, each of which is walked by itself.
 """
+CHAIN: Source = "chain", {}  # The revisions of one state, which the statement finds itself.
 
 
 class Page:
@@ -34,15 +36,17 @@ class Page:
 
     def statement(self) -> tuple[str, Parameters]:
         """Return it, with its parameters."""
-        schema = self._schema
+        schema, query = self._schema, self._query
         head = f"SELECT coalesce(max(rev), 0) FROM {schema}.log"
         bounds = f"SELECT {self._after()} AS after, {self._upto()} AS upto FROM store"
         parts = [
             f"store AS MATERIALIZED (SELECT floor, ({head}) AS head FROM {schema}.meta)",
             f"statuses (status) AS ({self._statuses()})",
             f"bounds AS MATERIALIZED ({bounds})",
-            f"span AS MATERIALIZED ({self._span()})",
         ]
+        if query.id is not None:
+            parts.append(f"chain (rev, previous) AS ({self._chain(query.id)})")
+        parts.append(f"span AS MATERIALIZED ({self._span()})")
         searches = [self._search(sources) for sources in self._alternatives()]
         parts += [f"part{n} AS MATERIALIZED ({search})" for n, (search, _) in enumerate(searches)]
         parts += [
@@ -53,7 +57,7 @@ class Page:
             f"WITH RECURSIVE {', '.join(parts)} SELECT store.head, store.floor, stop.rev,"
             f" sized.found, sized.rev, sized.id, {schema}.to_micros(sized.committed_at),"
             f" {schema}.to_micros(sized.delayed_until), sized.body::text FROM store CROSS JOIN stop"
-            f" LEFT JOIN sized ON sized.before < {self._put(self._query.max_bytes)}"
+            f" LEFT JOIN sized ON sized.before < {self._put(query.max_bytes)}"
             " ORDER BY sized.rev"
         ), self._parameters
 
@@ -64,6 +68,22 @@ class Page:
             f"({first} ORDER BY status LIMIT 1) UNION ALL SELECT ({first} WHERE latest.status >"
             " statuses.status ORDER BY status LIMIT 1) FROM statuses"
             " WHERE statuses.status IS NOT NULL"
+        )
+
+    def _chain(self, id: str) -> str:
+        """Return a query for the revisions of one state above the cursor, from its last one back.
+
+        The chain ends at the cursor, or where compaction has cut it.
+        """
+        schema, id = self._schema, self._put(id)
+        if self._query.latest_only:
+            return f"SELECT rev, 0 FROM {schema}.latest WHERE id = {id} AND rev > 0"
+        log = f"SELECT log.rev, log.previous FROM {schema}.log WHERE log.rev ="
+        return (
+            f"SELECT last.* FROM {schema}.latest CROSS JOIN LATERAL"
+            f" ({log} abs(latest.rev) OFFSET 0) AS last WHERE latest.id = {id} UNION ALL"
+            f" SELECT before.* FROM chain CROSS JOIN LATERAL ({log} chain.previous OFFSET 0)"
+            " AS before WHERE chain.previous > (SELECT after FROM bounds)"
         )
 
     def _sized(self, parts: int) -> str:
@@ -115,17 +135,24 @@ class Page:
         (first, *others) = sources
         if not others:
             return f"SELECT rev FROM ({self._range(first, '0', UPTO, '1', newest=True)}) AS last"
+        if first is CHAIN:
+            return self._newest_in(first, others, UPTO)
         lasts = [self._range(source, "0", "leap.rev", "1", newest=True) for source in sources]
         lowest = ", ".join(f"coalesce((SELECT rev FROM ({last}) AS last), 0)" for last in lasts)
-        tests = self._tests(others)
-        rest = self._range(first, "0", "(SELECT min(rev) FROM leap)", "ALL", newest=True)
+        rest = self._newest_in(first, others, "(SELECT min(rev) FROM leap)")
         return (
             "(WITH RECURSIVE leap (rev, before, n) AS (SELECT upto, upto + 1, 0 FROM bounds"
             f" UNION ALL SELECT least({lowest}), rev, n + 1 FROM leap"
             f" WHERE rev > 0 AND rev < before AND n < {LEAPS})"
-            " SELECT coalesce((SELECT rev FROM leap WHERE rev = before),"
-            f" (SELECT found.rev FROM (SELECT rev, {tests} AS matches FROM ({rest}) AS found)"
-            " AS found WHERE matches LIMIT 1)) AS rev)"
+            f" SELECT coalesce((SELECT rev FROM leap WHERE rev = before), {rest}) AS rev)"
+        )
+
+    def _newest_in(self, first: Source, others: list[Source], upto: str) -> str:
+        """Return a query that walks a source back to a revision that the others have too."""
+        tests, walk = self._tests(others), self._range(first, "0", upto, "ALL", newest=True)
+        return (
+            f"(SELECT found.rev FROM (SELECT rev, {tests} AS matches FROM ({walk}) AS found)"
+            " AS found WHERE matches LIMIT 1)"
         )
 
     def _alternatives(self) -> list[list[Source]]:
@@ -134,14 +161,17 @@ class Page:
         status: dict[str, str | None] = {
             "status": None if query.status is None else query.status.value
         }
-        if query.latest_only:
+        if query.latest_only and query.id is None:
             if not query.labels:
                 return [[("latest", dict(status))]]
             return [_labels("latest_label", labels, status) for labels in query.labels]
         by_status: list[Source] = [("log", dict(status))] if query.status is not None else []
-        if not query.labels:
-            return [by_status or [("log", {})]]
-        return [[*_labels("label", labels, {}), *by_status] for labels in query.labels]
+        if query.id is not None:
+            first = [CHAIN]
+        else:
+            first = [] if query.labels or by_status else [("log", {})]
+        alternatives = query.labels or (EMPTY,)
+        return [[*first, *_labels("label", labels, {}), *by_status] for labels in alternatives]
 
     def _range(
         self, source: Source, after: str, upto: str, limit: str, *, newest: bool = False
@@ -152,6 +182,7 @@ class Page:
         columns the planner may think that walking another index to its end is as good.
         """
         table, equal = source
+        place = table if source is CHAIN else f"{self._schema}.{table}"
         direction = " DESC" if newest else ""
         names = ", ".join([*equal, "rev"])
         lower, upper = (
@@ -160,7 +191,7 @@ class Page:
         order = ", ".join(f"{name}{direction}" for name in [*equal, "rev"])
         status = "status" if "status" in equal else "NULL::text"
         walk = (
-            f"SELECT rev, {status} AS status FROM {self._schema}.{table}"
+            f"SELECT rev, {status} AS status FROM {place}"
             f" WHERE ({names}) > ({lower}) AND ({names}) <= ({upper})"
             f" ORDER BY {order} LIMIT {limit}"
         )

@@ -10,8 +10,8 @@ from flowstate.errors import InvalidInputError, StoreCorruptError, StoreVersionE
 
 __all__ = ["SCHEMA_VERSION", "check", "is_current", "migrate", "migration_sql", "quoted"]
 
-MIGRATIONS = ("0001_initial.sql", "0002_due_by_flow.sql")
-FUNCTIONS = "functions.sql"  # As they are after the last migration.
+MIGRATIONS = ("0001_initial.sql", "0002_due_by_flow.sql", "0003_idle_and_forgotten.sql")
+FUNCTIONS = ("functions.sql", "commit.sql")  # As they are after the last migration.
 SCHEMA_VERSION = len(MIGRATIONS)
 NOT_IN_NAMES = ("{", "}", "%", "$$")  # They mean something where a name is put into SQL.
 LONGEST_NAME = 63  # Postgres cuts longer identifiers off.
@@ -49,7 +49,7 @@ def migration_sql(schema: str = "flowstate", *, since: int = 0) -> str:
     if since == SCHEMA_VERSION:
         return ""
     folder = resources.files("flowstate.drivers.postgres").joinpath("sql")
-    scripts = [folder.joinpath(file).read_text() for file in (*MIGRATIONS[since:], FUNCTIONS)]
+    scripts = [folder.joinpath(file).read_text() for file in (*MIGRATIONS[since:], *FUNCTIONS)]
     first = [_creation(name)] if since == 0 else []
     log = sql.Literal(f"{name}.log").as_string()
     scripts = [script.replace("'{schema}.log'", log) for script in scripts]

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from flowstate.driver import Transaction, Verdict, Writes
 from flowstate.drivers.kit.resolving import Failed
 from flowstate.drivers.postgres.batch import encoded, register, verdicts_of
-from flowstate.drivers.postgres.commits import LOCK_WAIT, Commits
+from flowstate.drivers.postgres.commits import LOCK_WAIT, Commits, independent
 from flowstate.drivers.postgres.links import cursor_of, cut
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import CommitUnknownError, DriverError, InvalidInputError
@@ -108,18 +108,22 @@ async def _judged(
     Raises:
         FlowstateError: one of them was refused.
     """
-    parameters = encoded(tx.writes, LOCK_WAIT)
     cursor = cursor_of(connection)
     register(cursor)
     await cursor.execute(queries.store_id.encode())
     if await cursor.fetchall() != [(tx.store_id,)]:
         raise InvalidInputError("connection", "leads to another store")
-    await cursor.execute(queries.commit_of(parameters), parameters)
-    (answer,) = await cursor.fetchall()
-    verdicts = verdicts_of(tx.writes, answer)
-    for verdict in verdicts:
-        if isinstance(verdict, Exception):
-            raise verdict
+    verdicts: list[Verdict] = []
+    while len(verdicts) < len(tx.writes):
+        rest = tx.writes[len(verdicts) :]
+        batch = rest[: independent(rest)]
+        parameters = encoded(batch, LOCK_WAIT)
+        await cursor.execute(queries.commit_of(parameters), parameters)
+        (answer,) = await cursor.fetchall()
+        verdicts += verdicts_of(batch, answer)
+        for verdict in verdicts:
+            if isinstance(verdict, Exception):
+                raise verdict
     return verdicts
 
 

@@ -9,8 +9,8 @@ from msgspec import msgpack
 from msgspec.structs import replace
 
 from flowstate.codec import encode_annotations
-from flowstate.driver import NewDelay, Verdict, Writes
-from flowstate.drivers.kit.records import state_of, text_of
+from flowstate.driver import NewDelay, NewTimer, Verdict, Writes
+from flowstate.drivers.kit.records import TIMER_REV, state_of, text_of
 from flowstate.drivers.kit.resolving import Failed, Resolver, is_same, resolved
 from flowstate.drivers.kit.times import MICROSECOND, from_micros, stalling_micros
 from flowstate.drivers.redis.reader import (
@@ -43,13 +43,17 @@ class CommitResolver(OpenStore, Resolver):
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         """Return a verdict for each commit: see ``Driver.commit``."""
         try:
-            return await self.call(batch)
+            return await self._give(batch, again=False)
         except Failed as first:
             return await resolved(self, batch, first, self.options.clock)
 
     async def call(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        return await self._give(batch, again=True)
+
+    async def _give(self, batch: Sequence[Writes], *, again: bool) -> Sequence[Verdict]:
         blobs: list[bytes] = []
-        encoded = [_encoder.encode([_commit(writes, blobs) for writes in batch]), *blobs]
+        commits = [_commit(writes, blobs, again=again) for writes in batch]
+        encoded = [_encoder.encode(commits), *blobs]
         wanted = self.options.wait_aof
         if wanted is None:
             answer = await self.attempt(lambda: self.scripts.run("commit", *encoded))
@@ -91,7 +95,7 @@ class CommitResolver(OpenStore, Resolver):
         return replay
 
     async def find_delays(self, ids: Sequence[str]) -> tuple[datetime, set[str]]:
-        answer = await self.attempt(lambda: self.scripts.run("delays", *ids))
+        answer = await self.attempt(lambda: self.scripts.run("find_delays", *ids))
         with decoding_errors():
             now, found = unpacked(answer)
             # As with replays. To store them again is to wait for the disks.
@@ -103,42 +107,55 @@ def _traced(writes: Writes, start: int | bool) -> tuple[Any, ...]:
     return put.id, put.rev, writes.token, len(writes.puts), start
 
 
-def _commit(writes: Writes, blobs: list[bytes]) -> tuple[Any, ...]:
+def _commit(writes: Writes, blobs: list[bytes], *, again: bool) -> tuple[Any, ...]:
     """Return what the script takes for a commit; its blobs are added to those of the batch."""
+    puts = list(map(_put, writes.puts, writes.bodies))
+    for index in writes.forgets:
+        puts[index] = (*puts[index], True)
     data = []
     for each in writes.data:
         blobs.append(each.blob)
         annotations = encode_annotations(each.annotations).decode()
         data.append((each.checksum, annotations, len(blobs)))
+    delays = [_delay(writes.delay_id(n), delay) for n, delay in enumerate(writes.delays)]
+    delays += [_timer(timer, writes.puts[timer.put]) for timer in writes.timers]
+    # An empty list costs the server more.
     return (
         writes.token,
-        list(map(_put, writes.puts, writes.bodies)),
-        writes.checks,
-        writes.needs,
-        data,
-        [_delay(f"{writes.token}.{n}", delay) for n, delay in enumerate(writes.delays)],
-        [
-            (each.id, each.holder, *_split(timedelta(seconds=each.seconds)))
-            for each in writes.claims
-        ],
-        [(drop.id, drop.holder) for drop in writes.drops],
+        puts or False,
+        writes.checks or False,
+        writes.needs or False,
+        data or False,
+        delays or False,
+        [(each.id, each.holder, *_split(timedelta(seconds=each.seconds))) for each in writes.claims]
+        or False,
+        [(drop.id, drop.holder) for drop in writes.drops] or False,
+        again,
     )
 
 
 def _put(state: State, body: str) -> tuple[Any, ...]:
-    labels = [text for pair in state.labels.items() for text in pair] if state.labels else ()
-    sums = list({ref.checksum for ref in state.data.values()}) if state.data else ()
+    labels = [text for pair in state.labels.items() for text in pair] if state.labels else False
+    sums = list({ref.checksum for ref in state.data.values()}) if state.data else False
     after = stalling_micros(state)
-    micros, flow = (False, "") if after is None else (str(after), state.transition.to)
+    micros, flow = after is not None and str(after), state.transition.to
     return state.id, state.rev, state.status._value_, body, labels, sums, micros, flow
 
 
 def _delay(id: str, delay: NewDelay) -> tuple[Any, ...]:
     put = False if delay.put is None else delay.put + 1
-    due = False if delay.due is None else digits_of(delay.due)
-    after = (0, 0) if delay.after is None else _split(delay.after)
-    state = delay.state
-    return id, put, state.id, state.rev, due, *after, delay.to, delay.body, delay.references
+    state, sums = delay.state, delay.references or False
+    return id, put, state.id, state.rev, *_time(delay), delay.to, delay.body, sums
+
+
+def _timer(timer: NewTimer, state: State) -> tuple[Any, ...]:
+    return timer.id, False, state.id, TIMER_REV, *_time(timer), timer.to, timer.body, False
+
+
+def _time(new: NewDelay | NewTimer) -> tuple[Any, ...]:
+    """Return digits or false, and seconds and microseconds from now."""
+    due = new.due is not None and digits_of(new.due)
+    return due, *((0, 0) if new.after is None else _split(new.after))
 
 
 def _split(duration: timedelta) -> tuple[int, int]:

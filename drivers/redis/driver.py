@@ -100,10 +100,21 @@ class RedisDriver(Options, BaseDriver[Session]):
 
     async def get_states(self, query: StateQuery) -> States:
         store = self._opened()
-        found: States | int | None = None
+        found: States | Any = False
         while not isinstance(found, States):
-            found = reader.states_of(query, await store.run("page", reader.ask_page(query, found)))
+            found = reader.states_of(query, await store.run(*reader.ask_page(query, found)))
         return found
+
+    async def count(self, query: StateQuery) -> int:
+        store = self._opened()
+        count = 0
+        found: Any = None
+        while found is not False:
+            answer = await store.run("count", reader.ask_count(query, found or False))
+            with reader.decoding_errors():
+                some, found = reader.unpacked(answer)
+            count += some
+        return count
 
     async def get_data(self, checksum: str) -> Data | None:
         blob, annotations = await self._opened().run("data", checksum)

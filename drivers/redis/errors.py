@@ -28,7 +28,8 @@ _MEANINGS: tuple[tuple[type[DriverError], tuple[type[Exception], ...], str], ...
     (StoreFullError, (exceptions.OutOfMemoryError,), "OOM"),
     (StoreBusyError, (exceptions.MaxConnectionsError,), "BUSY"),
     (StoreUnavailableError, (*BROKEN, exceptions.ClusterError), "CLUSTERDOWN"),
-    (StoreCorruptError, (), "CORRUPT|WRONGTYPE"),
+    # The last: a stream that is ahead of the store's head.
+    (StoreCorruptError, (), "CORRUPT|WRONGTYPE|ID specified in XADD"),
 )
 PASSING = (
     *BROKEN,

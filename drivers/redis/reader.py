@@ -20,6 +20,7 @@ from flowstate.state import State, Status
 
 __all__ = [
     "ask_beat",
+    "ask_count",
     "ask_due",
     "ask_page",
     "decoding_errors",
@@ -38,7 +39,8 @@ HEADERS = {0xD9: 2, 0xDA: 3, 0xDB: 5}
 """How many bytes stand in front of a text."""
 END = f"{LAST - FIRST:018}"
 REVISION = 5
-UNKNOWN_FLOW = ""
+UNKNOWN_FLOWS = {"delay": "", "stall": "", "idle": "\0"}
+"""Under which name what is due is kept whose flow cannot be read, by kind: no flow is called so."""
 
 
 def digits_of(time: datetime) -> str:
@@ -117,40 +119,55 @@ def stored_state(id: str, answer: bytes) -> State | None:
     return state_or_raise((rev, id, *rest))
 
 
-def ask_page(query: StateQuery, search_from: int | None) -> bytes:
-    """Return what the script ``page`` takes.
+def ask_page(query: StateQuery, search_from: Any) -> tuple[str, bytes]:
+    """Return a script, and what it takes.
 
     Args:
         query: to be answered.
-        search_from: where the search for the newest match goes on.
+        search_from: where the search goes on; ``False`` at first.
     """
     since, before = query.since_time, query.committed_before
-    return msgpack.encode(
+    asked = msgpack.encode(
         (
-            [[text for pair in labels.items() for text in pair] for labels in query.labels],
+            _labels(query),
             query.after,
             query.since_latest,
             since is not None and to_micros(since),
             before is not None and to_micros(before),
             query.latest_only,
-            [status.value for status in Status if query.status in (None, status)],
+            _statuses(query),
             query.limit,
             query.max_bytes,
-            search_from is not None and search_from,
+            search_from,
+            query.id,
         )
     )
+    return "page" if query.id is None else "history", asked
+
+
+def ask_count(query: StateQuery, count_from: Any) -> bytes:
+    """Return what the script ``count`` takes; ``count_from``: where it goes on, or ``False``."""
+    return msgpack.encode((_labels(query), _statuses(query), count_from))
+
+
+def _labels(query: StateQuery) -> list[list[str]]:
+    return [[text for pair in labels.items() for text in pair] for labels in query.labels]
+
+
+def _statuses(query: StateQuery) -> list[str]:
+    return [status.value for status in Status if query.status in (None, status)]
 
 
 @decoding_errors()
-def states_of(query: StateQuery, answer: bytes) -> States | int:
-    """Return a page, or where the search for the newest match has to go on.
+def states_of(query: StateQuery, answer: bytes) -> States | Any:
+    """Return a page, or where the search has to go on.
 
     Raises:
         CompactedError: the log is incomplete where the query wants it complete.
     """
     head, floor, stop, found, search_from = unpacked(answer)
     if search_from is not False:
-        return int(search_from)
+        return search_from
     rows = [row(each) for each in found]
     return page_of(query, rows, head=head, floor=floor, stop=None if stop is False else stop)
 
@@ -159,7 +176,8 @@ def ask_due(query: DueQuery) -> tuple[bytes, bytes]:
     """Return what the script ``due`` takes."""
     until = "" if query.until is None else digits_of(query.until)
     # What goes to a flow that cannot be read is on the pages of all flows.
-    flows = query.flows is not None and [*dict.fromkeys((*query.flows, UNKNOWN_FLOW))]
+    unknown = UNKNOWN_FLOWS[query.kind]
+    flows = query.flows is not None and [*dict.fromkeys((*query.flows, unknown))]
     after = "" if query.after is None else digits_of(query.after[0]) + query.after[1]
     last = END if query.everything else until
     asked = msgpack.encode((query.kind, flows, last, query.limit, query.others))

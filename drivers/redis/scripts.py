@@ -13,7 +13,21 @@ from flowstate.drivers.redis.options import Client
 
 __all__ = ["Scripts"]
 
-WRITES = {"beat", "commit", "compact", "upgrade"}
+PARTS = {
+    "beat": ("writing",),
+    "commit": ("entries", "delays", "writing", "delaying"),
+    "compact": ("entries", "writing"),
+    "count": ("postings",),
+    "due": ("entries", "delays", "stored"),
+    "history": ("entries", "stored"),
+    "liveness": ("delays",),
+    "page": ("entries", "stored", "postings"),
+    "state": ("entries", "stored"),
+    "traces": ("entries", "stored"),
+    "upgrade_1": ("entries", "delays", "writing", "delaying"),
+    "upgrade_2": ("entries", "writing"),
+}
+"""What stands in front of a script, after what all of them have."""
 RAW = {NEVER_DECODE: True}  # Also from a client that decodes replies.
 
 
@@ -21,7 +35,7 @@ RAW = {NEVER_DECODE: True}  # Also from a client that decodes replies.
 def _script(name: str) -> tuple[bytes, str]:
     """Return a script and its digest, by which the server knows it."""
     folder = resources.files("flowstate.drivers.redis").joinpath("lua")
-    parts = ("common", "writing" if name in WRITES else "reading", name)
+    parts = ("common", *PARTS.get(name, ()), name)
     script = b"\n".join(folder.joinpath(f"{part}.lua").read_bytes() for part in parts)
     return script, sha1(script).hexdigest()  # noqa: S324 - the digest that the server asks for
 

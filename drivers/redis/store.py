@@ -20,7 +20,7 @@ from flowstate.tasks import preserve_cancellation
 __all__ = ["OpenStore"]
 
 T = TypeVar("T")
-VERSION = 2
+VERSION = 3
 UPGRADED_AT_A_TIME = 50
 CLOSING_PAUSE = 0.05
 PATIENCE = 1.2  # Times the timeout: the client's own error says more than ours.
@@ -69,8 +69,9 @@ class OpenStore:
                 f"{self.name}: version {version} is newer than {VERSION}, the highest that "
                 "this library knows; upgrade flowstate"
             )
-        while version < VERSION and await self.run("upgrade", UPGRADED_AT_A_TIME):
-            pass
+        for old in range(version, VERSION):
+            while await self.run(f"upgrade_{old}", UPGRADED_AT_A_TIME):
+                pass
 
     async def close(self) -> None:
         """Close the connections, also those that other tasks are about to open."""

@@ -21,6 +21,7 @@ logger = logging.getLogger("flowstate")
 
 LONGEST_BLOCK = 2.0  # Seconds; also how long a rewound head may go unnoticed.
 SHORTEST_BLOCK = 0.01
+CLOSING_PAUSE = 0.05
 
 
 @attrs.define(eq=False)
@@ -54,8 +55,9 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop."""
-        if self._task is not None:
-            await cancel_and_wait(self._task)
+        # Python 3.11 may swallow a cancellation as the task begins to block on the server.
+        while self._task is not None and not self._task.done():
+            await cancel_and_wait(self._task, seconds=CLOSING_PAUSE)
 
     async def _watch(self) -> None:
         while True:

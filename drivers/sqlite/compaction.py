@@ -2,6 +2,8 @@
 
 import sqlite3
 
+from flowstate.drivers.sqlite.rows import FORGOTTEN, IS_THERE
+
 __all__ = ["compact_some", "drop_some"]
 
 CHUNK = 2_000
@@ -10,8 +12,9 @@ MAX_DROPPED_BYTES = 16 * 1024 * 1024
 
 _DOOMED = (
     "SELECT rev FROM log WHERE rev > :after AND rev <= :last AND NOT EXISTS"
-    " (SELECT 1 FROM latest WHERE latest.id = log.id AND latest.rev = log.rev)"
+    f" (SELECT 1 FROM latest WHERE latest.id = log.id AND latest.rev = log.rev AND {IS_THERE})"
 )
+_FORGOTTEN = f"latest WHERE status = '{FORGOTTEN}' AND rev > :after AND rev <= :last"
 _LABELS = "CASE WHEN json_valid(log.body) THEN log.body ELSE '{}' END, '$.labels'"
 _UNREFERENCED = (
     "NOT EXISTS (SELECT 1 FROM data_reference AS ref WHERE ref.checksum = data.checksum)"
@@ -44,6 +47,7 @@ def compact_some(
     )
     connection.execute(f"DELETE FROM data_reference WHERE rev IN ({_DOOMED})", chunk)
     removed = connection.execute(f"DELETE FROM log WHERE rev IN ({_DOOMED})", chunk).rowcount
+    connection.execute(f"DELETE FROM {_FORGOTTEN}", chunk)
     return removed, last
 
 

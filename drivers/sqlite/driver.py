@@ -111,6 +111,9 @@ class SQLiteDriver(BaseDriver[FileSession]):
     async def get_states(self, query: StateQuery) -> States:
         return await self._opened().read(lambda c: reader.get_states(c, query))
 
+    async def count(self, query: StateQuery) -> int:
+        return await self._opened().read(lambda c: reader.count(c, query))
+
     async def get_data(self, checksum: str) -> Data | None:
         return await self._opened().read(lambda c: reader.get_data(c, checksum))
 

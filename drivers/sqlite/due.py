@@ -7,9 +7,9 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from flowstate.driver import DueKind, DuePage, DueQuery
-from flowstate.drivers.kit.records import due_page
+from flowstate.drivers.kit.records import TIMER_REV, due_page
 from flowstate.drivers.kit.times import FIRST, LAST, to_micros
-from flowstate.drivers.sqlite.rows import REVISION, Row, bound, snapshot
+from flowstate.drivers.sqlite.rows import IS_THERE, REVISION, Row, bound, is_text, snapshot
 
 __all__ = ["get_due"]
 
@@ -17,8 +17,14 @@ MAX_OTHERS = 100
 
 
 class _Source(NamedTuple):
-    """The statements for what is due of one kind."""
+    """Where what is due of one kind is found: between which times, and by which statements.
 
+    A latest revision that never stalls, and has not ended, is due at the first moment that there
+    is. So the index of what stalls begins, for each flow, with what is idle.
+    """
+
+    first: int
+    last: int
     place: str
     outside: str
     whole: str
@@ -27,25 +33,39 @@ class _Source(NamedTuple):
     other: str
 
 
-def _source(table: str, time: str, columns: str) -> _Source:
-    due = f"FROM {table} WHERE flow = ? AND {time}"
+def _source(table: str, first: int, last: int, columns: str, found: str) -> _Source:
+    due = f"FROM {table} WHERE flow = ? AND due"
+    some = f"FROM {table} WHERE due NOTNULL AND flow"
     # The plus takes away the affinity of the cast, with which the index would not be searched.
-    behind = f"({time}, id) > (?, +CAST(? AS TEXT))"
+    behind = "(due, id) > (?, +CAST(? AS TEXT))"
     return _Source(
-        place=f"SELECT {time}, id {due} <= {LAST} AND {behind} ORDER BY {time}, id LIMIT ?",
-        outside=f"SELECT {time}, id {due} < {FIRST} UNION ALL SELECT {time}, id {due} > {LAST}",
-        whole=f"SELECT {columns}, {REVISION} FROM {table} LEFT JOIN log ON log.rev = {table}.rev"
-        f" WHERE {table}.id = +CAST(? AS TEXT)",
-        flows=f"SELECT flow FROM {table} WHERE flow > ? AND {time} NOTNULL ORDER BY flow LIMIT 1",
-        bad_flows=f"SELECT DISTINCT flow FROM {table} WHERE flow <= '' AND {time} NOTNULL"
-        f" UNION ALL SELECT DISTINCT flow FROM {table} WHERE flow >= x'' AND {time} NOTNULL",
-        other=f"SELECT 1 {due} BETWEEN {FIRST} AND ? LIMIT 1",
+        first,
+        last,
+        place=f"SELECT due, id {due} <= {last} AND {behind} ORDER BY due, id LIMIT ?",
+        outside=f"SELECT due, id {due} < {FIRST} UNION ALL SELECT due, id {due} > {LAST}",
+        whole=f"SELECT {columns} FROM {found} WHERE {table}.id = +CAST(? AS TEXT)",
+        flows=f"SELECT flow {some} > ? ORDER BY flow LIMIT 1",
+        bad_flows=f"SELECT DISTINCT flow {some} >= x''",
+        other=f"SELECT 1 {due} BETWEEN {first} AND ? LIMIT 1",
     )
 
 
+STATE = f"latest.id, due, latest.id, latest.rev, NULL, {REVISION}"
+IN_LOG = "latest LEFT JOIN log ON log.rev = latest.rev"
+# A timer is of the latest revision of its state, if it has one.
+DELAY = (
+    "delay.id, delay.due, state_id, delay.rev, delay.body, coalesce(latest.rev, log.rev),"
+    " log.id, log.committed_at, log.delayed_until, log.body"
+)
+OF_REVISION = (
+    "delay LEFT JOIN latest"
+    f" ON latest.id = CASE delay.rev WHEN {TIMER_REV} THEN state_id END AND {IS_THERE}"
+    " LEFT JOIN log ON log.rev = coalesce(latest.rev, delay.rev)"
+)
 SOURCES: dict[DueKind, _Source] = {
-    "delay": _source("delay", "due", "delay.id, due, state_id, delay.rev, delay.body"),
-    "stall": _source("latest", "stalls_at", "latest.id, stalls_at, latest.id, latest.rev, NULL"),
+    "delay": _source("delay", FIRST, LAST, DELAY, OF_REVISION),
+    "stall": _source("latest", FIRST + 1, LAST, STATE, IN_LOG),
+    "idle": _source("latest", FIRST, FIRST, STATE, IN_LOG),
 }
 
 
@@ -64,13 +84,16 @@ class _Page:
         self._now = now
         self._source = SOURCES[query.kind]
         until = to_micros(now if query.until is None else query.until)
-        self._last = LAST if query.everything else until
-        self._bad_flows = [flow for (flow,) in connection.execute(self._source.bad_flows)]
+        self._last = min(LAST if query.everything else until, self._source.last)
+        self._is_idle = query.kind == "idle"
+        bad = [flow for (flow,) in connection.execute(self._source.bad_flows)]
+        # Only what is idle need not have been sent to a flow.
+        self._bad_flows = bad if self._is_idle else ["", *bad]
 
     def read(self) -> DuePage:
         asked = self._query.flows
         flows = list(self._all_flows() if asked is None else dict.fromkeys(asked))
-        all_flows = [*flows, *self._bad_flows]
+        all_flows = list(dict.fromkeys([*flows, *self._bad_flows]))
         found = sorted(chain.from_iterable(map(self._places, all_flows)))
         due = [place for place in found[: self._query.limit] if place[0] <= self._last]
         next_at = found[len(due)][0] if len(found) > len(due) else None
@@ -87,6 +110,8 @@ class _Page:
     def _all_flows(self) -> Iterator[str]:
         """Return the flows that something goes to, by one index search for each."""
         flow = ""
+        if self._is_idle:
+            yield flow
         while row := self._connection.execute(self._source.flows, (flow,)).fetchone():
             (flow,) = row
             if not isinstance(flow, str):
@@ -95,8 +120,9 @@ class _Page:
 
     def _places(self, flow: object) -> Iterator[tuple[float, bytes, object]]:
         """Return time, id and flow of the first of a flow, up to the one after the page."""
-        after = self._query.after
-        place = (FIRST, b"") if after is None else (to_micros(after[0]), bound(after[1]))
+        place, after = (self._source.first, b""), self._query.after
+        if after is not None:
+            place = max(place, (to_micros(after[0]), bound(after[1])))
         limit = self._query.limit + 1
         for time, id in self._connection.execute(self._source.place, (flow, *place, limit)):
             yield time, bound(id), flow
@@ -107,12 +133,14 @@ class _Page:
         row: Row | None = self._connection.execute(self._source.whole, (id,)).fetchone()
         if row is None:
             return (id, time, *[None] * 8)
-        # What has no flow fires nowhere, whatever its body says.
-        return (*row[:4], *[None] * 6) if flow in self._bad_flows else row
+        # What has no flow fires nowhere, whatever its body says. A timer of a state that is gone is
+        # no damage, so its id must be one.
+        is_bad = flow in self._bad_flows or not is_text(row[2])
+        return (*row[:4], *[None] * 6) if is_bad else row
 
     def _without_time(self, flows: Sequence[object]) -> Iterator[Row]:
         """Return what no order of times leads to."""
-        if self._query.after is not None:
+        if self._query.after is not None or self._is_idle:
             return
         for flow in flows:
             for time, id in self._connection.execute(self._source.outside, (flow, flow)):

@@ -25,6 +25,7 @@ Action = Callable[[sqlite3.Connection], T]
 CHECKPOINT_WAIT_MS = 100
 FIRST_PAUSE = 1.0
 LAST_PAUSE = 60.0
+GROWTH = 1.25
 
 
 class OutcomeUnknownError(StoreUnavailableError):
@@ -47,8 +48,8 @@ class File:
         self._translated = translated(path)
         self._connections: list[sqlite3.Connection] = []  # The writer comes first.
         self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        self._checkpoint_at = 0.0
-        self._checkpoint_pause = 0.0
+        # When, or from which size on, the log is to be shortened; and how long after another try.
+        self._shorten_at = self._shorten_from = self._shorten_pause = 0.0
         try:
             self._place.check_neighbours()
             self._lock.open()
@@ -183,9 +184,11 @@ class File:
         """Begin the write-ahead log from its start when it has grown far over its usual size.
 
         SQLite does so by itself only at a moment without readers. This waits a little for them;
-        a reader that stays, in whichever program, is asked again less and less often.
+        a reader that stays, in whichever program, is asked again less and less often, but no later
+        than when the log has grown by a quarter.
         """
-        if time.monotonic() < self._checkpoint_at:
+        size = self._place.log_size
+        if time.monotonic() < self._shorten_at and size < self._shorten_from:
             return
         try:
             self._writer.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MS}")
@@ -193,9 +196,10 @@ class File:
             self._writer.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
         except sqlite3.Error:  # The next commit will tell.
             busy = True
-        longer = min(2 * self._checkpoint_pause, LAST_PAUSE) or FIRST_PAUSE
-        self._checkpoint_pause = longer if busy else 0.0
-        self._checkpoint_at = time.monotonic() + self._checkpoint_pause
+        longer = min(2 * self._shorten_pause, LAST_PAUSE) or FIRST_PAUSE
+        self._shorten_pause = longer if busy else 0.0
+        self._shorten_at = time.monotonic() + self._shorten_pause
+        self._shorten_from = GROWTH * size if busy else 0.0
 
 
 def _keep_open(connections: list[sqlite3.Connection]) -> None:

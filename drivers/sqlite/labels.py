@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
-__all__ = ["Walk", "conditions", "merged"]
+__all__ = ["Found", "Walk", "conditions", "count", "merged", "tests"]
 
 SCAN_LIMIT = 2_000
 FEW = 200  # Revisions that are counted to find the rarest condition.
@@ -20,6 +21,15 @@ def conditions(labels: Mapping[str, str], status: str | None) -> list[Where]:
     if not labels:
         return [(has, values)]
     return [(f"key = ? AND value = ? AND {has}", (*pair, *values)) for pair in labels.items()]
+
+
+def tests(table: str, conditions: Sequence[Where], status: str | None) -> Where:
+    """Return a condition: ``found.rev`` meets those of a table, and has a status in the log."""
+    others = [(f"{table} WHERE {where}", values) for where, values in conditions]
+    if status is not None:
+        others.append(("log WHERE status = ?", (status,)))
+    found = [f"EXISTS (SELECT 1 FROM {other} AND rev = found.rev)" for other, _ in others]
+    return " AND ".join(found) or "1", tuple(value for _, values in others for value in values)
 
 
 class Walk:
@@ -48,11 +58,8 @@ class Walk:
         if len(conditions) > 1:
             conditions = sorted(conditions, key=self._count)
         self._conditions = conditions
-        others = [(f"{table} WHERE {where}", values) for where, values in conditions[1:]]
-        if status is not None:
-            others.append(("log WHERE status = ?", (status,)))
-        self._tests = [f"EXISTS (SELECT 1 FROM {other} AND rev = found.rev)" for other, _ in others]
-        self._parameters = [value for _, values in others for value in values]
+        self._is_tested = len(conditions) > 1 or status is not None
+        self._tests, self._parameters = tests(table, conditions[1:], status)
 
     def _count(self, condition: Where) -> int:
         """Return how many revisions meet a condition, or that they are not few."""
@@ -65,17 +72,17 @@ class Walk:
 
     def find(self, upto: int, limit: int) -> Found:
         """Return matching revisions, and where the search broke off."""
-        scan = SCAN_LIMIT if self._tests else limit
+        scan = SCAN_LIMIT if self._is_tested else limit
         where, values = self._conditions[0]
         found = (
             f"SELECT rev FROM {self._table} WHERE {where} AND rev > ? AND rev <= ?"
             " ORDER BY rev LIMIT ?"
         )
         rows = self._connection.execute(
-            f"SELECT rev, {' AND '.join(self._tests) or '1'} FROM ({found}) AS found",
+            f"SELECT rev, {self._tests} FROM ({found}) AS found",
             (*self._parameters, *values, self._after, upto, scan),
         ).fetchall()
-        broke_off = self._tests and len(rows) == scan
+        broke_off = self._is_tested and len(rows) == scan
         return [rev for rev, answers in rows if answers], rows[-1][0] if broke_off else None
 
     def newest(self, upto: int) -> int | None:
@@ -92,17 +99,33 @@ class Walk:
                 (newest,) = self._connection.execute(leap, (*values, newest)).fetchone()
                 if newest is None:
                     return None
-            if not self._tests or newest == before:
+            if not self._is_tested or newest == before:
                 break
-        if not self._tests:
+        if not self._is_tested:
             return newest
         where, values = self._conditions[0]
         found = f"SELECT rev FROM {self._table} WHERE {where} AND rev <= ? ORDER BY rev DESC"
         row = self._connection.execute(
-            f"SELECT rev FROM ({found}) AS found WHERE {' AND '.join(self._tests)} LIMIT 1",
+            f"SELECT rev FROM ({found}) AS found WHERE {self._tests} LIMIT 1",
             (*values, newest, *self._parameters),
         ).fetchone()
         return None if row is None else row[0]
+
+    def all(self) -> Where:
+        """Return a statement for all matches, and its parameters."""
+        where, values = self._conditions[0]
+        statement = f"SELECT rev FROM {self._table} AS found WHERE {where} AND {self._tests}"
+        return statement, (*values, *self._parameters)
+
+
+def count(connection: sqlite3.Connection, walks: Iterable[Walk]) -> int:
+    """Return how many revisions match any of some walks."""
+    statements, parameters = zip(*(walk.all() for walk in walks), strict=True)
+    union = " UNION ".join(statements)
+    (found,) = connection.execute(
+        f"SELECT count(*) FROM ({union})", [*chain(*parameters)]
+    ).fetchone()
+    return int(found)
 
 
 def merged(parts: Iterable[Found]) -> Found:

@@ -3,29 +3,32 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from msgspec import json
 
 from flowstate.codec import decode_state
 from flowstate.driver import Heartbeat, Liveness
 from flowstate.drivers.kit.records import delay_of, readable_time, text_of
-from flowstate.drivers.kit.times import LAST, MICROSECOND, stalling_micros, to_micros
-from flowstate.drivers.sqlite.rows import REVISION, Row, insert, snapshot
+from flowstate.drivers.kit.times import FIRST, LAST, later_micros, stalling_micros, to_micros
+from flowstate.drivers.sqlite.rows import IS_THERE, REVISION, Row, insert, snapshot
 from flowstate.errors import CodecError
 
 __all__ = ["beat", "get_liveness", "postpone"]
 
 # Every row is there already: this is how a few statements update many rows, see insert().
-BEATEN = "latest (id, rev, status, flow, stalls_at, beat_at, note)"
+BEATEN = "latest (id, rev, status, flow, due, beat_at, note)"
 NOTE_BEAT = (
     # The time always rises, so that a heartbeat can be told from those before it.
     "ON CONFLICT (id) DO UPDATE SET note = excluded.note, beat_at ="
     f" CASE WHEN latest.beat_at BETWEEN excluded.beat_at AND {LAST - 1}"
     " THEN latest.beat_at + 1 ELSE excluded.beat_at END"
 )
-AND_POSTPONE = ", stalls_at = CASE WHEN latest.stalls_at NOTNULL THEN excluded.stalls_at END"
-LIVENESS = "SELECT rev, stalls_at, beat_at, note FROM latest WHERE id = ?"
+# What never stalls is due at the first moment, and stays so.
+AND_POSTPONE = f", due = CASE WHEN latest.due <> {FIRST} THEN excluded.due ELSE latest.due END"
+LIVENESS = (
+    f"SELECT rev, nullif(due, {FIRST}), beat_at, note FROM latest WHERE id = ? AND {IS_THERE}"
+)
 DELAYS = (
     f"SELECT delay.id, due, state_id, delay.rev, delay.body, {REVISION}"
     " FROM delay LEFT JOIN log ON log.rev = delay.rev"
@@ -40,13 +43,13 @@ def postpone(connection: sqlite3.Connection, id: str, rev: int, due: int) -> Non
     """
     for (body,) in connection.execute(
         "SELECT log.body FROM latest JOIN log ON log.rev = latest.rev"
-        " WHERE latest.id = ? AND latest.rev = ? AND stalls_at NOTNULL",
+        f" WHERE latest.id = ? AND latest.rev = ? AND due <> {FIRST}",
         (id, rev),
     ).fetchall():
         with suppress(CodecError):
             after = stalling_micros(decode_state(body)) or 0
             connection.execute(
-                "UPDATE latest SET stalls_at = max(stalls_at, ?) WHERE id = ?",
+                "UPDATE latest SET due = max(due, ?) WHERE id = ?",
                 (min(due + after, LAST), id),
             )
 
@@ -58,7 +61,7 @@ def beat(
     revs = json.encode({heartbeat.id: heartbeat.rev for heartbeat in heartbeats}).decode()
     rows = connection.execute(
         "SELECT latest.id FROM json_each(?) AS beat"
-        " CROSS JOIN latest ON latest.id = beat.key AND latest.rev = beat.value",
+        f" CROSS JOIN latest ON latest.id = beat.key AND latest.rev = beat.value AND {IS_THERE}",
         (revs,),
     )
     alive = {id for (id,) in rows}
@@ -74,9 +77,8 @@ def beat(
 
 
 def _row(heartbeat: Heartbeat, now: int) -> Row:
-    until = None
-    if heartbeat.seconds is not None:
-        until = min(now + timedelta(seconds=heartbeat.seconds) // MICROSECOND, LAST)
+    seconds = heartbeat.seconds
+    until = None if seconds is None else later_micros(now, seconds)
     return (heartbeat.id, heartbeat.rev, "", "", until, now, heartbeat.note)
 
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -13,12 +13,14 @@ from flowstate.data import Data
 from flowstate.driver import StateQuery, States
 from flowstate.drivers.kit.records import check_gaps, page_of, state_or_raise
 from flowstate.drivers.kit.times import FIRST, to_micros
+from flowstate.drivers.sqlite import labels
+from flowstate.drivers.sqlite.history import History
 from flowstate.drivers.sqlite.labels import Walk, conditions, merged
-from flowstate.drivers.sqlite.rows import REVISION, Row, snapshot
+from flowstate.drivers.sqlite.rows import IS_THERE, REVISION, Row, snapshot
 from flowstate.frozen import EMPTY
 from flowstate.state import State, Status
 
-__all__ = ["get_data", "get_outlook", "get_state", "get_states"]
+__all__ = ["count", "get_data", "get_outlook", "get_state", "get_states"]
 
 
 def get_outlook(connection: sqlite3.Connection) -> tuple[int, object]:
@@ -38,7 +40,7 @@ def get_state(connection: sqlite3.Connection, id: str, rev: int | None) -> State
     if rev is None:
         statement = (
             "SELECT latest.rev, latest.id, log.committed_at, log.delayed_until, log.body"
-            " FROM latest LEFT JOIN log USING (rev) WHERE latest.id = ?"
+            f" FROM latest LEFT JOIN log USING (rev) WHERE latest.id = ? AND {IS_THERE}"
         )
         row = connection.execute(statement, (id,)).fetchone()
     else:
@@ -62,7 +64,30 @@ def get_states(connection: sqlite3.Connection, query: StateQuery) -> States:
         CompactedError: revisions that the query insists on are compacted.
     """
     with snapshot(connection):
-        return _Page(connection, query).read()
+        page = _Page(connection, query).read()
+    return page()  # Reading holds up the write-ahead log, and this takes longest.
+
+
+def count(connection: sqlite3.Connection, query: StateQuery) -> int:
+    """Return how many states have a latest revision with the labels and the status of a query."""
+    terms = query.labels or (EMPTY,)
+    with snapshot(connection):
+        walks = (
+            [_latest(connection, term, status, 0) for term in terms] for status in _statuses(query)
+        )
+        return sum(labels.count(connection, some) for some in walks)
+
+
+def _statuses(query: StateQuery) -> Iterable[Status]:
+    return Status if query.status is None else (query.status,)
+
+
+def _latest(
+    connection: sqlite3.Connection, labels: Mapping[str, str], status: Status, after: int
+) -> Walk:
+    """Return what finds latest revisions: an index leads to those of one status, in their order."""
+    table = "latest_label" if labels else "latest"
+    return Walk(connection, table, conditions(labels, status), after=after)
 
 
 class _Page:
@@ -76,7 +101,8 @@ class _Page:
         ).fetchone()
         self._head: int = head or 0
 
-    def read(self) -> States:
+    def read(self) -> Callable[[], States]:
+        """Return what makes the page, from rows that are read."""
         query = self._query
         check_gaps(query, self._floor)
         after, upto = self._bounds()
@@ -91,22 +117,22 @@ class _Page:
         rows = list(self._rows(revs))
         if rows and rows[-1][0] < revs[-1]:
             stop = rows[-1][0]
-        return page_of(query, rows, head=self._head, floor=self._floor, stop=stop)
+        return partial(page_of, query, rows, head=self._head, floor=self._floor, stop=stop)
 
-    def _walks(self, after: int) -> Iterator[Walk]:
+    def _walks(self, after: int) -> Iterator[Walk | History]:
         """Return what finds the matches above a cursor."""
-        walk = partial(Walk, self._connection, after=after)
-        status = self._query.status
-        for labels in self._query.labels or (EMPTY,):
-            if self._query.latest_only:
-                table = "latest_label" if labels else "latest"
-                # Each status by itself: an index leads to the revisions of one, in their order.
-                for one in [status] if status else Status:
-                    yield walk(table, conditions(labels, one))
-            elif labels:
-                yield walk("label", conditions(labels, None), status=status)
+        query, connection = self._query, self._connection
+        for term in query.labels or (EMPTY,):
+            if query.id is not None:
+                yield History(connection, query, term, after)
+            elif query.latest_only:
+                for status in _statuses(query):
+                    yield _latest(connection, term, status, after)
+            elif term:
+                found = conditions(term, None)
+                yield Walk(connection, "label", found, after=after, status=query.status)
             else:
-                yield walk("log", conditions(labels, status))
+                yield Walk(connection, "log", conditions(term, query.status), after=after)
 
     def _rows(self, revs: list[int]) -> Iterator[Row]:
         if not revs:
@@ -114,10 +140,10 @@ class _Page:
         where, parameters = "rev IN (SELECT value FROM json_each(?))", (_array(revs),)
         if len(revs) == revs[-1] - revs[0] + 1:
             where, parameters = "rev BETWEEN ? AND ?", (revs[0], revs[-1])  # type: ignore[assignment]
-        left = self._query.max_bytes
+        left, id = self._query.max_bytes, self._query.id
         statement = f"SELECT {REVISION} FROM log WHERE {where} ORDER BY rev"
         for row in self._connection.execute(statement, parameters):
-            yield row
+            yield row if id is None else (row[0], id, *row[2:])
             left -= len(row[4] or "")
             if left <= 0:
                 return

@@ -7,10 +7,13 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-__all__ = ["REVISION", "Row", "bound", "insert", "snapshot"]
+__all__ = ["FORGOTTEN", "IS_THERE", "REVISION", "Row", "bound", "insert", "is_text", "snapshot"]
 
 Row = tuple[Any, ...]
 REVISION = "log.rev, log.id, log.committed_at, log.delayed_until, log.body"
+FORGOTTEN = "forgotten"
+"""Instead of a status, in the row of a state that has no latest revision until it begins again."""
+IS_THERE = f"latest.status IS NOT '{FORGOTTEN}'"
 ROWS_PER_STATEMENT = 256
 
 
@@ -28,6 +31,14 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 def bound(text: str | bytes) -> bytes:
     """Return a text, also one that is no UTF-8, to be bound to ``CAST(? AS TEXT)``."""
     return text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
+
+
+def is_text(stored: object) -> bool:
+    """Return whether what was stored as a text is one, and was read as UTF-8."""
+    try:
+        return isinstance(stored, str) and stored.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def insert(connection: sqlite3.Connection, into: str, rows: Sequence[Row], then: str = "") -> None:

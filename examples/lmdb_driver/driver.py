@@ -1,31 +1,27 @@
 """The driver: it reads in the event loop, from the file's memory map, and writes in a thread."""
 
-import asyncio
 import heapq
 import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import groupby
 from typing import Any, TypeVar
 
 import attrs
 import lmdb
+from msgspec.structs import replace
 
 from examples.lmdb_driver.store import Blob, Delay, Revision, Tables, digest, place_of, rev_key
 from flowstate import Clock, Data, State, errors
 from flowstate import driver as contract
 from flowstate.drivers.kit import records
 from flowstate.drivers.kit.base import BaseDriver, Session, clock_or_system, is_clock
+from flowstate.drivers.kit.scanning import in_lists, scanned_due_page, scanned_page
+from flowstate.drivers.kit.threads import Worker
 from flowstate.drivers.kit.times import from_micros, to_micros
 from flowstate.frozen import FrozenDict
-from flowstate.reading import matches
 
 T = TypeVar("T")
 MAX_BYTES = 2**36  # Of the file. It takes no more than it needs.
-SCANNED = 2_000  # Revisions that are looked at for one page.
-OTHERS = 100
-TIMEOUT = 30.0  # Seconds for what is to be written.
 
 
 class Reader(Tables):
@@ -33,81 +29,54 @@ class Reader(Tables):
 
     def state(self, id: str, rev: int | None = None) -> State | None:
         found = self.latest(id) if rev is None else self.find(Revision, rev_key(rev))
-        return records.state_or_raise(self._row(found.rev)) if found and found.id == id else None
+        return records.state_or_raise(self._row(found)) if found and found.id == id else None
 
-    def _row(self, rev: int) -> tuple[Any, ...]:
-        r, body = self.find(Revision, rev_key(rev)), self.txn.get(b"body" + rev_key(rev))
-        return (rev, r.id, r.committed_at, r.delayed_until, body) if r else (None,) * 5
+    def _row(self, found: Revision | None) -> tuple[Any, ...]:
+        if found is None:
+            return (None,) * 5
+        body = self.txn.get(b"body" + found.key)
+        return found.rev, found.id, found.committed_at, found.delayed_until, body
 
     def data(self, checksum: str) -> Data | None:
         b = self.find(Blob, checksum.encode())
         return Data(b.blob, FrozenDict(b.annotations), checksum=checksum) if b else None
 
     def page(self, query: contract.StateQuery) -> contract.States:
-        head, after = self.number(b"head"), query.after
-        if query.since_latest:
-            newest = (rev for rev in self._some(query, head, -1) if self._match(query, rev))
-            after = max(after, next(newest, head + 1) - 1)
-        rows: list[records.Row] = []
-        stop, left = None, query.max_bytes
-        for scanned, rev in enumerate(self._some(query, after + 1, 1), 1):
-            if row := self._match(query, rev):
-                rows.append(row)
-                if len(rows) > query.limit or left <= 0:
-                    break  # That was one too many, so the page knows that there are more.
-                left -= len(row[4])
-            if scanned == SCANNED:
-                stop = rev
-                break
-        return records.page_of(query, rows, head=head, floor=self.number(b"floor", 1), stop=stop)
+        head, floor = self.number(b"head"), self.number(b"floor", 1)
+        return scanned_page(query, partial(self._candidates, query), head=head, floor=floor)
 
-    def _match(self, query: contract.StateQuery, rev: int) -> records.Row | None:
-        row = self._row(rev)
-        try:
-            return row if matches(query, records.state_of(row)) else None
-        except errors.CodecError:
-            return row  # It matches as far as the lists can tell.
-
-    def _some(self, query: contract.StateQuery, rev: int, step: int) -> Iterator[int]:
+    def _candidates(self, query: contract.StateQuery, rev: int, step: int) -> Iterator[records.Row]:
         """Return revisions from one on, up or down; all that match are among them."""
+        revs = in_lists(self._lists(query), self._nearest, rev, step)
+        found = (self.find(Revision, rev_key(rev)) for rev in revs)
+        return (self._row(each) for each in found if each and each.is_latest >= query.latest_only)
+
+    def _nearest(self, name: bytes, rev: int, step: int) -> int | None:
+        entry = next(self.scan(name, rev_key(rev), step), None)
+        return int.from_bytes(entry[0], "big") if entry else None
+
+    def _lists(self, query: contract.StateQuery) -> list[list[bytes]]:
+        """Return the lists that a query is about: OR of ANDs."""
         which = b"latest" if query.latest_only else b"every"
         status = "" if query.status is None else query.status.value
+        own = [] if query.id is None else [b"id" + digest(query.id)]
         every: list[list[Any]] = [[(), *each.items()] for each in query.labels or [FrozenDict()]]
-        lists = [[which + digest(*pair, status) for pair in pairs] for pairs in every]
-        found = heapq.merge(*(self._leap(each, rev, step) for each in lists), reverse=step < 0)
-        return (rev for rev, _ in groupby(found))
+        return [[*own, *(which + digest(*pair, status) for pair in pairs)] for pairs in every]
 
-    def _leap(self, lists: Sequence[bytes], rev: int, step: int) -> Iterator[int]:
-        """Return some revisions of lists; what is in all of them is among these."""
-        while rev > 0:
-            nearest = [next(self.scan(name, rev_key(rev), step), None) for name in lists]
-            revs = [int.from_bytes(entry[0], "big") for entry in nearest if entry]
-            if len(revs) < len(lists):
-                return
-            rev = max(revs) if step > 0 else min(revs)
-            yield rev
-            rev += step
+    def count(self, query: contract.StateQuery) -> int:
+        found: set[bytes] = set()
+        for lists in self._lists(replace(query, latest_only=True)):
+            found |= set.intersection(*({key for _, key in self.scan(name)} for name in lists))
+        return len(found)
 
     def due(self, query: contract.DueQuery) -> contract.DuePage:
         kind, name = (Delay if query.kind == "delay" else Revision), b"due " + query.kind.encode()
-        until = self.now if query.until is None else to_micros(query.until)
         start = b"" if query.after is None else place_of(to_micros(query.after[0]), query.after[1])
-        known = dict(self._flows(kind, name)) if query.flows is None or query.others else {}
-        flows = known if query.flows is None else dict.fromkeys(query.flows)
+        firsts = dict(self._flows(kind, name)) if query.flows is None or query.others else {}
+        flows = firsts if query.flows is None else dict.fromkeys(query.flows)
         entries = heapq.merge(*(self.scan(name + digest(flow), start) for flow in flows))
-        rows: list[records.Row] = []
-        next_at, more = None, False
-        for _, key in (entry for entry in entries if entry[0] != start):
-            found: Any = self.find(kind, key)
-            next_at, more = found.due, query.everything or found.due <= until
-            if len(rows) == query.limit or not more:
-                break
-            rows.append(self._due_row(found))
-            next_at, more = None, False
-        is_due = {flow for flow, due in known.items() if query.everything or due <= until}
-        others = sorted(is_due.difference(flows))[:OTHERS]
-        now = from_micros(self.now)
-        return records.due_page(query, rows, more=more, now=now, next_at=next_at, others=others)
+        rows = (self._due_row(self.find(kind, key)) for place, key in entries if place != start)
+        return scanned_due_page(query, rows, now=self.now, firsts=firsts)
 
     def _flows(self, kind: type[Any], name: bytes) -> Iterator[tuple[str, int]]:
         """Return the flows with something due, and when the first of it is."""
@@ -118,22 +87,20 @@ class Reader(Tables):
             start = entry[0][:16] + b"\xff" * 9
 
     def _due_row(self, found: Any) -> records.Row:
-        state_id, body = getattr(found, "state_id", found.id), getattr(found, "body", "")
-        return (found.id, found.due, state_id, found.rev, body, *self._row(found.rev))
+        if isinstance(found, Revision):
+            return (found.id, found.due, found.id, found.rev, "", *self._row(found))
+        is_timer, rev = found.rev == records.TIMER_REV, rev_key(found.rev)
+        of = self.latest(found.state_id) if is_timer else self.find(Revision, rev)
+        return (found.id, found.due, found.state_id, found.rev, found.body, *self._row(of))
 
     def liveness(self, ids: Sequence[str]) -> list[contract.Liveness | None]:
-        return [self._liveness(id) for id in ids]
+        return [self._liveness(latest) if (latest := self.latest(id)) else None for id in ids]
 
-    def _liveness(self, id: str) -> contract.Liveness | None:
-        latest = self.latest(id)
-        if latest is None:
-            return None
-        now, own = from_micros(self.now), self.delays_of(id)
-        rows = [self._due_row(delay) for delay in own if delay.rev == latest.rev]
-        page = records.due_page(contract.DueQuery("delay"), rows, more=False, now=now, next_at=None)
-        first = min((delay.due for delay in page.due), default=None)
-        stalls_at, beat_at = (records.readable_time(at) for at in (latest.due, latest.beat_at))
-        return contract.Liveness(latest.rev, stalls_at, beat_at, latest.note, now, first)
+    def _liveness(self, latest: Revision) -> contract.Liveness:
+        delays = (self._due_row(d) for d in self.delays_of(latest.id) if d.rev == latest.rev)
+        stalls_at = None if latest.stalls_after is None else latest.due
+        row = (latest.rev, stalls_at, latest.beat_at, latest.note)
+        return records.liveness_of(row, delays, from_micros(self.now))
 
 
 class Environment(Session):
@@ -142,7 +109,7 @@ class Environment(Session):
     def __init__(self, path: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
         self._env: Any = None
-        self._thread = ThreadPoolExecutor(1, "lmdb")
+        self._thread = Worker("LMDB", clock)
 
     async def open(self) -> str:
         return await self.write(Tables.identify)
@@ -151,7 +118,7 @@ class Environment(Session):
         if self._env is not None:
             await self.write(Tables.identify)  # What was begun ends first.
             self._env.close()
-        self._thread.shutdown(wait=False)
+        self._thread.stop()
 
     def read(self, do: Callable[..., T], *args: object, write: bool = False) -> T:
         try:
@@ -165,13 +132,7 @@ class Environment(Session):
             raise kind(f"LMDB: {error}") from error
 
     async def write(self, do: Callable[..., T], *args: object) -> T:
-        write = partial(self.read, do, *args, write=True)
-        work = asyncio.get_running_loop().run_in_executor(self._thread, write)
-        with self._clock.working():
-            await asyncio.wait({work}, timeout=TIMEOUT)
-        if not work.done():
-            raise errors.StoreUnavailableError("LMDB: the disk does not answer")
-        return work.result()
+        return await self._thread.do(partial(self.read, do, *args, write=True))
 
 
 def _reading(do: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
@@ -214,6 +175,7 @@ class LmdbDriver(BaseDriver[Environment]):
 
     get_state = _reading(Reader.state)
     get_states = _reading(Reader.page)
+    count = _reading(Reader.count)
     get_data = _reading(Reader.data)
     get_due = _reading(Reader.due)
     get_liveness = _reading(Reader.liveness)
@@ -222,10 +184,11 @@ class LmdbDriver(BaseDriver[Environment]):
         return await self._opened().write(Tables.beat, heartbeats)
 
     async def compact(self, before_rev: int) -> int:
-        removed, after, kinds = 0, b"", [Revision, Blob]
-        while kinds:
-            some = Tables.compact_some, kinds[0], before_rev, after
-            count, after = await self._opened().write(*some)
-            removed += count
-            kinds = kinds if after else kinds[1:]
+        removed = 0
+        for kind in (Revision, Blob):
+            after = b"\0"
+            while after:
+                some = Tables.compact_some, kind, before_rev, after
+                count, after = await self._opened().write(*some)
+                removed += count
         return removed

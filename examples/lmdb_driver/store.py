@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
-from flowstate import State, errors
-from flowstate.driver import Heartbeat, NewDelay, Verdict, Writes
-from flowstate.drivers.kit.times import LAST, from_micros, micros_of, stalling_micros, to_micros
+from flowstate import State, Status, errors
+from flowstate.driver import Heartbeat, Verdict, Writes
+from flowstate.drivers.kit import times
+from flowstate.drivers.kit.records import TIMER_REV
 
 OFFSET = 2**63
-SECOND = 1_000_000
 CHUNK = 500
 LONGEST_ID = 400  # Of an id in a key, which has at most 511 bytes.
 
@@ -24,7 +24,7 @@ def digest(*texts: str) -> bytes:
 
 
 def rev_key(rev: int) -> bytes:
-    return min(rev, OFFSET - 1).to_bytes(8, "big")
+    return min(max(rev, 0), OFFSET - 1).to_bytes(8, "big")
 
 
 def place_of(due: int, id: str) -> bytes:
@@ -45,8 +45,8 @@ class Revision(Struct):
     labels: dict[str, str]
     checksums: list[str]
     stalls_after: int | None
-    due: int | None
-    is_latest: bool = True
+    due: int
+    is_latest: bool
     beat_at: int | None = None
     note: str = ""
 
@@ -57,14 +57,14 @@ class Revision(Struct):
         for which in (b"every", b"latest")[: 1 + self.is_latest]:
             yield from (which + each + self.key for each in lists)
         yield from (b"data" + checksum.encode() + self.key for checksum in self.checksums)
-        if self.is_latest:
-            yield b"id" + digest(self.id)
-            if self.due is not None:
-                yield b"due stall" + digest(self.flow) + place_of(self.due, self.id)
+        yield b"id" + digest(self.id) + self.key
+        if self.is_latest and self.status != Status.ENDED:
+            kind = b"idle" if self.stalls_after is None else b"stall"
+            yield b"due " + kind + digest(self.flow) + place_of(self.due, self.id)
 
 
 class Delay(Struct):
-    """A delay that has not fired."""
+    """A delay that has not fired, or a timer, whose revision is TIMER_REV."""
 
     key: bytes
     rev: int
@@ -78,7 +78,8 @@ class Delay(Struct):
 
     def places(self) -> Iterator[bytes]:
         yield b"due delay" + digest(self.flow) + place_of(self.due, self.id)
-        yield b"of state" + digest(self.state_id) + self.key
+        if self.rev != TIMER_REV:
+            yield b"of state" + digest(self.state_id) + self.key
         yield from (b"data" + checksum.encode() + self.key for checksum in self.references)
 
 
@@ -134,7 +135,9 @@ class Tables:
             found = cursor.next() if step > 0 else cursor.prev()
 
     def latest(self, id: str) -> Revision | None:
-        return self.find(Revision, self.txn.get(b"id" + digest(id)))
+        last = next(self.scan(b"id" + digest(id), b"\xff", -1), None)
+        found = self.find(Revision, last and last[1])
+        return found if found and found.is_latest else None
 
     def delays_of(self, id: str) -> list[Delay]:
         keys = [key for _, key in self.scan(b"of state" + digest(id))]
@@ -164,49 +167,47 @@ class Tables:
         for data in writes.data:
             head, annotations = self.number(b"head"), dict(data.annotations)
             self.store(Blob(data.checksum.encode(), head, annotations, data.blob))
+        for claim in writes.claims:
+            if delay := self.find(Delay, digest(claim.id)):
+                due = times.later_micros(self.now, claim.seconds)
+                self.store(replace(delay, due=due, holder=claim.holder))
         for drop in writes.drops:
             if (held := self.find(Delay, digest(drop.id))) and held.holder == drop.holder:
                 self.remove(held)
-        for claim in writes.claims:
-            if delay := self.find(Delay, digest(claim.id)):
-                due = self._later(claim.seconds)
-                self.store(replace(delay, due=due, holder=claim.holder))
-        dues = [self._due(delay) for delay in writes.delays]
-        states = self._put_all(writes, dues)
-        for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
+        states = self._put_all(writes)
+        for index, new in enumerate(writes.delays):
             state = new.state if new.put is None else states[new.put]
-            id, sums = f"{writes.token}.{index}", sorted(set(new.references))
-            self.store(Delay(digest(id), state.rev, id, state.id, due, new.to, "", sums, new.body))
-            latest = self.latest(state.id)
-            if new.put is None and latest and latest.rev == state.rev and latest.due is not None:
-                later = min(max(latest.due, due + (latest.stalls_after or 0)), LAST)
+            id, due, sums = writes.delay_id(index), times.due_micros(new, self.now), new.references
+            row = (digest(id), state.rev, id, state.id, due, new.to, "", sorted(set(sums)))
+            self.store(Delay(*row, new.body))
+            latest = None if new.put is not None else self.latest(state.id)
+            if latest and latest.rev == state.rev and latest.stalls_after is not None:
+                later = min(max(latest.due, due + latest.stalls_after), times.LAST)
                 self.store(replace(latest, due=later))
+        for timer in writes.timers:
+            state, due = states[timer.put], times.due_micros(timer, self.now)
+            row = (digest(timer.id), TIMER_REV, timer.id, state.id, due, timer.to, "", [])
+            self.store(Delay(*row, timer.body))
         return states
 
-    def _later(self, seconds: float) -> int:
-        return min(self.now + round(seconds * SECOND), LAST)
-
-    def _due(self, delay: NewDelay) -> int:
-        return to_micros(delay.due) if delay.due else min(self.now + micros_of(delay.after), LAST)
-
-    def _put_all(self, writes: Writes, dues: Sequence[int]) -> tuple[State, ...]:
+    def _put_all(self, writes: Writes) -> tuple[State, ...]:
         now, head, committed = self.now, self.number(b"head"), []
         stamp = max(now, self.number(b"last", now))
         for index, (state, body) in enumerate(zip(writes.puts, writes.bodies, strict=True)):
-            own = [due for new, due in zip(writes.delays, dues, strict=True) if new.put == index]
+            own = [times.due_micros(new, now) for new in writes.delays if new.put == index]
             until, head = min(own, default=None), head + 1
             for delay in self.delays_of(state.id):
                 self.remove(delay)
-            if before := self.latest(state.id):
+            if before := self.find(Revision, rev_key(state.rev)):
                 self.store(replace(before, is_latest=False))
-            after = stalling_micros(state)
-            stalls_at = None if after is None else min((until or now) + after, LAST)
+            after = times.stalling_micros(state)
+            due = times.FIRST if after is None else min((until or now) + after, times.LAST)
             about = (state.transition.to, state.status.value, dict(state.labels))
             sums = sorted({ref.checksum for ref in state.data.values()})
-            row = (rev_key(head), head, state.id, stamp, until, *about, sums, after, stalls_at)
-            self.store(Revision(*row))
+            row = (rev_key(head), head, state.id, stamp, until, *about, sums, after, due)
+            self.store(Revision(*row, is_latest=index not in writes.forgets))
             self.txn.put(b"body" + rev_key(head), body.encode())
-            at, delayed = from_micros(stamp), None if until is None else from_micros(until)
+            at, delayed = times.from_micros(stamp), until and times.from_micros(until)
             committed.append(replace(state, rev=head, committed_at=at, delayed_until=delayed))
         if committed:
             self.txn.put(b"head", b"%d" % head)
@@ -222,8 +223,8 @@ class Tables:
             return False
         latest.beat_at = max(self.now, (latest.beat_at or 0) + 1)
         latest.note = heartbeat.note
-        if latest.due is not None and heartbeat.seconds is not None:
-            latest.due = self._later(heartbeat.seconds)
+        if latest.stalls_after is not None and heartbeat.seconds is not None:
+            latest.due = times.later_micros(self.now, heartbeat.seconds)
         self.store(latest)
         return True
 

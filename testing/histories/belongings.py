@@ -1,4 +1,4 @@
-"""Are the data and the delays of commits there, and only those of commits that happened?"""
+"""Are data, delays and timers of commits there, and only those of commits that happened?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["check_belongings"]
 def check_belongings(
     history: History, log: IndexedLog, attempts: Mapping[str, Sequence[Attempt]]
 ) -> Iterator[Violation]:
-    """G1: data and delays are stored with their commit, and only with it."""
+    """G1: data, delays and timers are stored with their commit, and only with it."""
     stored = history.stored
     if stored is None:
         return
@@ -25,6 +25,7 @@ def check_belongings(
     for same in owners:
         if same[0].invoked.delays:
             yield from _check_delays(same, log, delays, history.dropped)
+    yield from _check_timers(log, attempts, set(stored.timers))
 
 
 def _check_data(
@@ -66,6 +67,29 @@ def _check_delays(
             own = rev if rev >= 0 else _own_rev(invoked.token, id, log)
             if log.has(id, own) and not log.after(id, own):
                 yield Violation("G1", f"delay {name} of a commit is lost", (same[0],))
+
+
+def _check_timers(
+    log: IndexedLog, attempts: Mapping[str, Sequence[Attempt]], timers: set[str]
+) -> Iterator[Violation]:
+    """A timer is there if the last commit about it has set it."""
+    alone: set[str] = set()  # Removed by a commit that has no place in the log.
+    for same in attempts.values():
+        if not same[0].invoked.puts:
+            alone.update(same[0].invoked.cancels)
+    last: dict[str, tuple[bool, Attempt]] = {}
+    for token, _, _ in log.commits:
+        for attempt in attempts.get(token, ())[:1]:
+            last.update((id, (False, attempt)) for id in attempt.invoked.cancels)
+            last.update((id, (True, attempt)) for id in attempt.invoked.timers)
+    for id, (is_set, attempt) in last.items():
+        if is_set and id not in timers and id not in alone:
+            yield Violation("G1", f"timer {id} of a commit is lost", (attempt,))
+        elif not is_set and id in timers:
+            text = f"timer {id} is stored, and the last commit about it has removed it"
+            yield Violation("G1", text, (attempt,))
+    for id in sorted(timers - last.keys()):
+        yield Violation("G1", f"timer {id} is stored without its commit")
 
 
 def _has_happened(same: Sequence[Attempt], log: IndexedLog) -> bool:

@@ -7,11 +7,11 @@ began. The order is known, so one pass forward gives the earliest moment that a 
 one pass backward the latest, and a history is good if and only if none of them cross.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import compress
 
 from flowstate.testing.histories.history import Attempt, Refused, StateRead
-from flowstate.testing.histories.indexed_log import IndexedLog
+from flowstate.testing.histories.indexed_log import IndexedLog, Window
 from flowstate.testing.histories.violation import Operation, Violation
 
 __all__ = ["Bounds"]
@@ -75,6 +75,22 @@ class Bounds:
                     text += ": half a commit"
                 return Violation("G1" if half else "G4", text, (operation,))
         return None
+
+    def observe_one_of(
+        self, windows: Sequence[Window], invoked: int, at: int, operation: Operation
+    ) -> Violation | None:
+        """Note an observation as :meth:`observe` does, at one moment within one of some windows.
+
+        A state that was forgotten and has begun again was not there several times. While more than
+        one of these times is possible, nothing follows.
+        """
+        commit_of = self._log.commit_of
+        begun = [(a, b) for a, b in windows if not a or self.lower[commit_of[a]] <= at]
+        possible = [(a, b) for a, b in begun if not b or self.upper[commit_of[b]] >= invoked]
+        if len(possible) > 1:
+            return None
+        # If none is possible, one of the others tells why.
+        return self.observe(*(possible or begun or windows)[-1], invoked, at, operation)
 
     def conflicts(self) -> Iterator[Violation]:
         """Find the pairs of operations that leave a commit no moment to happen at."""

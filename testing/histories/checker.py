@@ -21,7 +21,7 @@ from flowstate.testing.histories.history import (
     Refused,
     StateRead,
 )
-from flowstate.testing.histories.indexed_log import IndexedLog, check_dense
+from flowstate.testing.histories.indexed_log import IndexedLog, Window, check_dense
 from flowstate.testing.histories.pages import check_pages
 from flowstate.testing.histories.violation import Violation
 from flowstate.testing.histories.watches import check_watches
@@ -93,10 +93,11 @@ def _check_log(log: IndexedLog, attempts: dict[str, list[Attempt]]) -> Iterator[
             or first != last
             or same[0].invoked.checks
             or log.by_token[token] != place
+            or row.forgotten
         ):  # Most commits are plain, and not worth a call.
             yield from _check_run(log, place, same, latest)
-            for rev in range(first, last + 1):
-                latest[rows[rev - 1].id] = rev
+            for row in rows[first - 1 : last]:
+                latest[row.id] = 0 if row.forgotten else row.rev
         else:
             latest[row.id] = first
 
@@ -247,26 +248,37 @@ def _check_snapshot(
     attempt: Attempt, named: frozenset[str], began: int, log: IndexedLog, bounds: Bounds
 ) -> Iterator[Violation]:
     """G2: at one moment, exactly the ``named`` ids were not at what the commit expected."""
-    seen, unseen = 0, log.head + 1
+    windows: list[Window] = [(0, 0)]
     for id, rev in (*attempt.invoked.puts, *attempt.invoked.checks):
         if not log.has(id, rev):
             if id not in named:
                 text = f"{id!r} was never at {rev}, and the commit was not refused because of it"
                 yield Violation("G2", text, (attempt,))
             continue
-        after = log.after(id, rev)
-        if id not in named:
-            seen, unseen = max(seen, rev), min(unseen, after or unseen)
-        elif after:
-            seen = max(seen, after)
-        else:
+        own = log.while_not_latest(id, rev) if id in named else log.while_latest(id, rev)
+        if own:
+            windows = _overlaps(windows, own, log)
+        elif id in named:
             text = f"a commit was refused because of {id!r}, which never went on from {rev}"
             yield Violation("G2", text, (attempt,))
+        else:
+            text = f"{id!r} was forgotten by {rev}, and the commit was not refused because of it"
+            yield Violation("G2", text, (attempt,))
     ended = attempt.outcome.at if attempt.outcome else began
-    unseen = unseen if unseen <= log.head else 0
-    if found := bounds.observe(seen, unseen, began, ended, attempt):
+    if found := bounds.observe_one_of(windows, began, ended, attempt):
         text = f"never did exactly these ids differ: {sorted(named)}; it {found.message}"
         yield Violation("G2", text, (attempt,))
+
+
+def _overlaps(one: Sequence[Window], two: Sequence[Window], log: IndexedLog) -> list[Window]:
+    """Return when both are; if they never are, the last pair, which is no window."""
+    pairs = [
+        (max(seen, begin), min(unseen or end, end or unseen))
+        for seen, unseen in one
+        for begin, end in two
+    ]
+    found = [(a, b) for a, b in pairs if not b or log.commit_of[a] < log.commit_of[b]]
+    return found or pairs[-1:]
 
 
 def _check_reads(history: History, log: IndexedLog, bounds: Bounds) -> Iterator[Violation]:
@@ -284,7 +296,14 @@ def _check_reads(history: History, log: IndexedLog, bounds: Bounds) -> Iterator[
             yield from _check_wanted(read, history.compactions, log, bounds)
             continue
         # As Bounds.observe does it; there are too many reads for calls.
+        if not rev and id in log.ends:
+            bounds.observe_one_of(log.while_latest(id, 0), read.invoked, read.at, read)
+            continue
         if rev:
+            if rows[rev - 1].forgotten:
+                text = f"revision {rev} of {id!r} was read as the latest, and has forgotten it"
+                yield Violation("G5", text, (read,))
+                continue
             place = commit_of[rev]
             if read.at < upper[place]:
                 upper[place] = read.at
@@ -309,7 +328,7 @@ def _check_wanted(
     elif read.rev:
         yield Violation("G5", f"revision {read.rev} was read instead of {wanted}", (read,))
     elif 0 < wanted <= log.head and log.rows[wanted - 1].id == read.id:
-        after = log.successor[wanted]
+        after = wanted if log.has_ended(wanted) else log.successor[wanted]
         if after and any(each.at < read.at and wanted < each.before for each in compactions):
             bounds.not_after(log.commit_of[after], read.at, read)
         else:

@@ -1,20 +1,12 @@
-"""What processes did to a store and were told by it, in a form that survives their death.
+"""What processes did to a store and were told by it.
 
-Every process writes its own records, one JSON array a line, to a file of its own or to one that it
-shares with others. A record is written in one call, so a process that is killed leaves whole
-records, and at most one that is torn. Times are those of the monotonic clock in nanoseconds, which
-all processes of a machine share.
+Times are those of the monotonic clock in nanoseconds, which all processes of a machine share.
 """
 
-import errno
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from flowstate.state import Status
@@ -28,7 +20,6 @@ __all__ = [
     "Failed",
     "Filter",
     "History",
-    "HistoryFile",
     "Invoked",
     "LogRow",
     "PageRead",
@@ -40,8 +31,6 @@ __all__ = [
     "WatchBegun",
     "WatchEnded",
     "WatchSession",
-    "read_history",
-    "read_records",
 ]
 
 
@@ -60,12 +49,14 @@ class Filter(Line, frozen=True):
         status: only this one.
         since_time: committed at or after.
         committed_before: committed before.
+        id: only this state.
     """
 
     labels: tuple[dict[str, str], ...] = ()
     status: Status | None = None
     since_time: datetime | None = None
     committed_before: datetime | None = None
+    id: str | None = None
 
 
 class Invoked(Line, frozen=True, tag="commit"):
@@ -80,6 +71,8 @@ class Invoked(Line, frozen=True, tag="commit"):
         data: checksums of the data to be stored.
         delays: (id, revision) that each delay belongs to; -1 for the revision that the commit
             gives the state.
+        timers: ids of the timers to be set.
+        cancels: ids of the timers to be removed.
     """
 
     op: int
@@ -89,6 +82,8 @@ class Invoked(Line, frozen=True, tag="commit"):
     checks: tuple[tuple[str, int], ...] = ()
     data: tuple[str, ...] = ()
     delays: tuple[tuple[str, int], ...] = ()
+    timers: tuple[str, ...] = ()
+    cancels: tuple[str, ...] = ()
 
 
 class Committed(Line, frozen=True, tag="committed"):
@@ -219,6 +214,7 @@ class LogRow(Line, frozen=True, tag="log"):
         status: for filters, as
         labels: are.
         data: checksums that it refers to.
+        forgotten: it is the last revision of its state, which has no latest one any more.
     """
 
     rev: int
@@ -228,13 +224,15 @@ class LogRow(Line, frozen=True, tag="log"):
     status: Status = Status.ACTIVE
     labels: dict[str, str] = {}
     data: tuple[str, ...] = ()
+    forgotten: bool = False
 
 
 class Stored(Line, frozen=True, tag="stored"):
-    """What else was stored in the end: checksums of data, and ids of delays."""
+    """What else was stored in the end: checksums of data, ids of delays, and ids of timers."""
 
     data: tuple[str, ...]
     delays: tuple[str, ...]
+    timers: tuple[str, ...] = ()
 
 
 Outcome = Committed | Refused | Unknown | Failed
@@ -356,64 +354,3 @@ def _begun(operations: Mapping[int, T], op: int) -> T:
     if op not in operations:
         raise ValueError(f"operation {op} ends in these records, and does not begin in them")
     return operations[op]
-
-
-class HistoryFile:
-    """Appends records to a file; a context manager."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-    def append(self, record: Record) -> None:
-        """Write a record; once this returns, it survives the death of the process.
-
-        Raises:
-            OSError: it is not written, or torn, as on a full disk.
-        """
-        # The line break is in front: a record that the death of its writer has torn spoils none
-        # of those that others write behind it.
-        line = b"\n" + msgspec.json.encode(record)
-        if os.write(self._file, line) < len(line):
-            raise OSError(errno.ENOSPC, "a record is torn", self._path)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def read_records(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Record], int]:
-    """Return all records of some files, and how many are torn."""
-    decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
-    records: list[Record] = []
-    torn = 0
-    for path in paths:
-        text = Path(path).read_bytes()
-        try:
-            records += decoder.decode_lines(text)
-        except msgspec.DecodeError:
-            for line in filter(None, text.split(b"\n")):
-                try:
-                    records.append(decoder.decode(line))
-                except msgspec.ValidationError:
-                    raise
-                except msgspec.DecodeError:
-                    torn += 1
-    return records, torn
-
-
-def read_history(paths: Iterable[str | os.PathLike[str]]) -> History:
-    """Return the history that some files tell together."""
-    records, torn = read_records(paths)
-    return History(records, torn=torn)

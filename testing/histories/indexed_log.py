@@ -2,16 +2,17 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import msgspec
 
 from flowstate.testing.histories.history import Filter, LogRow
 from flowstate.testing.histories.violation import Violation
 
-__all__ = ["IndexedLog", "check_dense", "passes"]
+__all__ = ["IndexedLog", "Window", "check_dense", "passes"]
 
 EVERYTHING = Filter()
+Window = tuple[int, int]  # From the commit of one revision to that of another; 0: no such limit.
 
 
 class IndexedLog:
@@ -25,6 +26,7 @@ class IndexedLog:
         by_token: the place of the first run of each token.
         successor: by revision, the next revision of the same state; 0: there is none.
         first: the first revision of each id.
+        ends: the revisions by which an id was forgotten, for those that were.
     """
 
     def __init__(self, rows: Sequence[LogRow]) -> None:
@@ -35,6 +37,7 @@ class IndexedLog:
         self.by_token: dict[str, int] = {}
         self.successor = [0] * (self.head + 1)
         self.first: dict[str, int] = {}
+        self.ends: dict[str, list[int]] = {}
         self._filtered: dict[bytes, Sequence[int]] = {}
         latest: dict[str, int] = {}
         token, start, place = "", 1, -1
@@ -51,6 +54,8 @@ class IndexedLog:
             else:
                 self.successor[before] = rev
             latest[row.id] = rev
+            if row.forgotten:
+                self.ends.setdefault(row.id, []).append(rev)
         if rows:
             self.commits.append((token, start, self.head))
 
@@ -65,6 +70,26 @@ class IndexedLog:
     def after(self, id: str, rev: int) -> int:
         """Return the revision of a state that follows one that it has had; 0: there is none."""
         return self.successor[rev] if rev else self.first.get(id, 0)
+
+    def has_ended(self, rev: int) -> bool:
+        """Return whether a revision is the last one of a state that was forgotten."""
+        return self.rows[rev - 1].forgotten
+
+    def while_latest(self, id: str, rev: int) -> list[Window]:
+        """Return when a revision that a state has had was its latest one; 0: it had none."""
+        if rev:
+            return [] if self.has_ended(rev) else [(rev, self.successor[rev])]
+        ends = self.ends.get(id, ())
+        return [(0, self.first.get(id, 0)), *((end, self.successor[end]) for end in ends)]
+
+    def while_not_latest(self, id: str, rev: int) -> list[Window]:
+        """Return when a state had another latest revision than one that it has had, or none."""
+        if rev:
+            after = rev if self.has_ended(rev) else self.successor[rev]
+            return [(after, 0)] if after else []
+        ends = self.ends.get(id, ())
+        begins = [self.first.get(id, 0), *(self.successor[end] for end in ends)]
+        return [window for window in zip_longest(begins, ends, fillvalue=0) if window[0]]
 
     def matching(self, wanted: Filter) -> Sequence[int]:
         """Return all revisions that pass a filter, in order."""
@@ -100,7 +125,9 @@ def check_dense(rows: Sequence[LogRow]) -> Iterator[Violation]:
 
 
 def passes(wanted: Filter, row: LogRow) -> bool:
-    """Return whether a revision passes a wanted."""
+    """Return whether a revision passes a filter."""
+    if wanted.id is not None and row.id != wanted.id:
+        return False
     if wanted.status is not None and row.status != wanted.status:
         return False
     at = row.committed_at

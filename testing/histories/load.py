@@ -5,10 +5,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
+from itertools import chain
 from random import Random
 from typing import Any
 
-from flowstate.commands import Check, Command, Commit, Delay, Pause, StoreData, Transit
+from flowstate.commands import (
+    CancelTimer,
+    Check,
+    Command,
+    Commit,
+    Delay,
+    End,
+    Forget,
+    Pause,
+    SetTimer,
+    StoreData,
+    Transit,
+)
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import Driver
@@ -53,14 +66,15 @@ class Client:
     async def _commit(self) -> None:
         rng = self._rng
         contexts = [self._context(id) for id in rng.sample(IDS, rng.choice([1, 1, 1, 2, 3]))]
-        commands = [await self._step(ctx) for ctx in contexts]
+        steps = [self._steps(ctx) for ctx in contexts]
         if len(contexts) > 1 and rng.random() < 0.3:  # noqa: PLR2004 - as good as any
-            commands[-1] = Check(contexts[-1])
+            steps[-1] = [Check(contexts[-1])]
+        commit = Commit(*chain.from_iterable(steps))
         try:
             if rng.random() < self._cancelling:
-                await self._cancelled(Commit(*commands), contexts)
+                await self._cancelled(commit, contexts)
             else:
-                await self._engine.do(Commit(*commands))
+                await self._engine.do(commit)
         except RevisionMismatchError as error:
             for id in error.ids:
                 await self._refresh(id)
@@ -95,26 +109,37 @@ class Client:
             for _ in range(self._rng.randrange(MOST_TURNS)):
                 await asyncio.sleep(0)
 
-    async def _step(self, ctx: StateContext) -> Command[Any]:
+    def _steps(self, ctx: StateContext) -> list[Command[Any]]:
         rng = self._rng
         ctx.set_label("kind", rng.choice(KINDS))
+        step: Command[Any] = Transit(ctx, "next")
         match rng.randrange(20):
             case 0:
                 ctx.data["blob"] = Data(f"{rng.random()}".encode())
-                return StoreData(ctx, "blob")
+                step = StoreData(ctx, "blob")
             case 1:
-                return Delay(ctx, "next", after=LONG)
+                step = Delay(ctx, "next", after=LONG)
             case 2 | 3 | 4:
-                return Pause(ctx)
-            case _:
-                return Transit(ctx, "next")
+                step = Pause(ctx)
+            case 5:
+                return [step, SetTimer(ctx, "alarm", "next", after=LONG)]
+            case 6:
+                return [step, CancelTimer(ctx, "alarm")]
+            case 7:
+                return [End(ctx), Forget(ctx)]
+        return [step]
 
     def _context(self, id: str) -> StateContext:
-        return self._contexts.setdefault(id, StateContext(State(id)))
+        ctx = self._contexts.get(id)
+        if ctx is None or ctx.committed.transition.cause == "forget":
+            ctx = self._contexts[id] = StateContext(State(id))
+        return ctx
 
     async def _refresh(self, id: str) -> None:
-        with contextlib.suppress(StateNotFoundError):
+        try:
             self._contexts[id] = StateContext(await self._engine.get_state(id))
+        except StateNotFoundError:
+            self._contexts.pop(id, None)
 
     async def _get(self) -> None:
         await self._refresh(self._rng.choice(IDS))
@@ -127,6 +152,7 @@ class Client:
             status=rng.choice([None, Status.PAUSED]),
             latest_only=rng.random() < 0.3,  # noqa: PLR2004 - as good as any
             limit=rng.randrange(1, 50),
+            id=rng.choice([None, rng.choice(IDS)]),
         )
 
 

@@ -75,6 +75,7 @@ def _check_latest(pages: Sequence[PageRead], log: IndexedLog) -> Iterator[Violat
         return found
 
     replaced = [(after, rev) for rev, after in enumerate(log.successor) if after]
+    replaced += [(end, end) for ends in log.ends.values() for end in ends]
     replaced.sort(reverse=True)
     for page in sorted(pages, key=lambda page: page.head):
         while replaced and replaced[-1][0] <= page.head:

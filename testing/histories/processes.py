@@ -12,7 +12,8 @@ from pathlib import Path
 from flowstate.clock import Clock, SystemClock
 from flowstate.driver import Driver
 from flowstate.testing.faults.worker import Worker
-from flowstate.testing.histories.history import History, HistoryFile, Record, read_records
+from flowstate.testing.histories.files import HistoryFile, read_records
+from flowstate.testing.histories.history import History, Record
 from flowstate.testing.histories.load import run_load
 from flowstate.testing.histories.recorder import read_store
 

@@ -195,7 +195,7 @@ class Recorder(DriverWrapper):
 
 
 class RecordedWatch:
-    """Like ``flowstate.log_tail.Watch``, with everything recorded that it delivers.
+    """Like ``flowstate.watch.Watch``, with everything recorded that it delivers.
 
     Attributes:
         name: to go on with it in another watch.
@@ -265,7 +265,7 @@ async def read_store(driver: Driver, records: Iterable[Record]) -> list[Record]:
     for record in records:
         if isinstance(record, Invoked):
             mentioned.update(record.data)
-            delays = delays or bool(record.delays)
+            delays = delays or bool(record.delays or record.timers)
     query = StateQuery(limit=PAGE, gaps_below=0)
     while True:
         page = await store.get_states(query)
@@ -276,19 +276,21 @@ async def read_store(driver: Driver, records: Iterable[Record]) -> list[Record]:
     for row in log:
         mentioned.update(row.data)
     present = [checksum for checksum in sorted(mentioned) if await store.get_data(checksum)]
-    waiting = await _delays(store) if delays else ()
-    return [*log, Stored(tuple(present), tuple(waiting))]
+    waiting, timers = await _delays(store) if delays else ((), ())
+    return [*log, Stored(tuple(present), tuple(waiting), tuple(timers))]
 
 
-async def _delays(store: Driver) -> list[str]:
-    ids: list[str] = []
+async def _delays(store: Driver) -> tuple[list[str], list[str]]:
+    """Return the ids of delays, and of timers."""
+    ids, timers = list[str](), list[str]()
     query = DueQuery("delay", everything=True, limit=PAGE)
     while True:
         page = await store.get_due(query)
-        ids += [delay.id for delay in page.due]
+        ids += [delay.id for delay in page.due if not delay.timer]
+        timers += [delay.id for delay in page.due if delay.timer]
         ids += [damaged.id for damaged in page.damaged]
         if not page.more:
-            return ids
+            return ids, timers
         query = replace(query, after=page.end)
 
 
@@ -301,12 +303,14 @@ def _row(state: State) -> LogRow:
         status=state.status,
         labels=dict(state.labels),
         data=tuple(ref.checksum for ref in state.data.values()),
+        forgotten=state.transition.cause == "forget",
     )
 
 
 def _invoked(op: int, at: int, writes: Writes) -> Invoked:
     puts = tuple((state.id, state.rev) for state in writes.puts)
-    if not (writes.checks or writes.data or writes.delays):
+    has_more = writes.checks or writes.data or writes.delays
+    if not (has_more or writes.timers or writes.drops):
         return Invoked(op, at, writes.token, puts)
     return Invoked(
         op,
@@ -319,6 +323,8 @@ def _invoked(op: int, at: int, writes: Writes) -> Invoked:
             (delay.state.id, delay.state.rev if delay.put is None else -1)
             for delay in writes.delays
         ),
+        tuple(timer.id for timer in writes.timers),
+        tuple(drop.id for drop in writes.drops if not drop.holder),
     )
 
 
@@ -335,7 +341,8 @@ def _outcome(op: int, at: int, verdict: Verdict) -> Outcome:
 
 
 def _filter(query: StateQuery) -> Filter:
-    return Filter(tuple(query.labels), query.status, query.since_time, query.committed_before)
+    times = query.since_time, query.committed_before
+    return Filter(tuple(query.labels), query.status, *times, query.id)
 
 
 def _revs(page: States) -> tuple[int, ...]:

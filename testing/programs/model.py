@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from flowstate.commands import GetStates
 from flowstate.data import Data
-from flowstate.driver import Claim, DelayedState, Drop, Liveness, Writes
+from flowstate.driver import Claim, DelayedState, Drop, Liveness, NewTimer, Writes
 from flowstate.errors import (
     ClaimLostError,
     CompactedError,
@@ -49,13 +49,14 @@ class Model:
 
     Attributes:
         log: what is stored, by revision.
-        latest: the latest revision of each state, by id.
+        latest: the latest revision of each state, by id; of one that is forgotten none.
         head: the highest revision.
         floor: the log is complete from here on.
         last: the time of the head.
         data: by checksum.
-        delays: those that have not fired, by id.
-        holders: of the delays that were claimed, by id.
+        delays: those that have not fired, and timers, by id. Of the state of a timer only the id
+            is right: it is due with the latest revision.
+        holders: of the delays and timers that were claimed, by id.
         references: what data each delay keeps, by id.
         stalls: when the latest revisions stall, by id of the state.
         beats: the last heartbeat for each latest revision, by id of the state.
@@ -77,7 +78,7 @@ class Model:
     # Writing
 
     def judge(
-        self, writes: Writes, now: datetime, stamp: datetime, dues: Sequence[datetime]
+        self, writes: Writes, now: datetime, stamp: datetime, dues: Mapping[str, datetime]
     ) -> tuple[State, ...]:
         """Judge one commit, and apply it.
 
@@ -85,7 +86,7 @@ class Model:
             writes: the commit.
             now: the store's clock.
             stamp: when it was committed, as far as revisions say; it never goes back.
-            dues: when each of its delays is due.
+            dues: when each of its delays and timers is due, by id.
 
         Raises:
             RevisionMismatchError: states are not as expected.
@@ -94,10 +95,34 @@ class Model:
         """
         self.check(writes, now)
         head = self.head
+        for claim in writes.claims:
+            due = now + timedelta(seconds=claim.seconds)
+            self.delays[claim.id] = replace(self.delays[claim.id], due=due)
+            self.holders[claim.id] = claim.holder
+        for drop in writes.drops:
+            self._drop(drop)
+        committed = self._put_all(writes, now, stamp, dues)
+        for data in writes.data:
+            self.data[data.checksum] = StoredData(replace(data, rev=0), head, self.head)
+        self._store_delays(writes, committed, dues)
+        for timer in writes.timers:
+            self._set_timer(timer, committed[timer.put].id, dues[timer.id])
+        for place in writes.forgets:
+            self._leave(committed[place].id)
+            del self.latest[committed[place].id]
+        return tuple(committed)
+
+    def _put_all(
+        self, writes: Writes, now: datetime, stamp: datetime, dues: Mapping[str, datetime]
+    ) -> list[State]:
         committed = []
         for place, state in enumerate(writes.puts):
-            self._forget(state.id)
-            own = [due for due, new in zip(dues, writes.delays, strict=True) if new.put == place]
+            self._leave(state.id)
+            own = [
+                dues[writes.delay_id(index)]
+                for index, new in enumerate(writes.delays)
+                if new.put == place
+            ]
             self.head += 1
             put = replace(
                 state, rev=self.head, committed_at=stamp, delayed_until=min(own, default=None)
@@ -105,14 +130,7 @@ class Model:
             self.log[put.rev], self.latest[put.id], self.last = put, put.rev, stamp
             self._set_stall(put, put.delayed_until or now)
             committed.append(put)
-        for data in writes.data:
-            self.data[data.checksum] = StoredData(replace(data, rev=0), head, self.head)
-        self._store_delays(writes, committed, dues)
-        for claim in writes.claims:
-            self._claim(claim, now)
-        for drop in writes.drops:
-            self._drop(drop)
-        return tuple(committed)
+        return committed
 
     def check(self, writes: Writes, now: datetime) -> None:
         """Raise what refuses a commit, if anything does."""
@@ -133,23 +151,27 @@ class Model:
             return False
         return delay.due <= now or self.holders.get(claim.id) == claim.holder
 
-    def _claim(self, claim: Claim, now: datetime) -> None:
-        if claim.id in self.delays:  # Else a put of the same commit has dropped it.
-            due = now + timedelta(seconds=claim.seconds)
-            self.delays[claim.id] = replace(self.delays[claim.id], due=due)
-            self.holders[claim.id] = claim.holder
-
     def _drop(self, drop: Drop) -> None:
-        if self.holders.get(drop.id) == drop.holder:
+        if self.holders.get(drop.id, "") == drop.holder:
             self.delays.pop(drop.id, None)
             self.holders.pop(drop.id, None)
 
-    def _forget(self, id: str) -> None:
-        """Forget what belonged to the revision before."""
-        self.delays = {key: each for key, each in self.delays.items() if each.state.id != id}
+    def _leave(self, id: str) -> None:
+        """Remove what belonged to the revision before; timers belong to the state."""
+        self.delays = {
+            key: each for key, each in self.delays.items() if each.timer or each.state.id != id
+        }
         self.holders = {key: each for key, each in self.holders.items() if key in self.delays}
         self.stalls.pop(id, None)
         self.beats.pop(id, None)
+
+    def _set_timer(self, timer: NewTimer, state_id: str, due: datetime) -> None:
+        state = State(state_id)
+        self.delays[timer.id] = DelayedState(
+            timer.id, state, timer.to, EMPTY, due, commit=True, timer=timer.name
+        )
+        self.references[timer.id] = ()
+        self.holders.pop(timer.id, None)
 
     def _set_stall(self, state: State, start: datetime) -> None:
         after = stalls_after(state)
@@ -157,14 +179,16 @@ class Model:
             self.stalls[state.id] = start + after
 
     def _store_delays(
-        self, writes: Writes, committed: Sequence[State], dues: Sequence[datetime]
+        self, writes: Writes, committed: Sequence[State], dues: Mapping[str, datetime]
     ) -> None:
-        for index, (new, due) in enumerate(zip(writes.delays, dues, strict=True)):
-            id = f"{writes.token}.{index}"
+        for index, new in enumerate(writes.delays):
+            id = writes.delay_id(index)
+            due = dues[id]
             self.references[id] = new.references
             state = new.state if new.put is None else committed[new.put]
             self.delays[id] = DelayedState(id, state, new.to, new.annotations, due, new.commit)
-            if new.put is None and state.id in self.stalls and self.latest[state.id] == state.rev:
+            is_latest = self.latest.get(state.id) == state.rev
+            if new.put is None and state.id in self.stalls and is_latest:
                 after = stalls_after(self.log[state.rev])
                 self.stalls[state.id] = max(self.stalls[state.id], due + (after or timedelta(0)))
 
@@ -174,7 +198,7 @@ class Model:
         kept = {
             rev: state
             for rev, state in self.log.items()
-            if rev >= target or self.latest[state.id] == rev
+            if rev >= target or self.latest.get(state.id) == rev
         }
         removed = len(self.log) - len(kept)
         self.log = kept
@@ -234,16 +258,35 @@ class Model:
         wanted = [query.labels] if isinstance(query.labels, Mapping) else query.labels
         at = state.committed_at or LONG_AGO
         return (
-            (not wanted or any(_has(state, labels) for labels in wanted))
+            (query.id is None or state.id == query.id)
+            and (not wanted or any(_has(state, labels) for labels in wanted))
             and (query.since_time is None or at >= query.since_time)
             and (query.committed_before is None or at < query.committed_before)
             and (query.status is None or state.status == query.status)
-            and (not query.latest_only or self.latest[state.id] == state.rev)
+            and (not query.latest_only or self.latest.get(state.id) == state.rev)
         )
 
+    def count(self, query: GetStates) -> int:
+        """Return how many latest revisions have the labels and the status of a query."""
+        return len(self.find(GetStates(query.labels, latest_only=True, status=query.status)))
+
     def delayed(self) -> list[DelayedState]:
-        """Return all delays, in the order of (due, id)."""
-        return sorted(self.delays.values(), key=lambda delay: (delay.due, delay.id))
+        """Return all delays and timers, in the order of (due, id)."""
+        found = [self._with_latest(each) if each.timer else each for each in self.delays.values()]
+        return sorted(found, key=lambda delay: (delay.due, delay.id))
+
+    def _with_latest(self, timer: DelayedState) -> DelayedState:
+        latest = self.log.get(self.latest.get(timer.state.id, 0))
+        return replace(timer, state=latest or State(timer.state.id))
+
+    def idle(self) -> list[DelayedState]:
+        """Return the latest revisions that never stall and have not ended, in the order of ids."""
+        states = [self.get(id) for id in sorted(self.latest.keys() - self.stalls.keys())]
+        return [
+            DelayedState(state.id, state, state.transition.to, EMPTY, LONG_AGO, commit=False)
+            for state in states
+            if state.status is not Status.ENDED
+        ]
 
     def stalled(self) -> list[DelayedState]:
         """Return what stalls or will, in the order of (when, id)."""
@@ -294,4 +337,4 @@ def _has(state: State, labels: Mapping[str, str]) -> bool:
 
 
 def _is_of(delay: DelayedState, id: str, rev: int) -> bool:
-    return delay.state.id == id and delay.state.rev == rev
+    return not delay.timer and delay.state.id == id and delay.state.rev == rev

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from flowstate.testcases.harness import Capabilities, MakeDriver
+from flowstate.testing.programs.batches import BATCHES
 from flowstate.testing.programs.reads import READING, inspect
 from flowstate.testing.programs.world import World
 from flowstate.testing.programs.writes import IDS, WRITING
@@ -28,7 +29,7 @@ NewStore = Callable[[], MakeDriver]
 Program = Sequence[tuple[str, int]]
 """Names of operations, each with the seed of its chance."""
 
-OPERATIONS = WRITING | READING
+OPERATIONS = WRITING | BATCHES | READING
 NAMES = list(OPERATIONS)
 WEIGHTS = [weight for weight, _ in OPERATIONS.values()]
 LENGTH = 250

@@ -21,8 +21,8 @@ from flowstate.commands import (
     Transit,
 )
 from flowstate.context import StateContext
-from flowstate.data import Data
-from flowstate.driver import DelayedState, DueKind, DueQuery
+from flowstate.data import Data, checksum_of
+from flowstate.driver import DelayedState, DueKind, DueQuery, StateQuery
 from flowstate.errors import (
     DataNotFoundError,
     InvalidCommandError,
@@ -32,13 +32,16 @@ from flowstate.errors import (
 )
 from flowstate.frozen import FrozenDict
 from flowstate.limits import MAX_PAGE
+from flowstate.reading import label_terms
 from flowstate.state import State, Status
 from flowstate.testing.programs.world import FLOWS, World, outcome
-from flowstate.testing.programs.writes import IDS, LABELS, Operation, likely
+from flowstate.testing.programs.writes import BLOBS, IDS, LABELS, Operation, likely
 
 __all__ = ["READING", "inspect"]
 
+KINDS: tuple[DueKind, ...] = ("stall", "idle")
 REMEMBERED_PAGES = 20
+CHECKSUMS = {checksum_of(Data(blob)) for blob in BLOBS}
 LIMITS = (1, 2, 7, 100, MAX_PAGE)
 MOST_PAGES = 8  # Of a query; a server takes its time for each.
 
@@ -88,8 +91,9 @@ async def find(w: World, rng: Random) -> None:
     since = rng.randint(max(0, w.model.floor - 2), head) if start == 0 else None
     if start == 1:
         since = rng.choice((0, head, head + 1, 2**63 - 1))
+    id = rng.choice(IDS[: rng.choice((3, len(IDS)))]) if likely(rng, 0.3) else None
     command = GetStates(
-        _labels(rng) if likely(rng, 0.7) else {},
+        _labels(rng) if likely(rng, 0.7 if id is None else 0.2) else {},
         since,
         since_latest=start == 2,  # noqa: PLR2004 - one way in six
         since_time=_time(w, rng),
@@ -97,6 +101,7 @@ async def find(w: World, rng: Random) -> None:
         status=rng.choice((None, None, *Status)),
         committed_before=_time(w, rng),
         limit=max(rng.choice(LIMITS), -(-len(w.model.log) // MOST_PAGES)),
+        id=id,
     )
     await _read(w, rng, command)
 
@@ -140,6 +145,20 @@ async def stalled(w: World, rng: Random) -> None:
     await _read_due(w, _due_query(rng, "stall", w.model.stalled()))
 
 
+async def idle(w: World, rng: Random) -> None:
+    """Read all pages of what never stalls, in the same ways."""
+    await _read_due(w, _due_query(rng, "idle", w.model.idle()))
+
+
+async def count(w: World, rng: Random) -> None:
+    """Count states by labels and status."""
+    query = GetStates(_labels(rng) if likely(rng, 0.7) else {}, status=rng.choice([None, *Status]))
+    w.trace.append(f"count({query!r})")
+    labels = label_terms(query.labels)
+    found = await w.driver.count(StateQuery(labels=labels, status=query.status))
+    w.same(found, w.model.count(query), f"how many answer {query!r}")
+
+
 def _due_query(rng: Random, kind: DueKind, there: Sequence[DelayedState]) -> DueQuery:
     some = tuple(rng.sample([*FLOWS, "nowhere"], rng.randint(0, 3)))
     return DueQuery(
@@ -154,7 +173,7 @@ def _due_query(rng: Random, kind: DueKind, there: Sequence[DelayedState]) -> Due
 
 async def _read_due(w: World, query: DueQuery) -> None:
     w.trace.append(f"read all of {query!r}")
-    all_there = w.model.delayed() if query.kind == "delay" else w.model.stalled()
+    all_there = _due_of(w, query.kind)
     left = [each for each in all_there if query.flows is None or each.to in query.flows]
     while True:
         page = await w.driver.get_due(query)
@@ -173,6 +192,15 @@ async def _read_due(w: World, query: DueQuery) -> None:
         if not page.more:
             return
         query = replace(query, after=page.end)
+
+
+def _due_of(w: World, kind: DueKind) -> list[DelayedState]:
+    match kind:
+        case "delay":
+            return w.model.delayed()
+        case "stall":
+            return w.model.stalled()
+    return w.model.idle()
 
 
 def _compared(kind: DueKind, found: Sequence[DelayedState]) -> list[object]:
@@ -216,10 +244,14 @@ async def inspect(w: World, rng: Random) -> None:
     await _read(w, rng, GetStates(latest_only=True, limit=MAX_PAGE))
     await delayed_states(w, rng)
     await _compare_liveness(w, IDS)
-    await _read_due(w, DueQuery("stall", everything=True, limit=MAX_PAGE))
+    for kind in KINDS:
+        await _read_due(w, DueQuery(kind, everything=True, limit=MAX_PAGE))
+    w.same(await w.driver.count(StateQuery()), len(w.model.latest), "how many there are")
     for checksum, stored in w.model.data.items():
         expected = Data(stored.data.blob, stored.data.annotations, checksum=checksum)
         w.same(await w.driver.get_data(checksum), expected, f"data {checksum}")
+    for checksum in CHECKSUMS - w.model.data.keys():
+        w.same(await w.driver.get_data(checksum), None, f"data {checksum}, which is not there")
 
 
 def _bad_commands(ctx: StateContext) -> list[tuple[Command[Any], type[Exception], str]]:
@@ -267,7 +299,9 @@ def _bad_commands(ctx: StateContext) -> list[tuple[Command[Any], type[Exception]
 
 async def refused(w: World, rng: Random) -> None:
     """Do something that must be refused, before anything is written."""
-    ctx = w.contexts.get(rng.choice(IDS)) or StateContext(State(rng.choice(IDS)))
+    known = w.contexts.get(rng.choice(IDS))
+    # Without what is not committed, which may be another fault.
+    ctx = StateContext(known.committed if known else State(rng.choice(IDS)))
     command, kind, field = rng.choice(_bad_commands(ctx))
     w.trace.append(f"do({command!r:.2000})")
     before = (ctx.current, ctx.committed, ctx.transitions, dict(ctx.data))
@@ -286,6 +320,8 @@ READING: dict[str, tuple[int, Operation]] = {
     "delays": (4, delays),
     "delayed_states": (1, delayed_states),
     "stalled": (4, stalled),
+    "idle": (2, idle),
+    "count": (3, count),
     "liveness": (3, liveness),
     "inspect": (1, inspect),
     "refused": (3, refused),

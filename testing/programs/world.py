@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from flowstate.clock import Clock, FakeClock, SystemClock
 from flowstate.commands import Command, GetData, GetStates
 from flowstate.context import StateContext
-from flowstate.driver import Driver, DueQuery, NewDelay, Verdict, Writes
+from flowstate.driver import Driver, DueQuery, NewDelay, NewTimer, Verdict, Writes
 from flowstate.engine import Engine
 from flowstate.errors import FlowstateError
 from flowstate.limits import MAX_PAGE
@@ -165,20 +165,18 @@ class World:
         page = await self.driver.get_due(DueQuery("delay", everything=True, limit=MAX_PAGE))
         return {delay.id: delay.due for delay in page.due}, self.saw(page.now)
 
-    async def _dues(self, writes: Writes, low: datetime) -> list[datetime]:
-        """Return when the delays of a commit are due; those without a time are looked up."""
-        if all(new.due is not None for new in writes.delays):
-            return [new.due or LONG_AGO for new in writes.delays]
+    async def _dues(self, writes: Writes, low: datetime) -> dict[str, datetime]:
+        """Return when the delays and timers of a commit are due; some times are looked up."""
+        own: dict[str, NewDelay | NewTimer] = {timer.id: timer for timer in writes.timers}
+        own |= {writes.delay_id(index): new for index, new in enumerate(writes.delays)}
+        dues = {id: new.due for id, new in own.items() if new.due is not None}
+        if len(dues) == len(own):
+            return dues
         stored, high = await self._stored_dues()
-        dues = []
-        for index, new in enumerate(writes.delays):
-            id = f"{writes.token}.{index}"
-            due = stored.get(id, new.due)
-            if due is None:
-                raise AssertionError(f"the delay {id} is not stored")
+        for id, new in own.items():
             if new.after is not None:
-                self.between(due, low + new.after, high + new.after, "time of a delay")
-            dues.append(due)
+                due = dues[id] = stored.get(id, LONG_AGO)
+                self.between(due, low + new.after, high + new.after, f"time of {new!r}")
         return dues
 
     async def _learn_claims(self, writes: Writes, low: datetime) -> None:
@@ -187,7 +185,7 @@ class World:
             return
         stored, high = await self._stored_dues()
         for claim in writes.claims:
-            if claim.id in self.model.delays:
+            if self.model.holders.get(claim.id) == claim.holder:  # Not set again since.
                 later, due = timedelta(seconds=claim.seconds), stored.get(claim.id, LONG_AGO)
                 self.between(due, low + later, high + later, f"time of {claim!r}")
                 delay = self.model.delays[claim.id]
@@ -241,14 +239,20 @@ class World:
             replace(new, body=sent.body, references=sent.references)
             for new, sent in zip(expected.delays, found.delays, strict=True)
         ]
+        timers = [
+            replace(new, body=sent.body)
+            for new, sent in zip(expected.timers, found.timers, strict=True)
+        ]
         expected = replace(
             expected,
             token=found.token,
             needs=found.needs,
             bodies=found.bodies,
             delays=tuple(delays),
+            timers=tuple(timers),
             size=found.size,
         )
+        found = replace(found, forgets=tuple(sorted(found.forgets)))
         self.same(_unstamped(found), _unstamped(expected), "writes")
         for new in found.delays:
             self._compare_references(new)

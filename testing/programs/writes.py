@@ -1,4 +1,4 @@
-"""What random programs are made of: commits, and whatever else writes.
+"""What random programs are made of: commits of an engine, heartbeats, and the like.
 
 Each operation draws what it does from a source of chance, in view of what the store holds by then.
 So any operations of a program make a program again, which is how failing ones are made shorter.
@@ -12,30 +12,41 @@ from typing import Any
 from msgspec.structs import replace
 
 from flowstate.clock import FakeClock
-from flowstate.codec import DelayBody, encode_body, encode_delay
 from flowstate.commands import (
+    CancelTimer,
     Check,
     Command,
     Commit,
     Delay,
     End,
+    Forget,
     GetData,
     Noop,
     Pause,
     Resume,
     Retry,
+    SetTimer,
     StoreData,
     Transit,
 )
 from flowstate.context import StateContext
-from flowstate.data import Data, DataRef, checksum_of
-from flowstate.driver import Claim, Drop, Heartbeat, NewDelay, Writes
-from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.state import State, Status, Transition
+from flowstate.data import Data
+from flowstate.driver import Heartbeat
+from flowstate.state import State
 from flowstate.testing.programs.model import Beat
 from flowstate.testing.programs.world import FLOWS, World
 
-__all__ = ["IDS", "LABELS", "Operation", "WRITING", "likely"]
+__all__ = [
+    "BLOBS",
+    "FAR",
+    "IDS",
+    "LABELS",
+    "LONG_PAST",
+    "Operation",
+    "TIMERS",
+    "WRITING",
+    "likely",
+]
 
 Operation = Callable[[World, Random], Awaitable[None]]
 
@@ -48,10 +59,12 @@ NOTES = (
     ("note", ("", "x", "\u2028{}'%s")),
 )
 STEP_NOTES: tuple[dict[str, str], ...] = ({}, {}, {}, {"n": "1"}, {RULES + "wait": "500"})
+LONG_PAST = datetime(2000, 1, 1, tzinfo=UTC)
 FAR = datetime(2200, 1, 1, tzinfo=UTC)
 BLOBS = (b"", b"\0\xff", b"blob", b"x" * 40)
+VALUES: tuple[object, ...] = (None, [], {"é": [1, 2.5, None]}, "\U0001f600\u2028", 2**63 - 1)
 ALIASES = ("blob", "é %")
-HOLDERS = ("one", "é two")
+TIMERS = ("alarm", "é %")
 
 
 def likely(rng: Random, chance: float) -> bool:
@@ -63,9 +76,10 @@ def _context(w: World, rng: Random, id: str | None = None) -> StateContext:
     """Return a context: mostly one that knows the latest revision, at times one that does not."""
     id = rng.choice(IDS[: rng.choice((3, len(IDS)))]) if id is None else id
     ctx = w.contexts.get(id)
-    match rng.randrange(20):
-        case 0:
-            return StateContext(State(id))
+    way = rng.randrange(20)
+    if way == 0 or (way in {5, 6, 7, 8} and id not in w.model.latest):
+        return StateContext(State(id))  # A state that was forgotten begins again.
+    match way:
         case 1:
             # Of a revision that may be outdated, or of another state.
             rev = rng.randint(0, w.model.head + 1)
@@ -95,27 +109,40 @@ def _step(ctx: StateContext, rng: Random) -> Command[Any]:
 
 
 def _delay(ctx: StateContext, rng: Random) -> Delay:
+    after, until = _when(rng)
+    notes = rng.choice(STEP_NOTES)
+    return Delay(ctx, rng.choice(FLOWS), after, until, likely(rng, 0.8), notes)
+
+
+def _when(rng: Random) -> tuple[timedelta | None, datetime | None]:
+    """Return after how long, or when."""
     hour = timedelta(hours=1, microseconds=rng.randrange(3))
     after = rng.choice((timedelta(0), hour, None, None))
-    until = rng.choice((datetime(2000, 1, 1, tzinfo=UTC), FAR, FAR + hour))
-    return Delay(
-        ctx,
-        rng.choice(FLOWS),
-        after=after,
-        until=None if after is not None else until,
-        commit=likely(rng, 0.8),
-        annotations=rng.choice(STEP_NOTES),
-    )
+    until = rng.choice((LONG_PAST, FAR, FAR + hour))
+    return after, None if after is not None else until
+
+
+def _timer(ctx: StateContext, rng: Random) -> SetTimer | CancelTimer:
+    name = rng.choice(TIMERS)
+    if likely(rng, 0.3):
+        return CancelTimer(ctx, name)
+    return SetTimer(ctx, name, rng.choice(FLOWS), *_when(rng))
 
 
 def _change(ctx: StateContext, rng: Random) -> None:
-    """Change labels, annotations and blobs of a working copy."""
+    """Change labels, annotations, values and blobs of a working copy."""
     if likely(rng, 0.3):
         key, value = rng.choice([(key or "empty", value) for key, value in LABELS])
         ctx.set_label(key, value if likely(rng, 0.7) else None)
     if likely(rng, 0.2):
         key, values = rng.choice(NOTES)
         ctx.set_annotation(key, rng.choice(values) if likely(rng, 0.6) else None)
+    if likely(rng, 0.1):
+        name = rng.choice(("value", "é %"))
+        if likely(rng, 0.7):
+            ctx.put(rng.choice(VALUES), name)
+        else:
+            ctx.remove(name)
     if likely(rng, 0.1):
         note = {"n": str(rng.randrange(3))}
         ctx.data[rng.choice(ALIASES)] = Data(rng.choice(BLOBS), note if likely(rng, 0.3) else {})
@@ -131,6 +158,10 @@ def _commands(w: World, rng: Random) -> list[Command[Any]]:
         commands.append(Check(ctx))
     if likely(rng, 0.15):
         commands += [_delay(ctx, rng) for _ in range(rng.choice((1, 1, 2)))]
+    if likely(rng, 0.12):
+        commands.insert(rng.randint(0, len(commands)), _timer(ctx, rng))
+    if any(isinstance(command, End) for command in commands) and likely(rng, 0.3):
+        commands.append(Forget(ctx))
     if ctx.data and likely(rng, 0.5):
         commands.append(StoreData(ctx, rng.choice(list(ctx.data))))
     if likely(rng, 0.04):
@@ -152,85 +183,15 @@ async def step(w: World, rng: Random) -> None:
     ctx = _context(w, rng)
     _change(ctx, rng)
     alias = rng.choice([*ctx.data, *ALIASES])
-    ways = (_step(ctx, rng), _delay(ctx, rng), StoreData(ctx, alias), GetData(ctx, alias))
-    await w.do(rng.choices(ways, (2, 3, 2, 3))[0])
-
-
-def _writes(w: World, rng: Random, token: str) -> Writes:
-    """Return writes as no engine makes them: what they expect is often wrong."""
-    latest = w.model.latest
-
-    def expected(id: str) -> int:
-        near = latest.get(id, 0) if likely(rng, 0.8) else w.model.head
-        return max(0, near + rng.choice((0, 0, 0, 0, 1, 2, -1)))
-
-    puts = []
-    for id in rng.sample(IDS[:6], rng.choice((0, 1, 1, 1, 2, 3))):
-        labels = FrozenDict(
-            {key or "empty": value for key, value in rng.sample(LABELS, rng.randrange(3))}
-        )
-        status = rng.choice(list(Status))
-        puts.append(State(id, expected(id), labels, EMPTY, Transition("work"), status))
-    checks = tuple((id, expected(id)) for id in rng.sample(IDS[:6], rng.choice((0, 0, 0, 1))))
-    blob = Data(rng.choice(BLOBS), rev=1)
-    checksum = checksum_of(blob)
-    brings, refers = likely(rng, 0.2), likely(rng, 0.1)
-    if puts and (refers or brings):
-        puts[0] = replace(puts[0], data=FrozenDict({"blob": DataRef(1, checksum)}))
-    delays: tuple[NewDelay, ...] = ()
-    if puts and likely(rng, 0.2):
-        delays = (_new_delay(puts[-1], len(puts) - 1, rng),)
-    return Writes(
-        token,
-        tuple(puts),
-        () if w.driver.stores_objects else tuple(map(encode_body, puts)),
-        checks if puts else (),
-        (replace(blob, checksum=checksum),) if brings or not puts else (),
-        delays,
-        (checksum,) if puts and refers and not brings else (),
-        size=1_000 * (1 + len(puts)),
+    ways = (
+        _step(ctx, rng),
+        _delay(ctx, rng),
+        StoreData(ctx, alias),
+        GetData(ctx, alias),
+        _timer(ctx, rng),
+        Forget(ctx),
     )
-
-
-def _new_delay(state: State, put: int, rng: Random) -> NewDelay:
-    to, due = rng.choice(FLOWS), FAR + timedelta(days=rng.randrange(3))
-    references = tuple(ref.checksum for ref in state.data.values())
-    return NewDelay(
-        state,
-        to,
-        EMPTY,
-        due,
-        None,
-        commit=True,
-        body=encode_delay(DelayBody(to)),
-        put=put,
-        references=references,
-    )
-
-
-async def batch(w: World, rng: Random) -> None:
-    """Give several commits to the driver at once."""
-    numbers = range(rng.randint(1, 5))
-    await w.commit([_writes(w, rng, _new_token(w, number)) for number in numbers])
-
-
-def _new_token(w: World, number: int) -> str:
-    return f"batch {len(w.sent)} {w.model.head} {number}"
-
-
-async def replay(w: World, rng: Random) -> None:
-    """Give the driver what it has had already: the same writes must not be applied twice."""
-    sent = [writes for writes in w.sent if writes.puts]
-    if sent:
-        await w.commit([sent[-1] if likely(rng, 0.5) else rng.choice(sent)])
-
-
-async def same_token(w: World, rng: Random) -> None:
-    """Give the driver other writes under a token that it knows: they are new."""
-    sent = [writes for writes in w.sent if writes.puts]
-    if sent:
-        writes = _writes(w, rng, rng.choice(sent).token)
-        await w.commit([replace(writes, delays=())])
+    await w.do(rng.choices(ways, (4, 6, 4, 6, 2, 1))[0])
 
 
 async def beat(w: World, rng: Random) -> None:
@@ -271,27 +232,6 @@ async def _learn_beat(w: World, beat: Heartbeat, low: datetime, high: datetime) 
     w.same(found, w.model.liveness(beat.id, w.saw(found.now)), f"liveness after {beat!r}")
 
 
-def _delay_id(w: World, rng: Random) -> str:
-    """Return the id of a delay: one that can be claimed or is, any one, or one that is gone."""
-    now = w.earliest()
-    due = [each.id for each in w.model.delays.values() if each.due <= now]
-    return rng.choice([*w.model.delays, *due, *due, *w.model.holders, "nothing.0"])
-
-
-async def claim(w: World, rng: Random) -> None:
-    """Claim one or two delays, which may be gone, not due, or claimed already."""
-    ids = {_delay_id(w, rng) for _ in range(rng.choice((1, 1, 1, 2)))}
-    seconds = rng.choice((0.0, 60.25))
-    claims = tuple(Claim(id, rng.choice(HOLDERS), seconds) for id in sorted(ids))
-    await w.commit([Writes(_new_token(w, 0), claims=claims)])
-
-
-async def drop(w: World, rng: Random) -> None:
-    """Drop a delay, which only its holder can."""
-    drops = (Drop(_delay_id(w, rng), rng.choice(HOLDERS)),)
-    await w.commit([Writes(_new_token(w, 0), drops=drops)])
-
-
 async def compact(w: World, rng: Random) -> None:
     """Remove old revisions."""
     head = w.model.head
@@ -322,13 +262,8 @@ async def pass_time(w: World, rng: Random) -> None:
 WRITING: dict[str, tuple[int, Operation]] = {
     "commit": (40, commit),
     "step": (8, step),
-    "batch": (6, batch),
-    "replay": (4, replay),
     "beat": (5, beat),
-    "same_token": (2, same_token),
-    "claim": (4, claim),
-    "drop": (2, drop),
-    "compact": (1, compact),
+    "compact": (2, compact),
     "reopen": (1, reopen),
     "pass_time": (4, pass_time),
 }

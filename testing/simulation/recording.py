@@ -128,6 +128,7 @@ class Recording:
         log: Iterable[State],
         applied: Mapping[str, Sequence[State]],
         delays: Iterable[str],
+        timers: Iterable[str] = (),
     ) -> History:
         """Return the history.
 
@@ -135,10 +136,11 @@ class Recording:
             log: every revision.
             applied: by token, the revisions of each commit.
             delays: the ids of those that are left.
+            timers: as well.
         """
         tokens = {state.rev: token for token, states in applied.items() for state in states}
         rows = [_row(state, tokens.get(state.rev, "")) for state in log]
-        return History([*self._records, *rows, Stored((), tuple(delays))])
+        return History([*self._records, *rows, Stored((), tuple(delays), tuple(timers))])
 
 
 def operations_of(history: History) -> int:
@@ -156,6 +158,8 @@ def _invoked(op: int, at: int, writes: Writes) -> Invoked:
         tuple(writes.checks),
         tuple([data.checksum for data in writes.data]),
         tuple([(each.state.id, _delayed_rev(each.state, each.put)) for each in writes.delays]),
+        tuple([timer.id for timer in writes.timers]),
+        tuple([drop.id for drop in writes.drops if not drop.holder]),
     )
 
 
@@ -177,8 +181,17 @@ def _outcome(op: int, at: int, verdict: Verdict) -> Outcome:
 
 
 def _filter(query: StateQuery) -> Filter:
-    return Filter(tuple(query.labels), query.status, query.since_time, query.committed_before)
+    times = query.since_time, query.committed_before
+    return Filter(tuple(query.labels), query.status, *times, query.id)
 
 
 def _row(state: State, token: str) -> LogRow:
-    return LogRow(state.rev, state.id, token, state.committed_at, state.status, dict(state.labels))
+    return LogRow(
+        state.rev,
+        state.id,
+        token,
+        state.committed_at,
+        state.status,
+        dict(state.labels),
+        forgotten=state.transition.cause == "forget",
+    )

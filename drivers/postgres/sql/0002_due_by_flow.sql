@@ -19,7 +19,7 @@ UPDATE {schema}.delay SET flow = coalesce(body ->> 'to', ''), refs = (
     SELECT array_agg(DISTINCT ref.value ->> 'checksum') FROM json_each(
         CASE WHEN json_typeof(body -> 'state' -> 'data') = 'object' THEN body -> 'state' -> 'data' END
     ) AS ref WHERE ref.value ->> 'checksum' IS NOT NULL
-) WHERE json_typeof(body) = 'object';
+) WHERE body::text !~ E'\\\\u(0000|[dD][89a-fA-F])' AND json_typeof(body) = 'object';
 CREATE INDEX delay_flow ON {schema}.delay (flow, due, id);
 DROP INDEX {schema}.delay_state;
 CREATE INDEX delay_state ON {schema}.delay (state_id, rev, due);
@@ -30,7 +30,8 @@ CREATE INDEX delay_refs ON {schema}.delay USING gin (refs) WITH (fastupdate = of
 -- flow: where the state went last.
 ALTER TABLE {schema}.latest ADD COLUMN flow text COLLATE "C" NOT NULL DEFAULT '';
 UPDATE {schema}.latest SET flow = coalesce(log.body -> 'transition' ->> 'to', '')
-    FROM {schema}.log WHERE log.rev = latest.rev AND latest.stalls_at IS NOT NULL;
+    FROM {schema}.log WHERE log.rev = latest.rev AND latest.stalls_at IS NOT NULL
+        AND log.body::text !~ E'\\\\u(0000|[dD][89a-fA-F])';
 DROP INDEX {schema}.latest_stalls_at;
 CREATE INDEX latest_flow ON {schema}.latest (flow, stalls_at, id) WHERE stalls_at IS NOT NULL;
 

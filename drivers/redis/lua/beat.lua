@@ -5,21 +5,21 @@ local beats, ids = cmsgpack.unpack(ARGV[1]), {}
 for place, beat in ipairs(beats) do
     ids[place] = beat[1]
 end
-local latest = redis.call('HMGET', key('latest'), unpack(ids))
-local before = redis.call('HMGET', key('beats'), unpack(ids))
+local latest = redis.call('HMGET', prefix .. 'latest', unpack(ids))
+local before = redis.call('HMGET', prefix .. 'beats', unpack(ids))
 local found = {}
 
 for place, beat in ipairs(beats) do
     local id, rev, micros, note = unpack(beat)
     local state = latest_of(latest[place])
-    found[place] = latest[place] ~= false and state.rev == rev
+    found[place] = rev > 0 and state.rev == rev
     if found[place] then
         local last = tonumber(string.match(before[place] or '', '^%d+ (%d+) ') or '')
         -- A reader can tell that there was another one.
         local at = now() == last and last + 1 or now()
         -- It comes first, because it is refused when the memory is full.
         collect(beginning, 'HSET', 'beats', id, text(rev) .. ' ' .. text(at) .. ' ' .. note)
-        if micros and state.after then
+        if micros and state.kind == 'stall' then
             set_latest(id, state, text(rev), state.status, state.labelled, state.after,
                 later(0, micros), state.flow)
         end

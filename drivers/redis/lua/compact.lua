@@ -1,8 +1,9 @@
 -- Removes outdated revisions above a cursor and below a revision, and moves the floor.
 -- ARGV: cursor, below which revision, at most how many.
 -- Returns MessagePack of {how many, after which revision to go on, or false at the end}.
+local _, texts_in, fields = entry_reading()
 local MAX_BYTES = 4000000
-local meta = redis.call('HMGET', key('meta'), 'head', 'floor')
+local meta = redis.call('HMGET', prefix .. 'meta', 'head', 'floor')
 local target = math.min(tonumber(ARGV[2]), tonumber(meta[1] or '0'))
 local after, limit = tonumber(ARGV[1]), tonumber(ARGV[3])
 local removed, bytes, seen = 0, 0, 0
@@ -20,7 +21,7 @@ end
 
 while after + 1 < target and seen < limit and bytes < MAX_BYTES do
     -- A few at a time, because they come with all they hold.
-    local some = redis.call('XRANGE', key('log'), text(after + 1) .. '-0',
+    local some = redis.call('XRANGE', prefix .. 'log', text(after + 1) .. '-0',
         text(target - 1) .. '-0', 'COUNT', '20')
     if #some == 0 then
         after = target - 1
@@ -28,9 +29,12 @@ while after + 1 < target and seen < limit and bytes < MAX_BYTES do
     for _, each in ipairs(some) do
         local entry = fields(each)
         after, seen, bytes = entry.rev, seen + 1, bytes + #(entry.b or '')
-        local latest = latest_of(redis.call('HGET', key('latest'), entry.i or '')).rev
-        if latest and latest ~= entry.rev then
+        local state = latest_of(redis.call('HGET', prefix .. 'latest', entry.i or ''))
+        if state.rev and state.rev ~= entry.rev then
             remove(entry)
+        end
+        if state.last == entry.rev then
+            collect(removals, 'HDEL', 'latest', entry.i)
         end
     end
 end
@@ -39,7 +43,7 @@ local more = after + 1 < target
 local floor = math.max(more and after + 1 or target, 1)
 if floor > tonumber(meta[2] or '1') then
     -- A script that has begun to write may go on when the memory is full; this one makes room.
-    redis.call('HDEL', key('meta'), '')
+    redis.call('HDEL', prefix .. 'meta', '')
     collect(beginning, 'HSET', 'meta', 'floor', text(floor))
 end
 write()

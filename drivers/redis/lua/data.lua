@@ -1,2 +1,2 @@
 -- ARGV: checksum. Returns {blob, annotations}.
-return redis.call('HMGET', key('data:' .. ARGV[1]), 'blob', 'annotations')
+return redis.call('HMGET', prefix .. 'data:' .. ARGV[1], 'blob', 'annotations')

@@ -5,15 +5,16 @@
 --   stored revision}.
 local kind, flows, last, limit, others = unpack(cmsgpack.unpack(ARGV[1]))
 local after = ARGV[2]
+local delay_of, _, is_time = delay_reading()
 local MAX_OTHERS, MAX_DAMAGED, MAX_BYTES = 100, 100, 16 * 1024 * 1024
 local at = later(0, 0)
 last = last == '' and at or last
-local all = (others or not flows) and redis.call('ZRANGE', key('flows:' .. kind), '0', '-1')
+local all = (others or not flows) and redis.call('ZRANGE', prefix .. 'flows:' .. kind, '0', '-1')
 local known = flows or all
 
 -- Members of one flow: the text of a time, and an id.
 local function members(flow, low, high, count)
-    return redis.call('ZRANGEBYLEX', key('due:' .. kind .. ':' .. flow), low, high,
+    return redis.call('ZRANGEBYLEX', prefix .. 'due:' .. kind .. ':' .. flow, low, high,
         'LIMIT', '0', text(count))
 end
 
@@ -73,15 +74,21 @@ end
 
 local function delay_row(id, due)
     local delay = delay_of(id) or {}
-    local body = redis.call('HGET', key('delay_bodies'), id) or ''
+    local body = redis.call('HGET', prefix .. 'delay_bodies', id) or ''
     -- Quotes in a text are escaped, so this is a field.
     local is_own = string.find(body, '"state":{', 1, true)
-    local entry = not is_own and delay.rev and delay.rev > 0 and stored(delay.rev) or {}
+    local entry = {}
+    if delay.rev == -1 then
+        local rev = latest_of(redis.call('HGET', prefix .. 'latest', delay.state)).rev
+        entry = rev == 0 and entry or stored(rev, delay.state)
+    elseif not is_own and delay.rev and delay.rev > 0 then
+        entry = stored(delay.rev)
+    end
     return {id, due, delay.state or '', delay.rev or false, body, unpack(entry)}
 end
 
-local function stall_row(id, due)
-    local rev = latest_of(redis.call('HGET', key('latest'), id)).rev
+local function state_row(id, due)
+    local rev = latest_of(redis.call('HGET', prefix .. 'latest', id)).rev
     return {id, due, id, rev or false, '', unpack(stored(rev, id))}
 end
 
@@ -113,7 +120,7 @@ local function other_flows()
 end
 
 local found, rows, bytes = first_ones(limit + 1), {}, 0
-local row_of = kind == 'delay' and delay_row or stall_row
+local row_of = kind == 'delay' and delay_row or state_row
 for place = 1, math.min(#found, limit) do
     local due = string.sub(found[place], 1, 18)
     if due > last or bytes >= MAX_BYTES then

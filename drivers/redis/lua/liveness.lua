@@ -1,8 +1,16 @@
 -- ARGV: ids. Returns MessagePack of a list: for each {revision, when it stalls or '', when the last
 -- heartbeat came or '', its note, now, when its earliest delay that can be read is due or ''} of
 -- the latest revision of the state, or false.
+local delay_of, place_of = delay_reading()
+
+-- The last heartbeat for a state: its revision, when it came, and the note.
+local function beat_of(value)
+    local rev, at, note = string.match(value or '', '^(%d+) (%d+) (.*)$')
+    return tonumber(rev), tonumber(at), note
+end
+
 local function is_readable(delay)
-    local body = redis.call('HGET', key('delay_bodies'), delay.id)
+    local body = redis.call('HGET', prefix .. 'delay_bodies', delay.id)
     local whole, found = pcall(cjson.decode, body or '')
     if not whole or type(found) ~= 'table' or found.v ~= 1 or type(found.to) ~= 'string' then
         return false
@@ -13,28 +21,28 @@ local function is_readable(delay)
 end
 
 local function earliest(id, rev)
-    local seen, members = 0, delays_of(id, '0', '9')
-    while #members > 0 do
+    local seen, members = 0, {}
+    repeat
+        members = redis.call(
+            'ZRANGE', prefix .. 'delays_of:' .. id, text(seen), text(seen + 9))
         for _, member in ipairs(members) do
-            local delay = delay_of(member.id)
+            local delay = delay_of(place_of(member).id)
             if delay and delay.rev == rev and is_readable(delay) then
                 return delay.due
             end
         end
         seen = seen + 10
-        members = delays_of(id, text(seen), text(seen + 9))
-    end
+    until #members == 0
     return ''
 end
 
 local function liveness_of(id)
-    local value = redis.call('HGET', key('latest'), id)
-    if not value then
+    local state = latest_of(redis.call('HGET', prefix .. 'latest', id))
+    if state.rev == 0 then
         return false
     end
-    local state = latest_of(value)
     local rev = state.rev or 0
-    local of, at, note = beat_of(redis.call('HGET', key('beats'), id))
+    local of, at, note = beat_of(redis.call('HGET', prefix .. 'beats', id))
     if of ~= rev then
         at, note = nil, ''
     end

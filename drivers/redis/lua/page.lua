@@ -5,15 +5,10 @@
 -- Returns MessagePack of {head, floor, up to which revision all matches are in the page or false
 --   for all there are, revisions, false}, or of {head, floor, false, {}, from} when the search for
 --   the newest revision has to be gone on with.
-local SCAN_LIMIT, ROUNDS = 1000, 20
+local ROUNDS = 20
 local labels, after, since_latest, since_time, committed_before, latest_only, statuses, limit,
     max_bytes, from = unpack(cmsgpack.unpack(ARGV[1]))
-local meta = redis.call('HMGET', key('meta'), 'head', 'floor')
--- A store that is gone is empty, and a reader that has seen more of it hears that it was rewound.
-local head, floor = tonumber(meta[1] or '0'), tonumber(meta[2] or '1')
-if not head or not floor then
-    corrupt('is damaged: its head or its floor is not a number')
-end
+local head, floor = head_and_floor()
 local upto = head
 
 -- The last revision that was committed before a time; times rise with revisions.
@@ -22,7 +17,7 @@ local function last_before(time)
     while low < high do
         local middle = math.floor((low + high + 1) / 2)
         local entry = redis.call(
-            'XREVRANGE', key('log'), text(middle) .. '-0', '-', 'COUNT', '1')[1]
+            'XREVRANGE', prefix .. 'log', text(middle) .. '-0', '-', 'COUNT', '1')[1]
         if entry and (tonumber(fields(entry).c) or 0) >= time then
             high = middle - 1
         else
@@ -32,28 +27,14 @@ local function last_before(time)
     return low
 end
 
--- Postings: a sorted set of revisions, or of ids with their latest revisions; or a stream of
--- revisions. Each gives a list of {revision, member} in order.
-local function ranked(name, low, high, count, backwards)
-    local command = backwards and 'ZREVRANGEBYSCORE' or 'ZRANGEBYSCORE'
-    if backwards then
-        low, high = high, low
-    end
-    local range, found = redis.call(command, key(name), text(low), text(high), 'WITHSCORES',
-        'LIMIT', '0', text(count)), {}
-    for place = 1, #range, 2 do
-        found[#found + 1] = {tonumber(range[place + 1]), range[place]}
-    end
-    return found
-end
-
+-- The revisions with a status, in the form of postings: see ranked.
 local function listed(name, low, high, count, backwards)
     local command = backwards and 'XREVRANGE' or 'XRANGE'
     if backwards then
         low, high = high, low
     end
     local found = redis.call(
-        command, key(name), text(low) .. '-0', text(high) .. '-0', 'COUNT', text(count))
+        command, prefix .. name, text(low) .. '-0', text(high) .. '-0', 'COUNT', text(count))
     for place, entry in ipairs(found) do
         found[place] = {fields(entry).rev}
     end
@@ -62,15 +43,8 @@ end
 
 -- A search in the shortest of some postings, for what is in the others too.
 local function label_search(list, status)
-    local kind, names, sizes = latest_only and 'latest_label' or 'label', {}, {}
-    for place = 1, #list, 2 do
-        local name = posting(kind, status, list[place], list[place + 1])
-        names[#names + 1] = name
-        sizes[name] = redis.call('ZCARD', key(name))
-    end
-    table.sort(names, function(one, other) return sizes[one] < sizes[other] end)
-    local first = table.remove(names, 1)
-    return {find = ranked, name = first, others = names}
+    local names = postings_of(latest_only and 'latest_label' or 'label', status, list)
+    return {find = ranked, name = table.remove(names, 1), others = names}
 end
 
 local function searches()
@@ -84,23 +58,6 @@ local function searches()
         elseif #labels == 0 then
             found[#found + 1] = {find = listed, name = 'status:' .. status, others = {}}
         end
-    end
-    return found
-end
-
-local function intersected(found, others)
-    for _, name in ipairs(others) do
-        local members, left = {}, {}
-        for place, each in ipairs(found) do
-            members[place] = each[2]
-        end
-        local scores = #found > 0 and redis.call('ZMSCORE', key(name), unpack(members)) or {}
-        for place, each in ipairs(found) do
-            if tonumber(scores[place] or '') == each[1] then
-                left[#left + 1] = each
-            end
-        end
-        found = left
     end
     return found
 end

@@ -1,7 +1,7 @@
 -- ARGV: id, and a revision or ''. Returns MessagePack of a stored revision, or false.
 local rev = tonumber(ARGV[2])
 if not rev then
-    rev = latest_of(redis.call('HGET', key('latest'), ARGV[1])).rev
+    rev = latest_of(redis.call('HGET', prefix .. 'latest', ARGV[1])).rev
     if not rev then
         corrupt('is damaged: the latest revision of a state is unknown')
     end

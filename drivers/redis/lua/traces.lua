@@ -1,9 +1,10 @@
--- Looks for commits, backwards from each state's latest revision.
+-- Looks for commits, backwards from each state's last revision.
 -- ARGV[1]: MessagePack of a list of {id, revision that the commit replaced, token, how many
 -- revisions it has, from which one to go on or false}; ARGV[2]: at most how many steps for each.
 -- Returns MessagePack of a list: for each the stored revisions of the commit; a number to go on
 -- from; true if it cannot be told any more; false if it was not committed.
 local steps = tonumber(ARGV[2])
+local floor = tonumber(redis.call('HGET', prefix .. 'meta', 'floor') or '1') or 1
 
 local function of_commit(first, count, token)
     local found = {}
@@ -17,19 +18,16 @@ local function of_commit(first, count, token)
 end
 
 local function trace(id, expected, token, count, rev)
-    rev = rev or latest_of(redis.call('HGET', key('latest'), id)).rev or 0
-    for _ = 1, steps do
-        local entry = rev > expected and revision(rev)
-        if not entry then
-            return rev > expected
+    if not rev then
+        local state = latest_of(redis.call('HGET', prefix .. 'latest', id))
+        rev = state.last or state.rev or 0
+        if rev == 0 then
+            -- What is not there any more may have been forgotten, and compacted.
+            return expected > 0 and expected < floor
         end
-        local previous = tonumber(entry.p) or 0
-        if previous == expected then
-            return entry.t == token and of_commit(rev, count, token)
-        end
-        rev = previous
     end
-    return rev
+    local found = find_commit(revision, token, expected, rev, steps)
+    return type(found) == 'table' and of_commit(found.rev, count, token) or found
 end
 
 local found = {}

@@ -40,30 +40,27 @@ local function index_due(where, kind, flow, member)
     end
     -- It may become the first of its flow, or have been the last one.
     if not flows[name] and sizes[name] <= (removals[name] and #removals[name] or 0) then
-        size_of('ZCARD', 'flows:' .. kind)
         flows[name] = {kind, flow}
     end
 end
 
 -- The latest revision of a state, in place of an old one: see latest_of.
 local function set_latest(id, old, rev, status, labelled, after, due, flow)
-    local value = rev .. ' ' .. status .. (labelled and ' 1' or ' 0')
+    local value, kind = rev .. ' ' .. status .. (labelled and ' 1' or ' 0'), false
     if after then
-        value = value .. ' ' .. after .. ' ' .. due .. ' ' .. flow
-        index_due(additions, 'stall', flow, due .. id)
+        kind, value = 'stall', value .. ' ' .. after .. ' ' .. due .. ' ' .. flow
+    elseif status ~= 'ended' then
+        kind, value, due = 'idle', value .. '   ' .. flow, NO_TIME
     end
     collect(additions, 'HSET', 'latest', id, value)
-    if old.after then
-        index_due(removals, 'stall', old.flow, old.due .. id)
+    if kind ~= old.kind or due ~= old.due or flow ~= old.flow then
+        if kind then
+            index_due(additions, kind, flow, due .. id)
+        end
+        if old.kind then
+            index_due(removals, old.kind, old.flow, old.due .. id)
+        end
     end
-end
-
-local function add_delay(delay)
-    collect(additions, 'HSET', 'delay_heads', delay.id, cmsgpack.pack(
-        {delay.due, delay.state, delay.rev, delay.flow, delay.holder, delay.references}))
-    collect(additions, 'ZADD', 'delays_of:' .. delay.state, '0',
-        delay.due .. pair(delay.flow, delay.id))
-    index_due(additions, 'delay', delay.flow, delay.due .. delay.id)
 end
 
 -- By how much the number of references to data will change.
@@ -79,6 +76,13 @@ local function refer(sums, by)
 end
 
 local function write()
+    for name, about in pairs(flows) do
+        if additions[name] and sizes[name] > 0 then
+            flows[name] = nil
+        else
+            size_of('ZCARD', 'flows:' .. about[1])
+        end
+    end
     for _, where in ipairs({beginning, removals, additions}) do
         for _, list in ipairs(where) do
             -- Lua cannot give a command more than some thousands of arguments.
@@ -89,9 +93,9 @@ local function write()
         end
     end
     for name, about in pairs(flows) do
-        if redis.call('EXISTS', prefix .. name) == 1 then
+        if additions[name] then
             redis.call('ZADD', prefix .. 'flows:' .. about[1], '0', about[2])
-        else
+        elseif redis.call('EXISTS', prefix .. name) == 0 then
             redis.call('ZREM', prefix .. 'flows:' .. about[1], about[2])
         end
     end
