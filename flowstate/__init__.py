@@ -3,12 +3,13 @@
 Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
 which imports only from those before it: values (errors, frozen, limits, state, data, codec); the
 contract of stores (driver, recovery_rules); what is to be done (context, commands, registry);
-against a store (planning, batching, reading, log_tail, committing); running flows (execution,
-flow_loop, heartbeats, engine, delayer).
+against a store (planning, batching, reading, log_tail, watch, committing); running flows
+(execution, flow_loop, heartbeats, engine, delayer).
 """
 
 from flowstate.clock import Clock, FakeClock, SystemClock
 from flowstate.commands import (
+    CancelTimer,
     Check,
     Command,
     Commit,
@@ -16,6 +17,7 @@ from flowstate.commands import (
     DelayedPage,
     End,
     Execute,
+    Forget,
     GetData,
     GetDelayedStates,
     GetState,
@@ -23,14 +25,17 @@ from flowstate.commands import (
     Noop,
     Page,
     Pause,
+    Receive,
     Resume,
     Retry,
+    SetTimer,
     Stack,
     StoreData,
     Transit,
     Unstack,
 )
 from flowstate.context import StateContext
+from flowstate.counters import EngineStats
 from flowstate.data import Data, DataRef
 from flowstate.delayer import Delayer
 from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState, Driver
@@ -48,10 +53,12 @@ from flowstate.errors import (
     EngineStoppedError,
     ExecutionLostError,
     FlowstateError,
+    FlowTimeoutError,
     HistoryRewoundError,
     InvalidCommandError,
     InvalidInputError,
     LeaseLostError,
+    MailboxFullError,
     RevisionMismatchError,
     StateNotFoundError,
     StoreBusyError,
@@ -61,12 +68,16 @@ from flowstate.errors import (
     StoreUnavailableError,
     StoreVersionError,
     UnknownFlowError,
+    ValueDecodeError,
+    ValueNotFoundError,
 )
-from flowstate.log_tail import Watch
 from flowstate.registry import FlowRegistry
-from flowstate.state import State, Status, Transition
+from flowstate.retrying import RetryPolicy
+from flowstate.state import State, Status, Timer, Transition
+from flowstate.watch import Watch
 
 __all__ = [
+    "CancelTimer",
     "Check",
     "ClaimLostError",
     "Clock",
@@ -91,13 +102,16 @@ __all__ = [
     "End",
     "Engine",
     "EngineOverloadedError",
+    "EngineStats",
     "EngineStoppedError",
     "Execute",
     "ExecutionLostError",
     "FakeClock",
     "Flow",
     "FlowRegistry",
+    "FlowTimeoutError",
     "FlowstateError",
+    "Forget",
     "GetData",
     "GetDelayedStates",
     "GetState",
@@ -106,12 +120,16 @@ __all__ = [
     "InvalidCommandError",
     "InvalidInputError",
     "LeaseLostError",
+    "MailboxFullError",
     "Noop",
     "Page",
     "Pause",
+    "Receive",
     "Resume",
     "Retry",
+    "RetryPolicy",
     "RevisionMismatchError",
+    "SetTimer",
     "Stack",
     "State",
     "StateContext",
@@ -125,9 +143,12 @@ __all__ = [
     "StoreUnavailableError",
     "StoreVersionError",
     "SystemClock",
+    "Timer",
     "Transit",
     "Transition",
     "UnknownFlowError",
     "Unstack",
+    "ValueDecodeError",
+    "ValueNotFoundError",
     "Watch",
 ]

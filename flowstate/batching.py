@@ -3,15 +3,15 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from flowstate.errors import DriverError
+from flowstate.errors import DriverError, StoreBusyError
 from flowstate.tasks import note_outcome
 
-__all__ = ["Batcher", "Pending", "WORTH_A_BATCH"]
+__all__ = ["Batcher", "Pending", "WORTH_A_BATCH", "in_parts"]
 
 logger = logging.getLogger("flowstate")
 
@@ -19,6 +19,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 WORTH_A_BATCH = 64  # Items: two batches of fewer cost more than they save by overlapping.
 CLOSE_SECONDS = 1.0
+PARTS = 16
+MAX_BUSY_PARTS = 2
 
 
 # A Struct is made without a call of Python code, and one is made for every commit.
@@ -122,6 +124,11 @@ class Batcher(Generic[T, R]):
             pending.done = self._loop.create_future()
             pending.done.add_done_callback(note_outcome)
             await asyncio.wait([pending.done])
+
+    def on_their_way(self) -> Iterator[T]:
+        """Iterate over the items that have no answer yet."""
+        for given in (self._queue, *self._given.values()):
+            yield from [pending.item for pending in given if not pending.done.done()]
 
     async def close(self, reason: Exception, seconds: float = 0.0) -> bool:
         """Take no more items, wait so long for the answers of the others, and end the rest.
@@ -247,6 +254,40 @@ class Batcher(Generic[T, R]):
         for pending in given:
             _fail([pending], self._unknown(pending.item))
         given.clear()
+
+
+async def in_parts(
+    call: Callable[[Sequence[T]], Awaitable[Sequence[R]]], items: Sequence[T]
+) -> list[R | Exception]:
+    """Return the answer for each item, or why there is none; a busy one does not fail the others.
+
+    What the store keeps locked is looked for in parts, and in parts of the part that fails. When
+    more than two parts fail, the store itself is busy.
+
+    Raises:
+        StoreBusyError: there is only one item.
+        DriverError: the first call failed for another reason.
+    """
+    try:
+        return list(await call(items))
+    except StoreBusyError:
+        if len(items) == 1:
+            raise
+    size = -(-len(items) // PARTS)
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    outcomes = await asyncio.gather(*map(call, parts), return_exceptions=True)
+    is_worth = sum(isinstance(each, StoreBusyError) for each in outcomes) <= MAX_BUSY_PARTS
+    answers: list[R | Exception] = []
+    for part, outcome in zip(parts, outcomes, strict=True):
+        if isinstance(outcome, StoreBusyError) and len(part) > 1 and is_worth:
+            answers += await in_parts(call, part)
+        elif isinstance(outcome, Exception):
+            answers += [outcome] * len(part)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            answers += outcome
+    return answers
 
 
 def _interrupted(_: object) -> Exception:

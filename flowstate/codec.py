@@ -18,7 +18,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from flowstate.data import Data, DataRef
-from flowstate.driver import NewDelay
+from flowstate.driver import NewDelay, NewTimer
 from flowstate.errors import CodecError, InvalidCommandError
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.limits import MAX_COMMIT_BYTES, text_bytes
@@ -79,6 +79,7 @@ class ContextBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1)
         stacks: contexts that are stacked in this one, by name. Kept as text, as annotations are,
             each level would double the size.
         kept: the names of those that ``committed`` has as well.
+        taken: how many transitions were taken, if some are not among them any more.
     """
 
     current: Raw
@@ -87,6 +88,7 @@ class ContextBody(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1)
     transitions: tuple[Raw, ...] = ()
     stacks: dict[str, Raw] = {}
     kept: tuple[str, ...] = ()
+    taken: int = 0
 
 
 class NestedBody(ContextBody, frozen=True, omit_defaults=True, tag_field="v", tag=2):
@@ -183,11 +185,13 @@ def commit_size(
     bodies: Sequence[str],
     data: Sequence[Data],
     delays: Sequence[NewDelay],
+    timers: Sequence[NewTimer] = (),
 ) -> int:
     """Return how many bytes a commit has; without bodies they are measured only if need be."""
     if not bodies and len(states) <= FEW_STATES and not data and not delays:
         return 0
-    rest = sum(map(data_size, data)) + sum([text_bytes(delay.body) for delay in delays])
+    rows = [*[delay.body for delay in delays], *[timer.body for timer in timers]]
+    rest = sum(map(data_size, data)) + sum(map(text_bytes, rows))
     is_large = rest + LARGE_STATE * len(states) > MAX_COMMIT_BYTES
     if is_large and not bodies and rest + sum(map(_most_bytes, states)) > MAX_COMMIT_BYTES:
         bodies = tuple(map(encode_body, states))
@@ -204,7 +208,7 @@ def data_size(data: Data) -> int:
 
 def _most_bytes(state: State) -> int:
     """Return a bound for the bytes of a checked state."""
-    if state.data or state.unknown or state.transition.unknown or state.values:
+    if state.data or state.unknown or state.transition.unknown or state.values or state.timers:
         return LARGE_STATE
     texts = chain(state.annotations.items(), state.transition.annotations.items())
     return LARGE_LABELS + sum([BYTES_PER_CHARACTER * (len(k) + len(v) + 6) for k, v in texts])
@@ -214,6 +218,7 @@ def encode_context(
     current: State,
     committed: State,
     transitions: tuple[Transition, ...],
+    taken: int = 0,
     *,
     with_commit: bool,
 ) -> str:
@@ -224,6 +229,7 @@ def encode_context(
     """
     known = current if with_commit else committed
     steps = () if with_commit else tuple(Raw(encode_state(step)) for step in transitions)
+    taken = taken if taken > len(steps) and not with_commit else 0
     stacks = {name: Raw(text.encode()) for name, text in _stacks(current).items()}
     kept: tuple[str, ...] = ()
     other = ABSENT
@@ -232,7 +238,7 @@ def encode_context(
         other = Raw(encode_state(_without(known, kept)))
     own = Raw(encode_state(_without(current, stacks)))
     kind = NestedBody if stacks else ContextBody
-    return _encoder.encode(kind(own, other, with_commit, steps, stacks, kept)).decode()
+    return _encoder.encode(kind(own, other, with_commit, steps, stacks, kept, taken)).decode()
 
 
 def _stacks(state: State) -> dict[str, str]:
@@ -263,7 +269,7 @@ def _without(state: State, stacks: Iterable[str]) -> State:
     return replace(state, annotations=FrozenDict(left))
 
 
-def decode_context(text: str) -> tuple[State, State, tuple[Transition, ...], bool]:
+def decode_context(text: str) -> tuple[State, State, tuple[Transition, ...], int, bool]:
     """Decode what :func:`encode_context` made, in the order of its arguments."""
     try:
         body = _context_decoder.decode(text)
@@ -275,7 +281,7 @@ def decode_context(text: str) -> tuple[State, State, tuple[Transition, ...], boo
     same = bytes(body.committed) == bytes(ABSENT)
     committed = current if same else _with(decode_state(bytes(body.committed)), kept)
     transitions = tuple(_decode_slowly(bytes(raw), Transition) for raw in body.transitions)
-    return current, committed, transitions, body.with_commit
+    return current, committed, transitions, body.taken, body.with_commit
 
 
 def _with(state: State, stacks: Mapping[str, str]) -> State:

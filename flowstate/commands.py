@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import attrs
+
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState
@@ -14,6 +16,7 @@ from flowstate.frozen import EMPTY, Value
 from flowstate.state import State, Status
 
 __all__ = [
+    "CancelTimer",
     "Check",
     "Command",
     "Commit",
@@ -21,6 +24,7 @@ __all__ = [
     "DelayedPage",
     "End",
     "Execute",
+    "Forget",
     "GetData",
     "GetDelayedStates",
     "GetState",
@@ -29,8 +33,11 @@ __all__ = [
     "Noop",
     "Page",
     "Pause",
+    "Put",
+    "Receive",
     "Resume",
     "Retry",
+    "SetTimer",
     "Stack",
     "StoreData",
     "Transit",
@@ -90,12 +97,30 @@ class End(_Step, frozen=True):
     """Finish a state where it is."""
 
 
+class Forget(Value, Command[None], frozen=True):
+    """Let the store forget an ended state.
+
+    Within a ``Commit`` it writes the last revision of the state, which has nothing but its id,
+    labels and flow: watches see it, with the cause ``"forget"``. From then on the store has no
+    such state: pages of latest revisions do not show it, ``GetState`` does not find it, and the id
+    may begin again at revision 0. ``compact`` removes all its revisions. Outside a ``Commit`` it
+    only changes the working copy. A state is forgotten in the commit that ends it, if you wish::
+
+        Commit(End(ctx), Forget(ctx))
+    """
+
+    ctx: StateContext
+
+
 class Delay(Value, Command[None], frozen=True):
     """Move a state to flow ``to`` later, unless it has moved on by then.
 
     Durable by itself outside a ``Commit``; within one it also commits the state. It belongs to
     the revision that the state has then: a state that moves on drops its delays. Data that the
     state refers to is kept for as long as the delay is there.
+
+    In the flow that the state is in it is a pause within the step, so ``ctx.effect_key`` stays;
+    ``Commit(Transit(ctx, to), Delay(ctx, to, ...))`` begins another step.
 
     Attributes:
         ctx: the state.
@@ -114,6 +139,39 @@ class Delay(Value, Command[None], frozen=True):
     annotations: Mapping[str, str] = EMPTY
 
 
+class SetTimer(Value, Command[None], frozen=True):
+    """Set an alarm that sends a state to flow ``to``, however often it moves until then.
+
+    A timer belongs to the state, and not to one revision as a ``Delay`` does: it survives every
+    commit until it fires, is set again under its name, is cancelled, or the state ends. It fires
+    once, never early, by a commit at the latest revision, and makes a paused state active. It does
+    not postpone recovery. What runs when it fires is superseded. An engine with a ``Delayer`` and
+    the flow fires it. ``ctx.timer`` then is its name.
+
+    Outside a ``Commit`` it only changes the working copy: the timer is set by the next commit.
+
+    Attributes:
+        ctx: the state; it must not have ended.
+        name: of the timer, at most 512 bytes. A state has at most 64.
+        to: the flow id.
+        after: how long after the commit, by the store's clock. Either this or ``until``.
+        until: when, with a time zone. A time in the past is due at once.
+    """
+
+    ctx: StateContext
+    name: str
+    to: str
+    after: timedelta | None = None
+    until: datetime | None = None
+
+
+class CancelTimer(Value, Command[None], frozen=True):
+    """Remove a timer, if the state has it; outside a ``Commit``, from the working copy only."""
+
+    ctx: StateContext
+    name: str
+
+
 class Noop(Value, Command[None], frozen=True):
     """Do nothing: a flow returns it to stop executing its state and leave it as it is."""
 
@@ -128,6 +186,46 @@ class Check(Value, Command[None], frozen=True):
     """Within a ``Commit``: refuse it unless the stored revision is still the one in ``ctx``."""
 
     ctx: StateContext
+
+
+class Put(Value, Command[None], frozen=True):
+    """Within a ``Commit``: store the working copy as it is, without a step.
+
+    If it is as it was committed, the stored revision is only checked.
+    """
+
+    ctx: StateContext
+
+
+@attrs.frozen(init=False)
+class Receive(Command[None]):
+    """Go to flow ``to`` with the oldest message of one of these names, or wait for one.
+
+    Messages come by ``engine.signal``. The value of the one that is taken is then found with
+    ``ctx.get(Type, name)``, and its name is ``ctx.signal``. While there is none, the state is
+    paused, and the first one that comes makes it active again. It belongs into a ``Commit``, where
+    a ``SetTimer`` can go along with it to end the wait; by itself it is one::
+
+        return Commit(
+            Receive(ctx, "approved", "refused", to="decide"),
+            SetTimer(ctx, "too late", "expire", after=timedelta(days=2)),
+        )
+
+    No message is missed or taken twice, whatever is done to the state at the same time. Nothing
+    else in the commit may move the state on after it.
+
+    Attributes:
+        ctx: the state.
+        names: of messages, from 1 to 100.
+        to: the flow id.
+    """
+
+    ctx: StateContext
+    names: tuple[str, ...]
+    to: str
+
+    def __init__(self, ctx: StateContext, *names: str, to: str) -> None:
+        self.__attrs_init__(ctx, names, to)
 
 
 class Stack(Value, Command[None], frozen=True):
@@ -207,6 +305,7 @@ class GetStates(Value, Command["Page"], frozen=True):
         committed_before: revisions committed before this time.
         limit: at most so many, from 1 to 1,000.
         gaps_below: holes below this revision are accepted; set by ``page.next``.
+        id: only revisions of this state.
 
     Raises:
         CompactedError: revisions above ``since_rev`` were removed (not with ``latest_only``).
@@ -222,6 +321,7 @@ class GetStates(Value, Command["Page"], frozen=True):
     committed_before: datetime | None = None
     limit: int = 100
     gaps_below: int = 0
+    id: str | None = None
 
 
 class Page(Value, frozen=True):
@@ -244,7 +344,7 @@ class Page(Value, frozen=True):
 
 
 class GetDelayedStates(Value, Command["DelayedPage"], frozen=True):
-    """Read a page of delays, the earliest first.
+    """Read a page of delays and timers, the earliest first.
 
     Attributes:
         until: only delays due at or before this time. ``None``: all.

@@ -1,6 +1,8 @@
 """From commands to durable writes: plan, write, settle."""
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -18,6 +20,7 @@ from flowstate.commands import (
     Delay,
     GetData,
     GetState,
+    Receive,
     StoreData,
     Transit,
     Unstack,
@@ -34,12 +37,17 @@ from flowstate.errors import (
     InvalidInputError,
     RevisionMismatchError,
 )
-from flowstate.limits import text_bytes
+from flowstate.executed import Executed
+from flowstate.limits import check_id, text_bytes
 from flowstate.log_tail import LogTail
-from flowstate.planning import STEPS, Plan, Step, stepped
+from flowstate.mailbox import mailbox_id
+from flowstate.planning import Plan
 from flowstate.reading import Reader
+from flowstate.receiving import forget_mailbox, mailboxes_of, receive
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, checked, frozen
+from flowstate.steps import STEPS, Step, stepped
+from flowstate.turns import Backoff, Turns
 
 __all__ = ["Committer", "OTHER_LOOP"]
 
@@ -49,7 +57,8 @@ OTHER_LOOP = "is open in another event loop; see asyncio.run_coroutine_threadsaf
 class Committer:
     """Plans commits, gives them to an open driver in batches, and settles their contexts.
 
-    The ``tail`` is given the revisions of each batch, in the order of the log.
+    The ``tail`` is given the revisions of each batch, in the order of the log; ``executed`` tells
+    executions that their states have moved on. Those who receive messages take ``turns``.
     """
 
     def __init__(
@@ -60,6 +69,9 @@ class Committer:
         tokens: Callable[[], str],
         monotonic: Callable[[], float],
         tail: LogTail,
+        executed: Executed,
+        turns: Turns,
+        backoff: Backoff,
     ) -> None:
         self._driver = driver
         self._store_id = driver.store_id
@@ -67,6 +79,10 @@ class Committer:
         self._tokens = tokens
         self._monotonic = monotonic
         self._tail = tail
+        self._executed = executed
+        self._turns = turns
+        self._backoff = backoff
+        self._executions = executed.by_id
         self._thread = get_ident()
         self._loop = asyncio.get_running_loop()
         self._encodes = not driver.stores_objects
@@ -88,7 +104,9 @@ class Committer:
         """Return an empty plan."""
         return Plan(self._flows, self._store_id, self._monotonic(), self._encodes)
 
-    async def commit(self, commit: Commit) -> None:
+    async def commit(  # noqa: C901, PLR0912 - a call for each branch would slow it down
+        self, commit: Commit
+    ) -> None:
         """Do a commit.
 
         One step of one context is by far the most frequent one. It goes without a plan, which
@@ -97,21 +115,24 @@ class Committer:
         # To ask which event loop runs costs a call of the system; a thread runs one at a time.
         if get_ident() != self._thread or not self._loop.is_running():
             raise InvalidInputError("engine", OTHER_LOOP)
-        commands = commit._commands
-        if len(commands) != 1 or type(commands[0]) not in STEPS:
-            await self._commit_plan(commands)
-            return
-        step: Step = commands[0]  # type: ignore[assignment]
-        ctx, store_id = step.ctx, self._store_id
-        if type(ctx) is not StateContext or (ctx._store_id or store_id) != store_id:
+        commands, store_id = commit._commands, self._store_id
+        step: Any = commands[0] if len(commands) == 1 else None
+        if (
+            type(step) not in STEPS
+            or type(ctx := step.ctx) is not StateContext
+            or (ctx._store_id or store_id) != store_id
+        ):
             await self._commit_plan(commands)
             return
         current = ctx.current
         needs: tuple[str, ...] = ()
-        if current is ctx._known is ctx.committed:
-            put = stepped(current, step, self._flows)  # What the store gave needs no check.
+        if current is ctx._known is ctx.committed and not current.timers:
+            put = stepped(current, step, self._flows, ctx)  # What the store gave needs no check.
         else:
             put, needs = _checked_step(ctx, step, self._flows)
+            if put.timers or ctx.committed.timers:
+                await self._commit_plan(commands)
+                return
         if self._encodes:
             body = encode_body(put)
             size = len(body) if body.isascii() else text_bytes(body)
@@ -128,6 +149,8 @@ class Committer:
             settle(ctx, store_id, sent_at, verdict)
             if self._tail.watches:
                 self._tail.take(verdict)  # type: ignore[arg-type]
+            if self._executions and ctx._on_commit is None:  # Else this is the execution itself.
+                self._executed.tell(ctx.committed)
         else:
             pending = self._batcher.put(writes, partial(settle, ctx, store_id, sent_at))
             try:
@@ -137,12 +160,53 @@ class Committer:
                 raise
 
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
+        if STEPS.issuperset(map(type, commands)):  # As mostly.
+            plan = self.plan()
+            for command in commands:
+                plan.step(command)  # type: ignore[arg-type]
+            await self._write(plan.writes(self._tokens()), plan.settle)
+        elif mailboxes := mailboxes_of(commands):
+            await self._commit_with(mailboxes, commands)
+        else:
+            await self.write(await self._planned(commands))
+
+    async def _commit_with(self, mailboxes: list[str], commands: Sequence[Command[Any]]) -> None:
+        """Do a commit that depends on mailboxes; plan it again if nothing else has changed."""
+        async with contextlib.AsyncExitStack() as turns:
+            for id in mailboxes:  # In order: two that wait for each other would never end.
+                line = await turns.enter_async_context(self._turns.take(id))
+                line.state = None
+            for lost in itertools.count():
+                plan = await self._planned(commands)
+                try:
+                    await self.write(plan)
+                except RevisionMismatchError as error:
+                    if not set(mailboxes).issuperset(error.ids):
+                        raise
+                else:
+                    return
+                await self._backoff.pause(lost)
+
+    async def _planned(self, commands: Sequence[Command[Any]]) -> Plan:
         plan = self.plan()
         for command in commands:
             if type(command) in STEPS:
                 plan.step(command)  # type: ignore[arg-type]
             else:
                 await self._add(plan, command)
+        if plan.forgotten:
+            await self._forget_mailboxes(plan)
+        return plan
+
+    async def _forget_mailboxes(self, plan: Plan) -> None:
+        """Let the mailboxes of states be forgotten with them, so that none finds old messages."""
+        ids = [mailbox_id(id) for id in plan.forgotten]
+        for id, found in zip(ids, await self._driver.get_liveness(ids), strict=True):
+            if found is not None:
+                forget_mailbox(plan, id, found.rev)
+
+    async def write(self, plan: Plan) -> None:
+        """Make what is planned durable, and change the contexts."""
         await self._write(plan.writes(self._tokens()), plan.settle)
 
     async def _add(self, plan: Plan, command: Command[Any]) -> None:
@@ -156,6 +220,9 @@ class Committer:
                 await self.get_data(plan, command)
             case GetState():
                 await Reader(self._driver).get_state(command)
+            case Receive(ctx):
+                id = check_id("state.id", plan.draft(ctx).current.id)
+                receive(plan, command, await self._driver.get_state(mailbox_id(id)))
             case _:
                 plan.add(command)
 
@@ -172,25 +239,57 @@ class Committer:
             settle(verdict)
             self._take(verdicts)
 
+    async def commit_from(
+        self, ctx: StateContext, state: State, taken: int, commands: Sequence[Command[Any]]
+    ) -> None:
+        """Do a commit that leaves out what ``ctx`` has become, and goes on from ``state`` instead.
+
+        Args:
+            ctx: becomes what is committed.
+            state: of the same revision.
+            taken: how many steps led from that revision to ``state``.
+            commands: of the commit.
+        """
+        plan = self.plan()
+        plan.draft(ctx).replace(state, ctx.committed, taken=taken)
+        for command in commands:
+            plan.add(command)
+        await self.write(plan)
+
+    def is_writing(self, id: str) -> bool:
+        """Return whether a commit of a state is on its way from here."""
+        writes = self._batcher.on_their_way() if self._batcher is not None else ()
+        joined = [ctx for contexts in self._joined.values() for ctx in contexts]
+        return any(put.id == id for each in writes for put in each.puts) or any(
+            ctx.current.id == id for ctx in joined
+        )
+
     def _take(self, verdicts: Sequence[Verdict]) -> None:
         """Hand over the revisions of a batch."""
-        if self._tail.watches:
+        if self._tail.watches or self._executions:
             told = [state for states in verdicts if type(states) is tuple for state in states]
-            self._tail.take(told)
+            if self._tail.watches:
+                self._tail.take(told)
+            for state in told:
+                if state.id in self._executions:
+                    self._executed.tell(state)
 
     async def commit_in(self, tx: Transaction, commit: Commit) -> None:
         """Let a commit be done when a transaction ends."""
         if getattr(tx, "store_id", None) != self._store_id:
             raise InvalidInputError("tx", "is no transaction of this store")
-        plan = self.plan()
-        for command in commit._commands:
-            await self._add(plan, command)
+        plan = await self._planned(commit._commands)
         joined = self._joined.setdefault(tx, [])
         if {*map(id, joined)} & {*map(id, plan.contexts)}:
             # Drafted from what an earlier commit of the transaction is about to change.
             raise InvalidCommandError("ctx", "is part of this transaction already")
-        tx.add(plan.writes(self._tokens()), plan.settle)
+        tx.add(plan.writes(self._tokens()), partial(self._settle_joined, plan))
         joined += plan.contexts
+
+    def _settle_joined(self, plan: Plan, verdict: Verdict) -> None:
+        plan.settle(verdict)
+        for ctx in plan.contexts if self._executions else ():
+            self._executed.tell(ctx.committed)
 
     async def delay(self, command: Delay) -> None:
         """Store a delay by itself."""
@@ -208,19 +307,20 @@ class Committer:
             await self._write(writes, plan.settle)
 
     async def commit_delay(self, delayed: DelayedState) -> StateContext:
-        """Commit the step of a delay that is due, and return the context to execute."""
+        """Commit the step of a delay or timer that is due; return the context to execute."""
         plan = self.plan()
         ctx = plan.fire(delayed)
-        await self._write(plan.writes(self._tokens()), plan.settle)
+        await self.write(plan)
         return ctx
 
     async def claim(self, claim: Claim) -> None:
         """Reserve a delay."""
         await self._write(Writes(self._tokens(), claims=(claim,)), self.plan().settle)
 
-    async def drop(self, drop: Drop) -> None:
-        """Remove a delay that was claimed."""
-        await self._write(Writes(self._tokens(), drops=(drop,)), self.plan().settle)
+    async def drop(self, drop: Drop, state: State | None = None) -> None:
+        """Remove a delay or timer; of a state, only while that is its latest revision."""
+        checks = () if state is None else ((state.id, state.rev),)
+        await self._write(Writes(self._tokens(), checks=checks, drops=(drop,)), self.plan().settle)
 
     async def get_data(self, plan: Plan, command: GetData) -> Data:
         """Read data onto the draft of its context."""
@@ -246,7 +346,7 @@ class Committer:
             stored = await self._driver.get_state(draft.current.id)
             if stored is None or _content(stored) != _content(draft.current):
                 raise RevisionMismatchError([draft.current.id])
-            draft.replace(stored, stored, ())
+            draft.replace(stored, stored)
 
     async def drain(self, seconds: float) -> bool:
         """Take no more commits; return whether all on their way had their verdicts in time.
@@ -266,8 +366,8 @@ def _checked_step(
     current, known = ctx.current, ctx.committed
     is_transit = type(step) is Transit
     if not is_transit or type(current) is not State:
-        current = frozen(current)  # Other steps look into it.
-    put = stepped(current, step, flows)
+        current, known = frozen(current), frozen(known)  # Other steps look into them.
+    put = stepped(current, step, flows, ctx)
     put = checked(put, known, put.transition if is_transit else None)
     return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
 

@@ -1,18 +1,28 @@
 """The one mutable thing: a working copy of a state, and what the store has of it."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, Unpack, overload
 
-import attrs
+from msgspec import UNSET
 from msgspec.structs import replace
 
-from flowstate.data import Data, DataRef
-from flowstate.errors import DriverError, InvalidInputError
+from flowstate.data import Data
+from flowstate.effect_keys import effect_key, kept, origin_of
+from flowstate.errors import DriverError
 from flowstate.frozen import EMPTY, FrozenDict, exact
 from flowstate.limits import MAX_STEPS, check_id
-from flowstate.state import State, Status, Transition, checked, frozen
+from flowstate.mailbox import SIGNAL
+from flowstate.notices import Notice
+from flowstate.retrying import ERROR, POLICY, PolicyChanges, failures_of, overridden
+from flowstate.state import State, Transition, frozen
+from flowstate.timers import TIMER
+from flowstate.values import with_value, without_value
 
-__all__ = ["Draft", "StateContext", "refusal", "settle"]
+__all__ = ["StateContext", "refusal", "settle"]
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 class StateContext:
@@ -34,16 +44,20 @@ class StateContext:
     #   _on_commit  is called after each commit of this context with the monotonic time at which
     #               the commit was sent; set by what executes the context.
     #   _sent_at    that time, of the last commit; None if there was none.
+    #   _stayed     a transition that a commit without a step has only given its origin.
     #   _steps      taken since the last commit; of more than twice MAX_STEPS the newest.
-    #   _stop       is set when the engine that executes the context begins to stop.
+    #   _notice     what those who execute the context tell its flow.
+    #   _trimmed    how many steps are not in ``_steps`` any more.
     #   _store_id   of the store that it was committed to; None if it was not.
     __slots__ = (
         "_known",
+        "_notice",
         "_on_commit",
         "_sent_at",
+        "_stayed",
         "_steps",
-        "_stop",
         "_store_id",
+        "_trimmed",
         "committed",
         "current",
         "data",
@@ -55,11 +69,13 @@ class StateContext:
         self.committed = State(state.id) if is_new else state
         self.data: dict[str, Data] = {}
         self._steps: list[Transition] = []
+        self._trimmed = 0
+        self._stayed: Transition | None = None
         self._known: State | None = None
         self._store_id: str | None = None
         self._sent_at: float | None = None
         self._on_commit: Callable[[float], None] | None = None
-        self._stop: asyncio.Event | None = None
+        self._notice: Notice | None = None
 
     def __repr__(self) -> str:
         return f"StateContext(current={self.current!r}, committed_rev={self.committed.rev})"
@@ -69,16 +85,46 @@ class StateContext:
         """The steps taken since the last commit, oldest first; of many, the last 1,000."""
         return tuple(self._steps[-MAX_STEPS:])
 
+    @property
+    def _taken(self) -> int:
+        """How many steps were taken since the last commit."""
+        return self._trimmed + len(self._steps)
+
+    @property
+    def effect_key(self) -> str:
+        """What names the step, for calls of other services: the same each time it runs.
+
+        A service that has seen a key does nothing for it again. The key stays the same over
+        attempts of recovery and pauses of a policy, a ``Retry``, ``Pause`` or ``Resume``, a commit
+        of data or values, a hand-over to another engine, a ``Delay`` to the flow that the state is
+        in, and when an operator retries a dead state. The next ``Transit`` begins a new one, also
+        to the same flow; so does a delay or timer to another flow.
+
+        Steps that were never committed are counted instead, so a flow that takes other ones when
+        it runs again finds other keys. Before its first commit nothing but these counts tells
+        the steps of a state apart.
+        """
+        return effect_key(self.current, self.origin)
+
+    @property
+    def origin(self) -> str:
+        """The part of :attr:`effect_key` that names the step within its state."""
+        return origin_of(self.current.transition, self.committed, self._trimmed + len(self._steps))
+
     def copy(self) -> "StateContext":
         """Return an independent context with the same content."""
         twin = self._duplicate(self.current, self.committed)
+        twin._notice = self._notice
         twin._known = self._known
         twin._store_id = self._store_id
         twin._sent_at = self._sent_at
         return twin
 
     def fork(self, new_id: str) -> "StateContext":
-        """Return a context for a new state that starts as a copy of this one's working copy."""
+        """Return a context for a new state that starts as a copy of this one's working copy.
+
+        It has none of the timers.
+        """
         current = replace(
             self.current,
             id=new_id,
@@ -86,6 +132,7 @@ class StateContext:
             committed_at=None,
             delayed_until=None,
             timers=EMPTY,
+            transition=kept(self.current.transition, self.origin),
         )
         return self._duplicate(current, State(exact(new_id)))
 
@@ -94,7 +141,8 @@ class StateContext:
         twin.committed = committed
         twin.data = dict(self.data)
         twin._steps = self._steps.copy()
-        twin._stop = self._stop
+        twin._trimmed = self._trimmed
+        twin._notice = self._notice and Notice(self._notice.stop)
         return twin
 
     def set_label(self, key: str, value: str | None) -> None:
@@ -115,6 +163,42 @@ class StateContext:
         annotations = _changed("annotation", self.current.annotations, key, value)
         self.current = replace(self.current, annotations=annotations)
 
+    def put(self, value: object, name: str = "value") -> None:
+        """Keep a value with the state, as JSON; the next commit of the state stores it.
+
+        Args:
+            value: of a class of msgspec or attrs, a dataclass, or anything of Python that JSON
+                has. ``None`` is a value, too.
+            name: of the value. A state has at most 1 MiB of values in all.
+
+        Raises:
+            InvalidInputError: a bad name, or it cannot be stored as JSON, has NUL, NaN or an
+                infinite number, or is too large; names ``values[name]``.
+        """
+        values = with_value(self.current.values, name, value)
+        if values is not self.current.values:
+            self.current = replace(self.current, values=values)
+
+    def remove(self, name: str = "value") -> None:
+        """Remove a value, if there is one; it is gone with the next commit of the state.
+
+        Raises:
+            InvalidInputError: a bad name.
+        """
+        values = without_value(self.current.values, name)
+        if values is not self.current.values:
+            self.current = replace(self.current, values=values)
+
+    @overload
+    def get(self, kind: type[T], name: str = ...) -> T: ...
+    @overload
+    def get(self, kind: type[T], name: str = ..., default: D = ...) -> T | D: ...
+    @overload
+    def get(self, kind: Any, name: str = ..., default: Any = ...) -> Any: ...
+    def get(self, kind: Any, name: str = "value", default: Any = UNSET) -> Any:
+        """Return a value of the working copy; see :meth:`State.get`."""
+        return self.current.get(kind, name, default)
+
     @property
     def resumed(self) -> bool:
         """Whether the last step was a ``Resume``."""
@@ -126,16 +210,70 @@ class StateContext:
         return self.current.transition.cause == "delay"
 
     @property
+    def timer(self) -> str:
+        """The name of the timer that made the last step; empty if it was none."""
+        transition = self.current.transition
+        return transition.annotations.get(TIMER, "") if transition.cause == "timer" else ""
+
+    @property
+    def signal(self) -> str:
+        """The name of the message that made the last step; empty if it was none."""
+        transition = self.current.transition
+        return transition.annotations.get(SIGNAL, "") if transition.cause == "signal" else ""
+
+    def set_policy(self, **changes: Unpack[PolicyChanges]) -> None:
+        """Let this state override the policies of all flows that it comes to, or follow them again.
+
+        It applies from the next commit of the state on, and is stored with it.
+
+        Args:
+            changes: see :class:`flowstate.retrying.PolicyChanges`.
+
+        Raises:
+            InvalidInputError: a bad value; names it.
+        """
+        self.set_annotation(POLICY, overridden(self.current.annotations, changes))
+
+    @property
+    def failures(self) -> int:
+        """How many times the flow has failed and was tried again by its policy, in this step."""
+        return failures_of(self.current.transition.annotations)
+
+    @property
+    def error(self) -> str:
+        """What the flow raised before it was tried again, or before ``on_failure`` led here."""
+        return self.current.transition.annotations.get(ERROR, "")
+
+    @property
     def stopping(self) -> bool:
-        """Whether the engine that executes this context has begun to stop."""
-        return self._stop is not None and self._stop.is_set()
+        """Whether this flow should end soon.
+
+        The engine that executes it has begun to stop; or nothing waits any more for this call in
+        a thread, because of its timeout or since its execution was stopped.
+        """
+        return self._notice is not None and self._notice.is_stopping
 
     async def wait_stopping(self) -> None:
         """Return when the engine that executes this context begins to stop.
 
         Outside an execution it waits until it is cancelled.
         """
-        await (self._stop or asyncio.Event()).wait()
+        await ((self._notice and self._notice.stop) or asyncio.Event()).wait()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether others have moved the state on, so that this execution can commit nothing more.
+
+        A commit of this process is known at once, one of another process with the next heartbeat.
+        """
+        return self._notice is not None and self._notice.is_superseded
+
+    async def wait_superseded(self) -> None:
+        """Return when others move the state on; see :attr:`superseded`.
+
+        Outside an execution it waits until it is cancelled.
+        """
+        await (self._notice or Notice()).wait_superseded()
 
 
 def settle(ctx: StateContext, store_id: str, sent_at: float, verdict: object) -> None:
@@ -145,6 +283,7 @@ def settle(ctx: StateContext, store_id: str, sent_at: float, verdict: object) ->
     ctx.current = ctx.committed = ctx._known = verdict[0]
     if ctx._steps:
         ctx._steps = []
+        ctx._trimmed = 0
     ctx._store_id = store_id
     ctx._sent_at = sent_at
     if ctx._on_commit is not None:
@@ -166,111 +305,3 @@ def _changed(
     if value is not None:
         changed[key] = exact(value)
     return FrozenDict(changed)
-
-
-@attrs.define(eq=False)
-class Draft:
-    """What becomes of one context, which is left alone until :meth:`apply` or :meth:`settle`."""
-
-    ctx: StateContext
-    current: State
-    committed: State
-    is_known: bool  # ``committed`` is what the store gave, and needs no check.
-    steps: list[Transition] = attrs.Factory(list)
-    replaces_steps: bool = False  # Else the steps come after those of the context.
-    data: dict[str, Data] | None = None  # What becomes of ``ctx.data``, if anything.
-    put: bool = False  # The state gets a new revision.
-
-    @classmethod
-    def of(cls, ctx: StateContext) -> "Draft":
-        """Return the draft of a context, not changed yet."""
-        current, committed, known = ctx.current, ctx.committed, ctx._known
-        if known is None or current is not known:
-            current = frozen(current)
-        if known is None or committed is not known:
-            committed = frozen(committed)
-        return cls(ctx, current, committed, committed is known)
-
-    @property
-    def transitions(self) -> tuple[Transition, ...]:
-        """The steps since the last commit."""
-        before = () if self.replaces_steps else self.ctx.transitions
-        return (*before, *self.steps)[-MAX_STEPS:]
-
-    def step(self, state: State) -> None:
-        """Take the step that leads to ``state``."""
-        self.current = state
-        self.steps.append(state.transition)
-        self.put = True
-
-    def hold(self, annotations: Mapping[str, str], data: Mapping[str, DataRef]) -> None:
-        """Give the working copy other annotations and data."""
-        annotations, data = FrozenDict(annotations), FrozenDict(data)
-        self.current = replace(self.current, annotations=annotations, data=data)
-        self.put = True
-
-    def state(self) -> State:
-        """Return the state to put: checked, and with the revision that it expects."""
-        state, known = self.current, self.committed
-        if not self.is_known or not self._is_step(state, known):
-            state = checked(state, known)
-            if state.transition is not self.current.transition:
-                self.current = replace(self.current, transition=state.transition)
-            return state
-        if state.rev != known.rev or state.delayed_until is not None:
-            state = replace(state, rev=known.rev, delayed_until=None)
-        return state
-
-    def _is_step(self, state: State, known: State) -> bool:
-        """Return whether nothing differs but the transition and status, by a step of ours."""
-        steps = self.steps or self.ctx._steps
-        return (
-            state.id is known.id
-            and state.labels is known.labels
-            and state.annotations is known.annotations
-            and state.data is known.data
-            and state.unknown is known.unknown
-            and state.values is known.values
-            and state.timers is known.timers
-            and type(state.status) is Status
-            and state.transition is (steps[-1] if steps else known.transition)
-        )
-
-    def set_data(self, alias: str, data: Data) -> None:
-        """Put ``data`` under ``alias``."""
-        before = self.ctx.data if self.data is None else self.data
-        if not issubclass(type(before), dict):
-            raise InvalidInputError("data", f"must be a dict, not {type(before).__name__}")
-        self.data = {**before, alias: data}
-
-    def replace(self, current: State, committed: State, steps: Iterable[Transition]) -> None:
-        """Make it the draft of another state, of which nothing is known to be right."""
-        self.current, self.committed, self.is_known = current, committed, False
-        self.steps, self.replaces_steps = list(steps), True
-
-    def settle(self, state: State, store_id: str, sent_at: float) -> None:
-        """Make the context what the store has now."""
-        # A driver may return an equal transition; a new object would look like a step.
-        if state.transition is not self.current.transition:
-            state = replace(state, transition=self.current.transition)
-        if self.data is not None:
-            self.ctx.data = self.data
-        settle(self.ctx, store_id, sent_at, (state,))
-
-    def apply(self) -> None:
-        """Make the context what the draft is.
-
-        One that was only looked at is left alone: others may have moved it on meanwhile, such as
-        the context of a fence.
-        """
-        ctx = self.ctx
-        if self.data is not None:
-            ctx.data = self.data
-        if self.put or self.replaces_steps:
-            ctx.current, ctx.committed = self.current, self.committed
-        if self.replaces_steps:
-            ctx._steps = self.steps
-        else:
-            ctx._steps += self.steps
-            if len(ctx._steps) > 2 * MAX_STEPS:
-                del ctx._steps[:-MAX_STEPS]

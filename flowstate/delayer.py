@@ -1,34 +1,31 @@
-"""Turns delays that are due into commits and executions."""
+"""Turns delays and timers that are due into commits and executions."""
 
 import asyncio
-import contextlib
 import logging
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from zlib import crc32
 
 import attrs
 from msgspec.structs import replace
 
+from flowstate.claimed_delay import ClaimedDelay, log_delay
 from flowstate.clock import longest_sleep
 from flowstate.commands import Execute
-from flowstate.context import StateContext
 from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Seen
 from flowstate.engine import Engine
 from flowstate.errors import (
     ClaimLostError,
-    CommitUnknownError,
-    DriverError,
     EngineStoppedError,
-    FlowstateError,
     RevisionMismatchError,
 )
 from flowstate.options import count, has, optional, seconds
 from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 from flowstate.tenure import Tenure
+from flowstate.timers import timer_to_fire
 
 __all__ = ["Delayer", "OTHERS_EVERY", "has_delayer", "is_new"]
 
@@ -36,6 +33,7 @@ logger = logging.getLogger("flowstate.delayer")
 
 WINDOW = 10  # Batches.
 MOST_LOST = 1 / 4  # Of a batch; beyond that it is better to see what others have left.
+MOST_RACES = 16  # That a timer loses in a row, before it is tried again later.
 REMEMBERED = 10_000
 OTHERS_EVERY = 60.0
 SHARES = 64
@@ -104,13 +102,16 @@ def _share_of(delay: DelayedState) -> int:
 
 @attrs.define(eq=False)
 class Delayer:
-    """Fires the delays of a store. Any number of them may run, in any number of processes.
+    """Fires the delays and timers of a store. Any number of them may run, in any processes.
 
     A delay fires by a commit at the revision that it belongs to, so one of them wins, and a
     state that has moved on is left alone. Then the engine executes the state. A delay made with
     ``commit=False`` is claimed for ``lease`` seconds while its flow runs, and fires again if the
     process dies meanwhile. The claim is renewed in time; when that fails until the lease is
     nearly over, the execution is cancelled.
+
+    A timer fires by a commit at the latest revision. When other commits of the state are faster,
+    it is tried again at once at their revision, unless that has no such timer any more.
 
     When many delays are due at once, delayers divide them: each reads a window of the earliest,
     fires it in an order of its own, batch by batch, and reads again when others were too often
@@ -248,19 +249,35 @@ class Delayer:
         return True
 
     async def _fire(self, delays: Sequence[DelayedState]) -> list[Outcome]:
-        results = await asyncio.gather(*map(self._fire_one, delays), return_exceptions=True)
-        outcomes: list[Outcome] = []
-        for delay, result in zip(delays, results, strict=True):
-            if isinstance(result, EngineStoppedError | asyncio.CancelledError):
-                raise result
+        by_state: dict[str, list[DelayedState]] = {}
+        for delay in delays:
+            by_state.setdefault(delay.state.id, []).append(delay)
+        each = map(self._fire_in_turn, by_state.values())
+        outcomes: dict[str, Outcome] = {}
+        for result in await asyncio.gather(*each, return_exceptions=True):
             if isinstance(result, BaseException):
-                _log(delay, logging.ERROR, "cannot fire delay %s", result)
-            outcomes.append("left" if isinstance(result, BaseException) else result)
+                raise result
+            outcomes |= result
+        return [outcomes[delay.id] for delay in delays]
+
+    async def _fire_in_turn(self, delays: Sequence[DelayedState]) -> dict[str, Outcome]:
+        """Fire what is due of one state; at the same time, its timers would race each other."""
+        outcomes: dict[str, Outcome] = {}
+        for delay in delays:
+            try:
+                outcomes[delay.id] = await self._fire_one(delay)
+            except EngineStoppedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it holds up no other
+                log_delay(delay, logging.ERROR, "cannot fire delay %s", error)
+                outcomes[delay.id] = "left"
         return outcomes
 
     async def _fire_one(self, delay: DelayedState) -> Outcome:
         if not self._engine.can_execute(delay.to):  # The flow was removed meanwhile.
             return "left"
+        if delay.timer:
+            return await shielded(self._fire_timer(delay))
         if not delay.commit:
             return await self._claim(delay)
         # Cancelled in between, it would have fired a delay without executing its flow.
@@ -272,6 +289,30 @@ class Delayer:
         except RevisionMismatchError:
             return "lost"  # Or the state has moved on.
         await self._engine.do(Execute(ctx))
+        return "settled"
+
+    async def _fire_timer(self, delay: DelayedState) -> Outcome:
+        """Fire a timer at the latest revision, whatever became of the state, if it still has it."""
+        timer = timer_to_fire(delay.state, delay.timer)
+        if timer is None:
+            return await self._drop_stray(delay)
+        for _ in range(MOST_RACES):
+            outcome = await self._commit(delay)
+            if outcome != "lost":
+                return outcome
+            state = await self._engine.driver.get_state(delay.state.id)
+            # One that was set again meanwhile is not due yet, although it has the same name.
+            if state is None or timer_to_fire(state, delay.timer) != timer:
+                return "lost"
+            delay = replace(delay, state=state)
+        return "left"
+
+    async def _drop_stray(self, delay: DelayedState) -> Outcome:
+        """Remove a timer that its state does not have, as a library without timers leaves it."""
+        try:
+            await self._engine.drop(Drop(delay.id, ""), delay.state)
+        except RevisionMismatchError:
+            return "left"
         return "settled"
 
     async def _claim(self, delay: DelayedState) -> Outcome:
@@ -290,111 +331,3 @@ class Delayer:
         self._claimed[delay.id] = task
         task.add_done_callback(lambda _: self._claimed.pop(delay.id))
         return "settled"
-
-
-# state  means                                           left by
-# held   its flow runs, and no other process fires it    flow over → done; tenure over, or claim
-#                                                        refused → lost; claim refused, because
-#                                                        the state has moved on → free
-# free   the flow has moved the state on, and the delay  flow over → done
-#        went with that; heartbeats keep the state
-# lost   others may fire it: its flow is cancelled       flow over → done, without a drop
-# done   dropped, handed over by a stop, or it fires again after the lease
-@attrs.define(eq=False)
-class ClaimedDelay:
-    """A delay that is claimed instead of committed, while its flow runs.
-
-    The claim ends by the clock of the store. Here it is measured from before the store was asked,
-    so it ends here first.
-    """
-
-    _engine: Engine
-    _delay: DelayedState
-    _ctx: StateContext
-    _holder: str
-    _tenure: Tenure
-
-    async def execute(self) -> None:
-        """Execute the delayed state and drop the delay; cancel that when the claim is lost."""
-        executing = spawn(self._execute(), f"flowstate {self._delay.id}")
-        renewing = spawn(self._renew(), f"flowstate renewal {self._delay.id}")
-        ending = spawn(self._end(), f"flowstate tenure {self._delay.id}")
-        tasks: list[asyncio.Task[Any]] = [executing, renewing, ending]
-        try:
-            await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
-            # A renewal that is on its way is not waited for: its reply may never come.
-            is_lost = ending.done() or (renewing.done() and not renewing.result())
-            if is_lost and not executing.done():
-                what = "delay %s is cancelled and fires again: claim lost"
-                _log(self._delay, logging.ERROR, what)
-                executing.cancel()
-            await asyncio.wait([executing])
-        finally:
-            await cancel_and_wait(*tasks)
-
-    async def _execute(self) -> None:
-        try:
-            await self._engine.execute(self._ctx)
-            await self._drop()
-        except asyncio.CancelledError:
-            await self._hand_over()
-            raise
-        except EngineStoppedError:
-            _log(self._delay, logging.INFO, "delay %s fires again elsewhere")
-            await self._hand_over()
-        except Exception as error:  # noqa: BLE001 - of the flow, or of the store
-            _log(self._delay, logging.ERROR, "delay %s fires again after its lease", error)
-
-    async def _hand_over(self) -> None:
-        """Let others fire it at once, instead of after the lease (best effort)."""
-        with contextlib.suppress(FlowstateError):
-            flow = self._engine.flows.runnable(self._ctx.current.transition.to)
-            if not flow.blocking:  # Else it goes on in its thread.
-                await self._engine.claim(Claim(self._delay.id, self._holder, 0.0))
-
-    async def _drop(self) -> None:
-        while True:
-            try:
-                return await self._engine.drop(Drop(self._delay.id, self._holder))
-            except (CommitUnknownError, DriverError) as error:
-                _log(self._delay, logging.WARNING, "cannot drop delay %s, and tries again", error)
-            await self._sleep_until(self._tenure.retry_at(self._now()))
-
-    async def _end(self) -> None:
-        while self._now() < self._tenure.valid_until:
-            await self._sleep_until(self._tenure.valid_until)
-
-    async def _renew(self) -> bool:
-        """Renew the claim until it is refused; return whether the flow needs none any more."""
-        at = self._tenure.renew_at
-        while True:
-            await self._sleep_until(at)
-            sent_at = self._now()
-            try:
-                if not await self._renew_once():
-                    state = await self._engine.driver.get_state(self._delay.state.id)
-                    return (state.rev if state else 0) != self._delay.state.rev
-            except Exception as error:  # noqa: BLE001 - the next attempt finds out
-                _log(self._delay, logging.WARNING, "cannot renew the claim of delay %s", error)
-                at = self._tenure.retry_at(self._now())
-            else:
-                self._tenure = self._tenure.renewed(sent_at)
-                at = self._tenure.renew_at
-
-    async def _renew_once(self) -> bool:
-        try:
-            await self._engine.claim(Claim(self._delay.id, self._holder, self._tenure.seconds))
-        except ClaimLostError:
-            return False
-        return True
-
-    async def _sleep_until(self, at: float) -> None:
-        await self._engine.clock.sleep(at - self._now(), background=True)
-
-    def _now(self) -> float:
-        return self._engine.clock.monotonic()
-
-
-def _log(delay: DelayedState, level: int, message: str, error: BaseException | None = None) -> None:
-    extra = {"state_id": delay.state.id, "delay_id": delay.id, "flow": delay.to}
-    logger.log(level, message, delay.id, extra=extra, exc_info=error)

@@ -7,40 +7,30 @@ import socket
 import uuid
 import weakref
 from asyncio import _get_running_loop
-from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import datetime
+from collections.abc import Callable, Coroutine
 from logging import DEBUG
+from random import Random
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, overload
 
 import attrs
 
+from flowstate.changing import Changing
 from flowstate.clock import Clock, SystemClock
-from flowstate.commands import (
-    Command,
-    Commit,
-    DelayedPage,
-    GetData,
-    GetDelayedStates,
-    GetState,
-    GetStates,
-    Labels,
-    Page,
-)
+from flowstate.commands import Command, Commit
 from flowstate.committing import OTHER_LOOP
 from flowstate.context import StateContext
-from flowstate.data import Data
-from flowstate.driver import Claim, DamagedRevision, DelayedState, Driver, Drop, Transaction
+from flowstate.counters import EngineStats
+from flowstate.driver import Claim, DelayedState, Driver, Drop, Transaction
 from flowstate.errors import EngineStoppedError, InvalidInputError
-from flowstate.execution import Slot
-from flowstate.frozen import EMPTY
 from flowstate.heartbeats import Heartbeats
 from flowstate.limits import check_id, check_rev
-from flowstate.log_tail import Watch, damaged_error, revisions
+from flowstate.looking import Looking
 from flowstate.options import count, has, optional, seconds
+from flowstate.pool import Slot
 from flowstate.recovery_rules import LONGEST, SHORTEST
 from flowstate.registry import FlowRegistry
-from flowstate.runtime import Filters, LogFilters, Runtime
+from flowstate.runtime import Runtime
 from flowstate.state import State
 
 __all__ = ["Engine", "Flow"]
@@ -65,7 +55,7 @@ def _or_system_clock(clock: Clock | None) -> Clock:
 # stopping  refuses executions; what runs may commit      all of it ended → stopped
 # stopped   refuses everything; so does "forked", the child's copy of an open one
 @attrs.define(eq=False, repr=False)
-class Engine:
+class Engine(Changing, Looking):
     """Does commands against one driver, and executes flows.
 
     Use it as ``async with``: that opens the driver (or counts as one more user of it), and at
@@ -88,6 +78,7 @@ class Engine:
             part by default.
         warn_blocked_after: seconds for which a flow may block the event loop before a warning
             names it, or ``None``. No heartbeat can be sent meanwhile.
+        rng: draws pauses; by default it differs from engine to engine.
 
     Raises:
         InvalidInputError: a bad option; names it.
@@ -111,6 +102,9 @@ class Engine:
     _name: str | None = attrs.field(default=None, kw_only=True, validator=optional(_is_name))
     _warn_blocked_after: float | None = attrs.field(
         default=5.0, kw_only=True, validator=optional(seconds(SHORTEST, LONGEST))
+    )
+    _rng: Random | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
     )
     _drawn_name: str | None = attrs.field(init=False, default=None)
     _runtime: Runtime | None = attrs.field(init=False, default=None)  # While it is open.
@@ -242,7 +236,8 @@ class Engine:
         """Run ``ctx`` through flow after flow, until it ends, pauses, is delayed or set aside.
 
         Losing a race with the command that a flow returned ends it quietly. What a flow raises
-        is raised here, and leaves the state as it was committed last.
+        is dealt with as its policy says, and then this returns. Without a policy, and of a state
+        that was never committed, it is raised here, and leaves the state as it was committed last.
 
         Raises:
             InvalidCommandError: the state is not active.
@@ -252,11 +247,19 @@ class Engine:
         """
         await self._here().flow_loop.execute(ctx)
 
-    async def start(
+    async def begin(
         self, ctx: StateContext, slot: Slot | None = None
     ) -> "asyncio.Future[BaseException | None]":
         """Do :class:`Execute`, in its slot; return a future of what went wrong, or of ``None``."""
         return await self._here().flow_loop.submit(ctx, slot)
+
+    def stats(self) -> EngineStats:
+        """Return what was counted since the engine was opened.
+
+        Raises:
+            EngineStoppedError: the engine is not open.
+        """
+        return self._open().counters.stats()
 
     def reserve(self) -> Slot | None:
         """Keep room for an execution that is about to start; ``None`` when none is free.
@@ -292,7 +295,7 @@ class Engine:
         return ctx
 
     async def commit_delay(self, delayed: DelayedState) -> StateContext:
-        """Commit the step of a delay that is due, and return the context to execute.
+        """Commit the step of a delay or timer that is due, and return the context to execute.
 
         Raises:
             RevisionMismatchError: the state has moved on.
@@ -307,70 +310,17 @@ class Engine:
         """
         await self._here().committer.claim(claim)
 
-    async def drop(self, drop: Drop) -> None:
-        """Remove a delay that its holder has claimed."""
-        await self._here().committer.drop(drop)
-
-    async def get_state(
-        self, id: str | None = None, rev: int | None = None, *, labels: Labels = EMPTY
-    ) -> State:
-        """Do :class:`GetState`, which says what is raised."""
-        return await self.do(GetState(id, rev, labels))
-
-    async def get_data(self, ctx: StateContext, alias: str) -> Data:
-        """Do :class:`GetData`, which says what is raised."""
-        return await self.do(GetData(ctx, alias))
-
-    async def get_states(self, *, limit: int = 100, **filters: Unpack[Filters]) -> Page:
-        """Do :class:`GetStates`, which says what is raised.
+    async def drop(self, drop: Drop, state: State | None = None) -> None:
+        """Remove a delay or timer that its holder has claimed, or that was never claimed.
 
         Args:
-            limit: at most so many states.
-            filters: see :class:`Filters`.
-        """
-        return await self.do(GetStates(limit=limit, **filters))
-
-    async def get_delayed_states(
-        self, *, until: datetime | None = None, limit: int = 100
-    ) -> DelayedPage:
-        """Do :class:`GetDelayedStates`, which says what is raised."""
-        return await self.do(GetDelayedStates(until, limit))
-
-    async def states(self, **filters: Unpack[Filters]) -> AsyncIterator[State]:
-        """Iterate over all pages of :class:`GetStates`, up to the head.
-
-        Args:
-            filters: see :class:`Filters`.
+            drop: says which.
+            state: only while this is the latest revision of it.
 
         Raises:
-            DamagedRevisionError: the next revision cannot be read; all before it were given. Go
-                on behind it with ``since_rev=error.rev``.
+            RevisionMismatchError: the state has moved on.
         """
-        page = await self.get_states(**filters)
-        while True:
-            for revision in revisions(page):
-                if isinstance(revision, DamagedRevision):
-                    raise damaged_error(revision)
-                yield revision
-            if not page.more:
-                return
-            page = await self.do(page.next)
-
-    def watch(self, **filters: Unpack[LogFilters]) -> Watch:
-        """Return a watch: every matching revision, once, in order, from the log and then live.
-
-        Args:
-            filters: see :class:`Filters`.
-
-        Raises:
-            InvalidInputError: a bad filter; names it.
-            EngineStoppedError: the engine is not open.
-        """
-        return self._open().watch(GetStates(**filters))
-
-    async def head(self) -> int:
-        """Return the highest revision in the store; 0 when it is empty."""
-        return await self._here().reader.head()
+        await self._here().committer.drop(drop, state)
 
     async def compact(self, before_rev: int) -> int:
         """Remove revisions below ``before_rev``, but never the latest one of a state.

@@ -8,15 +8,19 @@
     ├── UnknownFlowError (LookupError)      no such flow in the registry
     ├── StateNotFoundError (LookupError)
     ├── DataNotFoundError (LookupError)
+    ├── ValueNotFoundError (LookupError)
     ├── RevisionMismatchError               compare-and-set lost; names the ids
     ├── CommitUnknownError                  the outcome of a commit could not be found out
     ├── CompactedError                      asked for revisions below the retention floor
     ├── HistoryRewoundError                 the store's head is behind the caller's cursor
     ├── CodecError (ValueError)             stored bytes cannot be read
-    │   └── DamagedRevisionError            one revision cannot be read; names it
+    │   ├── DamagedRevisionError            one revision cannot be read; names it
+    │   └── ValueDecodeError                one value of a state cannot be read; names it
     ├── ClaimLostError                      a delay is gone, or another process has claimed it
     ├── ExecutionLostError                  stopped, because others may have taken it over
+    ├── FlowTimeoutError (TimeoutError)     a call of a flow took longer than it may
     ├── LeaseLostError                      another process may hold the lease by now
+    ├── MailboxFullError                    a state has too many messages that it did not receive
     ├── EngineStoppedError                  the engine is stopping or has stopped
     ├── EngineOverloadedError               no room for another background execution
     └── DriverError                         the store failed
@@ -46,11 +50,13 @@ __all__ = [
     "EngineOverloadedError",
     "EngineStoppedError",
     "ExecutionLostError",
+    "FlowTimeoutError",
     "FlowstateError",
     "HistoryRewoundError",
     "InvalidCommandError",
     "InvalidInputError",
     "LeaseLostError",
+    "MailboxFullError",
     "RevisionMismatchError",
     "StateNotFoundError",
     "StoreBusyError",
@@ -60,6 +66,8 @@ __all__ = [
     "StoreUnavailableError",
     "StoreVersionError",
     "UnknownFlowError",
+    "ValueDecodeError",
+    "ValueNotFoundError",
 ]
 
 
@@ -73,6 +81,7 @@ class FlowstateError(Exception):
 
 def _restored(kind: type[FlowstateError], args: Any, attributes: Any) -> FlowstateError:
     error = kind.__new__(kind, *args)
+    error.args = args  # One that is also an OSError takes none before its ``__init__``.
     vars(error).update(attributes)
     return error
 
@@ -113,6 +122,22 @@ class StateNotFoundError(FlowstateError, LookupError):
 
 class DataNotFoundError(FlowstateError, LookupError):
     """The data is not in the context, not referenced by the state, or no longer stored."""
+
+
+class ValueNotFoundError(FlowstateError, LookupError):
+    """The state has no value under this name.
+
+    Attributes:
+        id: of the state.
+        rev: its revision; 0 if it was never committed.
+        name: of the value.
+    """
+
+    def __init__(self, id: str, rev: int, name: str) -> None:
+        super().__init__(f"{id!r} has no value {name!r} at revision {rev}")
+        self.id = id
+        self.rev = rev
+        self.name = name
 
 
 class RevisionMismatchError(FlowstateError):
@@ -188,6 +213,25 @@ class DamagedRevisionError(CodecError):
         self.id = id
 
 
+class ValueDecodeError(CodecError):
+    """A value of a state is not of the type that it was asked for as.
+
+    Attributes:
+        id: of the state.
+        rev: its revision; 0 if it was never committed.
+        name: of the value.
+        path: where in the value, such as ``"$.items[0].price"``; ``"$"`` is all of it.
+    """
+
+    def __init__(self, id: str, rev: int, name: str, path: str, reason: str) -> None:
+        what = f"value {name!r} of {id!r} at revision {rev}"
+        super().__init__(f"{what} cannot be decoded, at {path}: {reason}")
+        self.id = id
+        self.rev = rev
+        self.name = name
+        self.path = path
+
+
 class ClaimLostError(FlowstateError):
     """A delay is gone, or another process has claimed it; nothing of the commit was written.
 
@@ -214,6 +258,22 @@ class ExecutionLostError(FlowstateError):
         self.id = id
 
 
+class FlowTimeoutError(FlowstateError, TimeoutError):
+    """A call of a flow took longer than its ``timeout``.
+
+    Attributes:
+        flow: the flow id.
+        id: of the state.
+        seconds: how long the call may take.
+    """
+
+    def __init__(self, flow: str, id: str, seconds: float) -> None:
+        super().__init__(f"flow {flow!r} of {id!r} took longer than {seconds:g} s")
+        self.flow = flow
+        self.id = id
+        self.seconds = seconds
+
+
 class LeaseLostError(FlowstateError):
     """A lease is not held by this process, as far as it can know.
 
@@ -224,6 +284,18 @@ class LeaseLostError(FlowstateError):
     def __init__(self, name: str) -> None:
         super().__init__(f"the lease {name!r} is not held by this process")
         self.name = name
+
+
+class MailboxFullError(FlowstateError):
+    """A state has as many messages that it has not received as its mailbox can hold.
+
+    Attributes:
+        id: of the state.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"the mailbox of {id!r} is full")
+        self.id = id
 
 
 class EngineStoppedError(FlowstateError):

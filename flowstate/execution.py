@@ -1,41 +1,52 @@
-"""One execution of an engine, and the pool of those in the background."""
+"""One execution of an engine: a context on its way from flow to flow."""
 
 import asyncio
-import contextvars
 import math
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
-from typing import NewType
+from collections.abc import Callable
 
 import attrs
+from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.driver import Heartbeat
-from flowstate.errors import EngineOverloadedError, EngineStoppedError
+from flowstate.executed import Executed
+from flowstate.notices import Notice
 from flowstate.recovery_rules import stalls_after
+from flowstate.retrying import read_override
 from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait, spawn
 from flowstate.tenure import NEVER, RENEW_AT, Held, Note, read_note
 
-__all__ = ["Execution", "ExecutionPool", "Note", "Slot", "read_note"]
+__all__ = ["Begun", "Execution", "Note", "read_note"]
 
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 
-_inside: contextvars.ContextVar[bool] = contextvars.ContextVar("flowstate_inside", default=False)
 
-Slot = NewType("Slot", object)
-"""Room for one execution that is about to be submitted."""
+class Begun(Struct, frozen=True):
+    """What an execution goes on from when its flow has failed.
+
+    Attributes:
+        state: with the transition to the flow.
+        rev: of the state in the store.
+        taken: how many steps led from that revision to this state.
+    """
+
+    state: State
+    rev: int
+    taken: int = 0
 
 
-# state     means                                     left by
-# waiting   promised, or between two flows; kept      a flow is called → running; released; over
-#           alive
-# running   a flow runs in ``task``; kept alive       it returned → waiting; released; lost; over
-# released  no tenure: its state ended or pauses,     a commit of its own → as before; over
-#           never stalls, or was moved on by others
-# lost      no heartbeat got through in time, so its  over
-#           task was cancelled
-# over      left the heartbeats; ``finished`` is set
+# state       means                                       left by
+# waiting     promised, or between two flows; kept alive  a flow is called → running; released;
+#                                                         superseded; over
+# running     a flow runs in ``task``; kept alive         it returned → waiting; released;
+#                                                         superseded; lost; over
+# released    no tenure: its state ended or pauses, or    a commit of its own → as before;
+#             never stalls                                superseded; over
+# superseded  others have moved its state on: no further  a commit of its own, which shows that
+#             flow is called                              it was not so → as before; over
+# lost        no heartbeat got through in time, so its    over
+#             task was cancelled
+# over        left the heartbeats; ``finished`` is set
 #
 # Others recover the state only after its tenure; "lost" comes before that.
 @attrs.define(eq=False, repr=False)
@@ -45,26 +56,52 @@ class Execution(Held):
     Attributes:
         began: when, in seconds of the engine's monotonic clock.
         on_change: called when a commit may have brought the next heartbeat forward.
+        loop: in which it runs.
+        stop: set when the engine begins to stop.
+        id: of the state.
         state: the revision that is kept alive.
         task: what runs it; ``None`` while no flow runs: before the first one, and while it is
             confirmed before the next one.
         finished: set, to what went wrong or ``None``, when a background execution is over.
+        failure: what a flow has raised, when its policy has dealt with that.
+        notice: what its flow is told.
+        others: tells further executions of the same state, if there are any in this process.
+        timeout: seconds for each call, if the state says so itself.
+        is_plain: to call a flow, nothing has to be seen to but what that flow wants.
+        is_over: whether it has ended.
         is_lost: whether it was stopped because others may have taken it over.
         is_doubtful: whether a heartbeat may have come after the state had stalled, when another
             process had seen that already.
         is_in_thread: whether a thread runs its flow, which cannot be stopped.
+        may_interrupt: whether a flow runs that is cancelled when others move the state on.
+        is_interrupted: whether it was cancelled because of that.
+        cancellations: of the task, before the flow was called.
     """
 
     began: float
     on_change: "Callable[[Execution], None] | None" = None
+    loop: asyncio.AbstractEventLoop | None = None
+    stop: asyncio.Event | None = None
+    id: str = attrs.field(init=False)
     state: State | None = attrs.field(init=False, default=None)
     task: "asyncio.Task[object] | None" = attrs.field(init=False, default=None)
     finished: "asyncio.Future[BaseException | None] | None" = attrs.field(init=False, default=None)
+    failure: BaseException | None = attrs.field(init=False, default=None)
+    notice: Notice = attrs.field(init=False)
+    others: Executed | None = attrs.field(init=False, default=None)
+    timeout: float | None = attrs.field(init=False)
+    is_plain: bool = attrs.field(init=False)
+    is_over: bool = attrs.field(init=False, default=False)
     is_lost: bool = attrs.field(init=False, default=False)
     is_doubtful: bool = attrs.field(init=False, default=False)
     is_in_thread: bool = attrs.field(init=False, default=False)
+    may_interrupt: bool = attrs.field(init=False, default=False)
+    is_interrupted: bool = attrs.field(init=False, default=False)
+    cancellations: int = attrs.field(init=False)
+    _entered: "Begun | None" = attrs.field(init=False)
     _hook: Callable[[float], None] = attrs.field(init=False)
     _outer: Callable[[float], None] | None = attrs.field(init=False, default=None)
+    _outer_notice: Notice | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._hook = self.committed
@@ -75,7 +112,12 @@ class Execution(Held):
         if ctx._on_commit is not self._hook:
             self.leave()
             self._outer, ctx._on_commit = ctx._on_commit, self._hook
-        self.ctx = ctx
+            self._outer_notice, ctx._notice = ctx._notice, Notice(self.stop)
+            self.notice = ctx._notice
+        self.ctx, committed = ctx, ctx.committed
+        self.id, self._entered = committed.id, None
+        if not _wants_execution(committed):
+            self._entered = Begun(ctx.current, committed.rev, ctx._taken)
         self._keep(NEVER if ctx._sent_at is None else min(ctx._sent_at, now))
 
     def leave(self) -> None:
@@ -84,7 +126,20 @@ class Execution(Held):
         if ctx._on_commit is self._hook:
             ctx._on_commit, self._outer = outer, None
             if outer is not None:
+                ctx._notice = self._outer_notice
                 outer(self.sent_at)
+
+    @property
+    def begun(self) -> "Begun | None":
+        """What a flow that failed can be tried again from, as a commit.
+
+        That is the committed revision, if it is one to be executed. If it is not, the execution
+        goes on from what it began with. It cannot go on if its own commit has set the state aside.
+        """
+        committed, entered = self.ctx.committed, self._entered
+        if _wants_execution(committed):
+            return Begun(committed, committed.rev)
+        return entered if entered is not None and 0 < entered.rev == committed.rev else None
 
     def committed(self, sent_at: float) -> None:
         """Go on with what a commit has left, which may have other rules. Runs for each commit."""
@@ -97,6 +152,7 @@ class Execution(Held):
             and not state.transition.annotations
             and not last.transition.annotations
             and state.status is ACTIVE
+            and self.others is None
         ):  # The same rules, as nearly always.
             self.state, self.sent_at = state, sent_at
             self.fresh_until = sent_at + self.seconds * RENEW_AT
@@ -105,16 +161,21 @@ class Execution(Held):
         self._keep(sent_at)
         if self.fresh_until < before and self.on_change is not None:
             self.on_change(self)
+        if self.others is not None:
+            self.others.tell(state)
 
     def _keep(self, sent_at: float) -> None:
         self.state = state = self.ctx.committed
         self.sent_at = sent_at
-        after = None
-        if state.rev:
-            # Of a state whose delay fires without a commit only the revision is known.
-            after = stalls_after(state if state.transition.to else self.ctx.current)
-        self.seconds = None if after is None else after.total_seconds()
-        self.fresh_until = math.inf if self.tenure is None else self.tenure.renew_at
+        # Of a state whose delay fires without a commit only the revision is known.
+        known = state if state.transition.to else self.ctx.current
+        after = stalls_after(known) if state.rev else None
+        self.seconds = seconds = None if after is None else after.total_seconds()
+        self.fresh_until = math.inf if seconds is None else sent_at + seconds * RENEW_AT
+        self.timeout = read_override(known.annotations).timeout if known.annotations else None
+        self.is_plain = self.timeout is None and not self.is_lost
+        if self.notice.is_superseded:  # By a commit of its own, as it turns out.
+            self.notice = self.ctx._notice = Notice(self.stop)
 
     def renewed(self, sent_at: float) -> None:
         """Note that the store has heard of the state after this time."""
@@ -128,6 +189,20 @@ class Execution(Held):
         """
         self.seconds, self.fresh_until = None, math.inf if self.task else NEVER
 
+    def moved_on(self, rev: int) -> None:
+        """Note that others have given its state this revision."""
+        if not self.is_over and self.ctx.committed.rev < rev:
+            self.supersede()
+
+    def supersede(self) -> None:
+        """Note that others have moved its state on; cancel a flow that wants that."""
+        self.notice.supersede()
+        self.release()
+        self.fresh_until = NEVER
+        if self.task is not None and self.may_interrupt:
+            self.is_interrupted, self.may_interrupt = True, False
+            self.task.cancel()
+
     def lose(self) -> None:
         """Stop it, because others may have taken it over."""
         self.interrupt()
@@ -136,8 +211,22 @@ class Execution(Held):
     def interrupt(self) -> None:
         """Stop it, because the engine stops; it is ours until it has ended."""
         if self.task is not None and not self.is_lost:
-            self.is_lost = True
+            self.is_lost, self.is_plain = True, False
             self.task.cancel()
+
+    def is_only_interrupted(self, task: "asyncio.Task[object] | None") -> bool:
+        """Return whether nothing else has cancelled it than that its state was moved on."""
+        if task is None or not self.is_interrupted:
+            return False
+        return task.cancelling() == self.cancellations + 1
+
+    def uncancel(self, task: "asyncio.Task[object] | None") -> int:
+        """Take back what has cancelled the task here; return how often others have."""
+        if task is None:
+            return 0
+        for _ in range(self.is_lost + self.is_interrupted):
+            task.uncancel()
+        return task.cancelling() - self.cancellations
 
     def finish(self, error: BaseException | None) -> None:
         """Tell those who wait that it is over."""
@@ -166,152 +255,6 @@ class Execution(Held):
         return Heartbeat(beat.id, beat.rev, self.seconds, note)
 
 
-@attrs.define(eq=False, repr=False)
-class ExecutionPool:
-    """Runs at most ``max_running`` executions at once, and lets ``max_pending`` wait.
-
-    They are finished or cancelled when the engine stops.
-    """
-
-    _run: Callable[[Execution], Awaitable[None]]
-    _max_running: int
-    _max_pending: int
-    _pending: deque[Execution] = attrs.field(init=False, factory=deque)
-    _tasks: "set[asyncio.Task[None]]" = attrs.field(init=False, factory=set)
-    _slots: set[Slot] = attrs.field(init=False, factory=set)
-    _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
-    _callers: "OrderedDict[asyncio.Future[None], None]" = attrs.field(
-        init=False, factory=OrderedDict
-    )  # Those who wait for room, in their order.
-    _is_stopped: bool = attrs.field(init=False, default=False)
-
-    @property
-    def running(self) -> int:
-        """How many run now."""
-        return len(self._tasks)
-
-    @property
-    def pending(self) -> int:
-        """How many wait to run."""
-        return len(self._pending)
-
-    def reserve(self) -> Slot | None:
-        """Keep room for an execution, until it is submitted or released; ``None``: none is left.
-
-        Raises:
-            EngineStoppedError: the engine is stopping.
-        """
-        if not self._has_room():
-            return None
-        slot = Slot(object())
-        self._slots.add(slot)
-        return slot
-
-    def release(self, slot: Slot) -> None:
-        """Give room back that is not needed any more; nothing happens if it was used."""
-        if slot in self._slots:
-            self._slots.discard(slot)
-            self._start_pending()
-
-    async def submit(self, execution: Execution, slot: Slot | None = None) -> None:
-        """Run an execution in the background, in the room that was kept for it.
-
-        When no more may wait, a caller from outside waits for room. A flow does not, since it may
-        occupy the room itself.
-
-        Raises:
-            EngineOverloadedError: no room, and the caller is an execution.
-            EngineStoppedError: the engine is stopping.
-        """
-        is_first = True
-        while slot is None and not self._has_room() and self.pending >= self._max_pending:
-            if _inside.get():
-                raise EngineOverloadedError(f"{self._max_pending} executions are waiting")
-            await self._wait_for_room(is_first=is_first)
-            is_first = False
-        if self._has_room() or slot in self._slots:
-            self._slots.discard(slot)
-            self._start(execution)
-        else:
-            self._pending.append(execution)
-
-    def _has_room(self) -> bool:
-        if self._is_stopped:
-            raise EngineStoppedError("the engine takes no more executions")
-        return len(self._tasks) + len(self._slots) < self._max_running
-
-    async def idle(self) -> None:
-        """Return when none runs or waits, apart from the calling execution."""
-        while True:
-            tasks = self._tasks - {asyncio.current_task()}
-            if tasks:
-                await asyncio.wait(tasks)
-            elif self._pending and self._slots:
-                self._changed.clear()
-                await self._changed.wait()
-            else:
-                return
-
-    async def _wait_for_room(self, *, is_first: bool) -> None:
-        """Wait until there may be room; one who lost it to a newcomer is the next."""
-        room = asyncio.get_running_loop().create_future()
-        self._callers[room] = None
-        self._callers.move_to_end(room, last=is_first)
-        try:
-            await room
-        except asyncio.CancelledError:
-            if self._callers.pop(room, room) is room:
-                self._tell_caller()  # It had been told.
-            raise
-
-    def _tell_caller(self) -> None:
-        """Tell the first of those who wait, since one more has room."""
-        while self._callers:
-            room, _ = self._callers.popitem(last=False)
-            if not room.done():
-                room.set_result(None)
-                return
-
-    def stop(self) -> list[Execution]:
-        """Take no more, forget those that wait, and return them."""
-        forgotten = list(self._pending)
-        self._pending.clear()
-        self._is_stopped = True
-        self._changed.set()
-        while self._callers:
-            self._tell_caller()
-        return forgotten
-
-    async def finish(self, seconds: float, grace: float) -> list[str]:
-        """Wait for what runs, then cancel it; return the names of those that do not end then.
-
-        Args:
-            seconds: to wait before cancelling. Real seconds: a stop must end.
-            grace: seconds that a cancelled execution has to end.
-        """
-        tasks = self._tasks - {asyncio.current_task()}
-        try:
-            if tasks and seconds > 0:
-                await asyncio.wait(tasks, timeout=seconds)
-        finally:
-            left = await cancel_and_wait(*tasks, seconds=grace)
-        return [task.get_name() for task in left]
-
-    def _start(self, execution: Execution) -> None:
-        task = spawn(self._execute(execution), f"flowstate {execution.ctx.current.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    async def _execute(self, execution: Execution) -> None:
-        _inside.set(True)
-        await self._run(execution)
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        self._start_pending()
-
-    def _start_pending(self) -> None:
-        while self._pending and self._has_room():
-            self._start(self._pending.popleft())
-        self._changed.set()
-        self._tell_caller()
+def _wants_execution(state: State) -> bool:
+    """Return whether a committed revision waits for nothing else than to be executed."""
+    return state.status is ACTIVE and state.transition.to != "" and state.delayed_until is None

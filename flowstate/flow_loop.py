@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from flowstate.calls import Caller
 from flowstate.clock import Clock
 from flowstate.commands import (
     Commit,
@@ -14,11 +15,13 @@ from flowstate.commands import (
     Execute,
     Noop,
     Pause,
+    Receive,
     Resume,
     Retry,
     Transit,
 )
 from flowstate.context import StateContext
+from flowstate.counters import Counters
 from flowstate.errors import (
     EngineStoppedError,
     ExecutionLostError,
@@ -26,9 +29,12 @@ from flowstate.errors import (
     InvalidInputError,
     RevisionMismatchError,
 )
-from flowstate.execution import Execution, ExecutionPool, Slot
+from flowstate.executed import Executed
+from flowstate.execution import Execution
+from flowstate.failures import Failures
 from flowstate.heartbeats import Heartbeats
 from flowstate.limits import check_id
+from flowstate.pool import ExecutionPool, Slot
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.state import Status
 from flowstate.tasks import BlockingThreads, Watchdog
@@ -39,7 +45,7 @@ logger = logging.getLogger("flowstate.engine")
 
 YIELD_MASK = 63  # Of the steps between two turns that others get for sure.
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
-RETURNABLE = (Commit, Transit, Pause, Resume, Retry, End, Delay, Noop)
+RETURNABLE = (Commit, Transit, Pause, Resume, Retry, End, Delay, Receive, Noop)
 
 
 class FlowLoop:
@@ -49,6 +55,9 @@ class FlowLoop:
         engine: is what each flow gets as its second argument.
         commit: does a ``Commit`` that a flow returned, without logging that.
         heartbeats: keep the executions alive.
+        failures: deal with what flows raise.
+        executed: tells the executions that others have moved their states on.
+        counters: of the engine.
         limits: how many run in the background, wait for that, and run in threads.
         warn_blocked_after: seconds, or ``None``.
     """
@@ -58,6 +67,10 @@ class FlowLoop:
         engine: Any,
         commit: Callable[[Commit], Awaitable[None]],
         heartbeats: Heartbeats,
+        *,
+        failures: Failures,
+        executed: Executed,
+        counters: Counters,
         limits: tuple[int, int, int],
         warn_blocked_after: float | None,
     ) -> None:
@@ -67,9 +80,14 @@ class FlowLoop:
         self._clock: Clock = engine.clock
         self._commit = commit
         self._heartbeats = heartbeats
+        self._failures = failures
+        self._executed = executed
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.pool = ExecutionPool(self._run_logged, max_running, max_pending)
         self._threads = BlockingThreads(max_threads)
+        self._caller = Caller(engine, self._clock, self._threads, counters)
         self._watchdog = Watchdog(self._named, warn_blocked_after)
 
     async def execute(self, ctx: StateContext) -> None:
@@ -138,8 +156,10 @@ class FlowLoop:
         return self._flows.runnable(state.transition.to)
 
     def _kept(self, ctx: StateContext) -> Execution:
-        execution = Execution(ctx, self._clock.monotonic(), self._heartbeats.look_again)
+        now, look_again = self._clock.monotonic(), self._heartbeats.look_again
+        execution = Execution(ctx, now, look_again, self._loop, self._stopping)
         self._heartbeats.add(execution)
+        self._executed.add(execution)
         if not self._watchdog.is_started:
             self._watchdog.start()
         return execution
@@ -154,6 +174,8 @@ class FlowLoop:
         return f"flow {flow!r} of {state.id!r}", {"flow": flow, "state_id": state.id}
 
     def _leave(self, execution: Execution) -> None:
+        execution.is_over = True
+        self._executed.remove(execution)
         self._heartbeats.remove(execution)
         execution.leave()  # Else the two would wait for the garbage collector.
 
@@ -176,14 +198,19 @@ class FlowLoop:
             failure = error
             raise
         finally:
-            execution.finish(failure)
+            execution.finish(failure or execution.failure)
 
     async def _run(self, execution: Execution) -> None:
         """Run an execution that is kept alive, and stop it when it is not."""
+        self._counters.executions += 1
         try:
             await self._step(execution)
             self._hand_over(execution)
-        except (asyncio.CancelledError, EngineStoppedError):
+        except asyncio.CancelledError:
+            self._hand_over(execution)
+            if not execution.is_only_interrupted(asyncio.current_task()):
+                raise
+        except EngineStoppedError:
             self._hand_over(execution)
             raise
         except Exception as error:
@@ -191,8 +218,10 @@ class FlowLoop:
             raise
         finally:
             self._leave(execution)
-            task = asyncio.current_task()
-            if execution.is_lost and task is not None and task.uncancel() == 0:
+            if execution.notice.is_superseded:
+                self._counters.superseded += 1
+            is_stopped = execution.is_lost or execution.is_interrupted
+            if is_stopped and not execution.uncancel(asyncio.current_task()) and execution.is_lost:
                 if self._stopping.is_set():
                     raise EngineStoppedError("the engine has stopped")
                 raise ExecutionLostError(execution.ctx.current.id)
@@ -208,49 +237,63 @@ class FlowLoop:
         """Run flow after flow, until one stops the state or loses a race."""
         monotonic, runnable = self._clock.monotonic, self._flows.runnable
         is_quiet, ctx = not logger.isEnabledFor(logging.DEBUG), execution.ctx
-        flow = self._enter(ctx)
+        flow = runnable(ctx.current.transition.to)  # It was checked before it was kept.
         for step in itertools.count(1):
             if monotonic() >= execution.fresh_until and not await self._is_ours(execution):
                 return
-            if execution.is_lost:
-                return
-            if execution.task is None:
-                execution.task = asyncio.current_task()
-            call: Any = flow.call
-            if flow.blocking:
-                command = await self._call_in_thread(call, execution)
-            else:
-                command = call(ctx, self._engine)
-                # Not isinstance(..., Awaitable): an abstract class takes a microsecond to tell.
-                if hasattr(command, "__await__"):
-                    command = await command
-            if isinstance(command, RETURNABLE):
-                before = ctx.current.transition
-                try:
-                    if is_quiet and type(command) is Commit:
-                        await self._commit(command)
-                    else:
-                        await self._engine.do(command)
-                except RevisionMismatchError as lost:
-                    logger.debug("%s", lost, extra={"state_id": ctx.current.id, "ids": lost.ids})
+            if execution.task is None and (task := asyncio.current_task()) is not None:
+                execution.task, execution.cancellations = task, task.cancelling()
+            try:
+                if flow.is_plain and execution.is_plain:
+                    call: Any = flow.call
+                    command = call(ctx, self._engine)
+                    # Not isinstance(..., Awaitable): an abstract class takes a microsecond to tell.
+                    if hasattr(command, "__await__"):
+                        command = await command
+                elif execution.is_lost:
                     return
-                after = ctx.current
-                moved = after.transition
-                if moved is before or after.status is not ACTIVE or after.delayed_until:
+                else:
+                    command = await self._caller.call(flow, execution)
+                if isinstance(command, RETURNABLE):
+                    before = ctx.current.transition
+                    try:
+                        if is_quiet and type(command) is Commit:
+                            await self._commit(command)
+                        else:
+                            await self._engine.do(command)
+                    except RevisionMismatchError as lost:
+                        extra = {"state_id": ctx.current.id, "ids": lost.ids}
+                        logger.debug("%s", lost, extra=extra)
+                        return
+                    after = ctx.current
+                    moved = after.transition
+                    if moved is before or after.status is not ACTIVE or after.delayed_until:
+                        return
+                    if moved is ctx._stayed:  # No step: a commit has only given it its origin.
+                        return
+                else:
+                    ctx = self._follow(_next_of(command, ctx), execution)
+                    moved = ctx.current.transition
+            except Exception as error:
+                taken = await self._failures.take(flow, execution, error)
+                if taken == "not taken":
+                    raise
+                if taken == "over":
                     return
-                flow = runnable(moved.to)
-            else:
-                ctx = _next_of(command, ctx)
-                flow = self._enter(ctx)
-                execution.follow(ctx, monotonic())
+                ctx = execution.ctx
+                moved = ctx.current.transition
+            flow = runnable(moved.to)
             if not step & YIELD_MASK:
                 is_quiet = not logger.isEnabledFor(logging.DEBUG)
                 await asyncio.sleep(0)
 
-    def _enter(self, ctx: StateContext) -> RegisteredFlow:
-        flow = self._check(ctx)
-        ctx._stop = self._stopping
-        return flow
+    def _follow(self, ctx: StateContext, execution: Execution) -> StateContext:
+        """Go on with a context that a flow has returned."""
+        self._check(ctx)
+        self._executed.remove(execution)
+        execution.follow(ctx, self._clock.monotonic())
+        self._executed.add(execution)
+        return ctx
 
     async def _is_ours(self, execution: Execution) -> bool:
         """Return whether the state may be executed here: no other process has moved it on."""
@@ -260,16 +303,6 @@ class FlowLoop:
         id = execution.ctx.current.id
         logger.debug("%r has moved on", id, extra={"state_id": id})
         return False
-
-    async def _call_in_thread(self, call: Callable[..., Any], execution: Execution) -> Any:
-        ctx = execution.ctx
-        with self._clock.working():
-            outcome = self._threads.submit(ctx.current.transition.to, call, ctx, self._engine)
-            try:
-                return await asyncio.wrap_future(outcome)
-            except asyncio.CancelledError:
-                execution.is_in_thread = outcome.running()
-                raise
 
 
 def _next_of(command: object, ctx: StateContext) -> StateContext:

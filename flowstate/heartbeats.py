@@ -15,10 +15,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from flowstate.batching import Batcher
+from flowstate.batching import Batcher, in_parts
 from flowstate.clock import Clock, longest_sleep
 from flowstate.driver import Driver, Heartbeat, Liveness
-from flowstate.errors import EngineStoppedError, RevisionMismatchError, StoreBusyError
+from flowstate.errors import EngineStoppedError, RevisionMismatchError
 from flowstate.execution import Execution
 from flowstate.state import State
 from flowstate.tasks import cancel_and_wait, spawn
@@ -30,8 +30,6 @@ logger = logging.getLogger("flowstate.engine")
 
 SAFE = RENEW_AT  # Part of the time that a state may stand still: less of it left is too little.
 BATCH = 500
-PARTS = 16
-MAX_BUSY_PARTS = 2
 MAX_NOTES = 10_000
 MAX_RENEWALS = 2  # One after the other, each acknowledged too late.
 SHORTEST_PAUSE = 0.001
@@ -58,6 +56,7 @@ class Heartbeats:
         clock: of the engine.
         name: of the engine.
         renew: commits a state as it is, and returns its new revision.
+        is_writing: returns whether a commit of a state is on its way from this engine.
     """
 
     def __init__(
@@ -66,11 +65,13 @@ class Heartbeats:
         clock: Clock,
         name: str,
         renew: Callable[[State], Awaitable[State]],
+        is_writing: Callable[[str], bool],
     ) -> None:
         self._driver = driver
         self._clock = clock
         self._name = name
         self._renew = renew
+        self._is_writing = is_writing
         # Many executions are confirmed at once, such as all of a page that was recovered.
         self._liveness: Batcher[str, Liveness | None] = Batcher(
             driver.get_liveness, limit=BATCH, key=str, unknown=_stopped, name="flowstate liveness"
@@ -337,36 +338,15 @@ class Heartbeats:
     def _settle(self, held: Held, beat: Heartbeat, sent_at: float, answer: Answer) -> None:
         is_latest = _checked(answer)  # Else it is seen to with all that got no answer.
         self._beating.discard(held)
-        held.answered(beat, is_latest, sent_at, self._clock.monotonic())
+        # The newer revision may be that of an own commit, which has not been told so yet.
+        if is_latest or not isinstance(held, Execution) or not self._is_writing(beat.id):
+            held.answered(beat, is_latest, sent_at, self._clock.monotonic())
         if held in self._held:
             self.look_again(held)
 
     async def _beat_each(self, beats: Sequence[Heartbeat]) -> Sequence[Answer]:
-        """Beat for many at once; one that another process keeps locked does not fail the others.
-
-        The locked one is looked for in parts, and in parts of the part that fails. When more than
-        two parts fail, the store itself is busy.
-        """
-        try:
-            return await self._driver.beat(beats)
-        except StoreBusyError:
-            if len(beats) == 1:
-                raise
-        size = -(-len(beats) // PARTS)
-        parts = [beats[start : start + size] for start in range(0, len(beats), size)]
-        outcomes = await asyncio.gather(*map(self._driver.beat, parts), return_exceptions=True)
-        is_worth = sum(isinstance(each, StoreBusyError) for each in outcomes) <= MAX_BUSY_PARTS
-        answers: list[Answer] = []
-        for part, outcome in zip(parts, outcomes, strict=True):
-            if isinstance(outcome, StoreBusyError) and len(part) > 1 and is_worth:
-                answers += await self._beat_each(part)
-            elif isinstance(outcome, Exception):
-                answers += [outcome] * len(part)
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                answers += outcome
-        return answers
+        """Beat for many at once; one that another process keeps locked does not fail the others."""
+        return await in_parts(self._driver.beat, beats)
 
 
 async def _nothing() -> None:

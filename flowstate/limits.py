@@ -69,6 +69,7 @@ MAX_TAIL_BYTES = 64 * MIB  # Of the newest revisions, kept for those who watch.
 
 MAX_RECOVERY_BYTES = 16 * 1024
 RECOVERY = "flowstate.recovery"
+NOTES = (RECOVERY, "flowstate.failures", "flowstate.failed")  # Of what went wrong with a state.
 MAX_REV = 2**63 - 1
 MAX_DURATION = timedelta(days=365_000)
 
@@ -130,8 +131,8 @@ def check_annotations(field: str, annotations: Mapping[str, str]) -> FrozenDict[
     size = sum(map(len, checked)) + sum(map(len, checked.values()))
     if size > MAX_ANNOTATIONS_BYTES // 4:  # A character has at most 4 bytes.
         size = sum(map(text_bytes, checked)) + sum(map(text_bytes, checked.values()))
-        # A state that is full must still be retried and ended by recovery.
-        is_recovered = any(key.startswith(RECOVERY) for key in checked)
+        # A state that is full must still be retried and ended, by recovery and by policies.
+        is_recovered = any(key.startswith(NOTES) for key in checked)
         if size > MAX_ANNOTATIONS_BYTES + MAX_RECOVERY_BYTES * is_recovered:
             raise InvalidInputError(field, f"must be at most {MAX_ANNOTATIONS_BYTES} bytes in all")
     return checked

@@ -18,52 +18,75 @@ So a slow consumer costs only itself, and nothing is delivered twice or left out
 import asyncio
 import logging
 import weakref
+from abc import abstractmethod
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Self
+from typing import Protocol
 
-from msgspec.structs import replace
-
-from flowstate.commands import GetStates, Page
+from flowstate.commands import Page
 from flowstate.driver import DamagedRevision, Driver, Seen, StateQuery, States
 from flowstate.errors import (
     CompactedError,
     DamagedRevisionError,
     DriverError,
-    EngineStoppedError,
     FlowstateError,
     HistoryRewoundError,
-    InvalidCommandError,
     InvalidInputError,
     StoreCorruptError,
 )
 from flowstate.limits import MAX_TAIL_BYTES
-from flowstate.reading import matches, state_query
 from flowstate.state import State
 from flowstate.tasks import cancel_and_wait, note_outcome, spawn
 
 __all__ = [
+    "Follower",
     "LogTail",
     "Revision",
-    "Watch",
+    "Topic",
     "change_of_head",
     "damaged_error",
     "revisions",
     "tail_of",
+    "weight_of",
 ]
 
 logger = logging.getLogger("flowstate")
 CAPACITY = 4096  # Revisions that a tail keeps.
 PAGE = 500
-BUFFER = 256  # Revisions that a watch keeps.
-BUFFER_BYTES = 4 * 1024 * 1024
 BASE_WEIGHT = 500  # Bytes of a revision without its texts, about.
 
 Revision = State | DamagedRevision
-Topic = tuple[str, str] | None  # A label, or ``None`` where a watch has no labels.
+Topic = tuple[str, str] | str | None
+"""By what a watch is found: a label, the id of a state, or ``None`` where it has neither."""
+
+
+class Follower(Protocol):
+    """A watch, as the tail sees it.
+
+    Attributes:
+        topics: a revision that has none of them does not match.
+    """
+
+    topics: Sequence[Topic]
+
+    @abstractmethod
+    def push(self, state: State, weight: int) -> bool:
+        """Hold a state, if it matches; return whether there is room for more."""
+
+    @abstractmethod
+    def lag(self, cursor: int) -> None:
+        """Note that the tail pushes nothing more; what is up to ``cursor`` has been pushed."""
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """Raise ``error`` in the iteration, if it waits."""
+
+    @abstractmethod
+    def stop(self, error: Exception) -> None:
+        """Raise ``error`` in the iteration, once it has delivered what it holds."""
 
 
 class LogTail:
@@ -81,8 +104,8 @@ class LogTail:
         self._driver = driver
         self._recent: deque[Revision] = deque()
         self._weight = 0
-        self.watches: set[Watch] = set()
-        self._topics: dict[Topic, dict[Watch, None]] = {}  # Synced watches.
+        self.watches: set[Follower] = set()
+        self._topics: dict[Topic, dict[Follower, None]] = {}  # Synced watches.
         self._reader: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -99,13 +122,13 @@ class LogTail:
         if self._reader is not None:
             self._append(states)
 
-    async def stop(self, watches: Iterable["Watch"], error: Exception) -> None:
+    async def stop(self, watches: Iterable[Follower], error: Exception) -> None:
         """Raise ``error`` in watches, and return when nothing of them is left running."""
         for watch in watches:
             watch.stop(error)
         await cancel_and_wait(*self._ending)
 
-    def leave(self, watch: "Watch") -> None:
+    def leave(self, watch: Follower) -> None:
         """Stop counting a watch; without any, the tail stops reading and forgets all."""
         self.watches.discard(watch)
         self.desync(watch)
@@ -130,12 +153,12 @@ class LogTail:
         start = cursor - (self.head - len(self._recent))
         return islice(self._recent, start, None)
 
-    def sync(self, watch: "Watch") -> None:
+    def sync(self, watch: Follower) -> None:
         """Push to a watch, which has seen everything up to the head, what comes next."""
         for topic in watch.topics:
             self._topics.setdefault(topic, {})[watch] = None
 
-    def desync(self, watch: "Watch") -> None:
+    def desync(self, watch: Follower) -> None:
         """Push nothing more to a watch."""
         for topic in watch.topics:
             watches = self._topics.get(topic, {})
@@ -174,11 +197,11 @@ class LogTail:
                 return False
             self.head = revision.rev
             self._recent.append(revision)
-            self._weight += (weight := _weight(revision))
+            self._weight += (weight := weight_of(revision))
             if self._topics:
                 self._publish(revision, weight)
             while len(self._recent) > CAPACITY or self._weight > MAX_TAIL_BYTES:
-                self._weight -= _weight(self._recent.popleft())
+                self._weight -= weight_of(self._recent.popleft())
         return True
 
     def _publish(self, revision: Revision, weight: int) -> None:
@@ -187,7 +210,7 @@ class LogTail:
             self._desync_all(revision.rev - 1)
             return
         topics = self._topics
-        for topic in (None, *revision.labels.items()):
+        for topic in (None, revision.id, *revision.labels.items()):
             if watches := topics.get(topic):
                 for watch in tuple(watches):
                     if not watch.push(revision, weight):
@@ -227,168 +250,6 @@ class LogTail:
         self._weight = 0
 
 
-class Watch:
-    """An async context manager and async iterator over revisions.
-
-    It delivers every matching revision exactly once, in order: what the log has, then what is
-    committed. What goes wrong is raised by the iteration; a new watch with
-    ``since_rev=watch.cursor`` goes on from there. For a revision that cannot be read it raises
-    :class:`flowstate.DamagedRevisionError`; iterate the same watch again to go on behind that.
-    """
-
-    def __init__(
-        self,
-        driver: Driver,
-        tail: LogTail,
-        command: GetStates,
-        ended: Callable[[], Exception | None] = lambda: None,
-    ) -> None:
-        self._driver = driver
-        self._tail = tail
-        self._ended = ended  # Returns what to raise from the start, as in an engine that stops.
-        self._query = query = replace(state_query(command), max_bytes=BUFFER_BYTES)
-        # One label of each alternative is enough to be found by.
-        self.topics: list[Topic] = [next(iter(each.items())) for each in query.labels] or [None]
-        # Then a label by which the tail finds it is the whole filter.
-        plain = (query.status, query.since_time, query.committed_before) == (None, None, None)
-        self._is_simple = plain and all(len(each) == 1 for each in query.labels)
-        self._buffer: deque[Revision] = deque()
-        self._held = 0  # Bytes since the buffer was empty.
-        self._delivered = self._seen = query.after
-        self._is_synced = self._is_iterated = False
-        self._is_first = self._needs_page = True
-        self._waiter: asyncio.Future[None] | None = None
-        self._stopped: Exception | None = EngineStoppedError("this watch is not open")
-
-    @property
-    def cursor(self) -> int:
-        """A revision up to which everything was delivered or does not match."""
-        if self._buffer:
-            return self._delivered
-        return max(self._seen, self._tail.head) if self._is_synced else self._seen
-
-    async def __aenter__(self) -> Self:
-        self._tail.check_loop()
-        self._stopped = self._ended()
-        if self._stopped is None:
-            self._tail.watches.add(self)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.stop(EngineStoppedError("this watch is not open"))
-        self._seen = self.cursor
-        self._buffer.clear()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> State:
-        """Return the next matching revision, as soon as there is one.
-
-        Raises:
-            DamagedRevisionError: the next one cannot be read.
-            CompactedError: revisions after the cursor were removed.
-            HistoryRewoundError: the store was restored from an older copy.
-            EngineStoppedError: the engine has stopped, or the watch is not open.
-            InvalidCommandError: another task is iterating this watch.
-            DriverError: the store failed.
-            InvalidInputError: this is another event loop than that of the engine.
-        """
-        if self._is_iterated:
-            raise InvalidCommandError("watch", "is iterated by another task; open one for each")
-        self._is_iterated = True
-        try:
-            while not self._buffer:
-                self._held = 0
-                await self._step()
-        finally:
-            self._is_iterated = False
-        revision = self._buffer.popleft()
-        self._delivered = revision.rev
-        if isinstance(revision, DamagedRevision):
-            raise damaged_error(revision)
-        return revision
-
-    def stop(self, error: Exception) -> None:
-        """Raise ``error`` in the iteration, once it has delivered what it holds."""
-        if self._stopped is None:
-            self._stopped = error
-            if self._is_synced:
-                self.lag(self._tail.head)
-            self._tail.leave(self)
-
-    def push(self, state: State, weight: int) -> bool:
-        """Hold a state, if it matches; return whether there is room for more."""
-        if state.rev <= self._seen or not (self._is_simple or matches(self._query, state)):
-            return True
-        if len(self._buffer) >= BUFFER or self._held >= BUFFER_BYTES:
-            self.lag(state.rev - 1)
-            return False
-        self._buffer.append(state)
-        self._held += weight
-        self._seen = state.rev
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        return True
-
-    def lag(self, cursor: int) -> None:
-        """Note that the tail pushes nothing more; what is up to ``cursor`` has been pushed."""
-        self._is_synced = False
-        self._seen = max(self._seen, cursor)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def fail(self, error: BaseException) -> None:
-        """Raise ``error`` in the iteration, if it waits."""
-        self._needs_page = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
-
-    def _step(self) -> Awaitable[None]:
-        """Return what has to be awaited next: a push, or a page of the store."""
-        tail = self._tail
-        if self._stopped is not None:
-            raise self._stopped
-        tail.check_loop()
-        if not self._is_synced:
-            if self._needs_page or not tail.covers(self._seen):
-                return self._read_page()
-            if self._seen < tail.head:
-                return self._take_recent()
-            self._is_synced = True
-            tail.sync(self)
-        self._waiter = tail.loop.create_future()
-        return self._waiter
-
-    async def _take_recent(self) -> None:
-        for revision in self._tail.after(self._seen):
-            if isinstance(revision, DamagedRevision):
-                self._needs_page = True
-                return
-            self._seen = revision.rev
-            if matches(self._query, revision):
-                self._buffer.append(revision)
-                self._held += _weight(revision)
-                if len(self._buffer) >= BUFFER or self._held >= BUFFER_BYTES:
-                    return
-
-    async def _read_page(self) -> None:
-        seen = self._tail.head
-        page = await self._driver.get_states(replace(self._query, after=self._seen))
-        if self._seen > page.head:
-            raise HistoryRewoundError(self._seen, page.head)
-        if self._is_first:
-            self._is_first = False
-            if (gaps := self._query.gaps_below) is None:
-                gaps = page.floor  # It accepts the holes that it starts with, but no later ones.
-            self._query = replace(self._query, since_latest=False, gaps_below=gaps)
-        self._buffer.extend(revisions(page))
-        self._seen = page.scanned_to
-        self._needs_page = False
-        if not page.more:
-            self._tail.follow_from(page.head, seen)
-
-
 def tail_of(driver: Driver) -> LogTail:
     """Return the tail of a driver's log for the running event loop; all callers share it."""
     # A tail keeps its driver and loop alive, so their ids mean them while it is here.
@@ -420,7 +281,7 @@ def damaged_error(damaged: DamagedRevision) -> DamagedRevisionError:
     return DamagedRevisionError(damaged.rev, damaged.id, damaged.error)
 
 
-def _weight(revision: Revision) -> int:
+def weight_of(revision: Revision) -> int:
     """Return about how many bytes a revision takes in memory."""
     if isinstance(revision, DamagedRevision):
         return BASE_WEIGHT
@@ -435,4 +296,5 @@ def _weight(revision: Revision) -> int:
     ):
         if texts:
             weight += sum(map(len, texts)) + sum(map(len, texts.values()))
-    return weight
+    weight += sum([len(name) + memoryview(raw).nbytes for name, raw in revision.values.items()])
+    return weight + BASE_WEIGHT * len(revision.timers)

@@ -6,7 +6,7 @@ that is refused, or a commit that fails, therefore leaves every context as it wa
 commit writes is checked and encoded here, before it meets other commits in a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -14,19 +14,30 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from flowstate import commands
+from flowstate.alarms import at_once, new_delay, new_timer, placed, timer_writes
 from flowstate.codec import (
     ABSENT,
-    DelayBody,
     commit_size,
     decode_context,
     encode_body,
     encode_context,
-    encode_delay,
     encode_state,
 )
-from flowstate.commands import Command, Delay, End, Pause, Resume, Retry, Transit, Unstack
-from flowstate.context import Draft, StateContext, refusal
+from flowstate.commands import (
+    CancelTimer,
+    Command,
+    Delay,
+    End,
+    Pause,
+    Resume,
+    Retry,
+    SetTimer,
+    Transit,
+    Unstack,
+)
+from flowstate.context import StateContext, refusal
 from flowstate.data import Data, DataRef, checked_data, checksum_of, newly_referred
+from flowstate.draft import Draft
 from flowstate.driver import DelayedState, NewDelay, Verdict, Writes
 from flowstate.errors import DataNotFoundError, InvalidCommandError, InvalidInputError
 from flowstate.frozen import EMPTY, FrozenDict
@@ -36,68 +47,28 @@ from flowstate.limits import (
     MAX_DELAYS_PER_COMMIT,
     MAX_ID_BYTES,
     MAX_STATES_PER_COMMIT,
-    check_annotations,
-    check_duration,
+    MAX_TIMERS,
     check_id,
     check_number,
     check_rev,
     check_text,
-    to_utc,
 )
-from flowstate.options import check_flag
 from flowstate.registry import FlowRegistry
 from flowstate.state import (
     STACK_PREFIX,
-    Cause,
     State,
     Status,
     Transition,
     checked_ref,
     checked_whole,
 )
+from flowstate.steps import FORGET, Step, check_forgotten, fired, forgotten, stepped
+from flowstate.timers import changed_timers
 
-__all__ = ["Plan", "STACK_PREFIX", "STEPS", "Step", "stepped"]
+__all__ = ["Plan", "STACK_PREFIX"]
 
-ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 CHECKSUM_CHARACTERS = 64
 MAX_STACK_NAME = MAX_ID_BYTES - len(STACK_PREFIX) - 1 - CHECKSUM_CHARACTERS
-
-Step = Transit | Pause | Resume | Retry | End
-STEPS = frozenset({Transit, Pause, Resume, Retry, End})
-CAUSES: dict[type[Any], tuple[Cause, Status]] = {
-    Pause: ("pause", Status.PAUSED),
-    Resume: ("resume", Status.ACTIVE),
-    End: ("end", Status.ENDED),
-}
-
-
-def stepped(state: State, command: Step, flows: FlowRegistry) -> State:
-    """Return the state after a step."""
-    annotations = command.annotations
-    if annotations is not EMPTY:
-        annotations = check_annotations("annotations", annotations)
-    kind = type(command)
-    if kind is Transit or isinstance(command, Transit):
-        to: Any = command.to  # type: ignore[union-attr]
-        if type(to) is not str or to not in flows._flows:  # Nearly always known: spare a call.
-            to = flows.check(to)
-        transition, status = Transition(to, annotations), ACTIVE
-    elif isinstance(command, Retry):
-        transition, status = _retried(state.transition, annotations), ACTIVE
-    else:
-        cause, status = CAUSES.get(kind) or CAUSES[_base_of(kind)]
-        transition = Transition(state.transition.to, annotations, cause)
-    return replace(state, transition=transition, status=status, delayed_until=None)
-
-
-def _base_of(kind: type[Any]) -> type[Any]:
-    return next(base for base in kind.__mro__ if base in CAUSES)
-
-
-def _retried(last: Transition, annotations: Mapping[str, str]) -> Transition:
-    """Return a transition like the last one, with more annotations; always a new object."""
-    merged = FrozenDict({**last.annotations, **annotations})
-    return replace(last, annotations=check_annotations("annotations", merged))
 
 
 @attrs.define(eq=False)
@@ -112,8 +83,16 @@ class Plan:
     _checks: list[tuple[str, int]] = attrs.Factory(list)
     _data: list[Data] = attrs.Factory(list)
     _delays: list[tuple[Draft, NewDelay]] = attrs.Factory(list)
-    _stacked: list[tuple[Draft, State]] = attrs.Factory(list)
-    _puts: list[Draft] = attrs.Factory(list)  # Of the writes.
+    # Tuples where a plan rarely has any: a list would have to be made for each plan.
+    _stacked: tuple[tuple[Draft, State], ...] = ()
+    _received: tuple[tuple[Draft, Transition], ...] = ()
+    _forgotten: tuple[Draft, ...] = ()
+    _puts: Sequence[Draft] = ()  # Of the writes.
+
+    @property
+    def forgotten(self) -> list[str]:
+        """The ids of the states that the plan forgets."""
+        return [draft.current.id for draft in self._forgotten]
 
     @property
     def contexts(self) -> list[StateContext]:
@@ -134,7 +113,7 @@ class Plan:
     def step(self, command: Step) -> None:
         """Take one step."""
         draft = self.draft(command.ctx)
-        draft.step(stepped(draft.current, command, self.flows))
+        draft.step(stepped(draft.current, command, self.flows, draft))
 
     def add(self, command: Command[Any]) -> None:
         """Apply one command to the drafts."""
@@ -143,8 +122,14 @@ class Plan:
                 self.step(command)
             case Delay():
                 self._delay(command)
+            case SetTimer() | CancelTimer():
+                self._change_timer(self.draft(command.ctx), command)
+            case commands.Forget(ctx):
+                self._forget(self.draft(ctx))
             case commands.Check(ctx):
-                self._check(self.draft(ctx).committed)
+                self.check(self.draft(ctx).committed)
+            case commands.Put(ctx):
+                self._put(self.draft(ctx))
             case commands.StoreData(ctx, alias):
                 self.store_data(ctx, alias)
             case commands.Stack(carrier, stacked, name):
@@ -155,27 +140,70 @@ class Plan:
                 name = type(command).__name__
                 raise InvalidCommandError("commit", f"cannot contain {name}")
 
-    def _check(self, committed: State) -> None:
+    def check(self, committed: State) -> None:
+        """Let the commit be refused unless this is what the store has."""
         check_rev("committed.rev", committed.rev)
         self._checks.append((check_id("state.id", committed.id), committed.rev))
         check_number("checks", self._checks, MAX_CHECKS_PER_COMMIT)
 
+    def _put(self, draft: Draft) -> None:
+        if draft.is_changed:
+            draft.put = True
+            self._note_forgotten(draft)
+        elif not draft.put:
+            self.check(draft.committed)
+
+    def _forget(self, draft: Draft) -> None:
+        draft.step(forgotten(draft.current))
+        draft.is_known = False  # Its flow may be a user's.
+        self._note_forgotten(draft)
+
+    def _note_forgotten(self, draft: Draft) -> None:
+        """Note a state that this commit, or a command before it, has forgotten."""
+        if draft.current.transition.cause == FORGET and draft not in self._forgotten:
+            self._forgotten += (draft,)
+
+    def stay(self, draft: Draft) -> None:
+        """Let no further step of the commit move on a state that receives."""
+        self._received += ((draft, draft.current.transition),)
+
+    def pass_on(self, ctx: StateContext) -> None:
+        """Let another engine go on with a state, once it is committed."""
+        draft = self.draft(ctx)
+        self._delays.append((draft, at_once(draft.current)))
+
     def _delay(self, command: Delay) -> None:
         draft = self.draft(command.ctx)
         draft.put = True
-        delay = _new_delay(command, self.flows, draft.current, ABSENT)
+        delay = new_delay(command, self.flows, draft.current, ABSENT)
         self._delays.append((draft, delay))
         check_number("delays", self._delays, MAX_DELAYS_PER_COMMIT)
 
+    def _change_timer(self, draft: Draft, command: SetTimer | CancelTimer) -> None:
+        name, timers = check_id("name", command.name), dict(draft.current.timers)
+        if isinstance(command, CancelTimer):
+            timers.pop(name, None)
+        elif draft.current.status is Status.ENDED:
+            raise InvalidCommandError("ctx", f"{draft.current.id!r} has ended")
+        else:
+            timers[name] = new_timer(command, self.flows)
+        if len(timers) > MAX_TIMERS:
+            raise InvalidInputError("name", f"is one too many: a state has at most {MAX_TIMERS}")
+        draft.current = replace(draft.current, timers=FrozenDict(timers))
+        draft.put = True
+
     def fire(self, delayed: DelayedState) -> StateContext:
-        """Take the step of a delay that is due; return the context that takes it."""
+        """Take the step of a delay or timer that is due; return the context that takes it."""
         state = delayed.state
         ctx = StateContext(state)
         draft = self.draft(ctx)
-        # Only the revision of a delayed state is known to be what the store has.
-        draft.committed = State(state.id, state.rev)
-        transition = Transition(delayed.to, delayed.annotations, "delay")
-        draft.step(replace(state, transition=transition, status=ACTIVE))
+        if delayed.timer:
+            draft.is_known = True
+        else:
+            # Only these of a delayed state are known to be what the store has.
+            at, timers = state.committed_at, state.timers
+            draft.committed = State(state.id, state.rev, committed_at=at, timers=timers)
+        draft.step(fired(delayed))
         return ctx
 
     def store_data(self, ctx: StateContext, alias: str) -> Data | None:
@@ -218,13 +246,19 @@ class Plan:
         annotations, data = carrier.current.annotations, carrier.current.data
         if key in annotations:
             raise InvalidCommandError("name", "is taken: unstack first what is stacked under it")
+        if stacked.put:
+            stacked.keep()  # Now: what is stacked must be what the commit stores.
+        elif stacked.current.timers is not stacked.committed.timers:
+            stacked.keep()  # Read again, a timer is another object: it must not look set again.
         current = checked_whole(stacked.current, stacked.current)
         committed = checked_whole(stacked.committed, stacked.committed)
-        text = encode_context(current, committed, stacked.transitions, with_commit=stacked.put)
+        text = encode_context(
+            current, committed, stacked.transitions, stacked.taken, with_commit=stacked.put
+        )
         checksums = sorted({ref.checksum for ref in current.data.values()})
         refs = {f"{key}.{checksum}": DataRef(1, checksum) for checksum in checksums}
         carrier.hold({**annotations, key: text}, {**data, **refs} if refs else data)
-        self._stacked.append((stacked, stacked.current))
+        self._stacked += ((stacked, stacked.current),)
 
     def unstack(self, command: Unstack) -> tuple[Draft, bool]:
         """Move a stacked context into its draft.
@@ -240,40 +274,91 @@ class Plan:
         text = annotations.pop(key, None)
         if text is None:
             raise InvalidCommandError("name", "nothing is stacked under it")
-        current, committed, steps, with_commit = decode_context(text)
-        into.replace(current, committed, steps)
+        current, committed, steps, taken, with_commit = decode_context(text)
+        into.replace(current, committed, steps, taken)
         carrier.hold(annotations, {a: ref for a, ref in refs.items() if not _is_of(key, a, ref)})
         return into, with_commit
 
     def writes(self, token: str) -> Writes:
         """Return what the driver has to store."""
+        if self._stacked or self._received or self._forgotten:
+            self._check_order()
         self._puts = puts = [draft for draft in self._drafts.values() if draft.put]
         check_number("states", puts, MAX_STATES_PER_COMMIT)
-        states = tuple([draft.state() for draft in puts])
+        needs: set[str] = set()
+        made: list[State] = []
+        is_timed = False
+        for draft in puts:
+            if not draft.begun or draft.current.timers:
+                draft.keep()
+                self._note_forgotten(draft)
+            made.append(draft.state())
+            is_timed = is_timed or draft.is_timed
+            if draft.current.data:
+                needs |= newly_referred(draft.current.data, draft.committed.data)
+        states = tuple(made)
         if len({state.id for state in states}) < len(states):
             raise InvalidCommandError("commit", "changes one state through two contexts")
         if not states and not self._checks:
             raise InvalidCommandError("commit", "has nothing to commit")
+        needs -= {data.checksum for data in self._data}
+        delays = placed(self._delays, puts, states) if self._delays else ()
+        forgets = self._forgets(states, delays) if self._forgotten else ()
+        timers, drops = timer_writes(puts, states) if is_timed else ((), ())
+        bodies = tuple(map(encode_body, states)) if self.encodes else ()
+        size = commit_size(states, bodies, self._data, delays, timers)
+        checks, data = tuple(self._checks), tuple(self._data)
+        return Writes(
+            token,
+            states,
+            bodies,
+            checks,
+            data,
+            delays,
+            tuple(needs),
+            (),  # Claims are commits by themselves.
+            drops,
+            size,
+            timers,
+            forgets,
+        )
+
+    def _forgets(self, states: Sequence[State], delays: Sequence[NewDelay]) -> tuple[int, ...]:
+        """Return the places of the states that are forgotten."""
+        places = [self._puts.index(draft) for draft in self._forgotten]
+        for place in places:
+            check_forgotten(states[place])
+            if any(delay.put == place for delay in delays):
+                raise InvalidCommandError(
+                    "commit", f"delays {states[place].id!r}, which it forgets"
+                )
+        return tuple(places)
+
+    def _check_order(self) -> None:
         for draft, state in self._stacked:
             if draft.current is not state:
                 raise InvalidCommandError("stacked", f"{state.id!r} is changed after its Stack")
-        delays = _placed(self._delays, puts, states) if self._delays else ()
-        needs: set[str] = set()
-        for draft in puts:
-            if draft.current.data:
-                needs |= newly_referred(draft.current.data, draft.committed.data)
-        needs -= {data.checksum for data in self._data}
-        bodies = tuple(map(encode_body, states)) if self.encodes else ()
-        size = commit_size(states, bodies, self._data, delays)
-        checks, data = tuple(self._checks), tuple(self._data)
-        return Writes(token, states, bodies, checks, data, delays, tuple(needs), size=size)
+        for draft in self._forgotten:
+            if draft.current.transition.cause != FORGET:
+                raise InvalidCommandError(
+                    "commit", f"changes {draft.current.id!r} after its Forget"
+                )
+        for draft, transition in self._received:
+            if draft.current.transition is not transition:
+                id = draft.current.id
+                raise InvalidCommandError("receive", f"{id!r} is moved on after its Receive")
 
     def delay_writes(self, command: Delay, token: str) -> Writes:
         """Return what the driver has to store for a delay by itself."""
         draft = self.draft(command.ctx)
+        if any(changed_timers(draft.current.timers, draft.committed)):
+            reason = f"timers of {draft.current.id!r} were changed: make it part of a Commit"
+            raise InvalidCommandError("delay", reason)
+        if draft.taken:
+            draft.keep()
         current = replace(draft.current, delayed_until=None)
         state = checked_whole(current, draft.committed)
-        delay = _new_delay(command, self.flows, state, Raw(encode_state(state)))
+        delay = new_delay(command, self.flows, state, Raw(encode_state(state)))
         needs = newly_referred(state.data, draft.committed.data)
         # What is only believed to be in the log may be in no revision at all.
         references = needs if draft.is_known else newly_referred(state.data, EMPTY)
@@ -296,37 +381,6 @@ class Plan:
         """Make every context what was drafted."""
         for draft in self._drafts.values():
             draft.apply()
-
-
-def _new_delay(command: Delay, flows: FlowRegistry, state: State, own: Raw) -> NewDelay:
-    """Return the delay that ``command`` asks for.
-
-    ``own`` is the encoded state, or ``ABSENT`` when a commit stores it together with the delay.
-    """
-    to = flows.check(command.to)
-    annotations = check_annotations("annotations", command.annotations)
-    check_flag("commit", command.commit)
-    after, until = command.after, command.until
-    if (after is None) == (until is None):
-        raise InvalidInputError("delay", "needs either after or until")
-    return NewDelay(
-        state=state,
-        to=to,
-        annotations=annotations,
-        due=None if until is None else to_utc("until", until),
-        after=None if after is None else check_duration("after", after),
-        commit=command.commit,
-        body=encode_delay(DelayBody(to, annotations, command.commit, own)),
-    )
-
-
-def _placed(
-    delays: Sequence[tuple[Draft, NewDelay]], puts: Sequence[Draft], states: Sequence[State]
-) -> tuple[NewDelay, ...]:
-    """Return the delays with the states that the commit puts for them."""
-    places = {id(draft): place for place, draft in enumerate(puts)}
-    placed = [(places[id(draft)], delay) for draft, delay in delays]
-    return tuple([replace(delay, state=states[place], put=place) for place, delay in placed])
 
 
 def _is_of(key: str, alias: str, ref: DataRef) -> bool:

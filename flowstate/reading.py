@@ -1,6 +1,6 @@
 """Reads: from the filters of a caller to the query of a driver, and back to a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from flowstate.commands import (
     Labels,
     Page,
 )
-from flowstate.driver import Driver, DueQuery, StateQuery
+from flowstate.driver import DamagedDelay, Driver, DueKind, DueQuery, StateQuery
 from flowstate.errors import (
+    CodecError,
     DamagedRevisionError,
     HistoryRewoundError,
     InvalidInputError,
@@ -25,6 +26,7 @@ from flowstate.frozen import FrozenDict
 from flowstate.limits import (
     MAX_ALTERNATIVES,
     MAX_ANNOTATIONS_BYTES,
+    MAX_ID_BYTES,
     MAX_PAGE,
     MAX_PAGE_BYTES,
     MAX_REV,
@@ -37,7 +39,9 @@ from flowstate.limits import (
 from flowstate.options import check_count, check_flag
 from flowstate.state import State, Status
 
-__all__ = ["Reader", "label_terms", "matches", "state_query"]
+__all__ = ["Reader", "check_status", "label_terms", "matches", "state_query"]
+
+KINDS_OF_STATES: tuple[DueKind, ...] = ("stall", "idle")  # All that have not ended are one.
 
 
 class Reader:
@@ -114,6 +118,31 @@ class Reader:
         follow = replace(command, cursor=found.end or command.cursor)
         return DelayedPage(found.due, found.more, follow, found.damaged)
 
+    async def count(self, labels: Labels, status: Status | None) -> int:
+        """Count states by their latest revisions."""
+        check_status(status)
+        query = StateQuery(labels=label_terms(labels), status=status, latest_only=True)
+        return await self._driver.count(query)
+
+    async def in_flow(self, flow: str) -> AsyncIterator[State]:
+        """Iterate over the states that are in a flow and have not ended.
+
+        Raises:
+            CodecError: some cannot be read; after all others were given.
+        """
+        flow, damaged = check_text("flow", flow, MAX_ID_BYTES), list[DamagedDelay]()
+        for kind in KINDS_OF_STATES:
+            query, more = DueQuery(kind, flows=(flow,), everything=True), True
+            while more:
+                page = await self._driver.get_due(query)
+                damaged += page.damaged
+                for each in page.due:
+                    yield each.state
+                query, more = replace(query, after=page.end or query.after), page.more
+        if damaged:
+            bad = f"{damaged[0].state_id!r}: {damaged[0].error}"
+            raise CodecError(f"{len(damaged)} states cannot be read, the first of them is {bad}")
+
 
 def _checked_cursor(cursor: Any) -> tuple[datetime, str] | None:
     if cursor is None:
@@ -132,9 +161,7 @@ def state_query(command: GetStates) -> StateQuery:
     check_flag("latest_only", command.latest_only)
     if command.since_rev is not None and command.since_latest:
         raise InvalidInputError("since_latest", "cannot be combined with since_rev")
-    if command.status is not None and type(command.status) is not Status:
-        kind = type(command.status).__name__
-        raise InvalidInputError("status", f"must be a Status, not {kind}")
+    check_status(command.status)
     check_rev("gaps_below", command.gaps_below)
     check_count("limit", command.limit, 1, MAX_PAGE)
     since, before = command.since_time, command.committed_before
@@ -150,7 +177,14 @@ def state_query(command: GetStates) -> StateQuery:
         limit=command.limit,
         max_bytes=MAX_PAGE_BYTES,
         gaps_below=None if anywhere else command.gaps_below,
+        id=None if command.id is None else check_id("id", command.id),
     )
+
+
+def check_status(status: Status | None) -> None:
+    """Refuse what is neither a status nor ``None``."""
+    if status is not None and type(status) is not Status:
+        raise InvalidInputError("status", f"must be a Status, not {type(status).__name__}")
 
 
 def label_terms(labels: Labels) -> tuple[FrozenDict[str, str], ...]:

@@ -10,18 +10,23 @@ from datetime import timedelta
 from flowstate.state import State, Status
 
 __all__ = [
+    "AGAIN",
     "ATTEMPT",
     "DEFAULT_RETRY_AFTER",
     "DISABLED",
     "LONGEST",
     "MAX_ATTEMPTS",
+    "MOST_ATTEMPTS",
     "ORIGIN",
     "PREFIX",
     "RETRY_AFTER",
     "SHORTEST",
     "WAIT",
+    "attempt",
+    "read_count",
     "retry_after",
     "stalls_after",
+    "without_attempt",
 ]
 
 PREFIX = "flowstate.recovery."
@@ -30,9 +35,11 @@ MAX_ATTEMPTS = PREFIX + "max_attempts"
 DISABLED = PREFIX + "disabled"
 ATTEMPT = PREFIX + "attempt"  # Annotations of the transition by which it was recovered.
 WAIT = PREFIX + "wait"  # Seconds until the next one.
-ORIGIN = PREFIX + "origin"  # The revision that brought the state to this step.
+ORIGIN = PREFIX + "origin"  # Written by older libraries: what ``Transition.origin`` says now.
+AGAIN = "flowstate.again"  # Annotation of a delay that lets its state go on in the same step.
 
 DEFAULT_RETRY_AFTER = timedelta(minutes=2)
+MOST_ATTEMPTS = 1_000_000
 SHORTEST = 0.001
 LONGEST = 365_000 * 86_400.0
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
@@ -67,3 +74,24 @@ def _seconds(text: str | None) -> timedelta | None:
     except ValueError:
         return None
     return timedelta(seconds=seconds) if SHORTEST <= seconds <= LONGEST else None
+
+
+def attempt(state: State) -> int:
+    """Return how many times a state has been executed again since its last progress.
+
+    Within a flow, ``attempt(ctx.current)`` is 0 in the first execution.
+    """
+    return read_count(state.transition.annotations.get(ATTEMPT)) or 0
+
+
+def without_attempt(state: State) -> dict[str, str]:
+    """Return the annotations of the transition as they were before any attempt."""
+    ours = (ATTEMPT, WAIT, ORIGIN)
+    return {key: text for key, text in state.transition.annotations.items() if key not in ours}
+
+
+def read_count(text: str | None) -> int | None:
+    """Return a count from an annotation, or ``None`` when there is none that can be read."""
+    if text is None or len(text) > len(str(MOST_ATTEMPTS)):
+        return None
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -11,14 +11,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from random import Random
 from typing import Any, TypedDict
 
+from flowstate.clock import Clock
 from flowstate.commands import (
+    CancelTimer,
     Command,
     Commit,
     Delay,
     End,
     Execute,
+    Forget,
     GetData,
     GetDelayedStates,
     GetState,
@@ -26,8 +30,10 @@ from flowstate.commands import (
     Labels,
     Noop,
     Pause,
+    Receive,
     Resume,
     Retry,
+    SetTimer,
     Stack,
     StoreData,
     Transit,
@@ -35,15 +41,21 @@ from flowstate.commands import (
 )
 from flowstate.committing import Committer
 from flowstate.context import StateContext
+from flowstate.counters import Counters
 from flowstate.driver import Driver, Transaction
 from flowstate.errors import EngineStoppedError, InvalidCommandError, InvalidInputError
+from flowstate.executed import executed_in
+from flowstate.failures import Failures
 from flowstate.flow_loop import FlowLoop
 from flowstate.heartbeats import Heartbeats
-from flowstate.log_tail import Watch, tail_of
+from flowstate.log_tail import tail_of
 from flowstate.reading import Reader
-from flowstate.recovery_rules import ORIGIN
+from flowstate.registry import FlowRegistry
+from flowstate.seen_keys import SeenKeys
 from flowstate.state import State, Status
 from flowstate.tasks import shielded, spawn
+from flowstate.turns import Backoff, turns_of
+from flowstate.watch import Watch
 
 __all__ = ["Filters", "LogFilters", "Runtime"]
 
@@ -59,6 +71,7 @@ class LogFilters(TypedDict, total=False):
     """Which revisions are wanted: all conditions have to hold.
 
     Attributes:
+        id: of this state.
         labels: a mapping, or a list of mappings of which one has to hold.
         since_rev: above this revision.
         since_latest: start at the newest matching revision instead.
@@ -66,6 +79,7 @@ class LogFilters(TypedDict, total=False):
         status: only this status.
     """
 
+    id: str | None
     labels: Labels
     since_rev: int | None
     since_latest: bool
@@ -94,35 +108,69 @@ class Runtime:
     Attributes:
         loop: the event loop to which all of this belongs.
         driver: of the engine.
+        flows: of the engine.
+        clock: of the engine.
+        rng: draws pauses.
+        counters: of what happens.
         committer: writes.
         reader: reads.
         heartbeats: keep the executions alive.
         flow_loop: runs them.
+        turns: whose turn it is to change a state.
+        backoff: pauses of those who lose races.
+        seen_keys: of messages.
     """
 
     def __init__(self, engine: Any) -> None:
         driver, flows, clock = engine.driver, engine.flows, engine.clock
         self.loop = asyncio.get_running_loop()
         self.driver: Driver = driver
+        self.flows: FlowRegistry = flows
+        self.clock: Clock = clock
+        # Drawn here: processes that were forked after the engine was made must differ.
+        self.rng: Random = engine._rng or Random()  # noqa: S311 - no secret
+        self.counters = Counters()
+        self.turns = turns_of(driver.store_id)
+        self.backoff = Backoff(clock.sleep, self.rng)
+        self.seen_keys = SeenKeys(driver.get_data)
         self._tail = tail_of(driver)
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._stopping: Exception | None = None
+        self._is_closed = False
         self.reader = Reader(driver)
+        executed = executed_in(driver.store_id)
         self.committer = Committer(
             driver,
             flows,
             tokens=engine._tokens or _unique_tokens(),
             monotonic=clock.monotonic,
             tail=self._tail,
+            executed=executed,
+            turns=self.turns,
+            backoff=self.backoff,
         )
-        self.heartbeats = Heartbeats(driver, clock, engine.name, self._renew)
+        self.heartbeats = Heartbeats(
+            driver, clock, engine.name, self._renew, self.committer.is_writing
+        )
         self.flow_loop = FlowLoop(
             engine,
             self.committer.commit,
             self.heartbeats,
-            (engine._max_executions, engine._max_pending, engine._blocking_threads),
-            engine._warn_blocked_after,
+            failures=Failures(self.committer, flows, self.rng, clock.monotonic, self.counters),
+            executed=executed,
+            counters=self.counters,
+            limits=(engine._max_executions, engine._max_pending, engine._blocking_threads),
+            warn_blocked_after=engine._warn_blocked_after,
         )
+
+    def check_open(self) -> None:
+        """Raise if the engine has stopped, for those who go on after they have waited."""
+        if self._is_closed:
+            raise EngineStoppedError("the engine has stopped")
+
+    def can_execute(self, flow: str) -> bool:
+        """Return whether what goes to a flow can be executed here."""
+        return self._stopping is None and self.flows.can_run(flow)
 
     async def do(self, command: Command[Any]) -> Any:
         """Do one command, and return its result."""
@@ -138,13 +186,25 @@ class Runtime:
         logger.debug("did %s", name, extra=extra)
         return result
 
-    async def _do(self, command: Command[Any]) -> Any:  # noqa: C901 - one place knows them all
+    async def _do(self, command: Command[Any]) -> Any:  # noqa: C901, PLR0912 - one place
         result: Any = None
         plan = self.committer.plan()
         match command:
             case Commit():
                 await self.committer.commit(command)
-            case Transit() | Pause() | Resume() | Retry() | End() | Stack():
+            case Receive():
+                await self.committer.commit(Commit(command))
+            case (
+                Transit()
+                | Pause()
+                | Resume()
+                | Retry()
+                | End()
+                | SetTimer()
+                | CancelTimer()
+                | Forget()
+                | Stack()
+            ):
                 plan.add(command)
             case Unstack():
                 await self.committer.unstack(plan, command)
@@ -181,8 +241,7 @@ class Runtime:
     async def _renew(self, state: State) -> State:
         """Commit a state as it is, and return its new revision."""
         ctx = StateContext(state)
-        origin = state.transition.annotations.get(ORIGIN, str(state.rev))
-        await self.committer.commit(Commit(Retry(ctx, {ORIGIN: origin})))
+        await self.committer.commit(Commit(Retry(ctx)))
         return ctx.committed
 
     def watch(self, command: GetStates) -> Watch:
@@ -211,6 +270,7 @@ class Runtime:
     async def _finish(self, watches: "asyncio.Task[None]", own: "asyncio.Task[Any] | None") -> None:
         ends_at = self.loop.time() + GRACE
         await self.heartbeats.close(GRACE, own)
+        self._is_closed = True
         if not await self.committer.drain(ends_at - self.loop.time()):
             logger.warning("the outcome of commits that are on their way is unknown")
         await asyncio.wait([watches], timeout=max(0.0, ends_at - self.loop.time()))

@@ -1,12 +1,11 @@
 """States and transitions: frozen values, shared without copying."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
 from flowstate.data import DataRef
@@ -18,7 +17,6 @@ from flowstate.limits import (
     MAX_ID_BYTES,
     MAX_STACKED_DATA,
     MAX_TIMERS,
-    MAX_VALUES_BYTES,
     check_annotations,
     check_duration,
     check_id,
@@ -27,6 +25,7 @@ from flowstate.limits import (
     check_text,
     to_utc,
 )
+from flowstate.values import checked_values, get_value, is_json
 
 __all__ = [
     "Cause",
@@ -41,13 +40,14 @@ __all__ = [
     "frozen",
 ]
 
+T = TypeVar("T")
+D = TypeVar("D")
 Cause = Literal["transit", "pause", "resume", "end", "delay", "timer", "signal", "forget"]
 CAUSES = frozenset(get_args(Cause))
 STACK_PREFIX = "flowstate.stack."  # Of the annotations that hold contexts, and of their data.
 MAX_REF_BYTES = 1024  # Of the unknown fields of one reference.
 MAX_ORIGIN = 64
-WHITE_SPACE = b" \t\r\n"
-DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 
 class Status(StrEnum):
@@ -93,6 +93,15 @@ class Timer(Value, frozen=True, gc=False, omit_defaults=True):
     to: str
     due: datetime | None = None
     after: timedelta | None = None
+
+    def due_at(self, committed_at: datetime | None) -> datetime | None:
+        """Return when it fires, if the commit that set it was at this time."""
+        if self.after is None or committed_at is None:
+            return self.due
+        try:
+            return committed_at + self.after
+        except OverflowError:
+            return LAST_MOMENT
 
 
 class State(
@@ -141,6 +150,39 @@ class State(
     def __hash__(self) -> int:
         return hash((self.id, self.rev))
 
+    @overload
+    def get(self, kind: type[T], name: str = ...) -> T: ...
+    @overload
+    def get(self, kind: type[T], name: str = ..., default: D = ...) -> T | D: ...
+    @overload
+    def get(self, kind: Any, name: str = ..., default: Any = ...) -> Any: ...
+    def get(self, kind: Any, name: str = "value", default: Any = UNSET) -> Any:
+        """Return a value that ``ctx.put`` has stored.
+
+        When the stored JSON is no such type, a classmethod ``__flowstate_upgrade__`` of the type is
+        given it, as plain lists, dicts and so on, and returns that of today.
+
+        Args:
+            kind: a class of msgspec or attrs, a dataclass, or anything of Python that JSON has.
+            name: of the value.
+            default: what to return if there is no such value.
+
+        Raises:
+            ValueNotFoundError: there is none, and no default.
+            ValueDecodeError: it cannot be decoded as the type; says where.
+            InvalidInputError: nothing can be decoded as that type.
+        """
+        return get_value(self.values, (self.id, self.rev), kind, name, default)
+
+    def timer_due(self, name: str) -> datetime | None:
+        """Return when a timer of a committed revision fires; ``None`` if it does not have it.
+
+        In a working copy it is also ``None`` for a timer that counts from a commit still to come,
+        if the state was never committed; else that is as if it counted from the last commit.
+        """
+        timer = self.timers.get(name)
+        return None if timer is None else timer.due_at(self.committed_at)
+
 
 KNOWN_FIELDS: dict[type[Struct], frozenset[str]] = {
     kind: frozenset({"v", *kind.__struct_fields__}) for kind in (State, Transition, DataRef)
@@ -166,11 +208,11 @@ def frozen(state: State) -> State:
     _check_kind(field, transition, Transition)
     if not _is_frozen(transition):
         transition = Transition(
-            exact(transition.to),
+            _text(f"{field}.to", transition.to),
             freeze(f"{field}.annotations", transition.annotations),
-            exact(transition.cause),
+            _text(f"{field}.cause", transition.cause),
             freeze(f"{field}.unknown", transition.unknown),
-            exact(transition.origin),
+            _text(f"{field}.origin", transition.origin),
         )
     return State(
         exact(state.id),
@@ -231,7 +273,7 @@ def checked(state: State, known: State, own: Transition | None = None) -> State:
         None,
         _checked_data(data) if data else EMPTY,
         _checked_unknown("state", unknown, State) if unknown else EMPTY,
-        _checked_values(state.values) if state.values else EMPTY,
+        checked_values(state.values) if state.values else EMPTY,
         _checked_timers(state.timers) if state.timers else EMPTY,
     )
 
@@ -277,18 +319,6 @@ def _checked_data(data: Mapping[str, DataRef]) -> FrozenDict[str, DataRef]:
     return FrozenDict({alias: checked_ref(alias, ref) for alias, ref in refs.items()})
 
 
-def _checked_values(values: Mapping[str, Raw]) -> FrozenDict[str, Raw]:
-    size = 0
-    for name, raw in values.items():
-        field = f"state.values[{check_id('state.values key', name)!r}]"
-        if type(raw) is not Raw or not _is_json(bytes(raw)):
-            raise InvalidInputError(field, "must be JSON without NUL; see ctx.put")
-        size += len(name) + len(bytes(raw))
-    if size > MAX_VALUES_BYTES:
-        raise InvalidInputError("state.values", f"must be at most {MAX_VALUES_BYTES} bytes in all")
-    return FrozenDict(values)
-
-
 def _checked_timers(timers: Mapping[str, Timer]) -> FrozenDict[str, Timer]:
     if len(timers) > MAX_TIMERS:
         raise InvalidInputError("state.timers", f"must be at most {MAX_TIMERS}, not {len(timers)}")
@@ -332,7 +362,7 @@ def _checked_unknown(
         name = check_id(f"{field} key", key)
         if name in KNOWN_FIELDS[kind]:
             raise InvalidInputError(f"{field} key", f"must not be {name!r}, which is known")
-        if type(raw) is not bytes or not _is_json(raw):
+        if type(raw) is not bytes or not is_json(raw):
             raise InvalidInputError(f"{field}[{name!r}]", "must be JSON, as bytes")
         size += len(name) + len(raw)
         made[name] = raw
@@ -341,15 +371,10 @@ def _checked_unknown(
     return FrozenDict(made)
 
 
-def _is_json(raw: bytes) -> bool:
-    """Return whether ``raw`` is a JSON value that every store gives back as it is."""
-    if raw[:1] in WHITE_SPACE or raw[-1:] in WHITE_SPACE or b"\\u0000" in raw:
-        return False
-    try:
-        msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _text(field: str, value: object) -> str:
+    text: Any = exact(value)
+    _check_kind(field, text, str)
+    return text  # type: ignore[no-any-return]
 
 
 def _check_kind(field: str, value: object, kind: type) -> None:

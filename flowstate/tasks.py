@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -19,6 +20,7 @@ __all__ = [
     "BlockingThreads",
     "Watchdog",
     "cancel_and_wait",
+    "finished",
     "first",
     "note_outcome",
     "preserve_cancellation",
@@ -82,6 +84,21 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
             task.add_done_callback(note_outcome)
             await asyncio.wait([task])
         raise
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Finish ``work`` however often the caller is cancelled; raise the cancellation afterwards."""
+    task = spawn(work, "flowstate finished")
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        note_outcome(task)
+        raise interruption
+    return task.result()
 
 
 async def cancel_and_wait(*tasks: F, seconds: float | None = None) -> list[F]:
@@ -171,6 +188,7 @@ class BlockingThreads:
         self._limit = limit
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._open: dict[Future[Any], str] = {}  # Waiting or running, with their flows.
+        self._abandoned: dict[Future[Any], str] = {}  # Of those, what nothing waits for.
         self._threads = 0
 
     def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> "Future[Any]":
@@ -185,6 +203,21 @@ class BlockingThreads:
         self._jobs.put((outcome, partial(contextvars.copy_context().run, call, *args)))
         return outcome
 
+    def abandon(self, flow: str, outcome: "Future[Any]") -> None:
+        """Wait no more for a call that goes on; name the flows that leave no thread to others."""
+        self._abandoned[outcome] = flow
+        outcome.add_done_callback(partial(self._ended, flow))
+        if len(self._abandoned) == self._limit:
+            message = "all %d threads for blocking flows are taken by calls that were given up: %s"
+            flows = Counter(self._abandoned.values())
+            named = ", ".join(f"{count} of flow {flow!r}" for flow, count in flows.items())
+            engine_logger.error(message, self._limit, named)
+
+    def _ended(self, flow: str, outcome: "Future[Any]") -> None:
+        self._abandoned.pop(outcome, None)
+        message = "a call of blocking flow %r that was given up has ended"
+        engine_logger.info(message, flow, extra={"flow": flow})
+
     async def close(self, seconds: float) -> None:
         """Wait so long for what runs; a thread cannot be stopped, so name the flows left."""
         for outcome in list(self._open):
@@ -192,7 +225,8 @@ class BlockingThreads:
         for _ in range(self._threads):
             self._jobs.put(None)
         running = dict(self._open)
-        waiting = [asyncio.wrap_future(outcome) for outcome in running]
+        awaited = [outcome for outcome in running if outcome not in self._abandoned]
+        waiting = [asyncio.wrap_future(outcome) for outcome in awaited]
         if waiting and seconds > 0:
             await asyncio.wait(waiting, timeout=seconds)
         for each in waiting:

@@ -13,11 +13,9 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.driver import Heartbeat
-from flowstate.limits import MAX_NOTE_BYTES
+from flowstate.retrying import text_of
 
 __all__ = ["Held", "NEVER", "Note", "RENEW_AT", "RETRY_AFTER", "STOP_AT", "Tenure", "read_note"]
-
-MAX_ERROR = MAX_NOTE_BYTES // 8  # Characters; each may take six bytes in JSON.
 
 NEVER = -math.inf
 """When the store last heard of something, if that is not known."""
@@ -84,8 +82,7 @@ class Note(Struct, frozen=True, omit_defaults=True):
     @classmethod
     def of_failure(cls, engine: str, error: BaseException) -> "Note":
         """Return what is noted when a flow has raised."""
-        text = f"{type(error).__name__}: {error}"[:MAX_ERROR]
-        return cls(engine, None, text.encode(errors="replace").decode())
+        return cls(engine, None, text_of(error))
 
 
 def read_note(text: str) -> Note:
@@ -153,7 +150,7 @@ class Held:
         if self.ctx.committed.rev != beat.rev:
             return  # It has moved on by itself meanwhile.
         if not is_latest:
-            self.release()  # Others have moved it on.
+            self.supersede()
         elif self.may_beat(now):
             self.renewed(sent_at)
 
@@ -166,6 +163,10 @@ class Held:
     def release(self) -> None:
         """Keep it no longer: it is not ours any more."""
         self.seconds, self.fresh_until = None, math.inf
+
+    def supersede(self) -> None:
+        """Note that others have moved it on."""
+        self.release()
 
     def lose(self) -> None:
         """Stop it, because others may have taken it over."""

@@ -9,11 +9,22 @@ from msgspec.structs import replace
 
 from flowstate.commands import Check, Command, Commit, End, Execute, Retry
 from flowstate.context import StateContext
+from flowstate.dead import (
+    ATTEMPTS,
+    CAUSE,
+    DEAD,
+    ERROR,
+    FAILURES,
+    LABEL,
+    MARKS,
+    REASON,
+    is_dead,
+    marks_of,
+)
 from flowstate.engine import Engine
 from flowstate.errors import InvalidCommandError, RevisionMismatchError
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.recovery.policy import attempt, read_count, without_attempt
-from flowstate.recovery_rules import PREFIX
+from flowstate.recovery_rules import read_count
 from flowstate.state import Cause, State, Status, Transition
 
 __all__ = [
@@ -28,13 +39,6 @@ __all__ = [
     "retry_dead",
 ]
 
-LABEL = "flowstate.recovery"
-DEAD: Mapping[str, str] = FrozenDict({LABEL: "dead"})
-REASON = PREFIX + "reason"
-ATTEMPTS = PREFIX + "attempts"
-ERROR = PREFIX + "error"
-CAUSE = PREFIX + "cause"
-
 
 class DeadState(Struct, frozen=True):
     """A state that was ended by force.
@@ -42,7 +46,8 @@ class DeadState(Struct, frozen=True):
     Attributes:
         state: as it is, in the flow in which it stalled.
         reason: why.
-        attempts: how many times it had been executed again in vain.
+        attempts: how many times it had been executed again in vain, after it stood still.
+        failures: how many times its flow had failed under its policy.
         error: what the last execution raised, as far as that is known; at most 1,024 characters.
         at: when it was ended, by the store's clock.
     """
@@ -52,6 +57,7 @@ class DeadState(Struct, frozen=True):
     attempts: int
     error: str
     at: datetime | None
+    failures: int = 0
 
 
 async def end_by_force(
@@ -60,20 +66,7 @@ async def end_by_force(
     """End a state where it is, and mark it dead; the fences must hold for the commit."""
     ctx = StateContext(state)
     ctx.set_label(LABEL, DEAD[LABEL])
-    annotations = without_attempt(state) | {
-        REASON: reason,
-        ATTEMPTS: str(attempt(state)),
-        ERROR: error,
-        CAUSE: state.transition.cause,
-    }
-    await engine.do(Commit(*fences, End(ctx, annotations)))
-
-
-def is_dead(state: State) -> bool:
-    """Return whether a state was ended by force."""
-    if state.status is not Status.ENDED or state.labels.get(LABEL) != DEAD[LABEL]:
-        return False
-    return REASON in state.transition.annotations  # Else it has gone on and ended since.
+    await engine.do(Commit(*fences, End(ctx, marks_of(state, reason, error))))
 
 
 def read_dead(state: State) -> DeadState:
@@ -85,6 +78,7 @@ def read_dead(state: State) -> DeadState:
         attempts=read_count(marks.get(ATTEMPTS)) or 0,
         error=marks.get(ERROR, ""),
         at=state.committed_at,
+        failures=read_count(marks.get(FAILURES)) or 0,
     )
 
 
@@ -107,7 +101,7 @@ async def count_dead(engine: Engine, labels: Mapping[str, str] = EMPTY) -> int:
 async def retry_dead(engine: Engine, id: str) -> StateContext:
     """Make a dead state active again in the flow in which it stalled, and execute it.
 
-    Its attempts count from 0 again.
+    Its attempts and failures count from 0 again.
 
     Raises:
         StateNotFoundError: there is no such state.
@@ -145,7 +139,7 @@ async def _retry(engine: Engine, state: State) -> StateContext:
 def _before_death(state: State) -> Transition:
     marks = dict(state.transition.annotations)
     cause = marks.get(CAUSE, "transit")
-    for mark in (REASON, ATTEMPTS, ERROR, CAUSE):
+    for mark in MARKS:
         marks.pop(mark, None)
     known: Cause = cause if cause in get_args(Cause) else "transit"  # type: ignore[assignment]
     return replace(state.transition, annotations=FrozenDict(marks), cause=known)

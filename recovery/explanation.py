@@ -16,6 +16,7 @@ from flowstate.recovery.dead import is_dead, read_dead
 from flowstate.recovery.lease import HOLDER, lease_id
 from flowstate.recovery.policy import attempt, is_disabled, max_attempts
 from flowstate.recovery.recoverer import lease_name
+from flowstate.retrying import ERROR, failures_of
 from flowstate.state import State, Status
 
 __all__ = ["Explanation", "Why", "explain"]
@@ -63,6 +64,7 @@ class Explanation(Struct, frozen=True):
         engine: the name of the one that executes it, or did.
         attempts: how many times it has been executed again since its last progress.
         max_attempts: how many times it may be executed again.
+        failures: how many times its flow has failed under its policy, in this step.
         error: what the last execution raised, as far as that is known.
         leader: the engine that recovers, as the store says; empty when none does.
     """
@@ -77,6 +79,7 @@ class Explanation(Struct, frozen=True):
     max_attempts: int = 0
     error: str = ""
     leader: str = ""
+    failures: int = 0
 
 
 async def explain(engine: Engine, id: str, *, group: str = "default") -> Explanation:
@@ -103,7 +106,8 @@ async def explain(engine: Engine, id: str, *, group: str = "default") -> Explana
         "engine": note.engine,
         "attempts": attempt(state),
         "max_attempts": max_attempts(state),
-        "error": note.error,
+        "failures": failures_of(state.transition.annotations),
+        "error": note.error or state.transition.annotations.get(ERROR, ""),
         "leader": leader,
         "since": state.committed_at,
     }
@@ -130,7 +134,15 @@ def _ended(state: State) -> Explanation:
     text = f"ended by force at {_at(dead.at)}: {dead.reason}"
     if dead.error:
         text += f"; the last one failed: {dead.error}"
-    return Explanation("dead", text, state, since=dead.at, attempts=dead.attempts, error=dead.error)
+    return Explanation(
+        "dead",
+        text,
+        state,
+        since=dead.at,
+        attempts=dead.attempts,
+        error=dead.error,
+        failures=dead.failures,
+    )
 
 
 async def _why(engine: Engine, state: State, liveness: Liveness, note: Note, leader: str) -> Reason:
@@ -154,6 +166,11 @@ async def _why(engine: Engine, state: State, liveness: Liveness, note: Note, lea
 
 async def _delayed(engine: Engine, state: State, due: datetime, now: datetime) -> Reason:
     before = "paused, and " if state.status is Status.PAUSED else ""
+    if due > now and not before and (failures := failures_of(state.transition.annotations)):
+        times = "once" if failures == 1 else f"{failures} times"
+        error = state.transition.annotations.get(ERROR, "")
+        text = f"failed {times} in flow {state.transition.to!r}, at last with {error}"
+        return "failed", f"{text}; tried again at {_at(due)}", {"until": due}
     if due > now:
         return "delayed", f"{before}delayed until {_at(due)}", {"until": due}
     flow = await _flow_of_delay(engine, state, due)

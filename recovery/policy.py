@@ -11,11 +11,14 @@ from flowstate.recovery_rules import (
     DISABLED,
     LONGEST,
     MAX_ATTEMPTS,
-    ORIGIN,
+    MOST_ATTEMPTS,
     RETRY_AFTER,
     SHORTEST,
     WAIT,
+    attempt,
+    read_count,
     retry_after,
+    without_attempt,
 )
 from flowstate.state import State
 
@@ -30,7 +33,6 @@ __all__ = [
     "idempotency_key",
     "is_disabled",
     "max_attempts",
-    "origin_annotation",
     "read_count",
     "set_max_attempts",
     "set_retry_after",
@@ -38,7 +40,6 @@ __all__ = [
 ]
 
 DEFAULT_MAX_ATTEMPTS = 3
-MOST_ATTEMPTS = 1_000_000
 LONGEST_DOUBLING = 10
 JITTER = 0.25
 
@@ -98,14 +99,6 @@ def is_disabled(state: State) -> bool:
     return DISABLED in state.annotations
 
 
-def attempt(state: State) -> int:
-    """Return how many times a state has been executed again since its last progress.
-
-    Within a flow, ``attempt(ctx.current)`` is 0 in the first execution.
-    """
-    return read_count(state.transition.annotations.get(ATTEMPT)) or 0
-
-
 def max_attempts(state: State) -> int:
     """Return how many times a state may be executed again without progress."""
     found = read_count(state.annotations.get(MAX_ATTEMPTS))
@@ -113,14 +106,8 @@ def max_attempts(state: State) -> int:
 
 
 def idempotency_key(ctx: StateContext) -> str:
-    """Return a text for calls of other services: each attempt of the same step has the same one.
-
-    It names the state, the revision that brought it to this step, and the flow, since a state can
-    go through several flows between two commits.
-    """
-    state = ctx.committed
-    origin = state.transition.annotations.get(ORIGIN, state.rev)
-    return f"{state.id}:{origin}:{ctx.current.transition.to}"
+    """Return ``ctx.effect_key``: each attempt of the same step has the same one."""
+    return ctx.effect_key
 
 
 def decide(state: State, *, handed_over: bool) -> Decision:
@@ -139,22 +126,4 @@ def attempt_annotations(state: State, rng: random.Random) -> dict[str, str]:
     number = attempt(state) + 1
     doubled = retry_after(state).total_seconds() * 2 ** min(number - 1, LONGEST_DOUBLING)
     wait = min(doubled * rng.uniform(1, 1 + JITTER), LONGEST)
-    return {ATTEMPT: str(number), WAIT: f"{wait:.6f}"} | origin_annotation(state)
-
-
-def origin_annotation(state: State) -> dict[str, str]:
-    """Return what names the revision that brought the state to its step."""
-    return {ORIGIN: state.transition.annotations.get(ORIGIN, str(state.rev))}
-
-
-def without_attempt(state: State) -> dict[str, str]:
-    """Return the annotations of the transition as they were before any attempt."""
-    ours = (ATTEMPT, WAIT, ORIGIN)
-    return {key: text for key, text in state.transition.annotations.items() if key not in ours}
-
-
-def read_count(text: str | None) -> int | None:
-    """Return a count from an annotation, or ``None`` when there is none that can be read."""
-    if text is None or len(text) > len(str(MOST_ATTEMPTS)):
-        return None
-    return int(text) if text.isascii() and text.isdigit() else None
+    return {ATTEMPT: str(number), WAIT: f"{wait:.6f}"}

@@ -26,10 +26,11 @@ from flowstate.errors import (
     LeaseLostError,
     RevisionMismatchError,
 )
-from flowstate.execution import Note, Slot, read_note
+from flowstate.execution import Note, read_note
 from flowstate.limits import check_id
 from flowstate.log_tail import change_of_head
 from flowstate.options import check_seconds, count, has, optional, seconds
+from flowstate.pool import Slot
 from flowstate.recovery.dead import end_by_force
 from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
 from flowstate.recovery.policy import (
@@ -37,7 +38,6 @@ from flowstate.recovery.policy import (
     attempt_annotations,
     decide,
     max_attempts,
-    origin_annotation,
 )
 from flowstate.recovery.scanning import Jumps, ScanSchedule
 from flowstate.recovery.throttle import AttemptLimiter, EngineFullError, Outcome
@@ -351,9 +351,7 @@ class Recoverer:
 
     async def _begin(self, state: State, note: Note, slot: Slot) -> None:
         ctx = StateContext(state)
-        notes = origin_annotation(state)
-        if not note.handed_over:
-            notes |= attempt_annotations(state, self._chance)
+        notes = {} if note.handed_over else attempt_annotations(state, self._chance)
         await self._engine.do(Commit(self._lease.check(), Retry(ctx, notes)))
         begun, id, flow = ctx.committed, repr(state.id), state.transition.to
         if note.handed_over:
@@ -366,7 +364,7 @@ class Recoverer:
             self._done["retried"] += 1
             of = f"attempt {attempt(begun)} of {max_attempts(begun)}"
             self._log(begun, logging.INFO, f"{id} stalled in flow {flow!r}: {of}")
-        outcome = await self._engine.start(ctx, slot)
+        outcome = await self._engine.begin(ctx, slot)
         outcome.add_done_callback(partial(self._ended, begun))
         self._limiter.add(outcome)
 

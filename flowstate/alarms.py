@@ -1,0 +1,111 @@
+"""What a commit writes for the delays and timers of its states."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from flowstate.codec import DelayBody, encode_delay
+from flowstate.commands import Delay, SetTimer
+from flowstate.draft import Draft
+from flowstate.driver import Drop, NewDelay, NewTimer
+from flowstate.errors import InvalidInputError
+from flowstate.frozen import FrozenDict
+from flowstate.limits import (
+    MAX_DELAYS_PER_COMMIT,
+    check_annotations,
+    check_duration,
+    check_number,
+    to_utc,
+)
+from flowstate.options import check_flag
+from flowstate.recovery_rules import AGAIN
+from flowstate.registry import FlowRegistry
+from flowstate.state import State, Timer
+from flowstate.timers import changed_timers, timer_id
+
+__all__ = ["at_once", "new_delay", "new_timer", "placed", "timer_writes"]
+
+
+def new_delay(command: Delay, flows: FlowRegistry, state: State, own: Raw) -> NewDelay:
+    """Return the delay that ``command`` asks for.
+
+    ``own`` is the encoded state, or ``ABSENT`` when a commit stores it together with the delay.
+    """
+    to = flows.check(command.to)
+    if flows.is_same(to, state.transition.to):
+        to = state.transition.to  # It may be an alias: the state goes on in the same step.
+    annotations = check_annotations("annotations", command.annotations)
+    check_flag("commit", command.commit)
+    due, after = _when(command)
+    return NewDelay(
+        state=state,
+        to=to,
+        annotations=annotations,
+        due=due,
+        after=after,
+        commit=command.commit,
+        body=encode_delay(DelayBody(to, annotations, command.commit, own)),
+    )
+
+
+def at_once(state: State) -> NewDelay:
+    """Return the delay by which another engine goes on with what a commit makes of a state."""
+    to, annotations = state.transition.to, FrozenDict({AGAIN: ""})
+    return NewDelay(
+        state=state,
+        to=to,
+        annotations=annotations,
+        due=None,
+        after=timedelta(0),
+        commit=False,
+        body=encode_delay(DelayBody(to, annotations, commit=False)),
+    )
+
+
+def new_timer(command: SetTimer, flows: FlowRegistry) -> Timer:
+    """Return the timer that ``command`` asks for."""
+    to = flows.check(command.to)
+    return Timer(to, *_when(command))
+
+
+def _when(command: Delay | SetTimer) -> tuple[datetime | None, timedelta | None]:
+    """Return when it is due, or after how long."""
+    after, until = command.after, command.until
+    if (after is None) == (until is None):
+        what = "timer" if isinstance(command, SetTimer) else "delay"
+        raise InvalidInputError(what, "needs either after or until")
+    if until is not None:
+        return to_utc("until", until), None
+    return None, check_duration("after", after)
+
+
+def timer_writes(
+    puts: Sequence[Draft], states: Sequence[State]
+) -> tuple[tuple[NewTimer, ...], tuple[Drop, ...]]:
+    """Return the rows of timers that the commit writes, and those that it removes."""
+    timers: list[NewTimer] = []
+    drops: list[Drop] = []
+    for place, draft in enumerate(puts):
+        if draft.is_timed:
+            state = states[place]
+            is_set, gone = changed_timers(draft.current.timers, draft.committed)
+            timers += [_row(place, state.id, name, state.timers[name]) for name in is_set]
+            drops += [Drop(timer_id(state.id, name), "") for name in gone]
+    check_number("timers", (*timers, *drops), MAX_DELAYS_PER_COMMIT)
+    return tuple(timers), tuple(drops)
+
+
+def _row(place: int, id: str, name: str, timer: Timer) -> NewTimer:
+    body = encode_delay(DelayBody(timer.to, timer=name))
+    return NewTimer(timer_id(id, name), name, place, timer.to, timer.due, timer.after, body)
+
+
+def placed(
+    delays: Sequence[tuple[Draft, NewDelay]], puts: Sequence[Draft], states: Sequence[State]
+) -> tuple[NewDelay, ...]:
+    """Return the delays with the states that the commit puts for them."""
+    places = {id(draft): place for place, draft in enumerate(puts)}
+    placed = [(places[id(draft)], delay) for draft, delay in delays]
+    return tuple([replace(delay, state=states[place], put=place) for place, delay in placed])

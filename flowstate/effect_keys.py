@@ -1,0 +1,53 @@
+"""Keys for effects: a key names the step that a state is in, and stays as long as the step does.
+
+A step begins at the revision of its ``Transit``, and that revision names it: its *origin*. Each
+later revision of the same step keeps the origin in its transition. A step that is not committed
+is named by the origin of what was committed and by how many steps were taken since. Flows that run
+again after a crash take the same steps, so they find the same keys.
+"""
+
+from msgspec.structs import replace
+
+from flowstate.recovery_rules import ORIGIN
+from flowstate.state import State, Transition
+
+__all__ = ["effect_key", "kept", "origin_of"]
+
+MOST_DIGITS = 19  # Of a revision.
+
+
+def effect_key(state: State, origin: str) -> str:
+    """Return the key of the step that a state is in."""
+    return f"{state.id}:{origin}:{state.transition.to}"
+
+
+def origin_of(transition: Transition, committed: State, steps: int) -> str:
+    """Return what names a step.
+
+    Args:
+        transition: the last one of the working copy.
+        committed: what the store has.
+        steps: how many were taken since, that one included.
+    """
+    if transition.origin:
+        return transition.origin
+    if not steps:
+        return (transition.annotations and _origin_before(transition)) or str(committed.rev)
+    last = committed.transition
+    base = last.origin or _origin_before(last) or str(committed.rev)
+    name, _, number = base.partition(".")
+    if number.isdecimal():
+        return f"{name}.{int(number) + steps}"
+    return f"{base}.{steps}"
+
+
+def kept(transition: Transition, origin: str) -> Transition:
+    """Return a transition that names the step, for revisions that do not begin it."""
+    # A state that never moved is in no step.
+    return replace(transition, origin=origin) if transition.to else transition
+
+
+def _origin_before(transition: Transition) -> str:
+    """Return the origin as it was noted by a library that had no field for it."""
+    text = transition.annotations.get(ORIGIN, "")
+    return text if text.isdecimal() and len(text) <= MOST_DIGITS else ""

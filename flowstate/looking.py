@@ -1,0 +1,178 @@
+"""What an engine is asked: states, pages, counts, watches, and waiting for a state."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Unpack
+
+from flowstate.commands import (
+    DelayedPage,
+    GetData,
+    GetDelayedStates,
+    GetState,
+    GetStates,
+    Labels,
+    Page,
+)
+from flowstate.context import StateContext
+from flowstate.data import Data
+from flowstate.driver import DamagedRevision
+from flowstate.frozen import EMPTY
+from flowstate.log_tail import damaged_error, revisions
+from flowstate.runtime import Filters, LogFilters, Runtime
+from flowstate.state import State, Status
+from flowstate.waiting import wait_for
+from flowstate.watch import Watch
+
+__all__ = ["Looking"]
+
+
+class Looking:
+    """The part of an engine that reads."""
+
+    __slots__ = ()
+
+    def _open(self) -> Runtime:
+        raise NotImplementedError
+
+    def _here(self) -> Runtime:
+        raise NotImplementedError
+
+    async def get_state(
+        self, id: str | None = None, rev: int | None = None, *, labels: Labels = EMPTY
+    ) -> State:
+        """Do :class:`GetState`, which says what is raised."""
+        state: State = await self._here().do(GetState(id, rev, labels))
+        return state
+
+    async def get_data(self, ctx: StateContext, alias: str) -> Data:
+        """Do :class:`GetData`, which says what is raised."""
+        data: Data = await self._here().do(GetData(ctx, alias))
+        return data
+
+    async def get_states(self, *, limit: int = 100, **filters: Unpack[Filters]) -> Page:
+        """Do :class:`GetStates`, which says what is raised.
+
+        Args:
+            limit: at most so many states.
+            filters: see :class:`Filters`.
+        """
+        return await self._page(GetStates(limit=limit, **filters))
+
+    async def _page(self, command: GetStates) -> Page:
+        page: Page = await self._here().do(command)
+        return page
+
+    async def get_delayed_states(
+        self, *, until: datetime | None = None, limit: int = 100
+    ) -> DelayedPage:
+        """Do :class:`GetDelayedStates`, which says what is raised."""
+        page: DelayedPage = await self._here().do(GetDelayedStates(until, limit))
+        return page
+
+    async def states(self, **filters: Unpack[Filters]) -> AsyncIterator[State]:
+        """Iterate over all pages of :class:`GetStates`, up to the head.
+
+        Args:
+            filters: see :class:`Filters`.
+
+        Raises:
+            DamagedRevisionError: the next revision cannot be read; all before it were given. Go
+                on behind it with ``since_rev=error.rev``.
+        """
+        page = await self.get_states(**filters)
+        while True:
+            for revision in revisions(page):
+                if isinstance(revision, DamagedRevision):
+                    raise damaged_error(revision)
+                yield revision
+            if not page.more:
+                return
+            page = await self._page(page.next)
+
+    def history(self, id: str) -> AsyncIterator[State]:
+        """Iterate over the revisions of one state that are stored, the oldest first.
+
+        The cost follows their number, not the log. Of a state that was forgotten and began again,
+        they are those of before, too, until they are compacted. Of an unknown one there are none.
+
+        Raises:
+            InvalidInputError: no proper id.
+            DamagedRevisionError: as for :meth:`states`.
+        """
+        return self.states(id=id)
+
+    async def count(self, *, labels: Labels = EMPTY, status: Status | None = None) -> int:
+        """Return how many states there are, by their latest revisions.
+
+        A store counts a single label or status in an index; more conditions may cost it a look at
+        each state with one of them. Mailboxes count as well, as paused states.
+
+        Args:
+            labels: as of :class:`GetStates`.
+            status: only this status.
+
+        Raises:
+            InvalidInputError: a bad filter; names it.
+        """
+        return await self._here().reader.count(labels, status)
+
+    async def in_flow(self, flow: str) -> AsyncIterator[State]:
+        """Iterate over the states that are in a flow and have not ended, in no special order.
+
+        The registry need not have the flow, so this finds what nothing here can execute. The cost
+        follows the answer. A state that is committed meanwhile can come twice, the second time
+        with a higher revision.
+
+        Args:
+            flow: its id; the empty string finds states that were never sent to a flow.
+
+        Raises:
+            InvalidInputError: no flow id.
+            CodecError: some of the states cannot be read; raised after all others were given.
+        """
+        async for state in self._here().reader.in_flow(flow):
+            yield state
+
+    def watch(self, **filters: Unpack[LogFilters]) -> Watch:
+        """Return a watch: every matching revision, once, in order, from the log and then live.
+
+        Args:
+            filters: see :class:`Filters`.
+
+        Raises:
+            InvalidInputError: a bad filter; names it.
+            EngineStoppedError: the engine is not open.
+        """
+        return self._open().watch(GetStates(**filters))
+
+    async def wait_for(
+        self,
+        id: str,
+        *,
+        status: Status | None = None,
+        until: Callable[[State], object] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - by the clock of the engine
+    ) -> State:
+        """Return the first revision of a state that is as wanted: the latest one, or a later one.
+
+        A state that does not exist yet is waited for. Each waiter costs the store one read, and
+        each commit one look into a dict, however many wait.
+
+        Args:
+            id: of the state.
+            status: what the state has to be. Either this or ``until``.
+            until: is called with each revision, in order, until it returns something true.
+            timeout: seconds by the engine's clock; with 0 only what is stored already counts.
+
+        Raises:
+            TimeoutError: no revision was as wanted in time.
+            InvalidInputError: a bad argument; names it.
+            DamagedRevisionError: a revision cannot be read, so it may be the one that is wanted.
+            EngineStoppedError: the engine is not open, or stops meanwhile.
+            DriverError: the store failed.
+        """
+        return await wait_for(self._here(), id, status, until, timeout)
+
+    async def head(self) -> int:
+        """Return the highest revision in the store; 0 when it is empty."""
+        return await self._here().reader.head()

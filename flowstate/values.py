@@ -1,0 +1,171 @@
+"""Typed values of a state, kept as JSON with it: what ``get`` and ``put`` do."""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from flowstate.errors import InvalidInputError, ValueDecodeError, ValueNotFoundError
+from flowstate.frozen import FrozenDict, exact, freeze
+from flowstate.limits import MAX_VALUES_BYTES, check_id
+
+__all__ = ["UPGRADE", "checked_values", "get_value", "is_json", "with_value", "without_value"]
+
+UPGRADE = "__flowstate_upgrade__"
+WHITE_SPACE = b" \t\r\n"
+DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+PATH = re.compile(r" - at `(.*)`$")
+
+
+def is_json(raw: bytes) -> bool:
+    """Return whether ``raw`` is a JSON value that every store gives back as it is."""
+    if raw[:1] in WHITE_SPACE or raw[-1:] in WHITE_SPACE or NUL.search(raw):
+        return False
+    try:
+        msgspec.json.decode(raw)  # One value: also "1, 2" can be within brackets.
+        msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def checked_values(values: Mapping[str, Raw]) -> FrozenDict[str, Raw]:
+    """Return the values of a state to be stored."""
+    size = 0
+    for name, raw in values.items():
+        field = f"state.values[{check_id('state.values key', name)!r}]"
+        if type(raw) is not Raw or not is_json(bytes(raw)):
+            raise InvalidInputError(field, "must be JSON without NUL; see ctx.put")
+        size += _size(name, raw)
+    if size > MAX_VALUES_BYTES:
+        raise InvalidInputError("state.values", f"must be at most {MAX_VALUES_BYTES} bytes in all")
+    return FrozenDict(values)
+
+
+def with_value(values: Mapping[str, Raw], name: str, value: Any) -> Mapping[str, Raw]:
+    """Return values with one more, or with another one under this name."""
+    name, before = check_id("name", name), freeze("state.values", values)
+    raw = _encoded(f"values[{name!r}]", value)
+    if name in before and bytes(before[name]) == bytes(raw):
+        return before
+    changed = FrozenDict({**before, name: raw})
+    size = sum(_size(key, each) for key, each in changed.items())
+    if size > MAX_VALUES_BYTES:
+        reason = f"makes {size} bytes of values; a state has at most {MAX_VALUES_BYTES}"
+        raise InvalidInputError(f"values[{name!r}]", reason)
+    return changed
+
+
+def without_value(values: Mapping[str, Raw], name: str) -> Mapping[str, Raw]:
+    """Return values without the one under this name, if there is one."""
+    name, before = check_id("name", name), freeze("state.values", values)
+    if name not in before:
+        return before
+    return FrozenDict({key: raw for key, raw in before.items() if key != name})
+
+
+def get_value(
+    values: Mapping[str, Raw], of: tuple[str, int], kind: Any, name: str, default: Any
+) -> Any:
+    """Return a value as ``kind``.
+
+    Args:
+        values: of a state.
+        of: its id and revision, for errors.
+        kind: what to decode it as.
+        name: of the value.
+        default: what to return if there is none, or ``UNSET``.
+
+    Raises:
+        ValueNotFoundError: there is none, and no default.
+        ValueDecodeError: it is no ``kind``, and cannot be made one.
+        InvalidInputError: nothing can be decoded as ``kind``.
+    """
+    raw = values.get(name)
+    if raw is None:
+        if default is UNSET:
+            raise ValueNotFoundError(*of, name)
+        return default
+    decoder = _decoder_of(kind)
+    try:
+        return decoder.decode(raw)
+    except Exception as error:  # noqa: BLE001 - user's classes are made, and may raise anything
+        failure: Exception = error
+    if callable(upgrade := getattr(kind, UPGRADE, None)):
+        try:
+            return decoder.decode(_encode(upgrade(msgspec.json.decode(raw))))
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = error
+    raise ValueDecodeError(*of, name, *_place_and_reason(failure)) from failure
+
+
+def _place_and_reason(error: Exception) -> tuple[str, str]:
+    """Return where something is wrong, and what."""
+    if not isinstance(error, msgspec.MsgspecError):
+        return "$", type(error).__name__  # Of user's classes: the text may be of any length.
+    reason = str(error)
+    found = PATH.search(reason)
+    return (found[1], reason[: found.start()]) if found else ("$", reason)
+
+
+def _decoder_of(kind: Any) -> "msgspec.json.Decoder[Any]":
+    try:
+        return _cached_decoder(kind)
+    except TypeError as error:
+        raise InvalidInputError("kind", f"cannot be decoded as: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _cached_decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(kind)
+
+
+def _encoded(field: str, value: Any) -> Raw:
+    """Return a value as JSON that every store gives back as it is."""
+    try:
+        text = _encode(value)
+        is_exact = b"null" not in text or _is_finite(value)
+    except Exception as error:
+        what = str(error) if type(error) is TypeError else type(error).__name__
+        raise InvalidInputError(field, f"cannot be stored as JSON: {what}") from error
+    if not is_exact:
+        raise InvalidInputError(field, "must not contain NaN or an infinite number")
+    if NUL.search(text):
+        raise InvalidInputError(field, "must not contain NUL")
+    if not is_json(text):
+        raise InvalidInputError(field, "is nested too deeply, or no JSON")
+    return Raw(text)
+
+
+def _plain(value: Any) -> Any:
+    """Return what msgspec can encode of what it cannot: a subclass of ``str``."""
+    text = exact(value)
+    if type(text) is not str:
+        raise TypeError(f"objects of type {type(value).__name__} are not supported")
+    return text
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether all numbers are finite: JSON would have ``null`` for the others."""
+    left = [msgspec.to_builtins(value, enc_hook=_plain)]
+    while left:
+        each = left.pop()
+        if isinstance(each, float) and not math.isfinite(each):
+            return False
+        if isinstance(each, dict):
+            left += [*each, *each.values()]
+        elif isinstance(each, list | tuple | set | frozenset):
+            left += each
+    return True
+
+
+def _size(name: str, raw: Raw) -> int:
+    return len(name) + memoryview(raw).nbytes
