@@ -34,6 +34,30 @@ from tests.broken_due import (
     SilentOthers,
     StalledInAnyOrder,
 )
+from tests.broken_forgetting import (
+    AnyId,
+    CountsAlternatives,
+    CountsForgotten,
+    CountsTheLog,
+    EndedIsIdle,
+    ForgetsNothing,
+    ForgottenStalls,
+    HidesForgetting,
+    KeepsForgotten,
+    OneLife,
+    OneLifeOnPages,
+    OnlyPausedIsIdle,
+    ShortIdlePages,
+)
+from tests.broken_timers import (
+    DropsWhatIsClaimed,
+    HoldersOfBefore,
+    NeedsHolders,
+    OldStatesOfTimers,
+    PutsDropTimers,
+    SilentTimers,
+    TimersPostpone,
+)
 
 __all__ = ["BROKEN", "Base"]
 
@@ -356,6 +380,26 @@ BROKEN: dict[type[Base], str] = {
     ShortStalledPages: "stalled_first_in_front",
     StalledInAnyOrder: "stalled_first_in_front",
     UnfencedLeases: "lease_fences_a_holder_that_was_asleep",
+    PutsDropTimers: "puts_keep_timers",
+    TimersPostpone: "timers_postpone_nothing",
+    HoldersOfBefore: "timer_takes_the_place_of_another",
+    OldStatesOfTimers: "puts_keep_timers",
+    SilentTimers: "timers_are_news",
+    NeedsHolders: "timer_without_a_claim_is_dropped replay_sets_no_timer",
+    DropsWhatIsClaimed: "timer_without_a_claim_is_dropped drop_is_for_the_holder",
+    ForgetsNothing: "forgotten_state_has_no_latest_revision forgotten_id_begins_again",
+    HidesForgetting: "forgetting_revision_is_in_the_log",
+    KeepsForgotten: "forgotten_states_are_compacted many_come_and_go",
+    ForgottenStalls: "forgetting_drops_delays",
+    OneLife: "forgotten_id_begins_again forgets_of_a_batch",
+    OneLifeOnPages: "forgotten_id_begins_again",
+    AnyId: "revisions_of_one_state one_state_with_every_filter",
+    CountsForgotten: "forgotten_state_has_no_latest_revision counts_of_states",
+    CountsAlternatives: "counts_of_states",
+    CountsTheLog: "counts_of_states",
+    EndedIsIdle: "idle_states",
+    OnlyPausedIsIdle: "idle_states",
+    ShortIdlePages: "pages_of_idle_states_miss_nothing",
     LinearScan: "defect_12_commits_do_not_slow_down_with_the_log",
 }
 """Each broken driver, and the cases that must fail on it."""

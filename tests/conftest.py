@@ -41,13 +41,14 @@ TEST_EQUIPMENT = {
     "test_certification.py",
     "test_checker.py",
     "test_checker_engines.py",
+    "test_checker_lives.py",
+    "test_history_files.py",
     "test_proxy.py",
     "test_redis_servers.py",
     "test_servers.py",
 }
 # What takes seconds each, and little of it depends on the interpreter.
 SLOW = (
-    "test_clocks.py",
     "test_code_runs[",
     "test_fuzz.py",
     "many_increments_of_shared_counters",

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from flowstate import log_tail
+from flowstate import log_tail, watch
+from flowstate.claimed_delay import ClaimedDelay
 from flowstate.clock import Clock
 from flowstate.commands import Commit, Noop, Transit
 from flowstate.committing import Committer
 from flowstate.context import StateContext
-from flowstate.delayer import ClaimedDelay
 from flowstate.driver import DelayedState, Driver, Heartbeat, StateQuery, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engine import Engine
@@ -23,10 +23,11 @@ from flowstate.execution import Execution
 from flowstate.flow_loop import FlowLoop
 from flowstate.heartbeats import Heartbeats
 from flowstate.limits import MAX_REV
-from flowstate.log_tail import LogTail, Watch
+from flowstate.log_tail import LogTail
 from flowstate.recovery import Lease
 from flowstate.state import State
 from flowstate.testing.simulation.driver import SimulatedDriver
+from flowstate.watch import Watch
 
 __all__ = ["BUGS", "Plant", "tokens_are_ignored"]
 
@@ -228,7 +229,8 @@ def reads_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def damage_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """A revision that cannot be read is left out, and no reader hears of it."""
-    monkeypatch.setattr(log_tail, "revisions", lambda page: page.states)
+    for module in (log_tail, watch):
+        monkeypatch.setattr(module, "revisions", lambda page: page.states)
 
 
 def deadlines_from_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,9 @@ FILTERS = [
     Filter(labels=({"kind": "a"}, {"kind": "b", "even": "yes"})),
     Filter(status=Status.PAUSED),
     Filter(since_time=BEGINNING + timedelta(seconds=20)),
+    Filter(id="state-3"),
 ]
+FORGOTTEN = 0.05  # Of the revisions.
 
 
 class Watcher:
@@ -70,6 +72,7 @@ class Simulation:
         self._revs: dict[str, list[int]] = {id: [0] for id in self._ids}
         self._data: set[str] = set()
         self._delays: dict[str, tuple[str, int]] = {}
+        self._timers: set[str] = set()
         self._watchers = [Watcher(f"watch-{i}", wanted) for i, wanted in enumerate(FILTERS)]
 
     def run(self, operations: int) -> list[Record]:
@@ -91,7 +94,8 @@ class Simulation:
     def finish(self) -> list[Record]:
         """Return all records with what is stored at the end."""
         live = [name for name, (id, rev) in self._delays.items() if self._revs[id][-1] == rev]
-        return [*self.records, *self._log, Stored(tuple(sorted(self._data)), tuple(live))]
+        stored = Stored(tuple(sorted(self._data)), tuple(live), tuple(self._timers))
+        return [*self.records, *self._log, stored]
 
     def _span(self) -> tuple[int, int]:
         rng = self._rng
@@ -110,6 +114,8 @@ class Simulation:
             checks=tuple(expected[split:]),
             data=(f"data-{op}",) if rng.random() < 0.1 else (),
             delays=((chosen[0], -1),) if rng.random() < 0.1 else (),
+            timers=(f"timer of {chosen[0]}",) if rng.random() < 0.1 else (),
+            cancels=(f"timer of {rng.choice(chosen)}",) if rng.random() < 0.1 else (),
         )
 
     def _apply(self, invoked: Invoked) -> tuple[int, ...]:
@@ -127,9 +133,14 @@ class Simulation:
                     status=Status.PAUSED if rev % 5 == 0 else Status.ACTIVE,
                     labels={"kind": kind, "even": "no" if rev % 2 else "yes"},
                     data=invoked.data,
+                    forgotten=not invoked.delays and self._rng.random() < FORGOTTEN,
                 )
             )
             revs.append(rev)
+            if self._log[-1].forgotten:
+                self._revs[id].append(0)
+        self._timers.difference_update(invoked.cancels)
+        self._timers.update(invoked.timers)
         self._data.update(invoked.data)
         for index, (id, _) in enumerate(invoked.delays):
             self._delays[f"{invoked.token}.{index}"] = (id, self._revs[id][-1])
@@ -168,6 +179,8 @@ class Simulation:
             first.checks,
             first.data,
             first.delays,
+            first.timers,
+            first.cancels,
         )
         self._now = max(self._now, second.at)
         revs = revs or self._apply(second)
@@ -176,9 +189,10 @@ class Simulation:
     def refuse(self) -> None:
         invoked = self._invoked()
         stale = {
-            id: self._rng.choice(self._revs[id][:-1])
+            id: self._rng.choice(others)
             for id, rev in (*invoked.puts, *invoked.checks)
-            if rev and self._rng.random() < 0.7
+            if (others := [old for old in self._revs[id] if old != rev])
+            and self._rng.random() < 0.7
         }
         if stale:
             op, at = invoked.op, invoked.at
@@ -193,8 +207,8 @@ class Simulation:
         id = self._rng.choice(self._ids)
         invoked, at = self._span()
         rev, wanted = self._revs[id][-1], 0
-        if rev and self._rng.random() < 0.2:
-            rev = wanted = self._rng.choice(self._revs[id][1:])
+        if any(self._revs[id]) and self._rng.random() < 0.2:
+            rev = wanted = self._rng.choice([old for old in self._revs[id] if old])
         self.records.append(StateRead(next(self._ops), invoked, at, id, rev, wanted))
 
     def page(self) -> None:
@@ -263,6 +277,7 @@ def passes(wanted: Filter, row: LogRow) -> bool:
         kind == "a" or (kind == "b" and even == "yes"),
         row.status is Status.PAUSED,
         late,
+        row.id == "state-3",
     ][number]
 
 

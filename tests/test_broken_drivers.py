@@ -12,7 +12,7 @@ from tests.broken import BROKEN, Base
 CAPABILITIES = Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True)
 CASES = {case.name: case for case in ALL}
 LIMIT = 20.0
-HANGS = {"NoWakeup", "StuckLock"}  # Only the time limit ends a case on these.
+HANGS = {"NoWakeup", "SilentTimers", "StuckLock"}  # Only the time limit ends a case on these.
 PAIRS = [(driver, name) for driver, names in BROKEN.items() for name in names.split()]
 
 

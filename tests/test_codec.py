@@ -97,13 +97,13 @@ def test_context_round_trip() -> None:
 
     for known in (FULL, committed):
         body = encode_context(FULL, known, steps, with_commit=False)
-        assert decode_context(body) == (FULL, known, steps, False)
+        assert decode_context(body) == (FULL, known, steps, 0, False)
 
 
 def test_context_that_is_about_to_be_committed_is_stored_as_it_will_be() -> None:
     body = encode_context(FULL, State("a"), (Transition("one"),), with_commit=True)
 
-    assert decode_context(body) == (FULL, FULL, (), True)
+    assert decode_context(body) == (FULL, FULL, (), 0, True)
 
 
 def nested(depth: int, name: str = "caller") -> State:
@@ -127,7 +127,7 @@ def test_contexts_within_each_other_grow_linearly_and_come_out_whole() -> None:
     for depth in (2, 3, 20, 150, 200):
         state, steps = nested(depth), 0
         while "flowstate.stack.caller" in state.annotations:
-            moved, state, taken, _ = decode_context(state.annotations["flowstate.stack.caller"])
+            moved, state, taken, *_ = decode_context(state.annotations["flowstate.stack.caller"])
             assert moved == replace(state, transition=Transition("next"))
             steps += len(taken)
         assert (state, steps) == (nested(1), depth - 1)
@@ -137,7 +137,7 @@ def test_context_of_an_older_library_is_read() -> None:
     inner = '{"v":1,"current":{"v":1,"id":"inner"}}'
     state = {"v": 1, "id": "outer", "annotations": {"flowstate.stack.x": inner}}
     outer = json.dumps({"v": 1, "current": state, "transitions": [{"to": "a"}]})
-    current, committed, steps, _ = decode_context(outer)
+    current, committed, steps, *_ = decode_context(outer)
 
     assert current == committed
     assert steps == (Transition("a"),)

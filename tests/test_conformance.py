@@ -23,10 +23,6 @@ from flowstate.testcases import (
     Damage,
     Hooks,
     MakeDriver,
-    explaining,
-    handing_over,
-    leasing,
-    recovering,
     run,
     select,
     standing_still,
@@ -35,6 +31,7 @@ from tests.damage import in_postgres, in_redis, in_sqlite
 from tests.generators.standstill import Running
 from tests.generators.standstill import standing_still as standing_still_server
 from tests.redis_servers import VERSIONS
+from tests.slow_cases import SLOW_CASES
 
 CAPABILITIES = {
     "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True, fork=True),
@@ -124,23 +121,13 @@ STORES: dict[str, Callable[[pytest.FixtureRequest, Case], Store]] = {
     "valkey": partial(redis, server="valkey_server"),
 }
 
-SLOW_THEMES = (explaining, handing_over, leasing, recovering, standing_still)
-TAKES_TIME = {case.name for theme in SLOW_THEMES for case in theme.CASES} | {
-    "compaction_under_a_watch",
-    "every_combination_in_pages",
-    "every_combination_of_filters",
-    "many_increments_of_shared_counters",
-    "revisions_are_dense",
-    "slow_consumer",
-}
-
 
 def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
     """Return what keeps a case from running on every interpreter."""
     if driver in LIKE_REDIS:
         return [pytest.mark.nightly]
     is_real = case.real_time or not CAPABILITIES[driver].fake_clock
-    return [pytest.mark.slow] if case.name in TAKES_TIME and is_real else []
+    return [pytest.mark.slow] if case.name in SLOW_CASES and is_real else []
 
 
 @pytest.mark.parametrize(
@@ -150,7 +137,7 @@ def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
         for driver, capabilities in CAPABILITIES.items()
         for case in select(ALL, capabilities)
         # What takes its time there is the same on the newer server.
-        if driver not in LIKE_REDIS or case.name not in TAKES_TIME
+        if driver not in LIKE_REDIS or case.name not in SLOW_CASES
     ],
 )
 async def test_conformance(driver: str, case: Case, request: pytest.FixtureRequest) -> None:

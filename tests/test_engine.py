@@ -152,7 +152,7 @@ CALLS: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "commit": lambda engine: engine.do(Commit(Pause(StateContext(State("a"))))),
     "command": lambda engine: engine.do(Noop()),
     "execute": lambda engine: engine.execute(StateContext(State("a"))),
-    "start": lambda engine: engine.start(StateContext(State("a"))),
+    "begin": lambda engine: engine.begin(StateContext(State("a"))),
     "get_states": lambda engine: engine.get_states(),
     "states": lambda engine: anext(engine.states()),
     "idle": lambda engine: engine.idle(),

@@ -19,8 +19,11 @@ EXAMPLES: dict[str, Exception] = {
     "CompactedError": errors.CompactedError(7),
     "DamagedRevisionError": errors.DamagedRevisionError(7, "order-1", "of a newer version"),
     "ExecutionLostError": errors.ExecutionLostError("a"),
+    "FlowTimeoutError": errors.FlowTimeoutError("charge", "order-1", 2.5),
     "LeaseLostError": errors.LeaseLostError("nightly"),
     "HistoryRewoundError": errors.HistoryRewoundError(7, 3),
+    "ValueNotFoundError": errors.ValueNotFoundError("order-1", 7, "bill"),
+    "ValueDecodeError": errors.ValueDecodeError("order-1", 7, "bill", "$.items[0]", "not so"),
 }
 
 

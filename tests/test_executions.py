@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from flowstate import EngineOverloadedError, EngineStoppedError, State, StateContext
-from flowstate.execution import Execution, ExecutionPool
+from flowstate.execution import Execution
+from flowstate.pool import ExecutionPool
 
 
 class Flows:

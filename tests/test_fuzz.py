@@ -66,9 +66,9 @@ def use(name: str, body: bytes) -> None:
         annotations = decode_annotations(body)
         assert all(type(part) is str for pair in annotations.items() for part in pair)
     with contextlib.suppress(CodecError):
-        current, committed, steps, with_commit = decode_context(text)
-        again = encode_context(current, committed, steps, with_commit=with_commit)
-        assert decode_context(again) == (current, committed, steps, with_commit)
+        current, committed, steps, taken, with_commit = decode_context(text)
+        again = encode_context(current, committed, steps, taken, with_commit=with_commit)
+        assert decode_context(again) == (current, committed, steps, taken, with_commit)
     note = read_note(text)
     assert {type(part) for part in (note.engine, note.error)} == {str}
 

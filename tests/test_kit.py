@@ -1,4 +1,4 @@
-"""What drivers share: failing batches, lost replies, news, opening and closing, damaged rows."""
+"""What drivers share: failing batches, lost replies, news, opening and closing."""
 
 import asyncio
 import threading
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import attrs
 import pytest
+from msgspec.structs import replace
 
 from flowstate import (
     CommitUnknownError,
-    DamagedRevisionError,
     DriverClosedError,
     DriverError,
     FakeClock,
@@ -22,12 +22,10 @@ from flowstate import (
     StoreUnavailableError,
     Transition,
 )
-from flowstate.driver import NewDelay, Seen, StateQuery, Verdict, Writes
+from flowstate.driver import NewDelay, NewTimer, Seen, Verdict, Writes
 from flowstate.drivers.kit.base import News
 from flowstate.drivers.kit.event_count import EventCount
-from flowstate.drivers.kit.records import page_of, state_of, state_or_raise
 from flowstate.drivers.kit.resolving import Backoff, Failed, Resolver, is_same, resolved, retried
-from flowstate.drivers.kit.times import to_micros
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.frozen import EMPTY
 from flowstate.testcases.support import encoded
@@ -55,6 +53,7 @@ class Store(Resolver):
         faults: for each call what it raises; of a lost reply the batch was applied.
         big: tokens of commits that no batch may have.
         forgets_delays: as if each had fired and been dropped.
+        forgets_states: others forget each one before its reply is lost.
         cannot_look: for delays.
     """
 
@@ -62,8 +61,10 @@ class Store(Resolver):
     faults: list[Failed | DriverError | None] = attrs.field(factory=list)
     big: tuple[str, ...] = ()
     forgets_delays: bool = False
+    forgets_states: bool = False
     cannot_look: bool = False
     states: dict[str, tuple[str, State]] = attrs.field(factory=dict)
+    applied: dict[str, State] = attrs.field(factory=dict)
     delays: set[str] = attrs.field(factory=set)
     calls: list[int] = attrs.field(factory=list)
 
@@ -76,6 +77,8 @@ class Store(Resolver):
             raise FULL
         verdicts = [self.apply(writes) for writes in batch]
         if fault is not None:
+            if self.forgets_states:
+                self.states.clear()
             raise fault
         return verdicts
 
@@ -85,18 +88,18 @@ class Store(Resolver):
             token_and_state = self.states.get(state.id)
             if state.rev != (token_and_state[1].rev if token_and_state else 0):
                 return RevisionMismatchError([state.id])
-            found.append(State(state.id, len(self.states) + 1))
+            found.append(State(state.id, len(self.applied) + 1))
             self.states[state.id] = writes.token, found[-1]
+            self.applied[writes.token] = found[-1]
         if not self.forgets_delays:
-            self.delays.update(f"{writes.token}.{index}" for index in range(len(writes.delays)))
+            self.delays.update(map(writes.delay_id, range(len(writes.delays))))
         return tuple(found)
 
     async def find_replays(self, commits: Sequence[Writes]) -> Sequence[Verdict | None]:
-        found = [self.states.get(writes.puts[0].id, ("", None)) for writes in commits]
-        return [
-            (state,) if state and token == writes.token else None
-            for writes, (token, state) in zip(commits, found, strict=True)
-        ]
+        if self.faults and self.faults[0] is PASSING:
+            raise PASSING
+        found = [self.applied.get(writes.token) for writes in commits]
+        return [None if state is None else (state,) for state in found]
 
     async def find_delays(self, ids: Sequence[str]) -> tuple[datetime, set[str]]:
         if self.cannot_look:
@@ -165,6 +168,17 @@ async def test_a_lost_reply_is_resolved_by_token(store: Store) -> None:
     assert mine[0].id == "a"
     assert isinstance(stale, RevisionMismatchError)
     assert kinds(await store.commit(put("1", "a"))) == [RevisionMismatchError]
+
+
+async def test_a_lost_commit_of_a_state_that_was_forgotten_is_not_applied_again(
+    store: Store,
+) -> None:
+    store.faults, store.forgets_states = [LOST], True
+    begun, other = await store.commit(put("1", "a"), put("2", "b", 7))
+    assert begun == (State("a", 1),)
+    assert isinstance(other, RevisionMismatchError)
+    assert list(store.applied) == ["1"]
+    assert store.calls == [2, 1]  # What is known to be applied is not given to the store again.
 
 
 async def test_a_store_that_stays_away_leaves_the_outcome_unknown(store: Store) -> None:
@@ -287,6 +301,9 @@ async def test_delays_are_news_for_themselves() -> None:
     refused = RevisionMismatchError(["1"])
     news.note_commit([delay("1")], [refused])
     assert news.seen == Seen(1, 2)
+    timer = NewTimer("t", "alarm", 0, "a", NOW, None, "")
+    news.note_commit([replace(put("1"), timers=(timer,))], [(State("1", 2),)])
+    assert news.seen == Seen(2, 3)
 
 
 async def test_a_failed_look_is_raised_once_in_all_that_wait() -> None:
@@ -311,41 +328,6 @@ async def test_an_event_from_any_thread_wakes_tasks() -> None:
     async with asyncio.timeout(5):
         assert await waiting == 1
     assert not events.waiters
-
-
-# Rows
-
-
-def row(rev: int, id: str, size: int = 0) -> tuple[object, ...]:
-    body = put("1", id).bodies[0][:-1] + f',"annotations":{{"x":"{"x" * size}"}}}}'
-    return rev, id, to_micros(NOW), None, body
-
-
-def test_a_page_names_what_it_cannot_read() -> None:
-    rows = [row(1, "a"), (2, b"b\xff", 0, None, "{"), (3, "c", "x", None, "{}"), row(4, "d")]
-    page = page_of(StateQuery(), rows, head=4, floor=1)
-    assert [state.id for state in page.states] == ["a", "d"]
-    assert [(bad.rev, bad.id) for bad in page.damaged] == [(2, "b\ufffd"), (3, "c")]
-    assert (page.scanned_to, page.more) == (4, False)
-
-
-def test_a_page_ends_with_the_state_that_fills_it() -> None:
-    rows = [row(n, f"{n}", 400) for n in range(1, 6)]
-    page = page_of(StateQuery(max_bytes=1_000), rows, head=9, floor=1)
-    assert [state.rev for state in page.states] == [1, 2, 3]
-    assert (page.scanned_to, page.more) == (3, True)
-    page = page_of(StateQuery(max_bytes=1), rows, head=9, floor=1)
-    assert [state.rev for state in page.states] == [1]
-    page = page_of(StateQuery(limit=5), rows, head=9, floor=1)
-    assert (page.scanned_to, page.more) == (9, False)
-
-
-def test_a_body_of_another_state_is_damage() -> None:
-    _, _, *rest = row(1, "a")
-    with pytest.raises(DamagedRevisionError) as refused:
-        state_or_raise((1, "b", *rest))
-    assert (refused.value.rev, refused.value.id) == (1, "b")
-    assert state_of(row(1, "a")).committed_at == NOW
 
 
 # Opening and closing: shown on the driver that needs no server

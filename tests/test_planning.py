@@ -284,12 +284,6 @@ def test_what_cannot_be_called_as_a_flow_is_refused(flow: Any) -> None:
         FlowRegistry().set("work", flow)
 
 
-def test_the_decorator_needs_an_id() -> None:
-    flows = FlowRegistry()
-    with pytest.raises(InvalidInputError, match=r"^flow id: must be a string, not function$"):
-        flows.flow(a_plain_function)  # type: ignore[arg-type]
-
-
 class Turning(MemoryDriver):
     """Replies to the commit of one state only when it may."""
 

@@ -217,7 +217,7 @@ async def test_a_leader_whose_engine_stays_full_lets_others_lead(
             Engine(driver, flows, clock=clock, max_executions=1, shutdown_timeout=0.1)
         )
         for ctx in await stalled(full, 2, "forever"):
-            await full.start(ctx)
+            await full.begin(ctx)
         leader = await stack.enter_async_context(Recoverer(full))
         while not leader.is_leading:
             await clock.sleep(0.1)

@@ -178,7 +178,7 @@ async def test_a_flow_that_swallows_its_cancellation_does_not_hold_the_stop(
         return Noop()
 
     async with Engine(MemoryDriver(), flows, shutdown_timeout=0.0) as engine:
-        outcome = await engine.start(await committed(engine, "a"))
+        outcome = await engine.begin(await committed(engine, "a"))
         await begun.wait()
         stopping = time.monotonic()
     assert time.monotonic() - stopping < 3.0
@@ -243,8 +243,8 @@ async def test_many_executions_are_cancelled_in_linear_time() -> None:
             for each in range(number):
                 await engine.do(Execute(await committed(engine, str(each))))
             await asyncio.sleep(0)  # reason: they have to begin
-            began = time.perf_counter()
-        return time.perf_counter() - began
+            began = time.process_time()
+        return time.process_time() - began
 
     logging.disable(logging.CRITICAL)
     try:

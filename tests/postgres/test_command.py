@@ -27,7 +27,7 @@ async def test_migrate(postgres: Postgres, postgres_schema: str) -> None:
     for _ in range(2):
         done = command("migrate", postgres.url(), "--schema", postgres_schema)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == f"schema {postgres_schema}: version 2\n"
+        assert done.stdout == f"schema {postgres_schema}: version 3\n"
     async with PostgresDriver(postgres.url(), schema=postgres_schema, migrate=False) as driver:
         assert await head_of(driver) == 0
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from flowstate import CompactedError, Data, DataNotFoundError, State
+from flowstate import CompactedError, Data, DataNotFoundError, State, Status
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
@@ -37,6 +37,8 @@ INSERT INTO data_reference SELECT rev, 'sum-' || rev FROM log;
 """
 BLOBS = [Data(f"blob {number}".encode()) for number in range(4)]
 SECONDS = 3.0
+DEADLOCKS = "pg_stat_database, generate_series(1, deadlocks) WHERE datname = current_database()"
+WITHOUT_REVISION = "latest WHERE NOT EXISTS (SELECT FROM log WHERE log.rev = abs(latest.rev))"
 DANGLING = "data_reference LEFT JOIN data USING (checksum) WHERE data.checksum IS NULL"
 
 
@@ -173,3 +175,64 @@ async def test_a_commit_that_is_under_way_keeps_what_it_needs(
         await removal
     assert count(postgres, postgres_schema, "data_reference") == 1
     assert count(postgres, postgres_schema, DANGLING) == 0
+
+
+def _ended(id: str, rev: int = 0) -> State:
+    return State(id, rev, labels=FrozenDict({"kind": "test"}), status=Status.ENDED)
+
+
+async def test_nothing_of_a_forgotten_state_is_left(
+    driver: PostgresDriver, postgres: Postgres, postgres_schema: str
+) -> None:
+    ids = [f"state-{n}" for n in range(2_500)]
+    tables = ("log", "latest", "label", "latest_label")
+    async with driver:
+        await commit(driver, Writes("1", tuple(map(_ended, ids))))
+        states = tuple(_ended(id, rev) for rev, id in enumerate(ids, 1))
+        await commit(driver, Writes("2", states, forgets=tuple(range(len(ids)))))
+        assert [count(postgres, postgres_schema, table) for table in tables] == [
+            *(2 * len(ids), len(ids), 2 * len(ids), 0)
+        ]
+        await commit(driver, Writes("3", (_ended("last"), _ended(ids[0]))))
+        assert await driver.compact(10_000) == 2 * len(ids)
+    assert [count(postgres, postgres_schema, table) for table in tables] == [2, 2, 2, 2]
+
+
+async def test_states_begin_again_while_they_are_removed(
+    driver: PostgresDriver, postgres: Postgres, postgres_schema: str
+) -> None:
+    """Commits take the rows of forgotten states in all orders, and compaction removes them."""
+    deadlocks = count(postgres, postgres_schema, DEADLOCKS)
+    outcomes: Counter[str] = Counter()
+    end = time.monotonic() + SECONDS
+
+    def goes_on() -> bool:
+        return time.monotonic() < end or min(outcomes[kind] for kind in ("again", "removed")) == 0
+
+    async def begin(driver: PostgresDriver, chance: random.Random) -> None:
+        ids = [f"state-{chance.random()}" for _ in range(200)]
+        while goes_on():
+            states = tuple(_ended(id) for id in chance.sample(ids, len(ids)))
+            (verdict,) = await commit(driver, Writes(secrets.token_hex(), states))
+            assert isinstance(verdict, tuple)
+            outcomes["again"] += 1
+            every = tuple(range(len(verdict)))
+            await commit(driver, Writes(secrets.token_hex(), verdict, forgets=every))
+
+    async def compact(driver: PostgresDriver) -> None:
+        while goes_on():
+            outcomes["removed"] += await driver.compact(await head_of(driver))
+
+    others = [PostgresDriver(postgres.url(), schema=postgres_schema) for _ in range(3)]
+    async with driver, others[0], others[1], others[2], asyncio.TaskGroup() as group:
+        for number in range(2):
+            group.create_task(begin((driver, others[0])[number % 2], random.Random(number)))
+        for compacting in others[1:]:
+            group.create_task(compact(compacting))
+    async with driver:
+        await commit(driver, Writes("last", (_ended("last"),)))
+        await driver.compact(await head_of(driver))
+        assert await driver.count(StateQuery()) == 1
+    assert count(postgres, postgres_schema, WITHOUT_REVISION) == 0
+    assert count(postgres, postgres_schema, "latest WHERE rev < 0") == 0
+    assert count(postgres, postgres_schema, DEADLOCKS) == deadlocks

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
+from flowstate import CommitUnknownError, RevisionMismatchError, State, Status, Transition
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.testcases.support import encoded
@@ -89,6 +89,67 @@ async def test_it_happened_and_was_compacted(
     assert isinstance(two, CommitUnknownError)
     assert isinstance(stale, RevisionMismatchError)
     assert isinstance(lone, tuple)
+
+
+def forget(token: str, rev: int, id: str = "a") -> Writes:
+    state = State(id, rev, status=Status.ENDED, transition=Transition("next", cause="forget"))
+    return encoded(Writes(token, (state,), forgets=(0,)))
+
+
+@pytest.mark.parametrize("begins_again", [False, True])
+async def test_it_happened_and_the_state_was_forgotten(
+    cut_off: tuple[Proxy, PostgresDriver], other: PostgresDriver, begins_again: bool
+) -> None:
+    """Whatever has become of the id, the commit is neither refused nor done twice."""
+    async with lost(cut_off, [pair("two")]) as committing:
+        await commit_one(other, forget("x", 1))
+        if begins_again:
+            await commit_one(other, put("y", "a"))
+            await commit_one(other, forget("z", 4))
+            await commit_one(other, put("again", "a"))
+    (two,) = committing.result()
+    assert isinstance(two, tuple)
+    assert [state.rev for state in two] == [1, 2]
+    assert len(await read_log(other)) == (6 if begins_again else 3)
+
+
+@pytest.mark.parametrize("begins_again", [False, True])
+async def test_it_was_forgotten(
+    cut_off: tuple[Proxy, PostgresDriver], other: PostgresDriver, begins_again: bool
+) -> None:
+    await commit_one(other, put("begin", "a"))
+    async with lost(cut_off, [forget("gone", 1)]) as committing:
+        if begins_again:
+            await commit_one(other, put("again", "a"))
+    (gone,) = committing.result()
+    assert isinstance(gone, tuple)
+    assert [state.rev for state in gone] == [2]
+    assert (await other.get_state("a") is not None) == begins_again
+
+
+async def test_it_began_again(cut_off: tuple[Proxy, PostgresDriver], other: PostgresDriver) -> None:
+    await commit_one(other, put("begin", "a"))
+    await commit_one(other, forget("gone", 1))
+    async with lost(cut_off, [put("again", "a"), put("stale", "a")]) as committing:
+        await commit_one(other, put("on", "a", 3))
+    again, stale = committing.result()
+    assert isinstance(again, tuple)
+    assert [state.rev for state in again] == [3]
+    assert isinstance(stale, RevisionMismatchError)
+
+
+async def test_it_was_forgotten_and_compacted(
+    cut_off: tuple[Proxy, PostgresDriver], other: PostgresDriver
+) -> None:
+    """Nothing is left that would tell."""
+    await commit_one(other, put("begin", "a"))
+    async with lost(cut_off, [put("on", "a", 1), put("stale", "none", 7)]) as committing:
+        await commit_one(other, forget("gone", 2))
+        await commit_one(other, put("last", "b"))
+        await other.compact(10)
+    on, stale = committing.result()
+    assert isinstance(on, CommitUnknownError)
+    assert isinstance(stale, RevisionMismatchError)
 
 
 async def test_nobody_can_be_asked(postgres: Postgres, postgres_schema: str) -> None:

@@ -21,12 +21,14 @@ from flowstate import (
     Pause,
     State,
     StateContext,
+    Status,
     StoreData,
     StoreReadOnlyError,
     Transit,
 )
-from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, Writes
+from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
+from flowstate.testcases.support import timer
 from tests.postgres.steps import commit
 from tests.servers import Postgres
 
@@ -97,7 +99,7 @@ async def test_the_permissions_are_enough(
         with pytest.raises(StoreReadOnlyError):
             await compact(worker, postgres_schema)
         connection.execute(for_compaction.encode())
-        assert await compact(worker, postgres_schema) == 3
+        assert await compact(worker, postgres_schema) == 4
     finally:
         connection.execute(SQL("DROP OWNED BY {}").format(Identifier(role)))
         connection.execute(SQL("DROP ROLE {}").format(Identifier(role)))
@@ -108,20 +110,23 @@ async def use_as_worker(url: str, schema: str) -> None:
     flows = FlowRegistry()
     flows.declare("charge")
     async with Engine(PostgresDriver(url, schema=schema), flows) as engine:
+        brief, alarm = State("brief", status=Status.ENDED), timer("alarm", timedelta(hours=1))
+        await commit(engine.driver, Writes("begin", (brief,), timers=(alarm,), forgets=(0,)))
         order = StateContext(await engine.get_state("order-1"))
         order.data["invoice"] = Data(b"another")
         await engine.do(Commit(StoreData(order, "invoice"), Transit(order, "charge")))
         await engine.do(Commit(Pause(order), Delay(order, "charge", after=timedelta(0))))
         assert (await engine.get_data(order, "invoice")).blob == b"another"
-        delayed, _ = (await engine.get_delayed_states()).delayed
+        delayed, *_ = (await engine.get_delayed_states()).delayed
         claim, drop = Claim(delayed.id, "me", 60.0), Drop(delayed.id, "me")
         await commit(engine.driver, Writes("claim", claims=(claim,)), Writes("drop", drops=(drop,)))
         heartbeat = Heartbeat("order-1", order.committed.rev, 60.0, "me")
         assert await engine.driver.beat([heartbeat]) == [True]
         assert await engine.driver.get_liveness(["order-1"])
         assert (await engine.driver.get_due(DueQuery("stall"))).damaged == []
+        assert await engine.driver.count(StateQuery()) == 2
         async with engine.watch(labels={"kind": "order"}, since_rev=0) as states:
-            assert [(await anext(states)).rev for _ in range(4)] == [1, 2, 3, 4]
+            assert [(await anext(states)).rev for _ in range(4)] == [1, 2, 3, 5]
 
 
 async def compact(url: str, schema: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg.sql import SQL, Identifier
 
 from flowstate import Data, State, Status
@@ -20,6 +21,7 @@ from flowstate.drivers.postgres.pages import SCAN_LIMIT
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import encoded as with_bodies
+from flowstate.testcases.support import timer
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.slow
@@ -59,6 +61,9 @@ INSERT INTO delay (id, state_id, rev, due, body, flow, refs)
     SELECT 'delay-' || rev, id, rev, committed_at + interval '1 year',
     '{{"v": 1, "to": "next"}}', 'flow-' || rev % 2, ARRAY['sum-' || rev]
     FROM log WHERE rev % 4 = 0;
+INSERT INTO delay (id, state_id, rev, due, body, flow)
+    SELECT 'timer-' || rev, id, -1, timestamptz '2025-01-01 00:00:00+00',
+    '{{"v": 1, "to": "next", "timer": "alarm"}}', 'flow-2' FROM latest;
 """
 
 
@@ -83,6 +88,7 @@ class Store:
         self.schema = schema
         self.queries = Queries(schema)
         self._connection = connection
+        connection.prepare_threshold = None  # Plans are made by hand, and forgotten.
 
     def work(self, statement: str, parameters: Sequence[Any], *, generic: bool = False) -> Work:
         """Run a statement and undo it; ``generic`` plans it without a look at the values."""
@@ -214,9 +220,33 @@ def test_pages_look_at_little(store: Store, generic: bool) -> None:
     assert bad == []
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+def test_pages_of_one_state_look_at_its_revisions(store: Store, generic: bool) -> None:
+    bad = []
+    for query in queries():
+        statement, parameters = store.queries.page(replace(query, id="state-37"))
+        work = store.work(statement, parameters, generic=generic)
+        if work.scanned or work.rows > SPARE or work.blocks > BLOCKS_PER_ROW * SPARE:
+            bad.append((query, work))
+    assert bad == []
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+@pytest.mark.parametrize("labels", [(), (EVERYWHERE,), (RARE,), EITHER])
+@pytest.mark.parametrize("status", [None, Status.ENDED])
+def test_counts_read_no_bodies(
+    store: Store, labels: Any, status: Status | None, generic: bool
+) -> None:
+    statement, parameters = store.queries.count(StateQuery(labels, status=status))
+    plan = store.plan_of(statement, parameters, generic=generic)
+    tables = {node["Relation Name"] for node in nodes(plan) if "Relation Name" in node}
+    assert tables <= {"latest", "latest_label"}
+    assert not any(node["Node Type"] == "Nested Loop" for node in nodes(plan))
+
+
 def delays() -> Iterator[DueQuery]:
     late = START + timedelta(days=365, seconds=REVISIONS - 1_000)
-    for flows in (None, ("flow-0",), ("flow-0", "flow-1", "none")):
+    for flows in (None, ("flow-0",), ("flow-0", "flow-1", "none"), ("flow-2",)):
         for until, everything in ((None, False), (None, True), (late, False)):
             yield DueQuery("delay", flows, until, everything, others=True)
             yield DueQuery("delay", flows, until, everything, (late, "delay-1000"))
@@ -233,7 +263,7 @@ def test_other_reads_look_at_little(store: Store, generic: bool) -> None:
         (asked.data, ("sum-101",)),
         (asked.delays_of, (100, "state-40")),
         (asked.stored_delays, (["delay-400", "delay-404"],)),
-        (asked.successors, ([f"state-{n}" for n in range(50)], [STATES] * 50)),
+        (asked.successors, ([f"state-{n}" for n in range(50)], [STATES] * 50, ["token"] * 50)),
         (asked.revisions, (1000, 1127, "token-1000")),
     ]
     bad = []
@@ -259,9 +289,11 @@ def test_commits_look_at_little(store: Store, ids: int) -> None:
                 checks=((f"state-{n + 1}", first + n + 1),),
                 data=(Data(b"blob", checksum="new"),),
                 delays=(delays[n],),
+                timers=(timer(f"timer-{n}", START),),
+                forgets=(0,) if n % 2 else (),
                 needs=("sum-1", "sum-21"),
                 claims=(Claim(f"delay-{first + 4 * n + 4}", "me", 60.0),),
-                drops=(Drop(f"delay-{first + 4 * n + 4}", "me"),),
+                drops=(Drop(f"delay-{first + 4 * n + 4}", "me"), Drop(f"timer-{first + n}", "")),
             )
         )
         for n in range(ids)

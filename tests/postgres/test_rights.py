@@ -10,11 +10,12 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
-from flowstate import Data, FlowstateError, State, StoreReadOnlyError
+from flowstate import Data, FlowstateError, State, Status, StoreReadOnlyError
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
 from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.testcases.support import timer
 from tests.postgres.steps import commit
 from tests.servers import Postgres
 
@@ -27,7 +28,7 @@ MINIMAL = """
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, UPDATE ON {schema}.meta TO {role};
 GRANT SELECT, INSERT, DELETE ON {schema}.log TO {role};
-GRANT SELECT, INSERT, UPDATE ON {schema}.latest TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.latest TO {role};
 GRANT SELECT, INSERT, DELETE ON {schema}.label TO {role};
 GRANT SELECT, INSERT, DELETE ON {schema}.latest_label TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.data TO {role};
@@ -77,6 +78,9 @@ async def read_everything(driver: PostgresDriver) -> None:
     await driver.get_due(DueQuery("delay", everything=True))
     await driver.get_liveness(["a"])
     await driver.get_due(DueQuery("stall"))
+    await driver.get_due(DueQuery("idle"))
+    await driver.get_states(StateQuery(id="a"))
+    await driver.count(StateQuery(labels))
 
 
 async def write_everything(driver: PostgresDriver) -> None:
@@ -94,7 +98,14 @@ async def write_everything(driver: PostgresDriver) -> None:
     token, unused = secrets.token_hex(), Data(b"unused", checksum=secrets.token_hex(32))
     await commit_one(driver, Writes(token, data=(unused,), claims=(claim,), drops=(drop,)))
     assert await driver.beat([Heartbeat(id, rev, 60.0, "")]) == [True]
-    await driver.compact(rev)
+    brief = Writes(
+        secrets.token_hex(),
+        (State(secrets.token_hex(), status=Status.ENDED), State(id, rev)),
+        timers=(timer(secrets.token_hex(), timedelta(0), put=1),),
+        forgets=(0,),
+    )
+    (_, last) = await commit_one(driver, brief)
+    await driver.compact(last.rev)
 
 
 async def commit_one(driver: PostgresDriver, writes: Writes) -> tuple[State, ...]:

@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 import pytest
 from psycopg import AsyncConnection
 
-from flowstate import RevisionMismatchError, State, StoreBusyError
+from flowstate import RevisionMismatchError, State, Status, StoreBusyError
 from flowstate.driver import (
     DueQuery,
     Heartbeat,
@@ -304,6 +304,15 @@ async def test_a_delay_by_itself_goes_by_the_rules_that_are_stored(driver: Postg
     moved = await stalls_at(driver, "b")
     await delay(b, DAY)  # Of a revision that is no longer the latest.
     assert await stalls_at(driver, "b") == moved
+
+
+async def test_what_is_forgotten_stalls_no_more(driver: PostgresDriver) -> None:
+    """Whatever its status: nothing is there that could be recovered."""
+    active, paused = await put(driver, *new("a"), State("b", status=Status.PAUSED))
+    await commit(driver, Writes(secrets.token_hex(16), (active, paused), forgets=(0, 1)))
+    for kind in ("stall", "idle"):
+        page = await driver.get_due(DueQuery(kind, everything=True))
+        assert (list(page.due), list(page.damaged), page.next_at) == ([], [], None)
 
 
 async def test_times_end_with_the_year_9999(driver: PostgresDriver) -> None:

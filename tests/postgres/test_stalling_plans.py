@@ -1,4 +1,4 @@
-"""Looking for stalled states, and heartbeats, cost the same however many states are active."""
+"""Looking for stalled and idle states, and heartbeats, cost the same however many there are."""
 
 import secrets
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg.sql import SQL, Identifier
 
 from flowstate.driver import DueQuery
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 ACTIVE = 100_000
 STALLED = 100
+IDLE = 100_000  # In the flows of those that are active, and in one of their own.
 LIMIT = 100
 FILL = f"""
 INSERT INTO log SELECT rev, 'state-' || rev, 0, 'active', clock_timestamp(), NULL, 'token-' || rev,
@@ -28,6 +30,9 @@ INSERT INTO latest (id, rev, status, labelled, delayed, stalls_at, stalls_after,
     CASE WHEN rev % {ACTIVE // STALLED} = 0 THEN timestamptz '2025-01-01 00:00:00+00'
         ELSE timestamptz '9000-01-01 00:00:00+00' END + rev * interval '1 second',
     120000000, 'flow-' || rev % 2 FROM log;
+INSERT INTO latest (id, rev, status, labelled, delayed, stalls_at, flow)
+    SELECT 'idle-' || n, {ACTIVE} + n, 'paused', false, false, 'infinity', 'flow-' || n % 3
+    FROM generate_series(1, {IDLE}) AS n;
 INSERT INTO delay (id, state_id, rev, due, body, flow)
     SELECT 'delay-' || rev, id, rev, timestamptz '9000-01-01 00:00:00+00',
     '{{"v": 1, "to": "next"}}', 'next' FROM log;
@@ -78,7 +83,19 @@ def test_stalled_states_come_from_their_index(store: Store, generic: bool) -> No
         work = store.work(statement, parameters, generic=generic)
         assert work.scanned == set()
         assert work.rows <= 4 * min(query.limit, STALLED) + 30
-        assert work.blocks <= 10 * min(query.limit, STALLED) + 100
+        assert work.blocks <= 10 * min(query.limit, STALLED) + 150
+
+
+@pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])
+def test_idle_states_come_from_their_index(store: Store, generic: bool) -> None:
+    for query in pages():
+        after = query.after and (datetime.min.replace(tzinfo=UTC), "idle-43000")
+        statement, parameters = store.queries.due(replace(query, kind="idle", after=after))
+        work = store.work(statement, parameters, generic=generic)
+        assert work.scanned == set()
+        # Of each flow as many as the page has.
+        assert work.rows <= 7 * query.limit + 30
+        assert work.blocks <= 25 * query.limit + 100
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom plan", "generic plan"])

@@ -26,8 +26,9 @@ from flowstate import (
     StateContext,
     Transit,
 )
-from flowstate.driver import Seen
+from flowstate.driver import Claim, Drop, DueQuery, Seen, Verdict, Writes
 from flowstate.drivers.postgres import PostgresDriver, transaction
+from flowstate.testcases.support import encoded, timer
 from flowstate.testing.faults import Proxy
 from tests.servers import Postgres
 
@@ -90,6 +91,28 @@ async def test_both_are_committed(
     assert second.committed.delayed_until is not None
     await engine.do(Commit(Pause(first)))
     assert first.committed.rev == 3
+
+
+async def test_a_commit_sees_the_timers_of_those_before(
+    engine: Engine, driver: PostgresDriver, connection: Connection
+) -> None:
+    """Of one transaction, as of one batch: also the verdicts are in order."""
+    timers = (timer("kept", timedelta(0)), timer("dropped", DAY))
+    batch = [
+        Writes("1", (State("1"),), timers=timers),
+        Writes("2", (State("2"),), drops=(Drop("dropped", ""),)),
+        Writes("3", claims=(Claim("kept", "me", 60.0),)),
+        Writes("4", (State("2", 2),)),
+    ]
+    verdicts: list[Verdict] = []
+    async with driver.transaction(connection) as tx:
+        for writes in batch:
+            tx.add(encoded(writes), verdicts.append)
+    assert [[state.rev for state in each] for each in verdicts if isinstance(each, tuple)] == [
+        *([1], [2], [], [3])
+    ]
+    page = await driver.get_due(DueQuery("delay", everything=True))
+    assert [(each.id, each.due > page.now) for each in page.due] == [("kept", True)]
 
 
 async def test_a_refused_commit_rolls_everything_back(

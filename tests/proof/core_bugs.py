@@ -11,22 +11,24 @@ from msgspec.structs import replace
 
 from flowstate import context, heartbeats, state
 from flowstate.batching import Batcher, Pending
+from flowstate.claimed_delay import ClaimedDelay
 from flowstate.commands import Check, Command, Commit, Execute, Noop, Retry, Unstack
 from flowstate.committing import Committer
 from flowstate.context import StateContext
-from flowstate.delayer import ClaimedDelay, Delayer
+from flowstate.delayer import Delayer
 from flowstate.driver import DelayedState, Liveness, Verdict
 from flowstate.engine import Engine
 from flowstate.errors import DriverError, FlowstateError, RevisionMismatchError
-from flowstate.execution import Note, Slot, read_note
+from flowstate.execution import Note, read_note
 from flowstate.heartbeats import Heartbeats
-from flowstate.log_tail import Watch
 from flowstate.planning import Plan
+from flowstate.pool import Slot
 from flowstate.recovery import Lease, Recoverer, lease, recoverer
 from flowstate.recovery.policy import attempt, attempt_annotations
 from flowstate.recovery.throttle import AttemptLimiter
 from flowstate.state import State, Status
 from flowstate.tasks import note_outcome
+from flowstate.watch import Watch
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 
 __all__ = ["BUGS"]
@@ -165,7 +167,7 @@ def attempts_after_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
         await self._engine.do(Retry(ctx, annotations))  # Here is the bug: it is not committed.
         self._done["added"] += attempt(ctx.current) == 1
         self._done["retried"] += 1
-        outcome = await self._engine.start(ctx, slot)
+        outcome = await self._engine.begin(ctx, slot)
         outcome.add_done_callback(partial(self._ended, ctx.current))
         self._limiter.add(outcome)
         task = asyncio.create_task(count(self, outcome, state, annotations))

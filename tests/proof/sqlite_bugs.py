@@ -10,12 +10,15 @@ import pytest
 from msgspec.structs import replace
 
 from flowstate.driver import Heartbeat, StateQuery, States, Verdict, Writes
-from flowstate.drivers.kit.times import from_micros
-from flowstate.drivers.sqlite import compaction, liveness, reader, rows, writer
+from flowstate.drivers.kit.records import TIMER_REV
+from flowstate.drivers.kit.times import FIRST, from_micros
+from flowstate.drivers.sqlite import compaction, delays, liveness, reader, rows, writer
+from flowstate.drivers.sqlite.delays import Delays
 from flowstate.drivers.sqlite.file import File
 from flowstate.drivers.sqlite.lock import WriterLock
 from flowstate.drivers.sqlite.session import FileSession
 from flowstate.drivers.sqlite.writer import Batch
+from flowstate.state import State
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 from tests.proof.fragments import replaced
 
@@ -85,7 +88,29 @@ def labels_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def delays_outlive_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays of a state that has moved on stay, and can only lose."""
-    _after_init(monkeypatch, lambda batch: setattr(batch, "_has_delays", False))
+    _after_init(monkeypatch, lambda batch: setattr(batch, "_delays", None))
+
+
+def puts_drop_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alarm of a state is gone once the state has moved on."""
+    every = replaced(delays.DROP_ALL, f" AND rev <> {TIMER_REV}", "")
+    monkeypatch.setattr(delays, "DROP_ALL", every)
+
+
+def forgotten_states_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that was forgotten is still there, and its id cannot begin again."""
+    monkeypatch.setattr(Batch, "_forget", lambda _self, _state: None)
+
+
+def idle_states_have_no_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused state is not found in the flow that it is paused in."""
+    due_in = writer._due_in
+
+    def anywhere(state: State, start: int) -> tuple[int | None, str]:
+        due, flow = due_in(state, start)
+        return due, "" if due == FIRST else flow
+
+    monkeypatch.setattr(writer, "_due_in", anywhere)
 
 
 def time_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,12 +135,12 @@ def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         if table != "delay_reference":
             insert(connection, table, *rest)
 
-    monkeypatch.setattr(writer, "insert", inserting)
+    monkeypatch.setattr(delays, "insert", inserting)
 
 
 def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has lost a claim removes the delay under its new holder."""
-    monkeypatch.setattr(writer, "DROP", "DELETE FROM delay WHERE id = ? AND ? NOTNULL")
+    monkeypatch.setattr(delays, "DROP", "DELETE FROM delay WHERE id = ? AND ? NOTNULL")
 
 
 def _after_init(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
@@ -145,7 +170,7 @@ def deaf_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes execute the same delay."""
-    monkeypatch.setattr(Batch, "_may_claim", lambda _self, _claim: True)
+    monkeypatch.setattr(Delays, "may_claim", lambda _self, _claim: True)
 
 
 def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +220,9 @@ BUGS = (
     _bug(last_one_wins, _case("increments_are_never_lost")),
     _bug(labels_are_not_removed, _case("defect_10_removed_label_stays_removed")),
     _bug(delays_outlive_their_revision, _case("superseded_delays_vanish")),
+    _bug(puts_drop_timers, _case("puts_keep_timers")),
+    _bug(forgotten_states_stay, _case("forgotten_state_has_no_latest_revision")),
+    _bug(idle_states_have_no_flow, _case("idle_states_of_some_flows")),
     _bug(time_goes_back, _case("time_never_goes_back")),
     _bug(a_failed_commit_is_a_failure, Trial("tests", FAILING_COMMITS)),
     _bug(a_failed_commit_is_a_success, Trial("tests", FAILING_COMMITS)),

@@ -23,7 +23,8 @@ from tests.servers import Postgres
 Record = Callable[[str, object], None]
 
 LEASE_ID = lease_id(lease_name("default"))
-KILLS = 20
+KILLS = 6
+MORE_KILLS = 40
 USUAL = 2.0  # Seconds that a lease lasts; none is lost to a machine that halts for half a second.
 SHORT = 0.6
 TOLERANCE = 0.5  # For processes that wait for a core.
@@ -80,8 +81,9 @@ async def test_a_leader_that_goes_hands_over_at_once(
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(MORE_KILLS, marks=pytest.mark.nightly)])
 async def test_a_killed_leader_is_replaced_within_its_lease(
-    postgres: Postgres, postgres_schema: str, record_testsuite_property: Record
+    kills: int, postgres: Postgres, postgres_schema: str, record_testsuite_property: Record
 ) -> None:
     url, schema = postgres.url(), postgres_schema
     took: list[float] = []
@@ -89,7 +91,7 @@ async def test_a_killed_leader_is_replaced_within_its_lease(
     async with contextlib.AsyncExitStack() as started:
         leader = await started.enter_async_context(candidate(url, schema, SHORT, "pulse"))
         await leader.said("leading")
-        for _ in range(KILLS):
+        for _ in range(kills):
             other = await started.enter_async_context(candidate(url, schema, SHORT, "pulse"))
             await other.said("ready")
             await asyncio.sleep(random.uniform(0, SHORT / 3))  # At any time after a heartbeat.

@@ -8,11 +8,13 @@ from redis import Redis
 from flowstate.codec import decode_state
 from flowstate.driver import Driver, Liveness, StateQuery
 from flowstate.recovery_rules import stalls_after
+from flowstate.state import Status
 from tests.redis_servers import RedisLike
 
 __all__ = ["check_keys", "dump", "head_of", "liveness_of"]
 
 Members = dict[bytes, int]
+NO_TIME = b"0" * 18
 
 
 async def head_of(driver: Driver) -> int:
@@ -45,6 +47,8 @@ def _check_keys(client: "Redis", prefix: str) -> None:
     latest = {fields[b"i"]: (rev, fields) for rev, fields in entries}
     stored: Any = client.hgetall(f"{prefix}latest")
     assert client.hget(f"{prefix}meta", "head") == b"%d" % entries[-1][0]
+    for id in [id for id, value in stored.items() if value.startswith(b"forgotten ")]:
+        assert stored.pop(id) == b"forgotten %d" % latest.pop(id)[0]
     assert {id: int(value.split()[0]) for id, value in stored.items()} == {
         id: rev for id, (rev, _) in latest.items()
     }
@@ -62,13 +66,17 @@ def _check_keys(client: "Redis", prefix: str) -> None:
 
 
 def _check_stalls(client: "Redis", prefix: str, latest: Any, stored: Any) -> None:
-    expected: dict[bytes, set[bytes]] = {}
+    expected: dict[str, dict[bytes, set[bytes]]] = {"stall": {}, "idle": {}}
     for id, (_, fields) in latest.items():
         state = decode_state(fields[b"b"])
-        if stalls_after(state) is not None:
-            due = stored[id].split(b" ", 5)[4]
-            expected.setdefault(state.transition.to.encode(), set()).add(due + id)
-    assert _due(client, prefix, "stall") == expected
+        if state.status is not Status.ENDED:
+            *_, due, flow = stored[id].split(b" ", 5)
+            assert flow.decode() == state.transition.to
+            kind = "idle" if stalls_after(state) is None else "stall"
+            assert bool(due) == (kind == "stall")
+            expected[kind].setdefault(flow, set()).add((due or NO_TIME) + id)
+    for kind, members in expected.items():
+        assert _due(client, prefix, kind) == members
     beats: Any = client.hgetall(f"{prefix}beats")
     assert {id: int(value.split()[0]) for id, value in beats.items()} == {
         id: latest[id][0] for id in beats
@@ -80,14 +88,16 @@ def _check_delays(client: "Redis", prefix: str) -> None:
     bodies: Any = client.hkeys(f"{prefix}delay_bodies")
     assert set(bodies) == set(heads)
     by_flow: dict[bytes, set[bytes]] = {}
-    by_state: dict[bytes, set[bytes]] = {}
+    by_state: dict[str, dict[bytes, set[bytes]]] = {"delays_of:": {}, "timers_of:": {}}
     for id, head in heads.items():
-        due, state, _, flow, _, _ = msgpack.decode(head)
+        due, state, rev, flow, _, _ = msgpack.decode(head)
         by_flow.setdefault(flow.encode(), set()).add(due.encode() + id)
         place = b"%s%d:%s%s" % (due.encode(), len(flow.encode()), flow.encode(), id)
-        by_state.setdefault(state.encode(), set()).add(place)
+        kind = "timers_of:" if rev == -1 else "delays_of:"
+        by_state[kind].setdefault(state.encode(), set()).add(place)
     assert _due(client, prefix, "delay") == by_flow
-    assert _members(client, f"{prefix}delays_of:") == by_state
+    for kind, members in by_state.items():
+        assert _members(client, f"{prefix}{kind}") == members
 
 
 def _due(client: "Redis", prefix: str, kind: str) -> dict[bytes, set[bytes]]:
@@ -114,7 +124,7 @@ def _check_labels(client: "Redis", prefix: str, entries: Any, latest: Any) -> No
     for rev, fields in entries:
         for name in _labels(fields):
             all_of.setdefault(name, {})[b"%d" % rev] = rev
-            if latest[fields[b"i"]][0] == rev:
+            if latest.get(fields[b"i"], (0,))[0] == rev:
                 latest_of.setdefault(name, {})[fields[b"i"]] = rev
     for kind, expected in (("label:", all_of), ("latest_label:", latest_of)):
         found = _keys_that_start(client, f"{prefix}{kind}")

@@ -21,6 +21,7 @@ from flowstate import (
 )
 from flowstate.driver import Seen
 from flowstate.drivers.redis import RedisDriver
+from flowstate.drivers.redis.watcher import LONGEST_BLOCK
 from flowstate.testing.faults import Proxy
 from tests.redis.support import head_of
 from tests.redis_servers import RedisLike
@@ -39,6 +40,18 @@ async def nothing_left() -> AsyncIterator[None]:
     assert time.monotonic() - started < LIMIT
     left = {task for task in asyncio.all_tasks() - before if "Proxy" not in repr(task)}
     assert not left
+
+
+async def test_it_closes_at_once_while_its_watch_begins(
+    redis_server: RedisLike, redis_namespace: str
+) -> None:
+    took = []
+    for _ in range(3):
+        async with RedisDriver(redis_server.url(), namespace=redis_namespace) as driver:
+            await driver.changed(Seen())  # Then the task that watches blocks on the server.
+            began = time.monotonic()
+        took.append(time.monotonic() - began)
+    assert min(took) < LONGEST_BLOCK / 2
 
 
 async def no_connection_left(proxy: Proxy) -> None:

@@ -214,11 +214,11 @@ async def test_the_latest_revision_of_a_state(
     assert await driver.compact(10) == 0
 
 
-@pytest.mark.parametrize("field", ["head", "floor", "stamp"])
+@pytest.mark.parametrize("field", ["head", "floor", "time"])
 async def test_the_store(driver: RedisDriver, client: "Redis", prefix: str, field: str) -> None:
     client.hset(f"{prefix}meta", field, "x")
     with pytest.raises((StoreCorruptError, CodecError)):
-        await (commit_one(driver, Writes("x")) if field == "stamp" else head_of(driver))
+        await (commit_one(driver, Writes("x")) if field == "time" else head_of(driver))
 
 
 def of_every_kind() -> list[Writes]:

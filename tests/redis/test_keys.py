@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from flowstate import Data, InvalidInputError, State, StoreCorruptError, StoreVersionError
+from flowstate import (
+    Data,
+    InvalidInputError,
+    State,
+    Status,
+    StoreCorruptError,
+    StoreVersionError,
+)
 from flowstate.data import DataRef, checksum_of
-from flowstate.driver import NewDelay, StateQuery, Writes
+from flowstate.driver import NewDelay, NewTimer, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import FrozenDict
 from flowstate.state import Transition
@@ -27,18 +34,23 @@ KEYS = [
     "log",
     "latest",
     "status:active",
+    "status:paused",
     "latest_status:active",
+    "latest_status:paused",
     "label:active:1:ab",
     "latest_label:active:1:ab",
     f"data:{DATA.checksum}",
     "orphans",
     "due:delay:next",
     "due:stall:next",
+    "due:idle:next",
     "flows:delay",
     "flows:stall",
+    "flows:idle",
     "delay_heads",
     "delay_bodies",
     "delays_of:s",
+    "timers_of:s",
     "alarm",
 ]
 
@@ -49,8 +61,8 @@ async def test_odd_namespaces(redis_server: RedisLike, name: str) -> None:
     namespace = namespace[:200]
     other = RedisDriver(redis_server.url(), namespace=f"{namespace[:150]}x")
     async with RedisDriver(redis_server.url(), namespace=namespace) as driver, other:
-        await commit_one(driver, full("1", 0))
-        assert [state.rev for state in await read_log(driver)] == [1]
+        await commit_one(driver, full("1"))
+        assert [state.rev for state in await read_log(driver)] == [1, 2]
         assert await head_of(other) == 0
     check_keys(redis_server, namespace)
     with Redis.from_url(redis_server.url()) as client:
@@ -65,23 +77,28 @@ def test_refused_namespaces(name: Any) -> None:
         RedisDriver("redis://127.0.0.1:1/0", namespace=name)
 
 
-def full(token: str, rev: int) -> Writes:
-    """Return writes of every kind."""
+def full(token: str, count: int = 0) -> Writes:
+    """Return writes of every kind, after so many of them."""
     state = State(
         "s",
-        rev,
+        max(2 * count - 1, 0),
         labels={"a": "b"},
         data=FrozenDict(blob=DataRef(1, DATA.checksum)),
         transition=Transition("next"),
     )
-    delay = NewDelay(
-        state, "next", FrozenDict(), None, timedelta(days=1), commit=True, body="", put=0
-    )
-    return encoded(Writes(token, (state,), data=(DATA,), delays=(delay,)))
+    # It is idle; and in another flow each time, because what stays where it is touches no key.
+    idle = State("i", 2 * count, status=Status.PAUSED, transition=Transition("next" * (1 - count)))
+    day = timedelta(days=1)
+    delay = NewDelay(state, "next", FrozenDict(), None, day, commit=True, body="", put=0)
+    timer = NewTimer("timer", "name", 0, "next", None, day, "")
+    puts, delays, timers = (state, idle), (delay,), (timer,)
+    return encoded(Writes(token, puts, data=(DATA,), delays=delays, timers=timers))
 
 
-# What is new has no heartbeats.
-CHANGED = [(key, count) for key in KEYS for count in (0, 1)] + [("beats", 1)]
+# What is new has no heartbeats, and what goes on in a flow leaves the set of flows as it is.
+STAYS = {"flows:delay", "flows:stall"}
+CHANGED = [(key, count) for key in KEYS for count in (0, 1) if not (count and key in STAYS)]
+CHANGED += [("beats", 1)]
 
 
 @pytest.mark.parametrize(("key", "count"), CHANGED)
@@ -132,6 +149,21 @@ async def test_a_head_that_went_back(redis_server: RedisLike, redis_namespace: s
         assert len((await driver.get_states(StateQuery())).states) <= 3
 
 
+@pytest.mark.parametrize("status", ["active", "paused"])
+async def test_a_stream_that_is_ahead(
+    redis_server: RedisLike, redis_namespace: str, status: str
+) -> None:
+    """It takes no entry of the next revision, so nothing else may be written."""
+    async with RedisDriver(redis_server.url(), namespace=redis_namespace) as driver:
+        await commit_one(driver, full("1"))
+        with Redis.from_url(redis_server.url()) as client:
+            client.xadd(f"{{{redis_namespace}}}:status:{status}", {"": ""}, id="9-0")
+            before = dump(client, redis_namespace)
+            with pytest.raises(StoreCorruptError):
+                await commit_one(driver, full("2", 1))
+            assert dump(client, redis_namespace) == before
+
+
 async def test_a_newer_version(redis_server: RedisLike, redis_namespace: str) -> None:
     driver = RedisDriver(redis_server.url(), namespace=redis_namespace)
     async with driver:
@@ -148,6 +180,6 @@ async def test_one_damaged_commit_fails_no_other(
     async with RedisDriver(redis_server.url(), namespace=redis_namespace) as driver:
         with Redis.from_url(redis_server.url()) as client:
             client.set(f"{{{redis_namespace}}}:label:active:1:ab", "something else")
-        verdicts: Sequence[Any] = await driver.commit([put("1", "a"), full("2", 0), put("3", "c")])
+        verdicts: Sequence[Any] = await driver.commit([put("1", "a"), full("2"), put("3", "c")])
         assert [type(verdict) for verdict in verdicts] == [tuple, StoreCorruptError, tuple]
         assert [state.rev for state in await read_log(driver)] == [1, 2]

@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from flowstate import CommitUnknownError, RevisionMismatchError, State, Transition
+from flowstate import CommitUnknownError, RevisionMismatchError, State, Status, Transition
 from flowstate.driver import Claim, Drop, DueQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.frozen import EMPTY
-from flowstate.testcases.support import encoded
+from flowstate.testcases.support import encoded, timer
 from flowstate.testing.faults import Proxy
 from tests.redis_servers import RedisLike, RedisServer
 from tests.support import commit_one, put, read_log, through_proxy
@@ -166,6 +166,88 @@ async def test_claims_and_drops_are_made_again(
     async with lost(cut_off, [Writes("drop", drops=(drop,))]) as committing:
         pass
     assert committing.result() == [()]
+
+
+def ended(token: str, id: str, rev: int) -> Writes:
+    """Return writes that forget a state."""
+    return encoded(Writes(token, (State(id, rev, status=Status.ENDED),), forgets=(0,)))
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "begun", "begun and forgotten", "compacted"])
+async def test_it_was_forgotten(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, meanwhile: str
+) -> None:
+    await commit_one(other, put("first", "a"))
+    async with lost(cut_off, [ended("forget", "a", 1), ended("stale", "b", 1)]) as committing:
+        if meanwhile.startswith("begun"):
+            await commit_one(other, put("again", "a"))
+        if meanwhile == "begun and forgotten":
+            await commit_one(other, ended("once more", "a", 3))
+        if meanwhile == "compacted":
+            await commit_one(other, put("late", "c"))
+            await other.compact(3)
+    forgotten, stale = committing.result()
+    if meanwhile == "compacted":
+        assert isinstance(forgotten, CommitUnknownError)
+        assert isinstance(stale, CommitUnknownError)
+        return
+    assert isinstance(forgotten, tuple)
+    assert [state.rev for state in forgotten] == [2]
+    assert isinstance(stale, RevisionMismatchError)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+async def test_it_happened_and_was_forgotten(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, steps: int
+) -> None:
+    """The id is free again, and what began it before must not begin it once more."""
+    async with lost(cut_off, [put("one", "a")]) as committing:
+        for rev in range(1, 1 + steps):
+            await commit_one(other, put(f"step {rev}", "a", rev))
+        await commit_one(other, ended("forget", "a", 1 + steps))
+    (one,) = committing.result()
+    assert isinstance(one, tuple)
+    assert [state.rev for state in one] == [1]
+    assert await other.get_state("a") is None
+    assert len(await read_log(other)) == 2 + steps
+
+
+async def test_it_did_not_happen_and_was_forgotten(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver
+) -> None:
+    """What the attempt did not do, the next one does, also where the id was in use before."""
+    proxy, driver = cut_off
+    await commit_one(other, put("first", "a"))
+    await commit_one(other, ended("forget", "a", 1))
+    proxy.refuse()
+    proxy.cut()
+    committing = asyncio.ensure_future(driver.commit([put("one", "a")]))
+    await asyncio.wait([committing], timeout=0.05)
+    await proxy.accept()
+    (one,) = await committing
+    assert isinstance(one, tuple)
+    assert [state.rev for state in one] == [3]
+    # The same, as one whose reply was lost is given again: the store is looked through.
+    await commit_one(other, ended("once more", "a", 3))
+    (two,) = await other._opened().call([put("two", "a")])
+    assert isinstance(two, tuple)
+    assert [state.rev for state in two] == [5]
+
+
+@pytest.mark.parametrize("ends", ["stays", "fires"])
+async def test_a_timer_is_set_once(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, ends: str
+) -> None:
+    timers = (timer("t", timedelta(0)),)
+    writes = encoded(Writes("one", (State("a", transition=Transition("next")),), timers=timers))
+    async with lost(cut_off, [writes]) as committing:
+        if ends == "fires":
+            fired = State("a", 1, transition=Transition("next"))
+            await commit_one(other, Writes("fire", (fired,), drops=(Drop("t", ""),)))
+    (verdict,) = committing.result()
+    assert isinstance(verdict, tuple)
+    due = (await other.get_due(DueQuery("delay", everything=True))).due
+    assert [each.id for each in due] == (["t"] if ends == "stays" else [])
 
 
 async def test_a_token_of_another_commit_proves_nothing(other: RedisDriver) -> None:

@@ -28,7 +28,9 @@ from flowstate import (
 )
 from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, Writes
 from flowstate.drivers.redis import RedisDriver
+from flowstate.testcases.support import timer
 from tests.redis_servers import RedisLike
+from tests.support import commit_one
 
 pytestmark = pytest.mark.repository
 
@@ -47,6 +49,7 @@ NAMES = {
     "latest_label": "STATUS:LABEL",
     "latest_status": "STATUS",
     "status": "STATUS",
+    "timers_of": "ID",
 }
 FIELDS = {kind: re.findall(r"`(\w+)`:", holds) for kind, _, holds in ROWS}
 
@@ -63,9 +66,11 @@ async def client(redis_server: RedisLike, redis_namespace: str) -> AsyncIterator
         )
         order.data["invoice"], paused.data["draft"] = Data(b"blob"), Data(b"not referred to")
         await engine.do(Commit(StoreData(order, "invoice"), Transit(order, "charge")))
-        await engine.do(Commit(Pause(paused.copy())))
+        await engine.do(Commit(Transit(paused, "charge"), Pause(paused)))
         await engine.do(StoreData(paused, "draft"))
         await engine.do(Commit(Delay(later, "charge", after=timedelta(hours=1))))
+        timers = (timer("reminder", timedelta(hours=1), to="charge"),)
+        await commit_one(driver, Writes("timer", (paused.committed,), timers=timers))
         await driver.beat([Heartbeat(order.current.id, order.committed.rev, 60.0, "working")])
     options = {"decode_responses": True, "encoding_errors": "surrogateescape"}  # Some is binary.
     with Redis.from_url(redis_server.url(), **options) as client:
@@ -105,14 +110,14 @@ async def test_the_page_knows_every_field(client: "Redis", redis_namespace: str,
     for key in found_kinds(client, redis_namespace)[kind]:
         if kind == "log":
             entries: Any = client.xrange(key)
-            assert [set(entry) for _, entry in entries] == [described] * 3
+            assert [set(entry) for _, entry in entries] == [described] * 4
         else:
             fields: Any = client.hkeys(key)
             assert set(fields) == described
 
 
 def test_the_page_has_commands() -> None:
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -19,17 +19,35 @@ OTHERS = [version for version in VERSIONS if version != "8.2"]
 CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False)
 SHORT = {
     "batch_is_judged_in_order",
+    "counts_of_states",
     "claim_has_one_holder",
     "compacting_keeps_the_latest_revisions",
     "compaction_leaves_data_of_delays",
     "defect_10_removed_label_stays_removed",
     "delay_of_another_process_is_noticed",
+    "forgets_of_a_batch",
+    "forgotten_states_are_compacted",
     "heartbeat_of_another_revision",
+    "idle_states_that_move_on",
+    "one_state_with_every_filter",
     "superseded_delays_vanish",
+    "timers_of_a_batch",
     "watch_below_the_floor",
 }
 FOLDER = Path(__file__).parent
-FILES = ("clients", "damage", "due", "first_edition", "keys", "lost_replies", "page", "rewound")
+FILES = (
+    "clients",
+    "damage",
+    "due",
+    "editions",
+    "forgetting",
+    "keys",
+    "lost_replies",
+    "one_state",
+    "page",
+    "rewound",
+    "timers",
+)
 
 
 @pytest.fixture(scope="module", params=OTHERS)

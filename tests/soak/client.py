@@ -30,7 +30,7 @@ from flowstate import (
 from flowstate.clock import Clock, SystemClock
 from flowstate.tasks import cancel_and_wait
 from flowstate.testing.faults import WrongClock
-from flowstate.testing.histories.history import HistoryFile
+from flowstate.testing.histories.files import HistoryFile
 from flowstate.testing.histories.recorder import Recorder
 from tests.recovery.stores import driver_on
 

@@ -18,7 +18,8 @@ from typing import Protocol, Self
 from flowstate.driver import Driver
 from flowstate.testing.faults import Proxy, Worker
 from flowstate.testing.histories.checker import check
-from flowstate.testing.histories.history import Attempt, History, read_records
+from flowstate.testing.histories.files import read_records
+from flowstate.testing.histories.history import Attempt, History
 from flowstate.testing.histories.recorder import TOKEN, read_store
 from tests.recovery.stores import driver_on
 from tests.soak.client import BEGUN

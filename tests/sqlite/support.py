@@ -3,7 +3,7 @@
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +79,24 @@ def driver_threads() -> list[str]:
 def worker(job: str, path: Path, *arguments: object) -> Worker:
     """Return a process that does one of the jobs in workers.py, not started yet."""
     return Worker(WORKERS, job, path, *arguments)
+
+
+def damage(path: Path, *statements: str) -> None:
+    """Change rows without the driver's help; each statement must change some."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for statement in statements:
+            assert other.execute(statement).rowcount
+
+
+def steps(connection: sqlite3.Connection, action: Callable[[], object]) -> int:
+    """Return how many steps SQLite's machine makes meanwhile."""
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+
+    connection.set_progress_handler(step, 1)
+    action()
+    connection.set_progress_handler(None, 0)
+    return count

@@ -161,7 +161,7 @@ async def test_a_file_that_is_cut_short(whole: Path, tmp_path: Path, part: float
 ODD = ["NULL", "'x'", "CAST(x'ff' AS TEXT)", "-1.5", "9223372036854775807"]
 COLUMNS = {
     "log": ["id", "status", "committed_at", "delayed_until", "token", "body"],
-    "latest": ["rev", "status", "labels", "stalls_at", "beat_at", "note", "flow"],
+    "latest": ["rev", "status", "labels", "due", "beat_at", "note", "flow"],
     "label": ["value", "rev"],
     "latest_label": ["value", "status", "rev"],
     "data": ["stored_at", "annotations", "blob"],

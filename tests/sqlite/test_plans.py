@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,14 @@ from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQu
 from flowstate.drivers.kit.base import News
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.testcases.support import timer
 from tests.sqlite.support import commit, commit_one, file_of, put
 
 HOUR = timedelta(hours=1)
 NOW = datetime.now(UTC)
 DATA = Data(b"blob")
 CHECKSUM = checksum_of(DATA)
+ONE = FrozenDict({"kind": "test"})
 LABELS = FrozenDict({"kind": "test", "number": "3"})
 # How a batch begins; its two inner queries stop at the first row that they meet.
 BEGINNING = (
@@ -59,6 +62,11 @@ async def write_everything(driver: SQLiteDriver) -> None:
             await commit(driver, put(f"{i}.1", first.id, first.rev, labels=LABELS), put("0", "0"))
     await commit(driver, Writes("claim", claims=(Claim("0.0", "me", 60.0),)))
     await commit(driver, Writes("drop", drops=(Drop("0.0", "me"),)))
+    puts = tuple(State(id, labels=LABELS, status=Status.PAUSED) for id in "abc")
+    alarms = (timer("t", HOUR), timer("u", -HOUR, put=1))
+    forgotten = await commit_one(driver, Writes("timers", puts, timers=alarms))
+    last = replace(forgotten[0], status=Status.ENDED)
+    await commit_one(driver, Writes("forget", (last,), forgets=(0,), drops=(Drop("t", ""),)))
     latest = (await driver.get_states(StateQuery(latest_only=True))).states
     for seconds in (60.0, None):
         beats = [Heartbeat(state.id, state.rev, seconds, "note") for state in latest]
@@ -68,15 +76,17 @@ async def write_everything(driver: SQLiteDriver) -> None:
 def queries() -> Iterator[StateQuery]:
     """Return every combination of the filters."""
     several = (LABELS, FrozenDict({"kind": "other"}))
-    for labels in ((), (FrozenDict({"kind": "test"}),), (LABELS,), several):
+    for labels in ((), (ONE,), (LABELS,), several):
         for status in (None, Status.ACTIVE):
             for latest_only in (False, True):
                 for since_latest in (False, True):
                     query = StateQuery(
                         labels, 3, since_latest, status=status, latest_only=latest_only
                     )
-                    yield query
-                    yield replace(query, since_time=NOW, committed_before=NOW + HOUR)
+                    for id in (None, "3"):
+                        yield replace(query, id=id)
+                        timed = replace(query, since_time=NOW, committed_before=NOW + HOUR)
+                        yield replace(timed, id=id)
 
 
 async def read_everything(driver: SQLiteDriver) -> None:
@@ -90,6 +100,9 @@ async def read_everything(driver: SQLiteDriver) -> None:
     ):
         await driver.get_due(due)
         await driver.get_due(replace(due, kind="stall"))
+        await driver.get_due(replace(due, kind="idle"))
+    for labels, status in product(((), (ONE,), (LABELS,)), (None, Status.PAUSED)):
+        assert await driver.count(StateQuery(labels, status=status))
     await driver.get_liveness(["3"])
     await driver.get_state("3")
     await driver.get_state("3", 4)
@@ -140,6 +153,16 @@ def test_no_statement_reads_a_whole_table(
         if not name.startswith(BEGINNING) and (reads_all(step) or "TEMP B-TREE" in step)
     ]
     assert bad == []
+
+
+def test_counts_read_an_index_alone(
+    statements: dict[str, str], plan: Callable[[str], list[str]]
+) -> None:
+    counts = [each for each in statements.values() if "count(*) FROM (SELECT rev" in each]
+    assert len(counts) >= 3
+    for step in (step for each in counts for step in plan(each)):
+        if step.startswith("SEARCH"):
+            assert "USING COVERING INDEX" in step or "USING PRIMARY KEY (key=?" in step
 
 
 def test_a_batch_begins_at_the_ends_of_tables(

@@ -231,7 +231,7 @@ async def test_a_damaged_time_is_reported_on_the_first_page(
     for id in ("a", "bad", "good"):
         await put_one(driver, id)
     await clock.sleep(300.0)
-    damage(path, f"UPDATE latest SET stalls_at = {value} WHERE {BAD}")
+    damage(path, f"UPDATE latest SET due = {value} WHERE {BAD}")
     first, second = await pages(driver, 1)
     assert [ids([page]) for page in (first, second)] == [["a"], ["good"]]
     assert [(bad.id, bad.due) for bad in first.damaged] == [("bad", None)]
@@ -246,14 +246,14 @@ async def test_a_split_time_is_passed_by(
     for id in ("a", "bad", "good"):
         await put_one(driver, id)
         await clock.sleep(1.0)
-    damage(path, f"UPDATE latest SET stalls_at = stalls_at + 0.5 WHERE {BAD}")
+    damage(path, f"UPDATE latest SET due = due + 0.5 WHERE {BAD}")
     await clock.sleep(300.0)
     found = await pages(driver, 1)
     assert ids(found) == ["a", "good"]
     assert [bad.id for page in found for bad in page.damaged] == ["bad"]
 
 
-@pytest.mark.parametrize("column", ["rev", "stalls_at", "beat_at", "note"])
+@pytest.mark.parametrize("column", ["rev", "due", "beat_at", "note"])
 @pytest.mark.parametrize("value", [*TIMES.values(), "1.5"], ids=[*TIMES, "split"])
 async def test_a_damaged_row_takes_no_other_heartbeat_with_it(
     driver: SQLiteDriver, path: Path, column: str, value: str
@@ -267,7 +267,7 @@ async def test_a_damaged_row_takes_no_other_heartbeat_with_it(
         assert (await liveness(driver, "bad")).note == "note"
 
 
-@pytest.mark.parametrize("column", ["rev", "stalls_at", "beat_at", "note"])
+@pytest.mark.parametrize("column", ["rev", "due", "beat_at", "note"])
 @pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "x'00'"])
 async def test_damaged_liveness_hides_no_other(
     driver: SQLiteDriver, path: Path, column: str, value: str

@@ -24,7 +24,7 @@ ACTIVE = 100_000
 DAY = 86_400_000_000
 LATER = {
     "log": f"rev + n, id || n, 0, status, committed_at + {DAY}, NULL, token, body",
-    "latest": f"id || n, rev + n, status, labels, stalls_at + {DAY} + n, NULL, NULL, flow",
+    "latest": f"id || n, rev + n, status, labels, due + {DAY} + n, NULL, NULL, flow",
 }
 
 
@@ -89,7 +89,7 @@ def test_states_in_other_flows_cost_nothing(store: sqlite3.Connection) -> None:
     alone = steps(store, STALLED)
     add_active(store)
     store.execute(
-        "UPDATE latest SET flow = 'gone', stalls_at = stalls_at - ? WHERE rev > ?",
+        "UPDATE latest SET flow = 'gone', due = due - ? WHERE rev > ?",
         (3 * DAY, STALLED),
     )
     assert steps(store, STALLED) - alone < 50

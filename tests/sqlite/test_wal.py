@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from flowstate.driver import StateQuery
 from flowstate.drivers.sqlite import SQLiteDriver, file
 from flowstate.drivers.sqlite.connection import MAX_LOG_BYTES
-from tests.sqlite.support import commit_one, put
+from tests.sqlite.support import commit_one, file_of, put
 
 
 async def grow(driver: SQLiteDriver, name: str, commits: int = 40) -> None:
@@ -45,16 +46,28 @@ async def test_the_log_shrinks_after_a_reader_has_left(
         assert log_size(path) <= 2 * MAX_LOG_BYTES
 
 
+async def test_a_reader_that_stays_is_waited_for_as_the_log_grows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "FIRST_PAUSE", 3_600.0)
+    statements: list[str] = []
+    async with SQLiteDriver(path, synchronous="NORMAL") as driver:
+        await grow(driver, "a", 1)
+        file_of(driver)._writer.set_trace_callback(statements.append)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM log").fetchone()
+            await grow(driver, "b", 60)
+            most = log_size(path) / (2 * MAX_LOG_BYTES)
+    waits = [each for each in statements if "wal_checkpoint" in each]
+    assert 1 < len(waits) <= 2 + math.log(most, file.GROWTH)
+
+
 async def test_the_log_stays_short_while_reads_overlap(path: Path) -> None:
     async with SQLiteDriver(path, synchronous="NORMAL") as driver, asyncio.TaskGroup() as group:
         await grow(driver, "a", 8)
         readers = [group.create_task(read_on(driver)) for _ in range(4)]
         await grow(driver, "b", 60)
-        for n in range(100):  # How soon a moment without readers comes is up to the machine.
-            if log_size(path) <= 4 * MAX_LOG_BYTES:
-                break
-            await grow(driver, f"c{n}.", 1)
-            await asyncio.sleep(0.05)  # reason: the log is tried again after a pause.
         assert log_size(path) <= 4 * MAX_LOG_BYTES
         for reader in readers:
             reader.cancel()

@@ -58,7 +58,7 @@ async def main(place: Place, how: str) -> None:
     assert task is not None
     if how == "SIGTERM":
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    async with Engine(place.driver(), flows, shutdown_timeout=1.0) as engine, Recoverer(engine):
+    async with Engine(place.driver(), flows, shutdown_timeout=0.3) as engine, Recoverer(engine):
         for flow in ("block", "wait"):
             ctx = StateContext(State(flow))
             await engine.do(Commit(Transit(ctx, flow)), Execute(ctx))

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import traceback
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -92,6 +93,14 @@ def chain(error: BaseException | None) -> list[str]:
             told.append(repr(vars(error)))
         error = error.__cause__ or error.__context__
     return told
+
+
+@pytest.fixture(autouse=True)
+def only_new_objects() -> Iterator[None]:
+    """Hide from the garbage collector, and so from ``reprs``, what was made before a test."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def reprs() -> list[str]:

@@ -1,4 +1,4 @@
-"""A store of the first edition is brought up to date when it is opened."""
+"""A store of an earlier edition is brought up to date when it is opened."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from redis import Redis, ResponseError
+from redis.asyncio import Redis as AsyncRedis
 
 from flowstate import Data, DataNotFoundError, Engine, FlowRegistry, State, Status
 from flowstate.driver import DueQuery, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
+from flowstate.drivers.redis.scripts import Scripts
 from flowstate.frozen import FrozenDict
-from tests.redis.first_edition import BLOB, CHECKSUM, DUE, HEAD, STATES, write_first_edition
+from flowstate.recovery_rules import stalls_after
+from tests.redis.editions import BLOB, CHECKSUM, DUE, EDITIONS, HEAD, STATES
 from tests.redis.support import check_keys, dump, liveness_of
 from tests.redis_servers import RedisLike
 from tests.support import commit_one, read_log
@@ -21,10 +24,15 @@ from tests.support import commit_one, read_log
 LATEST = STATES[60:]
 
 
+@pytest.fixture(params=EDITIONS)
+def edition(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def client(redis_server: RedisLike, redis_namespace: str) -> Iterator["Redis"]:
+def client(redis_server: RedisLike, redis_namespace: str, edition: str) -> Iterator["Redis"]:
     with Redis.from_url(redis_server.url()) as client:
-        write_first_edition(client, redis_namespace)
+        EDITIONS[edition](client, redis_namespace)
         yield client
 
 
@@ -37,7 +45,7 @@ async def test_all_of_it_is_there(
     client: "Redis", redis_server: RedisLike, redis_namespace: str, driver: RedisDriver
 ) -> None:
     async with driver:
-        assert driver.store_id == "redis-first"
+        assert driver.store_id == "redis-old"
         assert [
             replace(s, rev=0, committed_at=None, delayed_until=None) for s in await read_log(driver)
         ] == [replace(s, rev=0) for s in STATES]
@@ -60,14 +68,41 @@ async def test_what_is_due(client: "Redis", driver: RedisDriver) -> None:
         revs = [rev for rev in range(61, HEAD + 1) if rev % 12 in (0, 1)]
         assert [each.due for each in page.due] == [DUE + timedelta(seconds=rev) for rev in revs]
         assert [each.state.rev for each in page.due] == revs
-        active = {state.id for state in LATEST if state.status is Status.ACTIVE}
+        stalling = {state.id for state in LATEST if stalls_after(state) is not None}
         delayed = {each.state.id for each in page.due}
         flows = ("flow-0", "flow-1")
         stalled = (await driver.get_due(DueQuery("stall", flows=flows))).due
-        assert {each.id for each in stalled} == active - delayed
+        assert {each.id for each in stalled} == stalling - delayed
         assert all(each.to == each.state.transition.to for each in stalled)
         later = (await driver.get_due(DueQuery("stall", everything=True))).due
-        assert {each.id for each in later} == active
+        assert {each.id for each in later} == stalling
+
+
+@pytest.mark.parametrize("flow", ["flow-0", "flow-1", ""])
+async def test_what_is_idle(client: "Redis", driver: RedisDriver, flow: str) -> None:
+    async with driver:
+        idle = (await driver.get_due(DueQuery("idle", flows=(flow,)))).due
+        assert {(each.id, each.state.transition) for each in idle} == {
+            (state.id, state.transition)
+            for state in LATEST
+            if state.status is not Status.ENDED
+            and stalls_after(state) is None
+            and state.transition.to == flow
+        }
+        assert idle
+
+
+async def test_a_damaged_state_that_is_idle(
+    client: "Redis", redis_namespace: str, driver: RedisDriver
+) -> None:
+    """It is on the pages of all flows, because its flow cannot be read."""
+    damage(client, redis_namespace, 62, b=b'{"v":1,"id":')
+    async with driver:
+        page = await driver.get_due(DueQuery("idle", flows=("flow-1",)))
+        assert [bad.id for bad in page.damaged] == ["state-1"]
+        assert page.due
+        await commit_one(driver, Writes("x", (State("state-1", 62),)))
+        assert not (await driver.get_due(DueQuery("idle", flows=("flow-1",)))).damaged
 
 
 async def test_delays_keep_their_data(client: "Redis", driver: RedisDriver) -> None:
@@ -94,27 +129,35 @@ async def test_several_processes_open_it(
 
 
 async def test_it_goes_on_where_it_broke_off(
-    client: "Redis", redis_server: RedisLike, redis_namespace: str, driver: RedisDriver
+    client: "Redis",
+    redis_server: RedisLike,
+    redis_namespace: str,
+    driver: RedisDriver,
+    edition: str,
 ) -> None:
+    """Some parts have been done, and the rest is when it is opened the next time."""
     async with driver:
         expected = dump(client, redis_namespace)
-    client.delete(*expected)
-    write_first_edition(client, redis_namespace)
-    opening = asyncio.ensure_future(driver.__aenter__())
-    while client.hget(f"{{{redis_namespace}}}:meta", "upgraded") is None:
-        await asyncio.wait([opening], timeout=0)
-    opening.cancel()
-    await asyncio.gather(opening, return_exceptions=True)
-    async with driver:
-        check_keys(redis_server, redis_namespace)
-    assert dump(client, redis_namespace).keys() == expected.keys()
+    first = 1 if edition == "first" else 2
+    async with AsyncRedis.from_url(redis_server.url()) as other:
+        scripts = Scripts(other, f"{{{redis_namespace}}}")
+        for parts in (1, 2, 5, 20):
+            client.delete(*expected)
+            EDITIONS[edition](client, redis_namespace)
+            for part in range(parts):
+                # Another process may be ahead, or behind.
+                await scripts.run(f"upgrade_{max(first, 1 + part % 2)}", 7)
+            async with driver:
+                check_keys(redis_server, redis_namespace)
+            assert dump(client, redis_namespace).keys() == expected.keys()
 
 
-async def test_the_first_edition_cannot_commit_any_more(
-    client: "Redis", redis_namespace: str, driver: RedisDriver
+async def test_the_older_one_cannot_commit_any_more(
+    client: "Redis", redis_namespace: str, driver: RedisDriver, edition: str
 ) -> None:
     """It takes the time of the last commit from a field that is gone, before it writes."""
-    script = "return math.max(1, tonumber(redis.call('HMGET', KEYS[1], 'head', 'last')[2]))"
+    field = {"first": "last", "second": "stamp"}[edition]
+    script = f"return math.max(1, tonumber(redis.call('HMGET', KEYS[1], 'head', '{field}')[2]))"
     assert client.eval(script, 1, f"{{{redis_namespace}}}:meta")
     async with driver:
         pass
@@ -131,17 +174,22 @@ async def test_an_engine_works_on_it(client: "Redis", driver: RedisDriver) -> No
 async def test_a_damaged_revision_stops_nothing(
     client: "Redis", redis_namespace: str, driver: RedisDriver, field: str
 ) -> None:
-    log = f"{{{redis_namespace}}}:log"
-    entries: Any = client.xrange(log)
-    client.delete(log)
-    for id, entry in entries:
-        if id == b"61-0":
-            entry.pop(field.encode())
-            entry.update({b"l": b"\x92\x01"} if field == "l" else {})
-        client.xadd(log, entry, id=id)
+    changed = {"l": b"\x92\x01", "i": None, "s": None}[field]
+    damage(client, redis_namespace, 61, **{field: changed})
     async with driver:
         query = StateQuery((FrozenDict({"third": "2"}),), latest_only=True, limit=1_000)
         found = (await driver.get_states(query)).states
         assert {state.id for state in found} == {
             state.id for state in LATEST if state.labels.get("third") == "2"
         }
+
+
+def damage(client: "Redis", namespace: str, rev: int, **fields: bytes | None) -> None:
+    """Write one revision again, with other fields, and without those that are ``None``."""
+    log = f"{{{namespace}}}:log"
+    entries: Any = client.xrange(log)
+    client.delete(log)
+    for id, entry in entries:
+        if id == b"%d-0" % rev:
+            entry |= {name.encode(): value for name, value in fields.items()}
+        client.xadd(log, {k: v for k, v in entry.items() if v is not None}, id=id)

@@ -1,0 +1,141 @@
+"""A state is kept alive in whatever way its flow goes on with it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from flowstate import (
+    Command,
+    Commit,
+    End,
+    Engine,
+    Execute,
+    FakeClock,
+    FlowRegistry,
+    Noop,
+    Pause,
+    Resume,
+    State,
+    StateContext,
+    Transit,
+)
+from flowstate.recovery_rules import RETRY_AFTER
+from tests.heartbeats import Recorder, committed
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def driver(clock: FakeClock) -> Recorder:
+    return Recorder(clock)
+
+
+@pytest.fixture
+async def engine(driver: Recorder, clock: FakeClock) -> AsyncIterator[Engine]:
+    async with Engine(driver, FlowRegistry(), clock=clock, name="here") as engine:
+        yield engine
+
+
+async def kept_through(engine: Engine, driver: Recorder, clock: FakeClock, seconds: float) -> None:
+    """Look again and again whether anything has stalled."""
+    for _ in range(int(seconds / 5)):
+        await clock.sleep(5.0)
+        assert await driver.stalled() == []
+
+
+async def test_what_is_committed_first_within_the_flow_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await clock.sleep(10.0)
+        await engine.do(Commit(Transit(ctx, "work")))
+        await kept_through(engine, driver, clock, 1000)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Transit(ctx, "work"))
+    await engine.execute(ctx)
+    assert ctx.committed.rev == 2
+
+
+async def test_what_a_returned_command_commits_first_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("first")
+    async def first(ctx: StateContext, engine: Engine) -> Command[None]:
+        return Commit(Transit(ctx, "second"))
+
+    @engine.flows.flow("second")
+    async def second(ctx: StateContext, engine: Engine) -> Command[None]:
+        await kept_through(engine, driver, clock, 1000)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Transit(ctx, "first"))
+    await engine.execute(ctx)
+
+
+async def test_a_state_that_pauses_and_resumes_in_its_flow_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Pause(ctx)))
+        await clock.sleep(60.0)
+        await engine.do(Commit(Resume(ctx)))
+        await kept_through(engine, driver, clock, 1000)
+        return Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+async def test_what_a_flow_goes_on_with_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock, is_copy: bool
+) -> None:
+    @engine.flows.flow("first")
+    async def first(ctx: StateContext, engine: Engine) -> Command[None]:
+        if is_copy:
+            other = ctx.copy()
+        else:
+            await engine.do(Commit(End(ctx)))
+            other = StateContext(State("other", annotations={RETRY_AFTER: "10"}))
+        await engine.do(Commit(Transit(other, "second")))
+        return Execute(other)
+
+    @engine.flows.flow("second")
+    async def second(ctx: StateContext, engine: Engine) -> Command[None]:
+        await kept_through(engine, driver, clock, 500)
+        await engine.do(Commit(Transit(ctx, "second")))
+        await kept_through(engine, driver, clock, 500)
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Transit(ctx, "first")))
+    await engine.execute(ctx)
+
+
+async def test_nested_executions_of_one_context_are_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("outer")
+    async def outer(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Transit(ctx, "inner"))
+        await engine.execute(ctx)
+        ctx.set_annotation(RETRY_AFTER, "6")
+        await engine.do(Commit(Transit(ctx, "outer")))
+        await kept_through(engine, driver, clock, 500)
+        return Commit(End(ctx))
+
+    @engine.flows.flow("inner")
+    async def inner(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Transit(ctx, "inner")))
+        return Noop()
+
+    ctx = StateContext(State("a"))
+    await engine.do(Commit(Transit(ctx, "outer")))
+    await engine.execute(ctx)
