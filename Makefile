@@ -9,7 +9,7 @@ CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
 LINKS := flowstate/drivers flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
+.PHONY: help demo demo-ingest quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
 # Two targets would install into the same environment at once.
 .NOTPARALLEL:
 
@@ -17,7 +17,10 @@ help: ## print this list
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='arguments for pytest or the benchmarks']"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## run the example job (PATH_TO=... for an input of your own)
+demo: $(VENV)/.demo ## run the order service, and kill it twice (PATH_TO=... for a file of your own)
+	@$(BIN)/python -m examples.orders $(if $(PATH_TO),"$(PATH_TO)")
+
+demo-ingest: $(VENV)/.demo ## run a job over many files, and kill it (PATH_TO=... for a folder of your own)
 	@$(BIN)/python -m examples.ingest $(if $(PATH_TO),"$(PATH_TO)")
 
 quick: $(VENV)/.test ## run the tests that need no server and no long time (under a minute)

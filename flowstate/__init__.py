@@ -2,9 +2,10 @@
 
 Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
 which imports only from those before it: values (errors, frozen, limits, state, data, codec); the
-contract of stores (driver, recovery_rules); what is to be done (context, commands, registry);
-against a store (planning, batching, reading, log_tail, watch, committing); running flows
-(execution, flow_loop, heartbeats, engine, delayer).
+contract of stores (driver, recovery_rules, retrying, dead); what is to be done (notices, context,
+commands, registry); against a store (executed, planning, batching, reading, log_tail, watch,
+committing); running flows (execution, pool, heartbeats, calls, failures, flow_loop, engine,
+delayer).
 """
 
 from flowstate.clock import Clock, FakeClock, SystemClock
@@ -25,6 +26,7 @@ from flowstate.commands import (
     Noop,
     Page,
     Pause,
+    Put,
     Receive,
     Resume,
     Retry,
@@ -124,6 +126,7 @@ __all__ = [
     "Noop",
     "Page",
     "Pause",
+    "Put",
     "Receive",
     "Resume",
     "Retry",

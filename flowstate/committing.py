@@ -168,7 +168,8 @@ class Committer:
         elif mailboxes := mailboxes_of(commands):
             await self._commit_with(mailboxes, commands)
         else:
-            await self.write(await self._planned(commands))
+            plan = await self._planned(commands)
+            await self._write(plan.writes(self._tokens()), plan.settle)
 
     async def _commit_with(self, mailboxes: list[str], commands: Sequence[Command[Any]]) -> None:
         """Do a commit that depends on mailboxes; plan it again if nothing else has changed."""
@@ -200,7 +201,7 @@ class Committer:
 
     async def _forget_mailboxes(self, plan: Plan) -> None:
         """Let the mailboxes of states be forgotten with them, so that none finds old messages."""
-        ids = [mailbox_id(id) for id in plan.forgotten]
+        ids = [mailbox_id(draft.current.id) for draft in plan.forgotten]
         for id, found in zip(ids, await self._driver.get_liveness(ids), strict=True):
             if found is not None:
                 forget_mailbox(plan, id, found.rev)
@@ -283,10 +284,12 @@ class Committer:
         if {*map(id, joined)} & {*map(id, plan.contexts)}:
             # Drafted from what an earlier commit of the transaction is about to change.
             raise InvalidCommandError("ctx", "is part of this transaction already")
-        tx.add(plan.writes(self._tokens()), partial(self._settle_joined, plan))
+        tx.add(plan.writes(self._tokens()), partial(self._settle_joined, joined, plan))
         joined += plan.contexts
 
-    def _settle_joined(self, plan: Plan, verdict: Verdict) -> None:
+    def _settle_joined(self, joined: list[StateContext], plan: Plan, verdict: Verdict) -> None:
+        for ctx in plan.contexts:
+            joined.remove(ctx)
         plan.settle(verdict)
         for ctx in plan.contexts if self._executions else ():
             self._executed.tell(ctx.committed)

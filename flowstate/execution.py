@@ -190,14 +190,22 @@ class Execution(Held):
         self.seconds, self.fresh_until = None, math.inf if self.task else NEVER
 
     def moved_on(self, rev: int) -> None:
-        """Note that others have given its state this revision."""
+        """Note that this process has given its state this revision, for others.
+
+        It is kept alive until the next heartbeat says the same, and is stopped if none gets
+        through: whatever else happens, it must not run on for long next to who took it over.
+        """
         if not self.is_over and self.ctx.committed.rev < rev:
-            self.supersede()
+            self._tell_superseded()
 
     def supersede(self) -> None:
-        """Note that others have moved its state on; cancel a flow that wants that."""
-        self.notice.supersede()
+        """Note that a heartbeat has found its state moved on."""
         self.release()
+        self._tell_superseded()
+
+    def _tell_superseded(self) -> None:
+        """Call no further flow, and tell the one that runs; cancel it if it wants that."""
+        self.notice.supersede()
         self.fresh_until = NEVER
         if self.task is not None and self.may_interrupt:
             self.is_interrupted, self.may_interrupt = True, False

@@ -86,13 +86,8 @@ class Plan:
     # Tuples where a plan rarely has any: a list would have to be made for each plan.
     _stacked: tuple[tuple[Draft, State], ...] = ()
     _received: tuple[tuple[Draft, Transition], ...] = ()
-    _forgotten: tuple[Draft, ...] = ()
+    forgotten: tuple[Draft, ...] = ()
     _puts: Sequence[Draft] = ()  # Of the writes.
-
-    @property
-    def forgotten(self) -> list[str]:
-        """The ids of the states that the plan forgets."""
-        return [draft.current.id for draft in self._forgotten]
 
     @property
     def contexts(self) -> list[StateContext]:
@@ -149,7 +144,7 @@ class Plan:
     def _put(self, draft: Draft) -> None:
         if draft.is_changed:
             draft.put = True
-            self._note_forgotten(draft)
+            self._note_forgotten(draft)  # By a command outside a commit.
         elif not draft.put:
             self.check(draft.committed)
 
@@ -159,9 +154,8 @@ class Plan:
         self._note_forgotten(draft)
 
     def _note_forgotten(self, draft: Draft) -> None:
-        """Note a state that this commit, or a command before it, has forgotten."""
-        if draft.current.transition.cause == FORGET and draft not in self._forgotten:
-            self._forgotten += (draft,)
+        if draft.current.transition.cause == FORGET and draft not in self.forgotten:
+            self.forgotten += (draft,)
 
     def stay(self, draft: Draft) -> None:
         """Let no further step of the commit move on a state that receives."""
@@ -281,7 +275,7 @@ class Plan:
 
     def writes(self, token: str) -> Writes:
         """Return what the driver has to store."""
-        if self._stacked or self._received or self._forgotten:
+        if self._stacked or self._received or self.forgotten:
             self._check_order()
         self._puts = puts = [draft for draft in self._drafts.values() if draft.put]
         check_number("states", puts, MAX_STATES_PER_COMMIT)
@@ -291,7 +285,8 @@ class Plan:
         for draft in puts:
             if not draft.begun or draft.current.timers:
                 draft.keep()
-                self._note_forgotten(draft)
+                if draft.current.transition.cause == FORGET:
+                    self._note_forgotten(draft)
             made.append(draft.state())
             is_timed = is_timed or draft.is_timed
             if draft.current.data:
@@ -303,7 +298,7 @@ class Plan:
             raise InvalidCommandError("commit", "has nothing to commit")
         needs -= {data.checksum for data in self._data}
         delays = placed(self._delays, puts, states) if self._delays else ()
-        forgets = self._forgets(states, delays) if self._forgotten else ()
+        forgets = self._forgets(states, delays) if self.forgotten else ()
         timers, drops = timer_writes(puts, states) if is_timed else ((), ())
         bodies = tuple(map(encode_body, states)) if self.encodes else ()
         size = commit_size(states, bodies, self._data, delays, timers)
@@ -325,7 +320,7 @@ class Plan:
 
     def _forgets(self, states: Sequence[State], delays: Sequence[NewDelay]) -> tuple[int, ...]:
         """Return the places of the states that are forgotten."""
-        places = [self._puts.index(draft) for draft in self._forgotten]
+        places = [self._puts.index(draft) for draft in self.forgotten]
         for place in places:
             check_forgotten(states[place])
             if any(delay.put == place for delay in delays):
@@ -338,7 +333,7 @@ class Plan:
         for draft, state in self._stacked:
             if draft.current is not state:
                 raise InvalidCommandError("stacked", f"{state.id!r} is changed after its Stack")
-        for draft in self._forgotten:
+        for draft in self.forgotten:
             if draft.current.transition.cause != FORGET:
                 raise InvalidCommandError(
                     "commit", f"changes {draft.current.id!r} after its Forget"

@@ -15,6 +15,7 @@ from flowstate.state import State, Status
 __all__ = ["deliver", "forget_mailbox", "keep_in_mailbox", "mailboxes_of", "receive"]
 
 MAX_NAMES = 100
+WITH_MAILBOX = (Receive, Forget)
 
 
 def receive(plan: Plan, command: Receive, stored: State | None) -> None:
@@ -42,7 +43,9 @@ def receive(plan: Plan, command: Receive, stored: State | None) -> None:
 
 def mailboxes_of(commands: Sequence[object]) -> list[str]:
     """Return the ids of the mailboxes on which a commit of these commands depends, in order."""
-    contexts = [each.ctx for each in commands if isinstance(each, Receive | Forget)]
+    contexts = [each.ctx for each in commands if isinstance(each, WITH_MAILBOX)]
+    if not contexts:
+        return []
     # What is no state is refused by the plan.
     ids = [ctx.current.id for ctx in contexts if isinstance(ctx, StateContext)]
     return sorted({mailbox_id(id) for id in ids if type(id) is str})

@@ -64,23 +64,19 @@ class SeenKeys:
         self._get_data = get_data
         self._parts: OrderedDict[str, str] = OrderedDict()
 
-    async def have(self, token: str, mailbox: Mailbox, state: State | None) -> bool:
-        """Return whether a mailbox has seen a key.
-
-        Args:
-            token: of the key.
-            mailbox: the content of
-            state: the stored mailbox, if there is one.
+    async def have(self, token: str, mailbox: State | None) -> bool:
+        """Return whether a stored mailbox has seen a key.
 
         Raises:
             DataNotFoundError: a part is missing.
         """
-        if _contains(mailbox.keys, token):
+        if mailbox is None:
+            return False
+        if _contains(Mailbox.of(mailbox).keys, token):
             return True
-        if state is not None:
-            for alias in reversed(parts_of(state)):
-                if _contains(await self._part(state.data[alias].checksum), token):
-                    return True
+        for alias in reversed(parts_of(mailbox)):
+            if _contains(await self._part(mailbox.data[alias].checksum), token):
+                return True
         return False
 
     async def _part(self, checksum: str) -> str:

@@ -72,17 +72,16 @@ async def _send(runtime: Runtime, sent: Signal, line: Line) -> StateContext | bo
 
 async def _attempt(runtime: Runtime, sent: Signal, line: Line) -> StateContext | bool:
     receiver = await runtime.driver.get_state(sent.id)
+    if sent.token:  # First: the receiver may have ended because of this very message.
+        line.state = await runtime.driver.get_state(mailbox_id(sent.id))
+        if await runtime.seen_keys.have(sent.token, line.state):
+            return False
     to = _destination(receiver, sent)
     plan = runtime.committer.plan()
     mailbox: StateContext | None = None
     if to is None or sent.token:
-        stored = line.state
-        if stored is None or sent.token:  # Only what is read now tells that a key was seen.
-            stored = await runtime.driver.get_state(mailbox_id(sent.id))
-        content = Mailbox.of(stored)
-        if sent.token and await runtime.seen_keys.have(sent.token, content, stored):
-            return False
-        mailbox = _keep(plan, sent, content, stored, with_message=to is None)
+        stored = line.state or await runtime.driver.get_state(mailbox_id(sent.id))
+        mailbox = _keep(plan, sent, stored, with_message=to is None)
     line.state = None
     if receiver is None or to is None:
         plan.check(receiver or State(sent.id))
@@ -107,11 +106,9 @@ def _destination(receiver: State | None, sent: Signal) -> str | None:
     return waiting.to if waiting is not None and sent.message.name in waiting.names else None
 
 
-def _keep(
-    plan: Plan, sent: Signal, content: Mailbox, stored: State | None, *, with_message: bool
-) -> StateContext:
+def _keep(plan: Plan, sent: Signal, stored: State | None, *, with_message: bool) -> StateContext:
     """Let a mailbox have the key and the message, and return its context."""
-    part: str | None = None
+    content, part = Mailbox.of(stored), None
     if with_message:
         content = content.add(sent.message, sent.id)
     if sent.token:

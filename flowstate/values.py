@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_origin
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -18,13 +18,14 @@ __all__ = ["UPGRADE", "checked_values", "get_value", "is_json", "with_value", "w
 UPGRADE = "__flowstate_upgrade__"
 WHITE_SPACE = b" \t\r\n"
 DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
-NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+NUL = b"\\u0000"
+UNESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 PATH = re.compile(r" - at `(.*)`$")
 
 
 def is_json(raw: bytes) -> bool:
     """Return whether ``raw`` is a JSON value that every store gives back as it is."""
-    if raw[:1] in WHITE_SPACE or raw[-1:] in WHITE_SPACE or NUL.search(raw):
+    if raw[:1] in WHITE_SPACE or raw[-1:] in WHITE_SPACE or _has_nul(raw):
         return False
     try:
         msgspec.json.decode(raw)  # One value: also "1, 2" can be within brackets.
@@ -32,6 +33,10 @@ def is_json(raw: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _has_nul(raw: bytes) -> bool:
+    return NUL in raw and UNESCAPED_NUL.search(raw) is not None
 
 
 def checked_values(values: Mapping[str, Raw]) -> FrozenDict[str, Raw]:
@@ -96,7 +101,8 @@ def get_value(
         return decoder.decode(raw)
     except Exception as error:  # noqa: BLE001 - user's classes are made, and may raise anything
         failure: Exception = error
-    if callable(upgrade := getattr(kind, UPGRADE, None)):
+    # An alias such as ``Order[int]`` hides what its class has.
+    if callable(upgrade := getattr(get_origin(kind) or kind, UPGRADE, None)):
         try:
             return decoder.decode(_encode(upgrade(msgspec.json.decode(raw))))
         except Exception as error:  # noqa: BLE001 - as above
@@ -135,7 +141,7 @@ def _encoded(field: str, value: Any) -> Raw:
         raise InvalidInputError(field, f"cannot be stored as JSON: {what}") from error
     if not is_exact:
         raise InvalidInputError(field, "must not contain NaN or an infinite number")
-    if NUL.search(text):
+    if _has_nul(text):
         raise InvalidInputError(field, "must not contain NUL")
     if not is_json(text):
         raise InvalidInputError(field, "is nested too deeply, or no JSON")

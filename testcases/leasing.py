@@ -188,7 +188,7 @@ async def _left(h: Harness, silent: _Silent, holder: Lease) -> None:
         await _in_time(h, standby.wait_held())
         check(holder.is_held, False, "two holders")
         silent.is_silent = False
-        await h.clock.sleep(SECONDS)
+        await h.clock.sleep(SECONDS / 2)
         check((holder.is_held, standby.is_held), (False, True), "it stays with the new holder")
 
 

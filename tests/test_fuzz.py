@@ -176,7 +176,7 @@ def odd_bytes(rng: Random) -> bytes:
 NUMBERS = (None, -1, 0, 0.5, "x", "", "99", b"\0", 2**31, 2**53 + 1, 2**62, 2**63 - 1, -(2**63))
 COLUMNS = {
     "log": ("id", "previous", "status", "committed_at", "delayed_until", "token", "body", "body"),
-    "latest": ("rev", "status", "labels", "stalls_at", "beat_at", "note", "flow"),
+    "latest": ("rev", "status", "labels", "due", "beat_at", "note", "flow"),
     "label": ("key", "value"),
     "latest_label": ("key", "value", "status"),
     "data": ("stored_at", "annotations", "annotations", "blob"),

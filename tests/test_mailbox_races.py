@@ -44,6 +44,7 @@ from flowstate import (
 )
 from flowstate.commands import Put
 from flowstate.mailbox import Mailbox, mailbox_id
+from flowstate.planning import Plan
 from tests.interleavings import Check, Explored, Run, explore
 
 FLOWS = ("work", "next", "late")
@@ -153,9 +154,8 @@ async def receive_all(engine: Engine) -> None:
     while ctx.current.status is Status.ACTIVE:
         try:
             await engine.do(Receive(ctx, "m", to="next"))
-        except RevisionMismatchError as lost:
-            assert ID in lost.ids
-            return
+        except RevisionMismatchError:
+            return  # Another one has moved it on.
 
 
 def is_delivery(state: State) -> bool:
@@ -353,22 +353,44 @@ async def tried(act: Act, **bounds: int) -> Explored:
     return await explore(prepare, **bounds)
 
 
-@pytest.mark.parametrize("act", TWO, ids=lambda act: act.__name__)
-async def test_no_order_loses_doubles_or_strands_a_message(act: Act) -> None:
-    explored = await tried(act)
-    assert explored.runs >= 6
-    print(act.__name__, explored)
+def by_name(act: Act) -> str:
+    return act.__name__
 
 
-@pytest.mark.parametrize("act", THREE, ids=lambda act: act.__name__)
+@pytest.mark.parametrize("act", TWO, ids=by_name)
+async def test_no_order_misses_doubles_or_strands_a_message(act: Act) -> None:
+    assert (await tried(act, interruptions=4)).runs >= 6
+
+
+@pytest.mark.parametrize("act", THREE, ids=by_name)
 async def test_nor_does_any_order_of_three(act: Act) -> None:
-    explored = await tried(act, interruptions=3)
-    assert explored.runs >= 100
-    print(act.__name__, explored)
+    assert (await tried(act, interruptions=1)).runs >= 20
 
 
-@pytest.mark.parametrize("act", TWO, ids=lambda act: act.__name__)
+@pytest.mark.parametrize("act", TWO, ids=by_name)
 async def test_nor_does_a_death_anywhere(act: Act) -> None:
-    explored = await tried(act, deaths=1, interruptions=2)
-    assert explored.deadly >= 30
-    print(act.__name__, explored)
+    assert (await tried(act, deaths=1, interruptions=1)).deadly >= 20
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("act", [*TWO, *THREE], ids=by_name)
+async def test_nor_do_two_deaths_with_more_interruptions(act: Act) -> None:
+    assert (await tried(act, interruptions=3)).runs >= 6
+    assert (await tried(act, deaths=2, interruptions=2 if act in TWO else 1)).deadly >= 50
+
+
+@pytest.mark.parametrize("act", [begins_to_wait, early], ids=by_name)
+@pytest.mark.parametrize("whose", ["the sender's", "the receiver's"])
+async def test_without_the_check_of_either_side_one_would_be_stranded(
+    monkeypatch: pytest.MonkeyPatch, act: Act, whose: str
+) -> None:
+    checked = Plan.check
+
+    def check(plan: Plan, committed: State) -> None:
+        if (committed.id == ID) != (whose == "the sender's"):
+            checked(plan, committed)
+
+    monkeypatch.setattr(Plan, "check", check)
+    with pytest.raises(AssertionError, match="it waits for what is there"):
+        await tried(act)

@@ -23,6 +23,7 @@ PARTS = 20
 A_PART = 250
 # What the faults of so many schedules must have brought about, or they have shown nothing.
 COVERAGE = {
+    "begun again": 50,
     "cancelled client": 1,
     "cancelled flowstate": 1,
     "cancelled watch": 10,
@@ -37,6 +38,7 @@ COVERAGE = {
     "damaged revisions on pages": 10,
     "dead": 1,
     "delays fired": 100,
+    "forgotten": 100,
     "handed over": 10,
     "late requests": 100,
     "lost hints": 100,
@@ -45,7 +47,8 @@ COVERAGE = {
     "mismatches": 100,
     "pause": 50,
     "paused leaders": 10,
-    "poked delays": 10,
+    "poked delays": 5,
+    "poked timers": 3,
     "reconnected watchers": 100,
     "resolved by token": 20,
     "retried attempts": 100,
@@ -56,7 +59,9 @@ COVERAGE = {
     "second attempts": 20,
     "store clock ahead": 3,
     "store clock back": 10,
+    "superseded runs": 50,
     "takeovers": 150,
+    "timers fired": 100,
     "unknown outcomes": 10,
     "watchers that met damage": 1,
 }

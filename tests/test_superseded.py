@@ -1,6 +1,7 @@
 """A flow is told when others move its state on, in every event loop and every process."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -21,6 +22,7 @@ from flowstate import (
     Engine,
     EngineStoppedError,
     Execute,
+    ExecutionLostError,
     FakeClock,
     FlowRegistry,
     Pause,
@@ -32,7 +34,7 @@ from flowstate import (
     Status,
     Transit,
 )
-from flowstate.driver import Heartbeat, Verdict, Writes
+from flowstate.driver import Driver, Heartbeat, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.executed import Executed, executed_in
@@ -200,7 +202,8 @@ async def test_all_that_commits_tells(engine: Engine, flows: FlowRegistry, by: s
         tx = Joined(engine)
         await engine.do(Commit(Transit(ctx, "other")), tx=tx)
         assert not work.ctx.superseded
-        await tx.commit()
+        async with tx.committed():
+            pass
     assert work.ctx.superseded
     await executing
 
@@ -216,9 +219,12 @@ class Joined:
     def add(self, writes: Writes, settle: Callable[[Verdict], None]) -> None:
         self._joined.append((writes, settle))
 
-    async def commit(self) -> None:
-        for writes, settle in self._joined:
-            (verdict,) = await self._driver.commit([writes])
+    @contextlib.asynccontextmanager
+    async def committed(self) -> AsyncIterator[None]:
+        """Write, and tell the engine at the end of the block."""
+        verdicts = [(await self._driver.commit([writes]))[0] for writes, _ in self._joined]
+        yield
+        for verdict, (_, settle) in zip(verdicts, self._joined, strict=True):
             settle(verdict)
 
 
@@ -365,6 +371,27 @@ async def test_a_heartbeat_that_sees_an_own_commit_before_its_verdict_tells_noth
     assert ctx.committed.status is Status.ENDED
 
 
+async def test_nor_does_one_that_sees_what_a_transaction_has_written(
+    engine: Engine, flows: FlowRegistry, clock: FakeClock
+) -> None:
+    told: list[bool] = []
+
+    @flows.flow("work", interrupt=True)
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        tx = Joined(engine)
+        await engine.do(Commit(Transit(ctx, "work")), tx=tx)
+        async with tx.committed():
+            await clock.sleep(41.0)
+            told.append(ctx.superseded)
+        await elsewhere(engine.driver)
+        await clock.sleep(41.0)  # What is over keeps nothing from being told.
+        told.append(ctx.superseded)
+        return Commit(End(ctx))
+
+    await engine.execute(await new(engine))
+    assert told == [False]
+
+
 async def test_a_renewal_before_a_flow_begins_tells_nothing(
     engine: Engine, flows: FlowRegistry, clock: FakeClock
 ) -> None:
@@ -396,7 +423,7 @@ class Elsewhere(DriverWrapper):
         return await super().beat(heartbeats)
 
 
-async def elsewhere(driver: Elsewhere | MemoryDriver, id: str = "a") -> None:
+async def elsewhere(driver: Driver, id: str = "a") -> None:
     state = await driver.get_state(id)
     assert state is not None
     (verdict,) = await driver.commit([encoded(Writes(f"elsewhere {state.rev}", (state,)))])
@@ -422,6 +449,28 @@ async def test_the_next_heartbeat_tells_of_other_processes(
         assert work.cancelled == interrupt
         assert driver.beats == 1
         assert engine.stats().superseded == 1
+
+
+async def test_what_was_told_is_stopped_all_the_same_when_no_heartbeat_gets_through(
+    flows: FlowRegistry, clock: FakeClock
+) -> None:
+    driver = Elsewhere(MemoryDriver(clock))
+    begun = asyncio.Event()
+
+    @flows.flow
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        begun.set()
+        await asyncio.Event().wait()
+        return Commit(End(ctx))
+
+    async with Engine(driver, flows, clock=clock) as engine:
+        executing = asyncio.create_task(engine.execute(await new(engine)))
+        await begun.wait()
+        driver.is_away = True
+        await move_on(engine)
+        await clock.sleep(120.0)
+        with pytest.raises(ExecutionLostError):
+            await executing
 
 
 # Interruptions

@@ -35,7 +35,10 @@ INSERT INTO log
 LATEST = """
 INSERT INTO latest (id, rev, status, labelled, delayed, stalls_at, stalls_after, flow)
     SELECT id, rev, status, true, delayed_until IS NOT NULL,
-        later(coalesce(delayed_until, committed_at), stalls_after), stalls_after, flow
+        CASE WHEN stalls_after IS NOT NULL
+            THEN later(coalesce(delayed_until, committed_at), stalls_after)
+            WHEN status <> 'ended' AND (SELECT version FROM meta) > 2 THEN 'infinity' END,
+        stalls_after, flow
     FROM (
         SELECT log.*, (%(stalls_after)s::bigint[])[(rev - 1) %% %(kinds)s + 1] AS stalls_after,
             (%(flows)s::text[])[(rev - 1) %% %(kinds)s + 1] AS flow

@@ -16,7 +16,7 @@ from benchmarks.stores import filling
 from benchmarks.stores.store import Address, Store, StoreName
 from flowstate import Driver
 from flowstate.codec import encode_annotations
-from flowstate.drivers.kit.times import to_micros
+from flowstate.drivers.kit.times import FIRST, to_micros
 
 __all__ = ["SQLiteStore"]
 
@@ -37,9 +37,11 @@ INSERT INTO log
     SELECT rev, id, 0, status, committed_at, due, token,
         replace(replace(body, :number_mark, number), :group_mark, "group")
     FROM numbered ORDER BY number;
-INSERT INTO latest (id, rev, status, labels, stalls_at, flow)
+INSERT INTO latest (id, rev, status, labels, due, flow)
     SELECT id, rev, status, replace(:labels, :group_mark, "group"),
-        coalesce(due, committed_at) + stalls_after, flow
+        CASE WHEN status <> 'ended'
+            THEN coalesce(coalesce(due, committed_at) + stalls_after, :never) END,
+        CASE WHEN status <> 'ended' THEN flow ELSE '' END
     FROM numbered ORDER BY id;
 INSERT INTO label
     SELECT 'group', CAST("group" AS TEXT), rev FROM numbered ORDER BY 2, 3;
@@ -104,6 +106,7 @@ def _fill(path: str, states: int) -> None:
         "groups": filling.GROUPS,
         "now": to_micros(datetime.now(UTC)),
         "due": to_micros(filling.FIRST_DUE),
+        "never": FIRST,
         "labels": encode_annotations(filling.labels_of(filling.GROUP_MARK)).decode(),
         "delay": filling.delay_body(),
         "finish": FINISH,

@@ -43,17 +43,13 @@ class CommitResolver(OpenStore, Resolver):
     async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
         """Return a verdict for each commit: see ``Driver.commit``."""
         try:
-            return await self._give(batch, again=False)
+            return await self.call(batch)
         except Failed as first:
             return await resolved(self, batch, first, self.options.clock)
 
     async def call(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        return await self._give(batch, again=True)
-
-    async def _give(self, batch: Sequence[Writes], *, again: bool) -> Sequence[Verdict]:
         blobs: list[bytes] = []
-        commits = [_commit(writes, blobs, again=again) for writes in batch]
-        encoded = [_encoder.encode(commits), *blobs]
+        encoded = [_encoder.encode([_commit(writes, blobs) for writes in batch]), *blobs]
         wanted = self.options.wait_aof
         if wanted is None:
             answer = await self.attempt(lambda: self.scripts.run("commit", *encoded))
@@ -107,7 +103,7 @@ def _traced(writes: Writes, start: int | bool) -> tuple[Any, ...]:
     return put.id, put.rev, writes.token, len(writes.puts), start
 
 
-def _commit(writes: Writes, blobs: list[bytes], *, again: bool) -> tuple[Any, ...]:
+def _commit(writes: Writes, blobs: list[bytes]) -> tuple[Any, ...]:
     """Return what the script takes for a commit; its blobs are added to those of the batch."""
     puts = list(map(_put, writes.puts, writes.bodies))
     for index in writes.forgets:
@@ -130,7 +126,6 @@ def _commit(writes: Writes, blobs: list[bytes], *, again: bool) -> tuple[Any, ..
         [(each.id, each.holder, *_split(timedelta(seconds=each.seconds))) for each in writes.claims]
         or False,
         [(drop.id, drop.holder) for drop in writes.drops] or False,
-        again,
     )
 
 

@@ -68,7 +68,7 @@ class SimulatedDriver(Driver):
     shared = True
 
     def __init__(self, store: SimulatedStore, link: Link, name: str, patience: float) -> None:
-        self.store_id = "simulated"
+        self.store_id = f"simulated, {name}"  # What runs in one process is told of at once.
         self.name = name
         self.is_dead = False
         self._store = store
@@ -245,6 +245,10 @@ class SimulatedDriver(Driver):
         page = await self._ask(self._memory.get_states, query)
         self._recording.read_page(invoked, query, page)
         return self._store.without_damage(page)
+
+    async def count(self, query: StateQuery) -> int:
+        """Ask the store."""
+        return await self._ask(self._memory.count, query)
 
     async def get_data(self, checksum: str) -> Data | None:
         """Ask the store."""

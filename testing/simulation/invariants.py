@@ -14,11 +14,12 @@ from flowstate.testing.simulation.nemesis import MOST_BACK
 from flowstate.testing.simulation.process import DUTY, Watched
 from flowstate.testing.simulation.recording import operations_of
 from flowstate.testing.simulation.workload import AT, BY, COUNT, COUNTER, SEEN, counter_of
+from flowstate.timers import TIMER
 
 if TYPE_CHECKING:
     from flowstate.testing.simulation.world import World
 
-__all__ = ["check", "wanted"]
+__all__ = ["check", "is_firing", "wanted"]
 
 RECOVERY_LEASE = lease_id("recovery.default")
 DUTY_LEASE = lease_id("duty")
@@ -75,8 +76,8 @@ def _counters_count(world: "World") -> Iterator[str]:
         last[state.id] = state
         if before is None or before.transition.to != "count" or before.status is Status.ENDED:
             continue
-        if state.transition.to == "count" and state.annotations[AT] == before.annotations[AT]:
-            continue  # It was only tried again.
+        if state.annotations.get(AT) == before.annotations[AT]:
+            continue  # It was only tried again, or a reminder came.
         after = log[state.rev] if state.rev < len(log) else None
         if after is None or after.id != counter_of(state.id):
             yield f"{state.id}@{state.rev} stepped on without its counter"
@@ -132,7 +133,8 @@ def _everybody_ended(world: "World") -> Iterator[str]:
 
 def _is_the_same_step(before: State, after: State) -> bool:
     steps = [(state.transition.to, state.transition.cause) for state in (before, after)]
-    return steps[0] == steps[1] and before.annotations == after.annotations
+    is_kept = after.transition.origin or before.annotations == after.annotations
+    return steps[0] == steps[1] and bool(is_kept)
 
 
 def _delays_fire_once(world: "World") -> Iterator[str]:
@@ -156,6 +158,36 @@ def _delays_fire_once(world: "World") -> Iterator[str]:
             yield f"{state.id}@{state.rev} fired, and {before.rev} was not delayed"
         elif state.committed_at + stepped_back < before.delayed_until:
             yield f"{state.id}@{state.rev} fired before {before.delayed_until}"
+
+
+def is_firing(state: State) -> bool:
+    """Return whether a timer made a revision: of those that keep the step, only the first."""
+    return state.transition.cause == "timer" and not state.transition.origin
+
+
+def _timers_fire_once(world: "World") -> Iterator[str]:
+    """A timer fires while its state has it, into its flow, and not before its time.
+
+    It is due by the store's clock, which may be behind the times of revisions.
+    """
+    has_stepped = world.store.counts["store clock back"] > 0
+    stepped_back = timedelta(seconds=MOST_BACK if has_stepped else 0.0) + world.store.set_back
+    last: dict[str, State] = {}
+    for state in world.store.log:
+        before = last.get(state.id)
+        last[state.id] = state
+        if not is_firing(state):
+            continue
+        name = state.transition.annotations.get(TIMER, "")
+        timer = before.timers.get(name) if before is not None else None
+        if before is None or timer is None or name in state.timers:
+            yield f"{state.id}@{state.rev} fired timer {name!r} of {before!r}"
+            continue
+        due = timer.due_at(before.committed_at)
+        if state.transition.to != timer.to or state.status is not Status.ACTIVE:
+            yield f"{state.id}@{state.rev} fired timer {name!r}, and is {state!r}"
+        elif due is None or state.committed_at is None or state.committed_at + stepped_back < due:
+            yield f"{state.id}@{state.rev} fired timer {name!r} before {due}"
 
 
 def _watchers_saw_all(world: "World") -> Iterator[str]:
@@ -191,8 +223,9 @@ def _runs_are_of_their_own(world: "World") -> Iterator[str]:
 def _history_is_allowed(world: "World") -> Iterator[str]:
     """What processes were told agrees with the log, in the order in which it happened."""
     store = world.store
-    left = [id for id, _, _ in store.delays()]
-    history = store.recording.history(store.log, store.applied, left)
+    delays = [each.id for each in store.delays() if not each.timer]
+    timers = [each.id for each in store.delays() if each.timer]
+    history = store.recording.history(store.log, store.applied, delays, timers)
     store.counts["checked operations"] += operations_of(history)
     yield from map(str, find_violations(history))
 
@@ -214,6 +247,7 @@ RULES: tuple[Callable[["World"], Iterator[str]], ...] = (
     _writers_hold_leases,
     _everybody_ended,
     _delays_fire_once,
+    _timers_fire_once,
     _watchers_saw_all,
     _runs_are_of_their_own,
     _history_is_allowed,

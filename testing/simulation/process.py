@@ -26,7 +26,7 @@ from flowstate.recovery.policy import attempt
 from flowstate.testing.simulation.driver import SimulatedDriver
 from flowstate.testing.simulation.loop import Group, SimulatedTask, SimulationLoop
 from flowstate.testing.simulation.store import Link, SimulatedStore
-from flowstate.testing.simulation.workload import incremented, make_flows
+from flowstate.testing.simulation.workload import incremented, make_flows, untimed
 
 __all__ = ["DUTY", "Run", "SimulatedClock", "SimulatedProcess", "Watched"]
 
@@ -81,6 +81,7 @@ class Run(Struct, eq=False):
         attempt: which one it was.
         is_held: whether it goes on after a delay that was not committed.
         began: when.
+        ctx: that the flow was given.
         task: in which.
         ended: when; ``None`` while it goes on.
         how: it ended: ``"returned"``, ``"raised"``, ``"stopped"`` or ``"crashed"``.
@@ -93,6 +94,7 @@ class Run(Struct, eq=False):
     attempt: int
     is_held: bool
     began: float
+    ctx: StateContext
     task: "asyncio.Task[Any] | None"
     ended: float | None = None
     how: str = ""
@@ -265,6 +267,12 @@ class SimulatedProcess:
                 with contextlib.suppress(Exception):  # What a flow raises is for recovery.
                     await self.engine.execute(ctx)
 
+    async def poke(self, ctx: StateContext, to: str) -> None:
+        """Move a state on that waits for a delay or a timer, and execute it."""
+        with contextlib.suppress(FlowstateError):
+            await self.engine.do(Commit(*untimed(ctx), Transit(ctx, to)))
+            await self.engine.do(Execute(ctx))
+
     async def compact(self, below: int) -> None:
         """Compact the store."""
         with contextlib.suppress(FlowstateError):
@@ -338,6 +346,7 @@ class SimulatedProcess:
             attempt=attempt(state),
             is_held=bool(ctx.transitions),
             began=self._loop.time(),
+            ctx=ctx,
             task=asyncio.current_task(),
         )
         self._begin(run)

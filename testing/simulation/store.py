@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec.structs import replace
 
 from flowstate.clock import Clock
-from flowstate.driver import DamagedRevision, DueQuery, States, Verdict, Writes
+from flowstate.driver import DamagedRevision, DelayedState, DueQuery, States, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.errors import CommitUnknownError, DamagedRevisionError
 from flowstate.state import State, Status, Transition
@@ -65,6 +65,8 @@ class SimulatedStore:
     Attributes:
         log: every revision, whether it was compacted or not.
         latest: the last of them, by id.
+        there: the ids of the states that have a latest revision, and were not forgotten.
+        lives: how often each id has begun.
         authors: who sent each of them.
         times: when each of them was committed, in seconds of the loop.
         applied: by token, the revisions it was given when it was judged first.
@@ -75,6 +77,7 @@ class SimulatedStore:
         trace: what happened, with the time.
         recording: of what drivers asked and were told, for the checker of histories.
         clock: of the store.
+        set_back: by how much it was ahead at first.
         on_commit: called after every batch.
     """
 
@@ -82,9 +85,12 @@ class SimulatedStore:
         self.loop = loop
         self.rng = rng
         self.clock = clock
+        self.set_back = timedelta(0)
         self.memory = MemoryDriver(clock)
         self.log: list[State] = []
         self.latest: dict[str, State] = {}
+        self.there: set[str] = set()
+        self.lives: Counter[str] = Counter()
         self.authors: list[str] = []
         self.times: list[float] = []
         self.applied: dict[str, tuple[State, ...]] = {}
@@ -105,6 +111,7 @@ class SimulatedStore:
     def was_ahead(self, by: timedelta) -> None:
         """Commit something while the clock is ahead, and set it right again."""
         self.counts["clocks that were ahead"] += 1
+        self.set_back = by
         self.clock.error += by
         state = State(PAST, transition=Transition("", cause="end"), status=Status.ENDED)
         writes = Writes(PAST, (state,))
@@ -117,7 +124,7 @@ class SimulatedStore:
     def commit(self, author: str, batch: Sequence[Writes]) -> Sequence[Verdict]:
         """Judge a batch."""
         verdicts = [self._judge(author, writes) for writes in batch]
-        has_delays = any(writes.delays for writes in batch)
+        has_delays = any(writes.delays or writes.timers for writes in batch)
         for driver in self.drivers:
             driver.hint(own=driver.name == author, has_delays=has_delays)
         self.on_commit()
@@ -147,7 +154,12 @@ class SimulatedStore:
     def _keep(self, author: str, token: str, states: tuple[State, ...]) -> None:
         self.applied[token] = states
         self.log += states
-        self.latest.update((state.id, state) for state in states)
+        for state in states:
+            self.latest[state.id] = state
+            self.lives[state.id] += state.id not in self.there
+            self.there.add(state.id)
+            if state.transition.cause == "forget":
+                self.there.remove(state.id)
         self.authors += [author] * len(states)
         self.times += [self.loop.time()] * len(states)
         revs = ", ".join(f"{state.id}@{state.rev}" for state in states)
@@ -183,10 +195,9 @@ class SimulatedStore:
 
     # Looking at what happened
 
-    def delays(self) -> list[tuple[str, State, bool]]:
-        """Return all delays that are left: their ids, states, and whether they commit."""
-        page = at_once(self.memory.get_due(ALL_DELAYS))
-        return [(each.id, each.state, each.commit) for each in page.due]
+    def delays(self) -> Sequence[DelayedState]:
+        """Return all delays and timers that are left."""
+        return at_once(self.memory.get_due(ALL_DELAYS)).due
 
     def is_unknown(self, state: State) -> bool:
         """Return whether the committer of a revision was told that its outcome is unknown."""

@@ -14,7 +14,20 @@ from typing import Any
 
 from msgspec import Struct
 
-from flowstate.commands import Check, Command, Commit, Delay, End, Execute, Noop, Pause, Transit
+from flowstate.commands import (
+    CancelTimer,
+    Check,
+    Command,
+    Commit,
+    Delay,
+    End,
+    Execute,
+    Forget,
+    Noop,
+    Pause,
+    SetTimer,
+    Transit,
+)
 from flowstate.context import StateContext
 from flowstate.engine import Engine, Flow
 from flowstate.errors import RevisionMismatchError, StateNotFoundError
@@ -36,15 +49,21 @@ __all__ = [
     "incremented",
     "make_flows",
     "new_context",
+    "untimed",
 ]
 
-STEPS = ("work", "count", "count", "check", "delay", "delay", "claim", "long", "long", "fail")
+STEPS = (
+    *("work", "count", "count", "check", "delay", "delay", "claim", "long", "long", "fail"),
+    *("alarm", "race", "remind"),
+)
 PLAN, AT, SEEN, COUNT, BY = "plan", "at", "seen", "count", "by"  # Annotations.
 COUNTER = "counter-"
 COUNTERS = 2
 LONG = 1.6  # Times the retry_after of a state.
 SHORT = 0.2
 FAILURES = 0.35
+ALARM, DEADLINE, REMINDER = "alarm", "deadline", "reminder"  # Timers.
+INTERRUPTED = 0.5  # A part of the flows: those are cancelled when others move their state on.
 
 Running = Callable[[StateContext], AbstractContextManager[None]]
 """Made around every run of a flow, so that a record can be kept."""
@@ -63,6 +82,8 @@ class Plan(Struct, frozen=True):
         retry_after: seconds.
         max_attempts: of recovery.
         at: when it is created.
+        lives: how often it is created; it is forgotten in between, and if it is created twice, also
+            in the end.
     """
 
     id: str
@@ -70,21 +91,25 @@ class Plan(Struct, frozen=True):
     retry_after: float
     max_attempts: int
     at: float
+    lives: int
 
 
 def draw_plans(rng: Random, count: int, within: float) -> list[Plan]:
     """Return plans for so many states, in the order of their times."""
     times = sorted(rng.uniform(0.0, within) for _ in range(count))
-    return [
-        Plan(
-            id=f"s{number}",
-            steps=(*rng.choices(STEPS, k=rng.randint(1, 4)), "finish"),
-            retry_after=rng.choice((0.6, 1.0, 1.6)),
-            max_attempts=rng.choice((2, 3, 4)),
-            at=at,
-        )
-        for number, at in enumerate(times)
-    ]
+    return [_drawn(rng, f"s{number}", at) for number, at in enumerate(times)]
+
+
+def _drawn(rng: Random, id: str, at: float) -> Plan:
+    lives = rng.choice((0, 0, 1, 2))
+    return Plan(
+        id=id,
+        steps=(*rng.choices(STEPS, k=rng.randint(1, 4)), "leave" if lives else "finish"),
+        retry_after=rng.choice((0.6, 1.0, 1.6)),
+        max_attempts=rng.choice((2, 3, 4)),
+        at=at,
+        lives=max(1, lives),
+    )
 
 
 def new_context(plan: Plan) -> StateContext:
@@ -124,7 +149,8 @@ def make_flows(rng: Random, running: Running) -> FlowRegistry:
     """Return the flows of one process."""
     flows = FlowRegistry()
     for id, body in FLOWS.items():
-        flows.set(id, _recorded(body, rng, running))
+        interrupt = rng.random() < INTERRUPTED
+        flows.set(id, _recorded(body, rng, running), interrupt=interrupt)
     return flows
 
 
@@ -210,6 +236,44 @@ async def _claim(ctx: StateContext, engine: Engine, rng: Random) -> Command[None
     return Commit(Delay(ctx, _advanced(ctx), after=after, commit=False))
 
 
+async def _alarm(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Pause until a timer goes on."""
+    to, after = _advanced(ctx), timedelta(seconds=rng.uniform(0.0, 1.5))
+    return Commit(SetTimer(ctx, ALARM, to, after=after), Pause(ctx))
+
+
+async def _race(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Go on, or let a timer do that, whichever comes first."""
+    if DEADLINE not in ctx.current.timers:
+        to, after = _advanced(ctx), timedelta(seconds=rng.uniform(0.0, 0.8))
+        try:
+            await engine.do(Commit(SetTimer(ctx, DEADLINE, to, after=after)))
+        except RevisionMismatchError:
+            return Noop()
+    await asyncio.sleep(rng.uniform(0.0, 0.8))
+    return Commit(CancelTimer(ctx, DEADLINE), Transit(ctx, goes_on_in(ctx.current)))
+
+
+async def _remind(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Go on, and be interrupted some time later, wherever the state is by then."""
+    after = timedelta(seconds=rng.uniform(0.0, 2.0))
+    return Commit(SetTimer(ctx, REMINDER, "reminded", after=after), Transit(ctx, _advanced(ctx)))
+
+
+async def _reminded(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    """Go back to where the state was."""
+    return Commit(*untimed(ctx), Transit(ctx, goes_on_in(ctx.current)))
+
+
+def untimed(ctx: StateContext) -> list[Command[None]]:
+    """Return commands that remove the timers that would move a state on by its plan."""
+    return [CancelTimer(ctx, name) for name in (ALARM, DEADLINE)]
+
+
+async def _leave(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
+    return Commit(End(ctx), Forget(ctx))
+
+
 async def _finish(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     return Commit(End(ctx))
 
@@ -222,5 +286,10 @@ FLOWS = {
     "check": _check,
     "delay": _delay,
     "claim": _claim,
+    "alarm": _alarm,
+    "race": _race,
+    "remind": _remind,
+    "reminded": _reminded,
+    "leave": _leave,
     "finish": _finish,
 }

@@ -4,13 +4,14 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from datetime import timedelta
 from random import Random
 from typing import Any
 
 from flowstate.context import StateContext
+from flowstate.driver import DelayedState
 from flowstate.recovery import is_dead
 from flowstate.recovery.policy import attempt
 from flowstate.state import Status
@@ -198,11 +199,11 @@ class World:
         return [each for each in self.processes if each.is_alive and each.is_started]
 
     def _create(self, plan: Plan) -> None:
-        """Let some process create a state, and another one if that comes to nothing."""
-        if any(state.id == plan.id for state in self.store.log):
+        """Let some process create a state, another one if that comes to nothing, and again."""
+        if self._is_over or self.store.lives[plan.id] >= plan.lives:
             return
         usable = self._usable()
-        if usable:
+        if usable and plan.id not in self.store.there:
             process = self.rng.choice(usable)
             ctx = new_context(plan)
             by_execute = self.rng.choice((False, True))
@@ -211,14 +212,14 @@ class World:
         self.after(2.5, lambda: self._create(plan))
 
     def poke(self, process: SimulatedProcess) -> None:
-        """Move a delayed state on before its delay fires."""
+        """Move a state on before its delay or its timer fires."""
         # The holder of a delay without a commit may be executing it.
-        delayed = [state for _, state, commits in self.store.delays() if commits]
+        delayed = [each for each in self.store.delays() if each.commit and _is_waiting(each)]
         if delayed:
-            state = self.rng.choice(delayed)
-            self.store.counts["poked delays"] += 1
-            ctx = StateContext(state)
-            work = process.create(ctx, goes_on_in(state), by_execute=True)
+            chosen = self.rng.choice(delayed)
+            self.store.counts["poked timers" if chosen.timer else "poked delays"] += 1
+            state = chosen.state
+            work = process.poke(StateContext(state), goes_on_in(state))
             process.serve(work, f"poke {state.id}")
 
     # Runs
@@ -234,7 +235,7 @@ class World:
         self.runs.append(run)
         latest = self.store.latest[run.id]
         is_late = latest.rev != run.rev and not self._is_excused(run.process)
-        if is_late and not self._was_overtaken(run):
+        if is_late and not (self._was_overtaken(run) or self._is_moved_by_timer(run)):
             self.violations.append(f"{run.process} begins {run.id}@{run.rev} after {latest.rev}")
 
     def _was_overtaken(self, run: Run) -> bool:
@@ -259,6 +260,11 @@ class World:
         is_late = author in sleepers | cancelled or self.store.is_unknown(state)
         return is_late and self.store.age(state) <= REPLY_TIMEOUT
 
+    def _is_moved_by_timer(self, run: Run) -> bool:
+        """Return whether a timer has moved the state of a run on, which may happen at any time."""
+        after = self._successor(run)
+        return after is not None and self.store.log[after].transition.cause == "timer"
+
     def _successor(self, run: Run) -> int | None:
         """Return where in the log the revision is that made the one of a run outdated."""
         log = self.store.log
@@ -274,6 +280,8 @@ class World:
         runs = (run, other)
         if any(each.is_held for each in runs) and run.rev != other.rev:
             return  # Who was paused while it held a delay may have moved the state on since.
+        if any(each.ctx.superseded or self._is_moved_by_timer(each) for each in runs):
+            return  # It knows, or it will with its next heartbeat.
         if not any(self._is_excused(each.process) or self._only_waits(each) for each in runs):
             self.violations.append(
                 f"{run.id} is run by {run.process} (@{run.rev} since {run.began:.3f}) and by "
@@ -317,25 +325,37 @@ class World:
             counts["second attempts"] += attempt(state) > 1
             counts["dead"] += is_dead(state)
             counts["delays fired"] += state.transition.cause == "delay" and not attempt(state)
+            counts["timers fired"] += invariants.is_firing(state)
+            counts["forgotten"] += state.transition.cause == "forget"
+        counts["begun again"] = sum(self.store.lives[plan.id] > 1 for plan in self.plans)
+        counts["superseded runs"] = sum(run.ctx.superseded for run in self.runs)
         return counts
 
     def _is_quiet(self) -> bool:
         return not self._unquiet()
 
     def _unquiet(self) -> str:
-        latest = self.store.latest
+        """Return what is still to come."""
+        return next(self._outstanding(), "")
+
+    def _outstanding(self) -> Iterator[str]:
+        store, latest = self.store, self.store.latest
         for plan in self.plans:
             if plan.id not in latest:
-                return f"{plan.id} was never created"
-            if latest[plan.id].status is not Status.ENDED:
-                return f"{latest[plan.id]!r} has not ended"
-        for run in self.runs:
-            if run.ended is None:
-                return f"{run!r} goes on"
+                yield f"{plan.id} was never created"
+            elif latest[plan.id].status is not Status.ENDED:
+                yield f"{latest[plan.id]!r} has not ended"
+            # A state that was ended by force is not forgotten, so it does not begin again.
+            elif plan.id not in store.there and store.lives[plan.id] < plan.lives:
+                yield f"{plan.id} has not begun again"
+        yield from (f"{run!r} goes on" for run in self.runs if run.ended is None)
         for watched in self.watched:
-            wanted = invariants.wanted(self.store.log, watched)
+            wanted = invariants.wanted(store.log, watched)
             if wanted and watched.cursor < wanted[-1]:
-                return f"a watcher is at {watched.cursor} of {wanted[-1]}"
-        if self.store.delays():
-            return "a delay is left"
-        return ""
+                yield f"a watcher is at {watched.cursor} of {wanted[-1]}"
+        yield from (f"{each!r} is left" for each in store.delays())
+
+
+def _is_waiting(each: DelayedState) -> bool:
+    """Return whether no flow runs, so that others may move the state on."""
+    return not each.timer or each.state.status is Status.PAUSED

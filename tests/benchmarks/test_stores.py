@@ -44,8 +44,9 @@ STATEMENTS_OF_THREE_BATCHES = {
 ROWS = {
     "sqlite": (
         """SELECT log.rev, log.id, previous, log.status, delayed_until, token, body, latest.rev,
-        latest.status, latest.labels, stalls_at - coalesce(delayed_until, committed_at),
-        beat_at, note FROM log LEFT JOIN latest USING (id) ORDER BY log.rev""",
+        latest.status, latest.labels, flow, beat_at, note,
+        due - CASE WHEN due > 0 THEN coalesce(delayed_until, committed_at) ELSE 0 END
+        FROM log LEFT JOIN latest USING (id) ORDER BY log.rev""",
         "SELECT * FROM label ORDER BY key, value, rev",
         "SELECT * FROM latest_label ORDER BY key, value, rev",
         "SELECT * FROM delay ORDER BY id",

@@ -170,6 +170,33 @@ def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     in_migration(monkeypatch, ("AND coalesce(holder, '') = dropped ->> 1", "AND true"))
 
 
+def puts_drop_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alarm of a state that has moved on never goes off."""
+    in_migration(monkeypatch, (" AND old.rev >= 0;", ";"))
+
+
+def forgotten_states_are_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that is forgotten is found all the same, and its id cannot begin again."""
+    in_migration(monkeypatch, ("= -2 THEN -head ELSE", "= -2 THEN head ELSE"))
+
+
+def forgotten_states_begin_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an id was before it began again is found by its revisions only."""
+    in_migration(monkeypatch, ("counts[4 * put + 1] := -current[here];", "NULL;"))
+
+
+def rows_of_forgotten_states_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store keeps a row for each state that there ever was."""
+    in_migration(monkeypatch, ("AND rev BETWEEN -resume AND -1;", "AND false;"))
+
+
+def ended_states_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of what waits in a flow has all that has ever ended there."""
+    in_migration(
+        monkeypatch, ("CASE WHEN micros = -1 AND status <> 'ended'", "CASE WHEN micros = -1")
+    )
+
+
 def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delay fires, and the data that it was stored with is gone."""
     kept = "AND NOT EXISTS (SELECT FROM {schema}.delay WHERE refs @> ARRAY[data.checksum])"
@@ -201,6 +228,14 @@ BUGS = (
     _bug(every_claim_wins, _case("claim_has_one_holder")),
     _bug(drops_need_no_holder, _case("drop_is_for_the_holder")),
     _bug(data_of_delays_is_not_kept, _case("compaction_leaves_data_of_delays")),
+    _bug(puts_drop_timers, _case("puts_keep_timers")),
+    _bug(forgotten_states_are_the_latest, _case("forgotten_state_has_no_latest_revision")),
+    _bug(forgotten_states_begin_a_chain, _case("forgotten_id_begins_again")),
+    _bug(
+        rows_of_forgotten_states_stay,
+        Trial("tests", ("tests/postgres/test_compaction.py",)),
+    ),
+    _bug(ended_states_are_idle, _case("idle_states")),
     _bug(old_heartbeats_count, _case("heartbeat_of_another_revision")),
     _bug(compaction_is_silent, _case("compacting_keeps_the_latest_revisions")),
     _bug(compaction_takes_the_latest, _case("compacting_keeps_the_latest_revisions")),

@@ -212,6 +212,22 @@ async def test_it_happened_and_was_forgotten(
     assert len(await read_log(other)) == 2 + steps
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_it_began_again(
+    cut_off: tuple[Proxy, RedisDriver], other: RedisDriver, *, goes_on: bool
+) -> None:
+    """What was forgotten is in front of it in the log, although it expected nothing there."""
+    await commit_one(other, put("first", "a"))
+    await commit_one(other, ended("forget", "a", 1))
+    async with lost(cut_off, [put("again", "a"), put("late", "b")]) as committing:
+        if goes_on:
+            await commit_one(other, put("next", "a", 3))
+    again, late = committing.result()
+    assert isinstance(again, tuple)
+    assert isinstance(late, tuple)
+    assert [state.rev for state in (*again, *late)] == [3, 4]
+
+
 async def test_it_did_not_happen_and_was_forgotten(
     cut_off: tuple[Proxy, RedisDriver], other: RedisDriver
 ) -> None:
@@ -227,11 +243,6 @@ async def test_it_did_not_happen_and_was_forgotten(
     (one,) = await committing
     assert isinstance(one, tuple)
     assert [state.rev for state in one] == [3]
-    # The same, as one whose reply was lost is given again: the store is looked through.
-    await commit_one(other, ended("once more", "a", 3))
-    (two,) = await other._opened().call([put("two", "a")])
-    assert isinstance(two, tuple)
-    assert [state.rev for state in two] == [5]
 
 
 @pytest.mark.parametrize("ends", ["stays", "fires"])

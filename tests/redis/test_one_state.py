@@ -153,6 +153,22 @@ async def test_a_broken_chain(
     assert await revs_in_pages(driver) == ([5], [])
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_a_latest_revision_that_is_lost(
+    driver: RedisDriver, client: "Redis", prefix: str, *, compacted: bool
+) -> None:
+    await grow(driver, 3)
+    if compacted:
+        await commit_one(driver, Writes("x", (State("x"), State("y"))))
+        await driver.compact(5)
+    rewrite(client, f"{prefix}log", None)
+    earlier = [] if compacted else [1, 2]
+    assert await revs_in_pages(driver) == (earlier, [3])
+    assert await revs_in_pages(driver, replace(OWN, latest_only=True)) == ([], [3])
+    page = await driver.get_states(replace(OWN, since_latest=True))
+    assert ([bad.rev for bad in page.damaged], list(page.states)) == ([3], [])
+
+
 def rewrite(client: Any, log: str, fields: dict[bytes, bytes | None] | None) -> None:
     """Write the log again, with other fields in revision 3, or without it."""
     entries = client.xrange(log)

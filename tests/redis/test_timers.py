@@ -125,6 +125,26 @@ async def test_a_damaged_head(
     assert ([each.id for each in page.due], list(page.damaged)) == (left, [])
 
 
+async def test_a_damaged_head_in_a_batch(
+    driver: RedisDriver, client: "Redis", redis_namespace: str
+) -> None:
+    """Once it is set again it is a timer like any other, also for the rest of the batch."""
+    state = await put(driver, working("a"), timer("t", LONG_AGO), timer("u", LONG_AGO))
+    for id in ("t", "u"):
+        client.hset(f"{{{redis_namespace}}}:delay_heads", id, b"")
+    drop = (Drop("t", "one"), Drop("u", "one"))
+    batch = [
+        Writes("1", (state,), timers=(timer("t", HOUR),), drops=(Drop("u", ""),)),
+        Writes("2", (working("a", 2),), drops=drop),
+        Writes("3", (working("a", 3),), timers=(timer("u", HOUR),)),
+        Writes("4", (working("a", 4),), drops=drop),
+    ]
+    verdicts = await driver.commit([*map(encoded, batch)])
+    assert all(isinstance(verdict, tuple) for verdict in verdicts)
+    page = await driver.get_due(ALL)
+    assert ([each.id for each in page.due], list(page.damaged)) == (["t", "u"], [])
+
+
 async def test_a_state_without_a_latest_revision(
     driver: RedisDriver, client: "Redis", redis_namespace: str
 ) -> None:

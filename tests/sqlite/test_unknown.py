@@ -25,6 +25,7 @@ from flowstate.data import checksum_of
 from flowstate.driver import Claim, Drop, DueQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite import SQLiteDriver, file
 from flowstate.frozen import EMPTY
+from flowstate.testcases.support import timer
 from tests.sqlite.support import commit, commit_one, file_of, integrity, put, read_log, revs_in
 
 LATER = timedelta(hours=1)
@@ -178,6 +179,20 @@ async def test_claims_and_drops_alone(driver: SQLiteDriver, happens: bool) -> No
         assert committed(*await commit(driver, writes)) == [happens]
         assert await commit_one(driver, writes) == ()
     assert await delay_count(driver) == 0
+
+
+@pytest.mark.parametrize("happens", [True, False])
+async def test_timers_and_forgetting(driver: SQLiteDriver, happens: bool) -> None:
+    begin = Writes("1", (State("a"),), timers=(timer("t", LATER),))
+    forget = Writes("2", (State("a", 1),), forgets=(0,), drops=(Drop("t", ""),))
+    for writes, timers, rev in ((begin, 1, 1), (forget, 0, None)):
+        fail(driver, happens=happens)
+        assert committed(*await commit(driver, writes)) == [happens]
+        if not happens:
+            await commit_one(driver, writes)
+        state = await driver.get_state("a")
+        assert (state.rev if state else None, await delay_count(driver)) == (rev, timers)
+    assert await revs(driver) == [1, 2]
 
 
 async def test_a_drop_of_nothing_is_true_either_way(driver: SQLiteDriver) -> None:

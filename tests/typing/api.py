@@ -26,6 +26,7 @@ from flowstate import (
     Page,
     Pause,
     Resume,
+    RetryPolicy,
     RevisionMismatchError,
     Stack,
     State,
@@ -49,8 +50,25 @@ def rest(ctx: StateContext, engine: Engine) -> Pause:
     return Pause(ctx)
 
 
+@flows.flow
+async def bare(ctx: StateContext, engine: Engine) -> Command[None]:
+    return Commit(Transit(ctx, "rest"))
+
+
+@flows.flow(timeout=30.0, on_failure="rest", interrupt=True)
+async def named(ctx: StateContext, engine: Engine) -> Command[None]:
+    ctx.set_policy(attempts=3, timeout=None)
+    return Commit(Transit(ctx, "rest"))
+
+
+@flows.flow("retried", retry=RetryPolicy(on=OSError, never=(TimeoutError, lambda _: False)))
+def retried(ctx: StateContext, engine: Engine) -> Pause:
+    return Pause(ctx)
+
+
 flow: Flow = work
 another: Flow = rest
+flows_in_turn: tuple[Flow, ...] = (bare, named, retried)
 anything: Command[object] = GetState("x")
 
 
@@ -115,6 +133,14 @@ async def mistakes(engine: Engine, ctx: StateContext) -> None:
 
     @flows.flow("bad")  # type: ignore[type-var]
     async def bad(ctx: StateContext) -> Command[None]:
+        return Noop()
+
+    @flows.flow  # type: ignore[type-var]
+    async def bad_too(ctx: StateContext) -> Command[None]:
+        return Noop()
+
+    @flows.flow("odd", retry=3)  # type: ignore[call-overload,untyped-decorator]
+    async def odd(ctx: StateContext, engine: Engine) -> Command[None]:
         return Noop()
 
     @flows.flow("worse")  # type: ignore[type-var]

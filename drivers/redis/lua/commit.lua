@@ -1,8 +1,7 @@
 -- Judges a batch of independent commits one after the other, and stores what is not refused.
 --
 -- ARGV: blobs after the first, which is MessagePack of a list of commits:
---   {token, puts, checks, needs, data, delays, claims, drops, whether it is given again}, false
---   for what is empty, with
+--   {token, puts, checks, needs, data, delays, claims, drops}, false for what is empty, with
 --   put {id, expected revision, status, body, labels {key, value, ...}, checksums, digits of the
 --   microseconds after which it stalls or false, flow, whether it is forgotten},
 --   check {id, revision}, data {checksum, annotations, place of its blob},
@@ -12,7 +11,6 @@
 -- Returns MessagePack of {stamp, verdicts}, each verdict one of
 --   {0, first revision, untils of the puts or false}, {1, mismatched ids}, {2, missing checksums},
 --   {3, ids of delays that cannot be claimed}.
-local STEPS = 1000
 local meta = redis.call('HMGET', prefix .. 'meta', 'head', 'time')
 local old_head, stamp = tonumber(meta[1] or ''), tonumber(meta[2] or '')
 if not meta[1] then
@@ -46,17 +44,7 @@ local function refusal(commit)
         local items = commit[place] or NONE
         for number = 1, #items do
             local id, expected = items[number][1], items[number][2]
-            local state = latest(id)
-            local is_refused = state.current ~= expected
-            -- One that is given again may have been stored before its state was forgotten.
-            if commit[9] and place == 2 and state.last and state.last <= old_head then
-                if not revision then
-                    revision, texts_in = entry_reading()
-                end
-                local earlier = find_commit(revision, commit[1], expected, state.last, STEPS)
-                is_refused = is_refused or earlier ~= false
-            end
-            if is_refused then
+            if latest(id).current ~= expected then
                 found = found or {}
                 found[#found + 1] = id
             end

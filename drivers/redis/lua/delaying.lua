@@ -50,6 +50,7 @@ local function delay_changes(states)
             local was = damaged_timer(id, puts[number][1])
             if was then
                 delays[id] = {state = was.state, rev = -1, was = was, dropped = true}
+                damaged[id] = nil
             end
         end
     end
@@ -60,7 +61,7 @@ local function delay_changes(states)
         if not pending(new.id) or new.rev == -1 then
             local old = delays[new.id]
             new.was = old and old.was or damaged_timer(new.id, new.state)
-            delays[new.id] = new
+            delays[new.id], damaged[new.id] = new, nil
         end
     end
 

@@ -31,21 +31,3 @@ local function entry_reading()
 
     return revision, texts_in, fields
 end
-
--- Goes back from a revision of a state, at most so many steps, to the one of a commit that expected
--- another one there, or none (0). Returns its entry; or false when it is not there, true when that
--- cannot be told any more, and the revision to go on from when it has not got far enough.
-local function find_commit(revision, token, expected, rev, steps)
-    for _ = 1, steps do
-        local entry = rev > expected and revision(rev)
-        if not entry then
-            return rev > expected
-        end
-        rev = tonumber(entry.p) or 0
-        -- What was forgotten before may stand in front of one that expected none.
-        if entry.t == token and (rev == expected or expected == 0) then
-            return entry
-        end
-    end
-    return rev
-end

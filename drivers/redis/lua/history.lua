@@ -19,6 +19,7 @@ else
     rev = not latest_only and state.last or state.rev
     rev, is_known = rev or head, rev ~= nil
 end
+local start = not from and is_known and rev
 
 local function has_labels(entry)
     local own, list = {}, texts_in(entry.l)
@@ -57,10 +58,11 @@ local function step()
     local entry = revision(rev)
     if not entry or entry.i ~= id then
         -- One that the chain leads to, and that is not there, is damaged unless it was compacted.
-        if is_known and rev >= floor then
+        local is_lost = is_known and (rev >= floor or rev == start)
+        if is_lost then
             found[#found + 1] = rev
         end
-        rev, is_known = before(rev), false
+        rev, is_known = not latest_only and not (is_lost and since_latest) and before(rev) or 0, false
         return #(entry and entry.b or '')
     end
     local time, previous = tonumber(entry.c or ''), tonumber(entry.p or '')
@@ -100,7 +102,7 @@ for place = #found, 1, -1 do
     end
     local row = stored(found[place], id)
     -- Between two calls some may have been compacted.
-    if row[5] or row[1] >= floor then
+    if row[5] or row[1] >= floor or row[1] == start then
         page[#page + 1] = row
         bytes = bytes + #(row[5] or '')
     end

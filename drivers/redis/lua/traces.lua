@@ -26,8 +26,19 @@ local function trace(id, expected, token, count, rev)
             return expected > 0 and expected < floor
         end
     end
-    local found = find_commit(revision, token, expected, rev, steps)
-    return type(found) == 'table' and of_commit(found.rev, count, token) or found
+    for _ = 1, steps do
+        local entry = rev > expected and revision(rev)
+        if not entry then
+            return rev > expected
+        end
+        local previous = tonumber(entry.p) or 0
+        -- What was forgotten before may stand in front of one that expected none.
+        if entry.t == token and (previous == expected or expected == 0) then
+            return of_commit(rev, count, token)
+        end
+        rev = previous
+    end
+    return rev
 end
 
 local found = {}

@@ -1,0 +1,77 @@
+"""A bank and a carrier as services really are: they fail, and some replies get lost."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from zlib import crc32
+
+from msgspec import Struct
+
+__all__ = ["Bank", "BankError", "Books", "CarrierError", "ship"]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS booked (key TEXT PRIMARY KEY, id TEXT, kind TEXT, cents INTEGER);
+CREATE TABLE IF NOT EXISTS call (key TEXT, at INTEGER PRIMARY KEY);
+"""
+
+
+class BankError(Exception):
+    """The bank did not answer. Perhaps it has booked, perhaps not."""
+
+
+class CarrierError(Exception):
+    """The carrier does not take this."""
+
+
+class Books(Struct, frozen=True):
+    """What the bank has booked: cents by order, a list for each."""
+
+    charges: dict[str, list[int]]
+    refunds: dict[str, list[int]]
+    calls: int
+
+
+class Bank:
+    """Books once for each key, in a file of its own, whichever process asks."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def charge(self, key: str, id: str, cents: int) -> None:
+        """Take the money of an order."""
+        self._book(key, id, "charge", cents)
+
+    def refund(self, key: str, id: str, cents: int) -> None:
+        """Give the money of an order back."""
+        self._book(key, id, "refund", cents)
+
+    def _book(self, key: str, id: str, kind: str, cents: int) -> None:
+        with closing(self._open()) as books, books:
+            (calls,) = books.execute("SELECT count(*) FROM call WHERE key = ?", (key,)).fetchone()
+            books.execute("INSERT INTO call (key) VALUES (?)", (key,))
+            mood = crc32(f"{key} {calls}".encode()) % 10
+            if mood > 1:  # Of ten calls, two fail before they are booked,
+                values = (key, id, kind, cents)
+                books.execute("INSERT OR IGNORE INTO booked VALUES (?, ?, ?, ?)", values)
+        if mood < 4:  # and of two more the reply is lost.
+            raise BankError("no answer")
+
+    def books(self) -> Books:
+        """Return all that was booked."""
+        with closing(self._open()) as books:
+            found = Books({}, {}, books.execute("SELECT count(*) FROM call").fetchone()[0])
+            for id, kind, cents in books.execute("SELECT id, kind, cents FROM booked"):
+                side = found.charges if kind == "charge" else found.refunds
+                side.setdefault(id, []).append(cents)
+        return found
+
+    def _open(self) -> sqlite3.Connection:
+        books = sqlite3.connect(self._path, timeout=60.0)
+        books.executescript(SCHEMA)
+        return books
+
+
+def ship(item: str) -> None:
+    """Hand a parcel to the carrier."""
+    if item == "anvil":
+        raise CarrierError("too heavy")
