@@ -104,6 +104,7 @@ QUICK = Sizes(
         "processes of ",
         "size of ",
         "start-up",
+        "waiting for ",
     ),
 )
 FULL = Sizes(

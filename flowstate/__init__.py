@@ -5,9 +5,10 @@ which imports only from those before it: values (errors, frozen, limits, state, 
 contract of stores (driver, recovery_rules, retrying, dead); what is to be done (notices, context,
 commands, registry); against a store (executed, planning, batching, reading, log_tail, watch,
 committing); running flows (execution, pool, heartbeats, calls, failures, flow_loop, engine,
-delayer).
+delayer); on top (checking).
 """
 
+from flowstate.checking import Finding, Report, check
 from flowstate.clock import Clock, FakeClock, SystemClock
 from flowstate.commands import (
     CancelTimer,
@@ -109,6 +110,7 @@ __all__ = [
     "Execute",
     "ExecutionLostError",
     "FakeClock",
+    "Finding",
     "Flow",
     "FlowRegistry",
     "FlowTimeoutError",
@@ -128,6 +130,7 @@ __all__ = [
     "Pause",
     "Put",
     "Receive",
+    "Report",
     "Resume",
     "Retry",
     "RetryPolicy",
@@ -154,4 +157,5 @@ __all__ = [
     "ValueDecodeError",
     "ValueNotFoundError",
     "Watch",
+    "check",
 ]

@@ -1,27 +1,38 @@
 """Holds a registry against a store: what lives there that could not go on with these flows?"""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from flowstate.driver import DelayedState, Driver, DueKind, DueQuery
-from flowstate.errors import ValueDecodeError, ValueNotFoundError
+from flowstate.driver import DamagedDelay, DelayedState, Driver, DueKind, DuePage, DueQuery
+from flowstate.engine import Engine
+from flowstate.errors import (
+    InvalidInputError,
+    UnknownFlowError,
+    ValueDecodeError,
+    ValueNotFoundError,
+)
 from flowstate.frozen import EMPTY
+from flowstate.limits import MAX_PAGE
+from flowstate.options import check_count
 from flowstate.registry import FlowRegistry
+from flowstate.retrying import read_override
+from flowstate.state import State
 
 __all__ = ["Finding", "Problem", "Report", "check"]
 
-Problem = Literal["unknown flow", "value", "damaged", "on_failure"]
-"""What is wrong: no such flow; a value that does not decode; what cannot be read; ``on_failure`` of
-a registered flow that names no flow."""
+Problem = Literal["unknown flow", "alias", "on_failure", "value", "damaged"]
+"""What is wrong: something lives in, or goes to, a flow that is not registered; an alias stands for
+no flow; failures go to none; a value does not decode; something cannot be read."""
 
 KINDS: tuple[tuple[DueKind, str], ...] = (
     ("stall", "active states"),
     ("idle", "paused states"),
     ("delay", "delays and timers"),
 )
-MOST = 1_000
+STATES = KINDS[:2]
+MOST = MAX_PAGE
 FIRST_IDS = 10
 NEVER_SENT = ""  # The flow of states that were never sent to one; they wait for that.
 
@@ -33,10 +44,10 @@ class Finding(Struct, frozen=True):
         problem: in a word.
         flow: in which it is, or to which it goes.
         what: what kind of thing it is, in words.
-        count: how many there are, up to 1,000.
-        more: whether there are more than that.
+        count: how many were found.
+        more: whether there may be more of them.
         ids: of the first states.
-        error: of the first one, if it is the value or the stored form that is wrong.
+        error: what is wrong with the first one.
     """
 
     problem: Problem
@@ -48,105 +59,185 @@ class Finding(Struct, frozen=True):
     error: str = ""
 
     def __str__(self) -> str:
-        number = f"more than {self.count}" if self.more else f"{self.count}"
+        number = f"{self.count}{' or more' if self.more else ''} " if self.count else ""
         ids = f": {', '.join(map(repr, self.ids))}" if self.ids else ""
         error = f" ({self.error})" if self.error else ""
-        return f"{self.problem}: {number} {self.what} in {self.flow!r}{ids}{error}"
+        return f"{self.problem}: {number}{self.what} {self.flow!r}{ids}{error}"
 
 
 class Report(Struct, frozen=True):
-    """What :func:`check` has found; ``str`` makes a line of each finding."""
+    """What :func:`check` has found; ``str`` makes a line of each finding.
+
+    It is true if something was found: ``if report: print(report)``.
+    """
 
     findings: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether everything that lives in the store could go on."""
+        """Whether all that was looked at could go on."""
         return not self.findings
+
+    def __bool__(self) -> bool:
+        return not self.ok
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings)) or "everything in the store can go on"
 
 
 async def check(
-    driver: Driver,
-    flows: FlowRegistry,
+    store: Driver | Engine,
+    flows: FlowRegistry | None = None,
     *,
     values: Mapping[str, Any] = EMPTY,
     sample: int = 100,
 ) -> Report:
-    """Hold a registry against all living states, delays and timers of a store.
+    """Hold a registry against all living states, delays and timers of a store; change nothing.
 
     Run it before a deployment, with the new registry and the store that it will work on. The cost
-    follows the number of flows, not of states. It changes nothing.
+    follows the number of flows and the sample, not the number of states.
 
     Args:
-        driver: of the store, open.
-        flows: the registry. Aliases and declared flows count as known.
-        values: types by name, as for ``ctx.get``: a sample of the states in each known flow has to
-            decode as them.
-        sample: how many states of each flow.
+        store: a driver or an engine, open.
+        flows: the registry; ``None``: that of the engine. Flows that are only declared, and
+            aliases that lead to a flow, count as known.
+        values: types by name, as for ``ctx.get``. Those of the sample that have such a value must
+            decode.
+        sample: how many active and how many paused states of each known flow are looked into,
+            from 1 to 1,000: for their values, for an ``on_failure`` of their own, and for damage.
 
     Raises:
+        InvalidInputError: a bad argument; names it.
         DriverError: the store failed.
     """
-    findings = [
-        Finding("on_failure", id, f"the registered flow goes to {to!r}, which is no flow", 1)
-        for id, to in flows.failing_to()
-        if to not in flows
-    ]
-    for kind, what in KINDS:
-        async for flow in _unknown(driver, kind, flows):
-            findings.append(await _found(driver, kind, flow, what))
-    if values:
-        for flow in flows:
-            findings += await _undecodable(driver, flow, values, sample)
-    return Report(tuple(findings))
+    check_count("sample", sample, 1, MAX_PAGE)
+    driver, flows = _parts(store, flows)
+    checker = Checker(driver, flows, values, sample)
+    await checker.check()
+    return Report(tuple(checker.findings))
 
 
-async def _unknown(driver: Driver, kind: DueKind, flows: FlowRegistry) -> AsyncIterator[str]:
-    """Iterate over the flows outside of the registry that something lives in."""
-    known = [*flows, NEVER_SENT]
-    while True:
-        query = DueQuery(kind, flows=tuple(known), everything=True, limit=1, others=True)
-        others = (await driver.get_due(query)).others
-        for flow in others:
-            yield flow
-        if not others:
-            return
-        known += others
+def _parts(store: Driver | Engine, flows: FlowRegistry | None) -> tuple[Driver, FlowRegistry]:
+    if isinstance(store, Engine):
+        store.check_open()
+        store, flows = store.driver, flows or store.flows
+    if not isinstance(flows, FlowRegistry):
+        raise InvalidInputError("flows", "must be a FlowRegistry")
+    return store, flows
 
 
-async def _found(driver: Driver, kind: DueKind, flow: str, what: str) -> Finding:
-    page = await driver.get_due(DueQuery(kind, flows=(flow,), everything=True, limit=MOST))
-    ids = [each.state.id for each in page.due] + [bad.state_id for bad in page.damaged]
-    return Finding(
-        "unknown flow", flow, what, len(ids), page.more, tuple(dict.fromkeys(ids))[:FIRST_IDS]
-    )
+class Checker:
+    """Collects what it finds.
 
+    Attributes:
+        findings: so far.
+    """
 
-async def _undecodable(
-    driver: Driver, flow: str, values: Mapping[str, Any], sample: int
-) -> Sequence[Finding]:
-    findings: list[Finding] = []
-    for kind, what in KINDS[:2]:
-        query = DueQuery(kind, flows=(flow,), everything=True, limit=sample)
-        page = await driver.get_due(query)
-        wrong = {each.state.id: error for each in page.due if (error := _error(each, values))}
+    def __init__(
+        self, driver: Driver, flows: FlowRegistry, values: Mapping[str, Any], sample: int
+    ) -> None:
+        self.findings: list[Finding] = []
+        self._driver = driver
+        self._flows = flows
+        self._known = [id for id in flows if _is_known(flows, id)]
+        self._values = values
+        self._sample = sample
+        self._damaged: dict[str, DamagedDelay] = {}
+
+    async def check(self) -> None:
+        """Find everything."""
+        self._check_registry()
+        for kind, what in KINDS:
+            async for flow in self._unknown(kind):
+                await self._count(kind, flow, what)
+        for kind, what in STATES:
+            for flow in self._known:
+                await self._look_into(kind, flow, what)
+        if self._damaged:
+            self._note_damaged([*self._damaged.values()])
+
+    def _check_registry(self) -> None:
+        for id in self._flows:
+            if not _is_known(self._flows, id):
+                self.findings.append(Finding("alias", id, "stands for no flow:"))
+        for id, to in self._flows.failing_to():
+            if not _is_known(self._flows, to):
+                what = f"failures of flow {id!r} go to no flow:"
+                self.findings.append(Finding("on_failure", to, what))
+
+    async def _unknown(self, kind: DueKind) -> AsyncIterator[str]:
+        """Iterate over the flows outside of the registry that something lives in."""
+        known = [*self._known, NEVER_SENT]
+        while others := (await self._page(kind, known, 1, others=True)).others:
+            for flow in others:
+                yield flow
+            known += others
+
+    async def _page(
+        self, kind: DueKind, flows: Iterable[str], limit: int, *, others: bool = False
+    ) -> DuePage:
+        query = DueQuery(kind, flows=tuple(flows), everything=True, limit=limit, others=others)
+        page = await self._driver.get_due(query)
+        self._damaged.update({bad.id: bad for bad in page.damaged})
+        return page
+
+    async def _count(self, kind: DueKind, flow: str, what: str) -> None:
+        page = await self._page(kind, [flow], MOST)
+        ids = [each.state.id for each in page.due]
+        if ids or page.more:  # Else they have gone meanwhile, or cannot be read.
+            where = "to flow" if kind == "delay" else "in flow"
+            self._note("unknown flow", flow, f"{what} {where}", ids, more=page.more)
+
+    async def _look_into(self, kind: DueKind, flow: str, what: str) -> None:
+        page = await self._page(kind, [flow], self._sample)
+        wrong = {each.state.id: error for each in page.due if (error := self._error(each.state))}
         if wrong:
-            ids = tuple(wrong)[:FIRST_IDS]
             error = next(iter(wrong.values()))
-            findings.append(Finding("value", flow, what, len(wrong), page.more, ids, error))
-    return findings
+            self._note("value", flow, f"{what} in flow", [*wrong], error, more=page.more)
+        self._check_overrides(page.due, what, more=page.more)
+
+    def _error(self, state: State) -> str:
+        """Return why a value of a state does not decode; one that is not there is not wrong."""
+        for name, kind in self._values.items():
+            try:
+                state.get(kind, name)
+            except ValueNotFoundError:
+                continue
+            except ValueDecodeError as error:
+                return str(error)
+        return ""
+
+    def _check_overrides(self, found: Sequence[DelayedState], what: str, *, more: bool) -> None:
+        lost: dict[str, list[str]] = {}
+        for each in found:
+            to = read_override(each.state.annotations).on_failure
+            if to is not None and not _is_known(self._flows, to):
+                lost.setdefault(to, []).append(each.state.id)
+        for to, ids in lost.items():
+            self._note("on_failure", to, f"{what} whose failures go to", ids, more=more)
+
+    def _note(
+        self,
+        problem: Problem,
+        flow: str,
+        what: str,
+        ids: Sequence[str],
+        error: str = "",
+        *,
+        more: bool,
+    ) -> None:
+        first = tuple(dict.fromkeys(ids))[:FIRST_IDS]
+        self.findings.append(Finding(problem, flow, what, len(ids), more, first, error))
+
+    def _note_damaged(self, damaged: Sequence[DamagedDelay]) -> None:
+        ids = [bad.state_id for bad in damaged]
+        what = "states, delays or timers that cannot be read, in any flow"
+        self._note("damaged", NEVER_SENT, what, ids, damaged[0].error, more=True)
 
 
-def _error(found: DelayedState, values: Mapping[str, Any]) -> str:
-    """Return why a value of a state does not decode; a value that is not there is none."""
-    for name, kind in values.items():
-        try:
-            found.state.get(kind, name)
-        except ValueNotFoundError:
-            continue
-        except ValueDecodeError as error:
-            return str(error)
-    return ""
+def _is_known(flows: FlowRegistry, id: str) -> bool:
+    try:
+        flows.check(id)
+    except UnknownFlowError:
+        return False
+    return True

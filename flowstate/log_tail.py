@@ -56,6 +56,7 @@ __all__ = [
 logger = logging.getLogger("flowstate")
 CAPACITY = 4096  # Revisions that a tail keeps.
 PAGE = 500
+MAX_READS = 16  # Pages that are read at the same time for watches.
 BASE_WEIGHT = 500  # Bytes of a revision without its texts, about.
 
 Revision = State | DamagedRevision
@@ -96,6 +97,7 @@ class LogTail:
         head: the highest revision that it has seen.
         loop: the event loop.
         watches: those that are open.
+        reading: is held by watches that read pages: thousands may begin at once.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -105,6 +107,7 @@ class LogTail:
         self._recent: deque[Revision] = deque()
         self._weight = 0
         self.watches: set[Follower] = set()
+        self.reading = asyncio.Semaphore(MAX_READS)
         self._topics: dict[Topic, dict[Follower, None]] = {}  # Synced watches.
         self._reader: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()

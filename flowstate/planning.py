@@ -197,7 +197,7 @@ class Plan:
             # Only these of a delayed state are known to be what the store has.
             at, timers = state.committed_at, state.timers
             draft.committed = State(state.id, state.rev, committed_at=at, timers=timers)
-        draft.step(fired(delayed))
+        draft.step(fired(delayed, self.flows))
         return ctx
 
     def store_data(self, ctx: StateContext, alias: str) -> Data | None:

@@ -240,6 +240,12 @@ class FlowRegistry:
         found = self._flows.get(self._resolved(id))
         return found is not None and found.call is not None
 
+    def failing_to(self) -> Iterator[tuple[str, str]]:
+        """Iterate over the flows that have an ``on_failure``, with the id that it names."""
+        for flow in self._flows.values():
+            if flow.policy.on_failure is not None:
+                yield flow.id, flow.policy.on_failure
+
     def __contains__(self, id: object) -> bool:
         return id in self._flows or id in self._aliases
 

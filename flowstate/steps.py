@@ -99,17 +99,19 @@ def check_forgotten(state: State) -> None:
         raise InvalidCommandError("commit", f"changes {state.id!r} after its Forget")
 
 
-def fired(delayed: DelayedState) -> State:
+def fired(delayed: DelayedState, flows: FlowRegistry) -> State:
     """Return the state after a delay or a timer has fired."""
     state, to, annotations = delayed.state, delayed.to, delayed.annotations
-    origin = origin_of(state.transition, state, 0) if to == state.transition.to else ""
+    last, origin = state.transition, ""
+    if flows.is_same(to, last.to):  # Perhaps by another name, which the step does not change.
+        to, origin = last.to, origin_of(last, state, 0)
     if delayed.timer:
         name = FrozenDict({TIMER: delayed.timer})
         transition = Transition(to, name, "timer", EMPTY, origin)
         state = replace(state, timers=without_timer(state, delayed.timer), delayed_until=None)
     elif AGAIN in annotations:
         noted = {k: v for k, v in annotations.items() if k.startswith(RESERVED) and k != AGAIN}
-        transition = replace(_retried(state.transition, noted, origin), to=to)
+        transition = replace(_retried(last, noted, origin), to=to)
     else:
         transition = Transition(to, annotations, "delay", EMPTY, origin)
     return replace(state, transition=transition, status=ACTIVE)

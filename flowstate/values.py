@@ -167,7 +167,7 @@ def _is_finite(value: Any) -> bool:
         if isinstance(each, float) and not math.isfinite(each):
             return False
         if isinstance(each, dict):
-            left += [*each, *each.values()]
+            left += each.values()
         elif isinstance(each, list | tuple | set | frozenset):
             left += each
     return True

@@ -177,7 +177,10 @@ class Watch(Follower):
 
     async def _read_page(self) -> None:
         seen = self._tail.head
-        page = await self._driver.get_states(replace(self._query, after=self._seen))
+        async with self._tail.reading:
+            if self._stopped is not None:
+                raise self._stopped  # While others were reading.
+            page = await self._driver.get_states(replace(self._query, after=self._seen))
         if self._seen > page.head:
             raise HistoryRewoundError(self._seen, page.head)
         if self._is_first:

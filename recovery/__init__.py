@@ -5,9 +5,13 @@ other purposes as well. The rules by which a state is recovered are stored with 
 :func:`set_retry_after`, :func:`set_max_attempts` and :func:`disable`. States that were ended by
 force are found by :func:`dead_states`, and go on with :func:`retry_dead`. :func:`explain` says why
 a state does not move.
+
+:class:`Consumer` reads the log durably, and :class:`Retention` keeps the store bounded; both have
+one leader among all processes as well.
 """
 
 from flowstate.errors import LeaseLostError
+from flowstate.recovery.consumer import Consumer
 from flowstate.recovery.dead import (
     DEAD,
     DeadState,
@@ -20,6 +24,7 @@ from flowstate.recovery.dead import (
 )
 from flowstate.recovery.explanation import Explanation, explain
 from flowstate.recovery.lease import Lease
+from flowstate.recovery.place import DeadLetter
 from flowstate.recovery.policy import (
     attempt,
     disable,
@@ -31,15 +36,20 @@ from flowstate.recovery.policy import (
     set_retry_after,
 )
 from flowstate.recovery.recoverer import Recoverer, Stats
+from flowstate.recovery.retention import Retention, RetentionStats
 from flowstate.recovery_rules import retry_after
 
 __all__ = [
+    "Consumer",
     "DEAD",
+    "DeadLetter",
     "DeadState",
     "Explanation",
     "Lease",
     "LeaseLostError",
     "Recoverer",
+    "Retention",
+    "RetentionStats",
     "Stats",
     "attempt",
     "count_dead",

@@ -2,97 +2,77 @@
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 import attrs
-from msgspec import Struct
 from msgspec.structs import replace
 
-from flowstate.commands import Command, Commit, Labels, Pause
-from flowstate.context import StateContext
-from flowstate.driver import Transaction
+from flowstate.commands import Labels
+from flowstate.driver import StateQuery
 from flowstate.engine import Engine
 from flowstate.errors import (
     CompactedError,
     DamagedRevisionError,
     EngineStoppedError,
+    HistoryRewoundError,
     InvalidInputError,
     LeaseLostError,
     RevisionMismatchError,
-    StateNotFoundError,
 )
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_id
-from flowstate.options import flag, has, optional, seconds
-from flowstate.recovery.lease import SHORTEST_SECONDS, Lease
-from flowstate.recovery_rules import LONGEST
-from flowstate.retrying import RetryPolicy, text_of
+from flowstate.options import check_count, flag, has, optional, seconds
+from flowstate.reading import check_status, label_terms
+from flowstate.recovery.handling import Handler, Handling, MakeTransaction
+from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
+from flowstate.recovery.place import (
+    INTERNAL,
+    Cursor,
+    DeadLetter,
+    Place,
+    count_after,
+    place_id,
+    read_place,
+)
+from flowstate.recovery_rules import LONGEST, MOST_ATTEMPTS
+from flowstate.retrying import RetryPolicy
 from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait, first, spawn
+from flowstate.tasks import cancel_and_wait, first, note_outcome, spawn
+from flowstate.watch import Watch
 
-__all__ = ["Consumer", "DeadLetter", "Handler"]
+__all__ = ["Consumer"]
 
 logger = logging.getLogger("flowstate.recovery")
 
-INTERNAL = "flowstate."  # Begins the ids of states of the library's own.
-PREFIX = "flowstate.consumer."
-PATIENT = RetryPolicy(attempts=1_000_000, longest=60.0)
-MOST_LETTERS = 100
-IDLE_SAVES = 60  # Times ``save_every``.
+PATIENT = RetryPolicy(attempts=MOST_ATTEMPTS, longest=60.0)
+MOST_COUNTED = 10_000
 
 Since = Literal["start", "now"] | int
-Answer = Command[Any] | Sequence[Command[Any]] | None
-Handler = Callable[..., Answer | Awaitable[Answer]]
-"""Takes a revision, and with ``transaction`` also that; returns what is to be committed."""
-
-
-class DeadLetter(Struct, frozen=True):
-    """A revision that was passed over.
-
-    Attributes:
-        rev: its number.
-        id: of its state.
-        error: what the handler raised last, or why the revision cannot be read.
-    """
-
-    rev: int
-    id: str
-    error: str
-
-
-class Place(Struct, frozen=True, omit_defaults=True):
-    """Up to which revision a consumer has come, and what it has passed over."""
-
-    rev: int
-    letters: tuple[DeadLetter, ...] = ()
-
-    def passing(self, letter: DeadLetter) -> "Place":
-        """Return the place after a revision that is passed over."""
-        return Place(letter.rev, (*self.letters, letter)[-MOST_LETTERS:])
 
 
 def _is_name(_: object, __: object, value: str) -> None:
     check_id("name", value)
-    check_id("name", PREFIX + value)
+    check_id("name", lease_id(place_id(value)))  # The longest of the ids that it is part of.
 
 
 def _is_since(_: object, __: object, value: object) -> None:
     if value not in ("start", "now") and (type(value) is not int or value < 0):
-        raise InvalidInputError("since", f"must be 'start', 'now' or a revision, not {value!r}")
+        raise InvalidInputError("since", "must be 'start', 'now' or a revision")
 
 
 # state     means                                  left by
-# standby   another process holds the lease        lease held → reading
+# new       made, not entered                      ``async with``, ``run`` → standby
+# standby   another process holds the lease        lease held → reading; leaving → left
 # reading   waits for the next revision            a revision → handling; lease lost → standby;
-#                                                  the store fails → standby, after a pause
+#                                                  the store fails → standby, after a pause;
+#                                                  a gap in the log → failed; leaving → left
 # handling  the handler runs, or its commit is on  committed → reading; it fails → handling again,
-#           its way                                after a pause, or passed over → reading;
-#                                                  lease lost → standby
+#           its way                                after a pause, or passed over → reading; lease
+#                                                  lost → standby; leaving: first it has some time
+# failed    nobody can go on from the place; the lease is given back, ``run`` has raised
 # left      the place is stored, the lease given back
 @attrs.define(eq=False, repr=False)
 class Consumer:
@@ -111,28 +91,34 @@ class Consumer:
         async with Consumer(engine, "totals", count, labels={"kind": "order"}):
             ...
 
-    The place after revisions for which the handler returned nothing is stored only after
-    ``save_every`` seconds, so these may come again after a crash. Revisions of the library's own
-    states, whose ids begin with ``flowstate.``, are left out.
+    The place behind revisions for which the handler returned nothing is stored only after
+    ``save_every`` seconds or 1,000 such revisions, so these may come again after a crash.
+
+    A consumer that was away for longer than the log is kept cannot know what it has missed. It
+    stops then: :meth:`run` raises, and so does the end of ``async with``.
 
     Args:
         engine: open until the consumer is left.
         name: of the place and the lease.
-        handler: plain or ``async``. It is called with a :class:`State`, and with ``transaction``
-            also with what that gives. It returns a command, several, or ``None``.
+        handler: plain or ``async``. It is called with a :class:`flowstate.State`, and with
+            ``transaction`` also with that. It returns a command, several, or ``None``. They are
+            done as one ``Commit``, which does not execute anything: to start a flow, return
+            ``Transit(ctx, to), Delay(ctx, to, timedelta(0), commit=False)``.
         labels: which states, as in :class:`flowstate.GetStates`.
         status: only revisions with this status.
-        since: where to begin if there is no place yet: ``"start"`` of the log, ``"now"``, or after
-            a revision.
-        transaction: makes a transaction for each call, such as ``driver.transaction`` of Postgres.
-            What the handler writes in it, what it returns, and the place happen together.
+        since: where to begin if there is no place yet: ``"start"`` of the log, ``"now"``, or
+            behind a revision.
+        internal: also hand over revisions of the library's own states, whose ids begin with
+            ``flowstate.``, apart from those that keep this consumer's place and lease.
+        transaction: makes a transaction for each revision, such as one of Postgres. What the
+            handler writes in it, what it returns, and the place happen together.
         retry: says how long to pause after a failure, and which errors are worth another attempt.
             A revision whose attempts are used up is tried on, with the longest pause.
         skip: pass such a revision over instead, and one that cannot be read, and keep it among
             the dead letters.
-        skip_gap: go on behind revisions that were compacted before they were handled, instead of
-            trying again and again.
+        skip_gap: go on behind revisions that were compacted before they were handled.
         save_every: seconds.
+        grace: seconds that a handler has to end when the consumer is left; then it is cancelled.
         lease_seconds: after which a silent process is replaced.
         rng: draws pauses.
 
@@ -142,235 +128,206 @@ class Consumer:
 
     _engine: Engine = attrs.field(validator=has("an Engine", "do", "driver", "clock"))
     _name: str = attrs.field(validator=_is_name)
-    _handler: Handler = attrs.field(validator=has("a function", "__call__"))
-    _labels: Labels = attrs.field(default=EMPTY, kw_only=True)
-    _status: Status | None = attrs.field(default=None, kw_only=True)
+    _handler: Handler = attrs.field(validator=has("a function"))
+    _labels: Labels = attrs.field(
+        default=EMPTY, kw_only=True, validator=lambda _, __, value: [*label_terms(value)]
+    )
+    _status: Status | None = attrs.field(
+        default=None, kw_only=True, validator=lambda _, __, value: check_status(value)
+    )
     _since: Since = attrs.field(default="start", kw_only=True, validator=_is_since)
-    _transaction: Callable[[], AbstractAsyncContextManager[Any]] | None = attrs.field(
-        default=None, kw_only=True, validator=optional(has("a function", "__call__"))
+    _internal: bool = attrs.field(default=False, kw_only=True, validator=flag)
+    _transaction: MakeTransaction | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a function"))
     )
     _retry: RetryPolicy = attrs.field(
         default=PATIENT, kw_only=True, validator=has("a RetryPolicy", "pause", "retries")
     )
     _skip: bool = attrs.field(default=False, kw_only=True, validator=flag)
     _skip_gap: bool = attrs.field(default=False, kw_only=True, validator=flag)
-    _save_every: float = attrs.field(default=5.0, kw_only=True, validator=seconds())
+    _save_every: float = attrs.field(default=5.0, kw_only=True, validator=seconds(0.001))
+    _grace: float = attrs.field(default=10.0, kw_only=True, validator=seconds())
     _lease_seconds: float = attrs.field(
         default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
     )
     _rng: random.Random | None = attrs.field(
         default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
     )
-    _chance: random.Random = attrs.field(init=False)
-    _lease: Lease = attrs.field(init=False)
-    _cursor: StateContext | None = attrs.field(init=False, default=None)
-    _done: int = attrs.field(init=False, default=0)  # Handled up to here, though not stored yet.
-    _saved_at: float = attrs.field(init=False, default=0.0)
-    _is_loose: bool = attrs.field(init=False, default=False)  # Handled more than is stored.
+    _cursor: Cursor | None = attrs.field(init=False, default=None)  # While it consumes.
     _task: "asyncio.Task[None] | None" = attrs.field(init=False, default=None)
+    _handling: Handling = attrs.field(init=False)
+    _failures: int = attrs.field(init=False, default=0)  # To read, in a row.
+    _has_revision: bool = attrs.field(init=False, default=False)  # Which is not dealt with yet.
 
     async def __aenter__(self) -> Self:
         self._engine.check_open()
         # Drawn here: processes that were forked after this object was made must differ.
-        self._chance = self._rng or random.Random()  # noqa: S311 - no secret
-        self._lease = Lease(
+        chance = self._rng or random.Random()  # noqa: S311 - no secret
+        place = place_id(self._name)
+        lease = Lease(self._engine, place, seconds=self._lease_seconds, rng=chance)
+        self._handling = Handling(
             self._engine,
-            PREFIX + self._name,
-            seconds=self._lease_seconds,
-            rng=self._chance,
+            self._name,
+            frozenset({place, lease.id}),
+            self._handler,
+            self._transaction,
+            self._retry,
+            self._skip,
+            chance,
         )
-        await self._lease.__aenter__()
-        self._task = spawn(self._run(), f"flowstate consumer {self._name}")
+        self._task = spawn(self._run(lease), f"flowstate consumer {self._name}")
+        self._task.add_done_callback(note_outcome)
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the handler end, store the place, and give the lease back.
+
+        Raises:
+            CompactedError: as for :meth:`run`.
+            HistoryRewoundError: as for :meth:`run`.
+        """
+        task, handling = self._task, self._handling
+        if task is None:
+            return
+        handling.is_leaving = True
         try:
-            if self._task is not None:
-                await cancel_and_wait(self._task)
-            with contextlib.suppress(Exception):  # It is only a matter of what comes again.
-                await self._save()
+            if not handling.at_rest.is_set():
+                await first(handling.at_rest.wait(), self._engine.clock.sleep(self._grace))
         finally:
-            await self._lease.__aexit__(*exc_info)
+            await cancel_and_wait(task)
+            self._task = None
+        if kind is None and not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+    async def run(self) -> None:
+        """Consume until this is cancelled, or the engine has stopped.
+
+        Raises:
+            CompactedError: revisions that were not handled are no longer stored.
+            HistoryRewoundError: the place is above the head of the store.
+        """
+        async with self:
+            if self._task is not None:
+                await asyncio.wait([self._task])
 
     @property
     def is_consuming(self) -> bool:
         """Whether this process consumes just now."""
-        return self._task is not None and self._lease.is_held
+        return self._cursor is not None
 
-    async def lag(self) -> int:
-        """Return how many revisions were committed after the stored place, matching or not."""
-        head, place = await self._engine.head(), await self._read()
-        return head if place is None else head - place.get(Place).rev
+    async def lag(self, limit: int = MOST_COUNTED) -> int:
+        """Return how many revisions are still to be handled; reads them.
+
+        A process that only stands by counts from the stored place, and so may count what was
+        handled in the last ``save_every`` seconds.
+
+        Args:
+            limit: count no further than this.
+
+        Raises:
+            InvalidInputError: a bad limit.
+        """
+        check_count("limit", limit, 1)
+        after = self._cursor.done if self._cursor is not None else await self._stored_rev()
+        query = StateQuery(label_terms(self._labels), after=after, status=self._status)
+        return await count_after(self._engine.driver, query, limit)
+
+    async def _stored_rev(self) -> int:
+        stored = await read_place(self._engine, self._name)
+        return await self._first_rev() if stored is None else stored.get(Place).rev
+
+    async def _first_rev(self) -> int:
+        if self._since == "now":
+            return await self._engine.head()
+        return 0 if self._since == "start" else int(self._since)
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         """Return what was passed over, the newest last; at most 100 are kept."""
-        place = await self._read()
-        return () if place is None else place.get(Place).letters
+        stored = await read_place(self._engine, self._name)
+        return () if stored is None else stored.get(Place).letters
 
-    async def _read(self) -> State | None:
-        with contextlib.suppress(StateNotFoundError):
-            return await self._engine.get_state(PREFIX + self._name)
-        return None
+    # The task
 
-    async def _run(self) -> None:
-        """Consume while the lease is held; what fails is tried again later and later."""
-        failures = 0
+    async def _run(self, lease: Lease) -> None:
         with contextlib.suppress(EngineStoppedError):
-            while True:
-                await self._lease.wait_held()
-                before = self._done
+            async with lease:
                 try:
-                    await first(self._consume(), self._lease.wait_lost())
-                    failures = 0
-                except EngineStoppedError:
+                    await self._lead(lease)
+                except (CompactedError, HistoryRewoundError):
+                    logger.exception("consumer %r cannot go on from its place", self._name)
                     raise
-                except (LeaseLostError, RevisionMismatchError):
-                    self._lease.give_up()
-                except Exception as error:  # Whatever it is, reading must go on.
-                    failures = 1 if self._done > before else failures + 1
-                    logger.exception("consumer %r cannot read on", self._name)
-                    await self._pause(failures, error)
 
-    async def _pause(self, failures: int, error: Exception) -> None:
-        await self._engine.clock.sleep(self._retry.pause(failures, error, self._chance))
+    async def _lead(self, lease: Lease) -> None:
+        """Consume while the lease is held; what fails is tried again later and later."""
+        while not self._handling.is_leaving:
+            await lease.wait_held()
+            try:
+                await first(self._consume(lease), lease.wait_lost())
+            except (EngineStoppedError, CompactedError, HistoryRewoundError):
+                raise
+            except RevisionMismatchError as lost:
+                if lease.id in lost.ids:
+                    lease.give_up()
+                # Else the place was stored by a commit that seemed lost: it is read again.
+            except LeaseLostError:
+                pass  # The next holder goes on.
+            except Exception as error:  # Whatever it is, reading must go on.
+                self._failures += 1
+                logger.exception("consumer %r cannot read on", self._name)
+                await self._handling.pause(self._failures, error)
 
-    async def _consume(self) -> None:
-        self._cursor = await self._open_place()
-        self._done = self._cursor.get(Place).rev
-        self._saved_at = self._engine.clock.monotonic()
+    async def _consume(self, lease: Lease) -> None:
+        since = await self._first_rev()
+        cursor = await Cursor.open(self._engine, lease, self._name, since, self._save_every)
+        self._cursor, self._has_revision = cursor, False
         try:
-            await self._follow()
+            await self._follow(cursor)
         except CompactedError as error:
             if not self._skip_gap:
                 raise
             logger.error("consumer %r goes on behind a gap: %s", self._name, error)  # noqa: TRY400
-            await self._commit((), Place(error.floor - 1, self._cursor.get(Place).letters))
+            await cursor.commit((), replace(cursor.place, rev=error.floor - 1))
+        finally:
+            self._cursor = None
+            if lease.is_held:
+                with contextlib.suppress(Exception):  # It only matters for what comes again.
+                    await cursor.save()
 
-    async def _open_place(self) -> StateContext:
-        stored = await self._read()
-        if stored is not None:
-            return StateContext(stored)
-        rev = self._since if type(self._since) is int else 0
-        if self._since == "now":
-            rev = await self._engine.head()
-        ctx = StateContext(State(PREFIX + self._name, labels={"flowstate.consumer": self._name}))
-        ctx.put(Place(rev))
-        await self._engine.do(Commit(self._lease.check(), Pause(ctx)))
-        return ctx
+    async def _follow(self, cursor: Cursor) -> None:
+        since = cursor.done or None  # From the lowest revision that is stored.
+        async with self._engine.watch(
+            labels=self._labels, status=self._status, since_rev=since
+        ) as watch:
+            await first(self._read(cursor, watch), self._keep_saving(cursor, watch))
 
-    async def _follow(self) -> None:
-        since = self._done or None  # From the lowest revision that is stored.
-        watch = self._engine.watch(labels=self._labels, status=self._status, since_rev=since)
-        async with watch as states:
-            while True:
-                sleep = self._engine.clock.sleep(self._save_every, background=True)
-                try:
-                    state = await first(anext(states), sleep)
-                except DamagedRevisionError as error:
-                    await self._meet_damage(error)
-                    continue
-                if state is not None and not state.id.startswith(INTERNAL):
-                    await self._handle(state)
-                self._done = watch.cursor if state is None else state.rev
-                if self._must_save():
-                    await self._save()
-
-    async def _meet_damage(self, error: DamagedRevisionError) -> None:
-        if not self._skip:
-            raise error
-        await self._pass_over(DeadLetter(error.rev, error.id, text_of(error)))
-
-    async def _handle(self, state: State) -> None:
-        """Hand one revision over until that has been committed, or it is passed over."""
-        failures = 0
+    async def _keep_saving(self, cursor: Cursor, watch: Watch) -> None:
+        """Store the place now and then, while no revision comes."""
         while True:
+            await self._engine.clock.sleep(self._save_every, background=True)
+            # Between the look and the lock nothing waits, so no revision can come.
+            if not self._has_revision:
+                async with cursor.lock:
+                    cursor.done = max(cursor.done, watch.cursor)
+                    if cursor.must_save():
+                        await cursor.save()
+
+    async def _read(self, cursor: Cursor, watch: Watch) -> None:
+        while not self._handling.is_leaving:
+            found: State | DamagedRevisionError
             try:
-                return await self._attempt(state)
-            except (EngineStoppedError, LeaseLostError):
-                raise
-            except RevisionMismatchError as lost:
-                if {self._lease.id, PREFIX + self._name} & {*lost.ids}:
-                    raise
-                error: Exception = lost  # Others moved on what the handler wanted to change.
-            except Exception as failure:
-                logger.exception(
-                    "consumer %r failed at revision %d of %r", self._name, state.rev, state.id
-                )
-                error = failure
-            failures += 1
-            is_worth_it = failures < self._retry.attempts and self._retry.retries(error)
-            if self._skip and not is_worth_it:
-                return await self._pass_over(DeadLetter(state.rev, state.id, text_of(error)))
-            await self._pause(min(failures, self._retry.attempts), error)
+                found = await anext(watch)
+            except DamagedRevisionError as error:
+                found = error
+            self._has_revision = True  # At once: the cursor of the watch is behind it already.
+            async with cursor.lock:
+                if self._is_wanted(found.id) and not await self._handling.deal_with(cursor, found):
+                    return
+                cursor.done = max(cursor.done, found.rev)
+                if cursor.must_save():
+                    await cursor.save()
+            self._has_revision, self._failures = False, 0
 
-    async def _attempt(self, state: State) -> None:
-        if self._transaction is None:
-            if commands := await self._ask(state):
-                await self._commit(commands, self._place(state.rev))
-            else:
-                self._is_loose = True
-            return
-        async with self._transaction() as tx:
-            commands = await self._ask(state, tx)
-            draft = await self._commit(commands, self._place(state.rev), tx)
-        self._stored(draft)
-
-    async def _ask(self, *args: Any) -> Sequence[Command[Any]]:
-        answer = self._handler(*args)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if answer is None:
-            return ()
-        if isinstance(answer, Commit):
-            return answer.commands
-        return (answer,) if isinstance(answer, Command) else answer
-
-    def _place(self, rev: int) -> Place:
-        return replace(self._held_cursor().get(Place), rev=rev)
-
-    def _held_cursor(self) -> StateContext:
-        if self._cursor is None:
-            raise LeaseLostError(self._name)
-        return self._cursor
-
-    async def _commit(
-        self, commands: Sequence[Command[Any]], place: Place, tx: Transaction | None = None
-    ) -> StateContext:
-        """Commit the place with what the handler wants, fenced by the lease."""
-        draft = self._held_cursor().copy()
-        draft.put(place)
-        await self._engine.do(Commit(self._lease.check(), *commands, Pause(draft)), tx=tx)
-        if tx is None:  # Else it has happened at the end of the transaction.
-            self._stored(draft)
-        return draft
-
-    def _stored(self, draft: StateContext) -> None:
-        self._cursor, self._is_loose = draft, False
-        self._saved_at = self._engine.clock.monotonic()
-
-    async def _pass_over(self, letter: DeadLetter) -> None:
-        logger.error(
-            "consumer %r passes over revision %d of %r: %s",
-            self._name,
-            letter.rev,
-            letter.id,
-            letter.error,
-        )
-        await self._commit((), self._held_cursor().get(Place).passing(letter))
-        self._done = letter.rev
-
-    def _must_save(self) -> bool:
-        """Return whether to store the place although the handler returned nothing.
-
-        The place behind revisions that did not match is stored rarely: two idle consumers would
-        wake each other with it.
-        """
-        waited = self._engine.clock.monotonic() - self._saved_at
-        return waited >= self._save_every * (1 if self._is_loose else IDLE_SAVES)
-
-    async def _save(self) -> None:
-        """Store the place, if this process holds it and it has moved."""
-        if self._cursor is not None and self._lease.is_held:
-            if self._done > self._cursor.get(Place).rev:
-                await self._commit((), self._place(self._done))
-            self._is_loose, self._saved_at = False, self._engine.clock.monotonic()
+    def _is_wanted(self, id: str) -> bool:
+        if id.startswith(INTERNAL):
+            return self._internal and id not in self._handling.own
+        return True

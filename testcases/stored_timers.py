@@ -326,6 +326,26 @@ async def replay_sets_no_timer(h: Harness) -> None:
     check(await _named(h), [], "timers once it has fired")
 
 
+@case()
+async def timer_of_a_state_without_a_latest_revision(h: Harness) -> None:
+    """G10: a timer that was left behind hides nothing, is dropped, and is of what has the id."""
+    now = await _now(h)
+    left, kept = timer("t", now + PAST), timer("u", now + PAST)
+    state, other = await _begin(h, "a", left), await _begin(h, "b", kept)
+    ended = replace(state, status=Status.ENDED)
+    await stored(h, Writes("forget", (ended,), forgets=(0,)))
+    found = {each.id: each.state for each in await _all(h)}
+    check(found.pop("t", State("a")), State("a"), "the state of the timer, if the timer is shown")
+    check(found, {"u": other}, "the other timers")
+    check(list((await _page(h)).damaged), [], "what is damaged")
+    again = await _begin(h, "a", timer("t", now + HOUR))
+    check({each.id: each.state for each in await _all(h)}, {"t": again, "u": other}, "timers then")
+    (last,) = await stored(h, Writes("again", (replace(again, status=Status.ENDED),), forgets=(0,)))
+    await stored(h, Writes("drop", drops=(Drop("t", ""),)))
+    await h.driver.compact(last.rev + 1)
+    check([each.id for each in await _all(h)], ["u"], "timers once it is dropped")
+
+
 @case("durable")
 async def timers_survive(h: Harness) -> None:
     """G7, G10: timers, and who claimed them, are there after the store was closed and opened."""
@@ -374,6 +394,7 @@ CASES: tuple[Case, ...] = (
     pages_of_timers_miss_nothing,
     large_states_of_timers_come_in_pages,
     replay_sets_no_timer,
+    timer_of_a_state_without_a_latest_revision,
     timers_survive,
     damaged_timers,
 )

@@ -1,7 +1,8 @@
 """What several themes of the suite share: flows, store contents, and a driver that can fail."""
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,6 +30,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.engine import Engine
+from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Harness, check
 
@@ -41,6 +43,7 @@ __all__ = [
     "encoded",
     "end",
     "first_half",
+    "in_another_loop",
     "know",
     "raised",
     "second_half",
@@ -142,6 +145,19 @@ def timer(
     if isinstance(due, datetime):
         return NewTimer(id, name, put, to, due, None, "")
     return NewTimer(id, name, put, to, None, due, "")
+
+
+async def in_another_loop(h: Harness, work: Callable[[Engine], Awaitable[None]]) -> None:
+    """Do something as another process would: with an engine, without flows, and a loop of its own.
+
+    Needs ``shared``, and real time.
+    """
+
+    async def run() -> None:
+        async with h.make_driver() as driver, Engine(driver, FlowRegistry()) as engine:
+            await work(engine)
+
+    await asyncio.to_thread(asyncio.run, run())
 
 
 async def stored(h: Harness, writes: Writes) -> tuple[State, ...]:

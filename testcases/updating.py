@@ -10,7 +10,7 @@ from flowstate.engine import Engine
 from flowstate.errors import InvalidCommandError, InvalidInputError, StateNotFoundError
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Harness, case, check
-from flowstate.testcases.support import committed, know, raised
+from flowstate.testcases.support import committed, in_another_loop, know, raised
 
 __all__ = ["CASES"]
 
@@ -43,15 +43,16 @@ async def update_of_a_hot_state(h: Harness) -> None:
     check(await h.engine.head() <= 2 + TASKS * TIMES, True, "at most one revision for each")
 
 
-@case("shared")
+@case("shared", real_time=True)
 async def updates_of_two_processes(h: Harness) -> None:
     """G2: updates of two processes lose races against each other, and nothing else."""
     for id in "ab":
         await committed(h, id)
-    async with h.other_driver() as driver, h.make_engine(driver) as other:
-        await asyncio.gather(
-            *(_add_often(engine, id) for engine in (h.engine, other) for id in "aabb")
-        )
+
+    async def add_to_both(engine: Engine) -> None:
+        await asyncio.gather(*(_add_often(engine, id) for id in "aabb"))
+
+    await asyncio.gather(add_to_both(h.engine), in_another_loop(h, add_to_both))
     check((await _count(h, "a"), await _count(h, "b")), (4 * TIMES,) * 2, "how often")
 
 

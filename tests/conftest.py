@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Its pytest plugin imports it at the very end otherwise, where CPython 3.11 was seen to fail while
@@ -30,6 +30,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let tests that are to run alone do so, where several workers run tests."""
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(Turns())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what a worker cannot send: a lone surrogate in a log would end the worker."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
 
 
 # Folders and files that test what tests.

@@ -272,6 +272,27 @@ async def test_a_delay_by_itself_keeps_the_key_of_a_step_that_was_not_committed(
     assert keys == [ctx.effect_key] == ["a:1.2:next"]
 
 
+@pytest.mark.parametrize("way", SAME.values(), ids=[*SAME])
+async def test_a_flow_that_was_renamed_keeps_the_keys_of_its_steps(
+    engine: Engine, way: Way
+) -> None:
+    ctx = await begun(engine)
+    engine.flows.unset("work")
+    keys: list[str] = []
+
+    async def new(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(ctx.effect_key)
+        return way(ctx) if len(keys) < VISITS else Commit(End(ctx, {"over": ""}))
+
+    engine.flows.set("new", new)
+    engine.flows.alias("work", "new")
+    async with Delayer(engine), engine.watch(status=Status.ENDED) as ended:
+        await engine.do(Execute(ctx))
+        while "over" not in (await anext(ended)).transition.annotations:
+            pass
+    assert keys == ["a:1:work"] * VISITS
+
+
 async def test_states_of_a_library_without_origins_keep_their_keys(engine: Engine) -> None:
     old = Transition("work", FrozenDict({ORIGIN: "40", "note": "x"}))
     ctx = StateContext(State("a", transition=old))

@@ -21,6 +21,7 @@ EXAMPLES: dict[str, Exception] = {
     "ExecutionLostError": errors.ExecutionLostError("a"),
     "FlowTimeoutError": errors.FlowTimeoutError("charge", "order-1", 2.5),
     "LeaseLostError": errors.LeaseLostError("nightly"),
+    "MailboxFullError": errors.MailboxFullError("order-1"),
     "HistoryRewoundError": errors.HistoryRewoundError(7, 3),
     "ValueNotFoundError": errors.ValueNotFoundError("order-1", 7, "bill"),
     "ValueDecodeError": errors.ValueDecodeError("order-1", 7, "bill", "$.items[0]", "not so"),

@@ -206,8 +206,8 @@ class OddError(Exception):
 
 @pytest.mark.parametrize(
     "error",
-    [OddError(), ValueError("x" * 10_000_000), ValueError("a\0b")],
-    ids=["none", "long", "NUL"],
+    [OddError(), ValueError("x" * 10_000_000), ValueError("a\0b"), ValueError("a\ud800b")],
+    ids=["none", "long", "NUL", "surrogate"],
 )
 @pytest.mark.parametrize("attempts", [1, 2])
 async def test_errors_with_odd_texts_are_stored(

@@ -221,6 +221,13 @@ def test_on_failure_must_not_lead_back_through_an_alias(flows: FlowRegistry) -> 
         flows.flow("work", on_failure="before")(work)
 
 
+def test_where_failures_go_is_known(flows: FlowRegistry) -> None:
+    flows.set("work", work, on_failure="refund")
+    flows.set("plain", plain)
+    flows.declare("elsewhere")
+    assert [*flows.failing_to()] == [("work", "refund")]
+
+
 # Policies
 
 

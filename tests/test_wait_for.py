@@ -22,6 +22,7 @@ from flowstate import (
     Status,
     StoreUnavailableError,
 )
+from flowstate.driver import StateQuery, States
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.log_tail import tail_of
 from tests.scripted import Scripted, pause, settled, turns_until
@@ -143,6 +144,47 @@ async def test_an_engine_that_stops_ends_the_wait(seconds: float | None) -> None
         await waiting
     with pytest.raises(EngineStoppedError):
         await engine.wait_for("a", status=Status.ENDED)
+
+
+async def test_an_engine_that_stops_ends_those_that_have_not_looked_yet(driver: Scripted) -> None:
+    driver.after = held = asyncio.Event()
+    async with Engine(driver, FlowRegistry()) as engine:
+        waits = [
+            asyncio.create_task(engine.wait_for(str(number), status=Status.ENDED))
+            for number in range(1_000)
+        ]
+        await driver.reached.wait()
+        await settled()
+        driver.pages = 0
+        asyncio.get_running_loop().call_later(0.01, held.set)
+    found = await asyncio.gather(*waits, return_exceptions=True)
+    assert {type(each) for each in found} == {EngineStoppedError}
+    assert driver.pages == 0
+
+
+async def test_those_that_begin_at_once_read_a_few_at_a_time(
+    driver: Scripted, engine: Engine
+) -> None:
+    reading = most = 0
+    get_states = driver.get_states
+
+    async def counting(query: StateQuery) -> States:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)  # reason: lets the others begin
+        page = await get_states(query)
+        reading -= 1
+        return page
+
+    driver.get_states = counting  # type: ignore[method-assign]
+    waits = [engine.wait_for(str(number), until=bool) for number in range(100)]
+    waiting = asyncio.gather(*waits)
+    await turns_until(lambda: len(tail_of(driver)._topics) == 100)
+    for number in range(100):
+        await pause(engine, str(number))
+    await waiting
+    assert most == 16
 
 
 async def test_a_store_that_fails_ends_the_wait(driver: Scripted, engine: Engine) -> None:

@@ -11,7 +11,9 @@ from benchmarks.suites import (
     pages,
     processes,
     recovery,
+    signals,
     startup,
+    waiting,
     watching,
 )
 
@@ -22,6 +24,8 @@ SUITES: tuple[Suite, ...] = (
     chains.workloads,
     contention.workloads,
     watching.workloads,
+    signals.workloads,
+    waiting.workloads,
     startup.workloads,
     footprint.workloads,
     processes.workloads,

@@ -1,4 +1,4 @@
-"""Contention: many tasks that all change one state, and read it again whenever they lose."""
+"""Contention: many tasks that all change one state, and read again when they lose, or update it."""
 
 import asyncio
 from collections.abc import Iterable
@@ -20,15 +20,18 @@ from flowstate import (
     Transit,
 )
 
-__all__ = ["contend", "workloads"]
+__all__ = ["contend", "update", "workloads"]
 
 CONTENT = Content("contended")
 TASKS = 16
+MARK = 1 / 4
 
 
 def workloads(setting: Setting) -> Iterable[Workload]:
     """Return the workloads on every store."""
-    return map(_contention, engines_of(setting))
+    for engines in engines_of(setting):
+        yield _contention(engines)
+        yield _updates(engines)
 
 
 def _contention(engines: Engines) -> Workload:
@@ -43,6 +46,40 @@ def _contention(engines: Engines) -> Workload:
         # Were none in vain, a success would take no longer: the ratio is attempts per success.
         (Side("each attempt, also in vain", "small", partial(_attempts, engines, count)),),
     )
+
+
+def _updates(engines: Engines) -> Workload:
+    count = max(TASKS, engines.store.commits // (4 if engines.store.is_shared else 1))
+    ours = Measured(engines, CONTENT, partial(update, engines), count)
+    # In memory nothing waits between a read and a commit, so no race is ever lost.
+    mark = MARK if engines.store.name != "memory" else None
+    loop = Side("read, commit, and again", "small", partial(_successes, engines, count), mark=mark)
+    return Workload(
+        f"updates of one state, {TASKS} tasks", engines.store.name, "update", ours, (loop,)
+    )
+
+
+async def _successes(engines: Engines, count: int) -> Sample:
+    async with engines.on(CONTENT) as engine:
+        return await contend(engines, "success", engine, count)
+
+
+async def update(engines: Engines, engine: Engine, count: int) -> Sample:
+    """Let tasks update one state so many times."""
+    id = engines.unique()
+    await engine.do(Commit(Transit(StateContext(State(id)), "first")))
+    left = iter(range(count))
+
+    def add(ctx: StateContext) -> None:
+        ctx.put(ctx.get(int, default=0) + 1)
+
+    async def work() -> None:
+        for _ in left:
+            await engine.update(id, add)
+
+    watch = Stopwatch()
+    await asyncio.gather(*(work() for _ in range(TASKS)))
+    return watch.sample(count)
 
 
 async def _attempts(engines: Engines, count: int) -> Sample:

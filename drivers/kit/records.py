@@ -32,8 +32,8 @@ from flowstate.limits import MAX_PAGE_BYTES
 from flowstate.state import State
 
 __all__ = [
-    "TIMER_REV",
     "Row",
+    "TIMER_REV",
     "check_gaps",
     "delay_of",
     "due_page",

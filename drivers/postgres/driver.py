@@ -126,7 +126,7 @@ class PostgresDriver(Options, BaseDriver[PostgresSession]):
             psycopg.Error: what your statements raise, or COMMIT. Nothing was written.
         """
         session = self._opened()
-        tx = PostgresTransaction(self.store_id)
+        tx = PostgresTransaction(self.store_id, connection)
         try:
             async with joined(tx, connection, self.queries, session.commits, self.timeout):
                 yield tx

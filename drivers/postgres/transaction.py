@@ -27,13 +27,15 @@ class PostgresTransaction(Transaction):
     """Collects commits until the user's block ends, so that the commit lock is held briefly.
 
     Attributes:
+        connection: of the user, for statements of your own.
         writes: what was added.
         is_over: whether it takes no more.
         verdicts: of what was added, once it is committed.
     """
 
-    def __init__(self, store_id: str) -> None:
+    def __init__(self, store_id: str, connection: AsyncConnection[Any]) -> None:
         self.store_id = store_id
+        self.connection = connection
         self.writes: list[Writes] = []
         self._settles: list[Settle] = []
         self.is_over = False

@@ -11,8 +11,11 @@ __all__ = ["Bank", "BankError", "Books", "CarrierError", "ship"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS booked (key TEXT PRIMARY KEY, id TEXT, kind TEXT, cents INTEGER);
-CREATE TABLE IF NOT EXISTS call (key TEXT, at INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS call (number INTEGER PRIMARY KEY, key TEXT);
 """
+CHARGE = "INSERT OR IGNORE INTO booked VALUES (?, ?, 'charge', ?)"
+REFUND = """INSERT OR IGNORE INTO booked
+SELECT ?, id, 'refund', sum(cents) FROM booked WHERE id = ? AND kind = 'charge' GROUP BY id"""
 
 
 class BankError(Exception):
@@ -39,20 +42,18 @@ class Bank:
 
     def charge(self, key: str, id: str, cents: int) -> None:
         """Take the money of an order."""
-        self._book(key, id, "charge", cents)
+        self._call(CHARGE, key, id, cents)
 
-    def refund(self, key: str, id: str, cents: int) -> None:
-        """Give the money of an order back."""
-        self._book(key, id, "refund", cents)
+    def refund(self, key: str, id: str) -> None:
+        """Give back what was taken for an order, if anything was."""
+        self._call(REFUND, key, id)
 
-    def _book(self, key: str, id: str, kind: str, cents: int) -> None:
+    def _call(self, statement: str, key: str, *values: str | int) -> None:
         with closing(self._open()) as books, books:
-            (calls,) = books.execute("SELECT count(*) FROM call WHERE key = ?", (key,)).fetchone()
-            books.execute("INSERT INTO call (key) VALUES (?)", (key,))
+            calls = books.execute("INSERT INTO call (key) VALUES (?)", (key,)).lastrowid
             mood = crc32(f"{key} {calls}".encode()) % 10
             if mood > 1:  # Of ten calls, two fail before they are booked,
-                values = (key, id, kind, cents)
-                books.execute("INSERT OR IGNORE INTO booked VALUES (?, ?, ?, ?)", values)
+                books.execute(statement, (key, *values))
         if mood < 4:  # and of two more the reply is lost.
             raise BankError("no answer")
 

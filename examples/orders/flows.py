@@ -1,4 +1,4 @@
-"""The flows of an order: reserve, approve, charge, ship; and give back, refund."""
+"""The flows of an order: reserve, approve, charge, ship; and cancel, which undoes them."""
 
 import asyncio
 import os
@@ -20,25 +20,30 @@ from flowstate import (
     RetryPolicy,
     SetTimer,
     StateContext,
+    Status,
     Transit,
 )
 
-__all__ = ["APPROVAL_SECONDS", "STAGES", "bank", "flows", "stock_id"]
+__all__ = ["BANK", "OUTCOMES", "STAGES", "bank", "flows", "go", "order_id", "stock_id"]
 
-LARGE = 10_000  # Cents, from which on an order needs approval.
-APPROVAL_SECONDS = 3.0
-STAGES = (
-    *("reserve", "approve", "charge", "ship", "give_back"),
-    *("shipped", "refunded", "cancelled", "sold out"),
-)
+BANK = "ORDERS_BANK"  # An environment variable: where the bank is.
+LARGE = 10_000  # Cents, from which on an order needs approval,
+ANSWER_WITHIN = timedelta(seconds=3)
+STAGES = ("reserve", "approve", "charge", "ship", "cancel")
+OUTCOMES = ("shipped", "cancelled", "sold out")
+PATIENT = RetryPolicy(attempts=20, first=0.05, longest=1.0, on=BankError)
 
 flows = FlowRegistry()
-PATIENT = RetryPolicy(attempts=20, first=0.05, longest=1.0, on=BankError)
 
 
 def bank() -> Bank:
     """Return the bank of this service."""
-    return Bank(Path(os.environ["ORDERS_BANK"]))
+    return Bank(Path(os.environ[BANK]))
+
+
+def order_id(id: str) -> str:
+    """Return the id of the state of an order."""
+    return f"order-{id}"
 
 
 def stock_id(item: str) -> str:
@@ -46,16 +51,16 @@ def stock_id(item: str) -> str:
     return f"stock-{item}"
 
 
-def go(ctx: StateContext, to: str) -> Transit:
+def go(ctx: StateContext, stage: str) -> Transit:
     """Send an order on, and show it at that stage."""
-    ctx.set_label("stage", to)
-    return Transit(ctx, to)
+    ctx.set_label("stage", stage)
+    return Transit(ctx, stage)
 
 
-def close(ctx: StateContext, outcome: str) -> Commit:
+def close(ctx: StateContext, outcome: str) -> End:
     """End an order."""
     ctx.set_label("stage", outcome)
-    return Commit(End(ctx))
+    return End(ctx)
 
 
 @flows.flow
@@ -63,71 +68,56 @@ async def reserve(ctx: StateContext, engine: Engine) -> Command:
     """Take the goods out of stock, and send the order on, in one commit."""
     order = ctx.get(Order)
 
-    def take(stock: StateContext) -> Transit:
+    def take(stock: StateContext) -> Command:
         left = stock.get(int) - order.quantity
         if left < 0:
-            return go(ctx, "sold_out")
+            return close(ctx, "sold out")
         stock.put(left)
         return go(ctx, "approve" if order.cents > LARGE else "charge")
 
     await engine.update(stock_id(order.item), take)
-    return Execute(ctx)
-
-
-@flows.flow
-async def sold_out(ctx: StateContext, engine: Engine) -> Command:
-    """End an order that nothing was taken for."""
-    return close(ctx, "sold out")
+    return Execute(ctx) if ctx.current.status is Status.ACTIVE else Noop()
 
 
 @flows.flow
 async def approve(ctx: StateContext, engine: Engine) -> Command:
     """Wait for an answer, but not for long."""
     return Commit(
-        SetTimer(ctx, "no answer", "give_back", after=timedelta(seconds=APPROVAL_SECONDS)),
-        Receive(ctx, "approval", to="decided"),
+        SetTimer(ctx, "no answer", "cancel", after=ANSWER_WITHIN),
+        Receive(ctx, "approval", to="decide"),
     )
 
 
 @flows.flow
-async def decided(ctx: StateContext, engine: Engine) -> Command:
+async def decide(ctx: StateContext, engine: Engine) -> Command:
     """Go on as the answer says."""
-    return Commit(
-        CancelTimer(ctx, "no answer"),
-        go(ctx, "charge" if ctx.get(Approval, "approval").granted else "give_back"),
-    )
+    stage = "charge" if ctx.get(Approval, "approval").granted else "cancel"
+    return Commit(CancelTimer(ctx, "no answer"), go(ctx, stage))
 
 
-@flows.flow(retry=PATIENT, on_failure="give_back")
+@flows.flow(retry=PATIENT, on_failure="cancel")
 async def charge(ctx: StateContext, engine: Engine) -> Command:
     """Take the money. The key is the same however often this runs, so the bank books once."""
     await asyncio.to_thread(bank().charge, ctx.effect_key, ctx.current.id, ctx.get(Order).cents)
     return Commit(go(ctx, "ship"))
 
 
-@flows.flow("ship", retry=RetryPolicy(never=CarrierError), on_failure="refund")
+@flows.flow("ship", retry=RetryPolicy(never=CarrierError), on_failure="cancel")
 async def send_parcel(ctx: StateContext, engine: Engine) -> Command:
     """Send the parcel."""
     ship(ctx.get(Order).item)
-    return close(ctx, "shipped")
+    return Commit(close(ctx, "shipped"))
 
 
 @flows.flow(retry=PATIENT)
-async def refund(ctx: StateContext, engine: Engine) -> Command:
-    """Give the money back."""
-    await asyncio.to_thread(bank().refund, ctx.effect_key, ctx.current.id, ctx.get(Order).cents)
-    ctx.set_label("refunded", "yes")
-    return Commit(go(ctx, "give_back"))
-
-
-@flows.flow
-async def give_back(ctx: StateContext, engine: Engine) -> Command:
-    """Put the goods back into stock, and end the order, in one commit."""
+async def cancel(ctx: StateContext, engine: Engine) -> Command:
+    """Give the money back, if any was taken; then the goods, in the commit that ends the order."""
+    await asyncio.to_thread(bank().refund, ctx.effect_key, ctx.current.id)
     order = ctx.get(Order)
 
-    def put_back(stock: StateContext) -> Commit:
+    def put_back(stock: StateContext) -> Command:
         stock.put(stock.get(int) + order.quantity)
-        return close(ctx, "refunded" if "refunded" in ctx.current.labels else "cancelled")
+        return close(ctx, "cancelled")
 
     await engine.update(stock_id(order.item), put_back)
     return Noop()

@@ -3,21 +3,27 @@
 import csv
 import random
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct, ValidationError, convert
 
-__all__ = ["Approval", "Order", "read", "sample"]
+__all__ = ["Approval", "Order", "OrderFileError", "read", "sample"]
 
-ITEMS = ("tea", "coffee", "cups", "anvil")
+Text = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\A[^\x00]*\Z")]
+Number = Annotated[int, Meta(ge=1, le=10**9)]
+
+
+class OrderFileError(Exception):
+    """A file of orders cannot be used."""
 
 
 class Order(Struct, frozen=True):
     """What a customer wants."""
 
-    id: str
-    item: str
-    quantity: int
-    cents: int
+    id: Text
+    item: Text
+    quantity: Number
+    cents: Number
 
 
 class Approval(Struct, frozen=True):
@@ -28,18 +34,30 @@ class Approval(Struct, frozen=True):
 
 
 def read(path: Path) -> list[Order]:
-    """Read a file of orders."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    return [Order(id, item, int(quantity), int(cents)) for id, item, quantity, cents in rows]
+    """Read a file of orders; raise ``OrderFileError`` where it is wrong."""
+    orders: dict[str, Order] = {}
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line, row in enumerate(csv.reader(file, strict=True), 1):
+                fields = dict(zip(Order.__struct_fields__, map(str.strip, row), strict=True))
+                order = convert(fields, Order, strict=False)
+                if orders.setdefault(order.id, order) is not order:
+                    raise OrderFileError(f"{path}:{line}: order {order.id!r} is there twice")
+    except (csv.Error, ValueError, ValidationError) as error:
+        reason = f"{path}:{line}: not id,item,quantity,cents: {error}"
+        raise OrderFileError(reason) from error
+    except OSError as error:
+        raise OrderFileError(f"{path}: {error.strerror}") from error
+    return list(orders.values())
 
 
 def sample(number: int, rng: random.Random) -> list[Order]:
     """Make orders up; the same ones for the same seed."""
     return [
         Order(
-            f"order-{place:04}",
-            rng.choices(ITEMS, (8, 6, 5, 1))[0],
+            f"{place:04}",
+            rng.choices(("tea", "coffee", "cups", "anvil"), (8, 6, 5, 1))[0],
             rng.randint(1, 3),
             rng.choices((rng.randint(300, 9_000), rng.randint(10_001, 50_000)), (9, 1))[0],
         )

@@ -1,6 +1,6 @@
 """One process of the service: takes orders that wait, fires timers, finishes what others began.
 
-Run by ``__main__``, as often as it likes: ``python -m examples.orders.worker DATABASE``.
+Run by ``__main__``, until its standard input ends: ``python -m examples.orders.worker DATABASE``.
 """
 
 import asyncio
@@ -13,13 +13,11 @@ from flowstate import Delayer, Engine
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.recovery import Recoverer
 
-__all__ = ["serve"]
-
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 1.0  # So that what a killed process had is not waited for for long.
 
 
 async def serve(database: str) -> None:
-    """Work until the process is ended."""
+    """Work until the one who started this process is gone."""
     log = Path(database).with_name("workers.log")
     logging.basicConfig(filename=log, level=logging.INFO)
     async with (
@@ -27,11 +25,8 @@ async def serve(database: str) -> None:
         Recoverer(engine, lease=LEASE_SECONDS, poll_interval=0.2),
         Delayer(engine, batch=16, lease=LEASE_SECONDS),
     ):
-        await asyncio.Event().wait()
+        await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(serve(sys.argv[1]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    asyncio.run(serve(sys.argv[1]))

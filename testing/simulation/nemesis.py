@@ -16,6 +16,7 @@ from datetime import timedelta
 __all__ = ["Fault", "MOST_BACK", "draw_faults", "strike"]
 
 HOUR = 3600.0
+SEEN_AFTER = 1.5  # Seconds.
 MOST_BACK = 3.0  # Seconds by which the clock of the store is behind.
 # How often each kind comes, in relation to the others.
 WEIGHTS = {
@@ -114,11 +115,21 @@ def _store_clock_back(world: "World", process: "SimulatedProcess", seconds: floa
     clock = world.store.clock
     back = timedelta(seconds=world.rng.uniform(0.01, MOST_BACK))
     clock.error = max(clock.error - back, timedelta(seconds=-MOST_BACK))
+    world.store.stepped_back_at = world.loop.time()
 
 
 def _store_clock_ahead(world: "World", process: "SimulatedProcess", seconds: float) -> None:
-    """Let the clock of the store jump ahead, to where it would be had it not stepped back."""
-    world.store.clock.error = timedelta(0)
+    """Let the clock of the store jump ahead, to where it would be had it not stepped back.
+
+    Not before the leader has looked: of a clock that is back and ahead again between two looks it
+    sees neither, and takes what was committed in between for stalled.
+    """
+
+    def jump() -> None:
+        world.store.clock.error = timedelta(0)
+
+    passed = world.loop.time() - world.store.stepped_back_at
+    world.after(max(0.0, SEEN_AFTER - passed), jump)
 
 
 def _damage(world: "World", process: "SimulatedProcess", seconds: float) -> None:

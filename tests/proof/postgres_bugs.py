@@ -172,7 +172,7 @@ def drops_need_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def puts_drop_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     """An alarm of a state that has moved on never goes off."""
-    in_migration(monkeypatch, (" AND old.rev >= 0;", ";"))
+    in_migration(monkeypatch, (" AND old.rev <> -1;", ";"))
 
 
 def forgotten_states_are_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:

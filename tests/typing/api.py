@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import assert_type
 
 from flowstate import (
+    CancelTimer,
     Check,
     Command,
     Commit,
@@ -18,6 +19,7 @@ from flowstate import (
     Execute,
     Flow,
     FlowRegistry,
+    Forget,
     GetData,
     GetDelayedStates,
     GetState,
@@ -25,14 +27,17 @@ from flowstate import (
     Noop,
     Page,
     Pause,
+    Put,
     Resume,
     RetryPolicy,
     RevisionMismatchError,
+    SetTimer,
     Stack,
     State,
     StateContext,
     Status,
     StoreData,
+    Timer,
     Transit,
     Unstack,
 )
@@ -80,6 +85,8 @@ async def commands(engine: Engine, ctx: StateContext) -> None:
     await engine.do(Commit(Transit(ctx, "work"), Check(ctx), GetState("x")))
     steps: list[Command[None]] = [Transit(ctx, "work"), Pause(ctx), Resume(ctx), End(ctx), Noop()]
     steps += [Delay(ctx, "work", after=timedelta(1)), Execute(ctx), StoreData(ctx, "blob")]
+    steps += [SetTimer(ctx, "alarm", "work", after=timedelta(1)), CancelTimer(ctx, "alarm")]
+    steps += [Put(ctx), Forget(ctx)]
     steps += [Stack(ctx, ctx, "name"), Unstack(ctx, ctx, "name"), Check(ctx), Commit(*steps)]
     await engine.do(*steps)
     await engine.do(Transit(ctx, "work"), GetState("x"))
@@ -117,6 +124,27 @@ def values(ctx: StateContext, error: RevisionMismatchError) -> None:
     assert_type(ctx.data, dict[str, Data])
     assert_type(ctx.fork("new"), StateContext)
     assert_type(error.ids, tuple[str, ...])
+
+
+def typed_values(ctx: StateContext, state: State) -> None:
+    ctx.put({"price": 995}, "bill")
+    ctx.remove("bill")
+    for source in (ctx, state):
+        assert_type(source.get(int), int)
+        assert_type(source.get(Data, "order"), Data)
+        assert_type(source.get(int, "count", 0), int)
+        assert_type(source.get(int, default=None), int | None)
+        assert_type(source.get(list[int]), list[int])
+        anything: str | None = source.get(str | None)
+        assert_type(anything, str | None)
+    assert_type(ctx.effect_key, str)
+    assert_type(ctx.timer, str)
+    assert_type(state.timers, Mapping[str, Timer])
+    assert_type(state.timer_due("alarm"), datetime | None)
+
+
+async def forgetting(engine: Engine) -> None:
+    assert_type(await engine.prune(ended_before=None, labels={"kind": "x"}, limit=5), int)
 
 
 async def the_decorator_keeps_the_type(engine: Engine, ctx: StateContext) -> None:

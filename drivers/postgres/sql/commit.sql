@@ -229,7 +229,7 @@ BEGIN
     IF true = ANY (had_delays) THEN
         DELETE FROM {schema}.delay AS old USING generate_series(1, ids) AS slot
             WHERE had_delays[slot] AND last_put[slot] IS NOT NULL
-                AND old.state_id = words[commits + slot] AND old.rev >= 0;  -- Timers stay.
+                AND old.state_id = words[commits + slot] AND old.rev <> -1;  -- Timers stay.
     END IF;
     INSERT INTO {schema}.log
         SELECT revs[put], words[commits + counts[4 * put]], counts[4 * put + 1],

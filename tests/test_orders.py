@@ -1,0 +1,285 @@
+"""The order service, as a newcomer runs it: killed, interrupted, on odd files, with wrong books."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from flowstate import Commit, End, Engine, Pause, State, StateContext, Transit
+from flowstate.drivers.memory import MemoryDriver
+
+orders = pytest.importorskip("examples.orders.orders")
+from examples.orders.bank import Bank, BankError, Books  # noqa: E402
+from examples.orders.flows import close, flows, go, order_id, stock_id  # noqa: E402
+from examples.orders.orders import Order, OrderFileError, read, sample  # noqa: E402
+from examples.orders.proof import faults  # noqa: E402
+
+pytestmark = [pytest.mark.repository, pytest.mark.timeout(180)]
+slow = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+ODD = """
+1,tea,1,500
+stock-tea,tea,1,500
+"with, comma","tea, green",2,20000
+flowstate.mailbox.1,cups,1,12000
+ünï,anvil,1,900
+big,tea,400,100
+too much,tea,400,100
+""".lstrip()
+
+NO_WORKER = """
+import sys
+from examples.orders import __main__ as demo
+
+demo.PATIENCE = 20.0
+demo.sys.executable = "/bin/false"
+sys.exit(demo.main())
+"""
+
+
+@contextmanager
+def started(folder: Path, *arguments: str | Path, program: str = "") -> Iterator[subprocess.Popen]:
+    """Start the demo, or a program around it, with a folder of its own for temporary files."""
+    start = ["-c", program] if program else ["-m", "examples.orders"]
+    (folder / "tmp").mkdir()
+    with subprocess.Popen(
+        [sys.executable, *start, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(folder: Path, *arguments: str | Path, program: str = "") -> tuple[int, str]:
+    """Run it to its end; return its exit status and all that it printed."""
+    with started(folder, *arguments, program=program) as process:
+        printed, _ = process.communicate()
+    return process.returncode, printed
+
+
+def workers_of(folder: Path) -> list[str]:
+    """The processes whose database is in a folder."""
+    commands = [path for path in Path("/proc").glob("[0-9]*/cmdline") if readable(path)]
+    return [path.parent.name for path in commands if str(folder) in path.read_text()]
+
+
+def readable(path: Path) -> bool:
+    try:
+        return bool(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def wait_for_workers(process: subprocess.Popen, folder: Path) -> None:
+    """Return when the first row is printed, with workers at work."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if re.match(r" +\d", line):
+            break
+    assert workers_of(folder)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "orders.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@slow
+def test_odd_orders_survive_two_kills(tmp_path: Path) -> None:
+    status, printed = run(tmp_path, written(tmp_path, ODD))
+
+    assert status == 0, printed
+    assert printed.count("another one takes its place") == 2
+    assert "7 orders" in printed
+    assert printed.endswith("Every order ended, nobody was charged twice, the stock is right.\n")
+    assert "\r" not in printed  # This is no screen.
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@slow
+@pytest.mark.parametrize("text", ["", "1,anvil,1,500\n"])
+def test_next_to_no_orders(tmp_path: Path, text: str) -> None:
+    status, printed = run(tmp_path, written(tmp_path, text))
+
+    assert status == 0, printed
+
+
+@slow
+def test_a_worker_that_cannot_start_is_told(tmp_path: Path) -> None:
+    status, printed = run(tmp_path, written(tmp_path, ODD), program=NO_WORKER)
+
+    assert status == 1
+    assert re.search(r"Worker \d+ has ended by itself\.", printed)
+
+
+@slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_leaves_no_worker_behind(tmp_path: Path, sent: int, status: int) -> None:
+    with started(tmp_path) as process:
+        wait_for_workers(process, tmp_path)
+        process.send_signal(sent)
+        printed, _ = process.communicate()
+        assert process.returncode == status, printed
+
+    while workers_of(tmp_path):  # Else pytest's own limit on time ends it.
+        time.sleep(0.01)
+    assert "Traceback" not in printed
+    if sent == signal.SIGINT:
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@slow
+def test_refuses_a_wrong_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "1,tea,1,500\n2,tea,some,500\n")
+
+    status, printed = run(tmp_path, path)
+
+    assert status == 2
+    assert printed.startswith(f"{path}:2: ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("1,tea,1\n", ":1: not id,item,quantity,cents"),
+        ("1,tea,1,500,6\n", ":1: not"),
+        ("1,tea,1,500\n\n", ":2: not"),
+        ("1,tea,0,500\n", ":1: not"),
+        ("1,tea,1,-1\n", ":1: not"),
+        ("1,tea,1,5.5\n", ":1: not"),
+        ("1,tea,1,99999999999999999999\n", ":1: not"),
+        (",tea,1,500\n", ":1: not"),
+        ("1,,1,500\n", ":1: not"),
+        (f"{'x' * 101},tea,1,500\n", ":1: not"),
+        ("a\0b,tea,1,500\n", ":1: not"),
+        ("1,tea,1,500\n1,cups,1,500\n", ":2: order '1' is there twice"),
+        ("1,tea,1,500\n 1,tea,1,500\n", ":2: order '1' is there twice"),
+        ('1,"tea,1,500\n', "not"),
+    ],
+)
+def test_says_where_a_file_is_wrong(tmp_path: Path, text: str, place: str) -> None:
+    with pytest.raises(OrderFileError) as caught:
+        read(written(tmp_path, text))
+
+    assert place in str(caught.value)
+
+
+def test_says_that_a_file_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"1,th\xe9,1,500\n")
+
+    with pytest.raises(OrderFileError, match="No such file"):
+        read(tmp_path / "missing")
+    with pytest.raises(OrderFileError, match="directory"):
+        read(tmp_path)
+    with pytest.raises(OrderFileError, match="utf-8"):
+        read(tmp_path / "latin")
+
+
+def test_a_sample_is_a_proper_file(tmp_path: Path) -> None:
+    import random
+
+    made = sample(50, random.Random(1))
+    lines = [f"{each.id},{each.item},{each.quantity},{each.cents}\n" for each in made]
+
+    assert read(written(tmp_path, "".join(lines))) == made
+
+
+def insist(call, *arguments: object) -> None:  # type: ignore[no-untyped-def]
+    """Call a bank until it answers, and once more."""
+    answers = 0
+    while answers < 2:
+        try:
+            call(*arguments)
+        except BankError:
+            continue
+        answers += 1
+
+
+def test_the_bank_books_once_for_a_key(tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "bank.db")
+    insist(bank.charge, "first", "a", 500)
+    insist(bank.charge, "second", "b", 300)
+    insist(bank.refund, "third", "a")
+    insist(bank.refund, "fourth", "nobody")
+
+    books = bank.books()
+
+    assert books.charges == {"a": [500], "b": [300]}
+    assert books.refunds == {"a": [500]}
+
+
+def test_the_bank_would_show_a_second_key(tmp_path: Path) -> None:
+    bank = Bank(tmp_path / "bank.db")
+    insist(bank.charge, "first", "a", 500)
+    insist(bank.charge, "other", "a", 500)
+
+    assert bank.books().charges == {"a": [500, 500]}
+
+
+SHIPPED, CANCELLED = order_id("1"), order_id("2")
+RIGHT = Books({SHIPPED: [500], CANCELLED: [700]}, {CANCELLED: [700]}, 3)
+
+
+@pytest.mark.parametrize(
+    ("books", "stock", "found"),
+    [
+        (RIGHT, 9, ""),
+        (replace(RIGHT, charges={SHIPPED: [500]}, refunds={}), 9, ""),
+        (replace(RIGHT, charges={**RIGHT.charges, SHIPPED: [500, 500]}), 9, "charged [500, 500]"),
+        (replace(RIGHT, charges={**RIGHT.charges, SHIPPED: [50]}), 9, "charged [50]"),
+        (replace(RIGHT, charges={CANCELLED: [700]}), 9, "charged []"),
+        (replace(RIGHT, refunds={}), 9, "refunded []"),
+        (replace(RIGHT, refunds={CANCELLED: [700, 700]}), 9, "refunded [700, 700]"),
+        (replace(RIGHT, refunds={**RIGHT.refunds, SHIPPED: [500]}), 9, "refunded [500]"),
+        (RIGHT, 10, "10 of 'tea' are in stock, not 9"),
+    ],
+)
+async def test_the_proof_finds_wrong_books(books: Books, stock: int, found: str) -> None:
+    async with Engine(MemoryDriver(), flows) as engine:
+        tea = StateContext(State(stock_id("tea")))
+        tea.put(stock)
+        await engine.do(Commit(Pause(tea)))
+        for id, outcome in ((SHIPPED, "shipped"), (CANCELLED, "cancelled")):
+            ctx = StateContext(State(id))
+            await engine.do(Commit(Transit(ctx, "cancel"), close(ctx, outcome)))
+
+        wrong = await faults(
+            engine, [Order("1", "tea", 1, 500), Order("2", "tea", 1, 700)], 10, books
+        )
+
+    assert len(wrong) == bool(found)
+    assert found in "".join(wrong)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_the_proof_finds_an_order_that_did_not_come_to_its_end(ends: bool) -> None:
+    async with Engine(MemoryDriver(), flows) as engine:
+        tea = StateContext(State(stock_id("tea")))
+        tea.put(10)
+        ctx = StateContext(State(SHIPPED))
+        step = go(ctx, "charge")
+        await engine.do(Commit(Pause(tea), step, *([End(ctx)] if ends else [])))
+
+        wrong = await faults(engine, [Order("1", "tea", 1, 500)], 10, Books({}, {}, 0))
+
+    assert wrong == [f"{SHIPPED} has not come to an end: charge"]
