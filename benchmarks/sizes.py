@@ -100,10 +100,13 @@ QUICK = Sizes(
         "latency",
         "look for ",
         "more pending",
+        "on another engine",
         "page of the log",
         "processes of ",
+        "prune of ",
         "size of ",
         "start-up",
+        "timers pending",
         "waiting for ",
     ),
 )

@@ -1,11 +1,11 @@
 """Low-level flow and state primitives: the layer under workflow engines.
 
 Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
-which imports only from those before it: values (errors, frozen, limits, state, data, codec); the
-contract of stores (driver, recovery_rules, retrying, dead); what is to be done (notices, context,
-commands, registry); against a store (executed, planning, batching, reading, log_tail, watch,
-committing); running flows (execution, pool, heartbeats, calls, failures, flow_loop, engine,
-delayer); on top (checking).
+which imports only from those before it: values (errors, frozen, limits, values, data, state,
+codec); the contract of stores (driver, recovery_rules, retrying, dead); what is to be done (timers,
+effect_keys, notices, context, commands, registry); against a store (executed, draft, steps, alarms,
+planning, batching, reading, log_tail, watch, committing); running flows (execution, pool,
+heartbeats, calls, failures, flow_loop, pruning, engine, claimed_delay, delayer); on top (checking).
 """
 
 from flowstate.checking import Finding, Report, check

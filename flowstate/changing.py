@@ -93,7 +93,7 @@ class Changing:
         """
         return await signal(self._here(), checked_signal(id, name, value, key, early))
 
-    async def update(self, id: str, change: Change, *, attempts: int = 16) -> State:
+    async def update(self, id: str, change: Change, *, attempts: int = 64) -> State:
         """Read a state, let it be changed, and commit that; again, if others were faster.
 
         Callers of one process take turns, in the order of their coming, and each goes on from

@@ -118,12 +118,13 @@ async def check(
 
 
 def _parts(store: Driver | Engine, flows: FlowRegistry | None) -> tuple[Driver, FlowRegistry]:
+    driver: Any = store
     if isinstance(store, Engine):
         store.check_open()
-        store, flows = store.driver, flows or store.flows
+        driver, flows = store.driver, store.flows if flows is None else flows
     if not isinstance(flows, FlowRegistry):
         raise InvalidInputError("flows", "must be a FlowRegistry")
-    return store, flows
+    return driver, flows
 
 
 class Checker:

@@ -103,10 +103,8 @@ class Forget(Value, Command[None], frozen=True):
     Within a ``Commit`` it writes the last revision of the state, which has nothing but its id,
     labels and flow: watches see it, with the cause ``"forget"``. From then on the store has no
     such state: pages of latest revisions do not show it, ``GetState`` does not find it, and the id
-    may begin again at revision 0. ``compact`` removes all its revisions. Outside a ``Commit`` it
-    only changes the working copy. A state is forgotten in the commit that ends it, if you wish::
-
-        Commit(End(ctx), Forget(ctx))
+    may begin again at revision 0. ``compact`` removes all its revisions. The same commit may end
+    the state first. Outside a ``Commit`` it only changes the working copy.
     """
 
     ctx: StateContext
@@ -143,15 +141,14 @@ class SetTimer(Value, Command[None], frozen=True):
     """Set an alarm that sends a state to flow ``to``, however often it moves until then.
 
     A timer belongs to the state, and not to one revision as a ``Delay`` does: it survives every
-    commit until it fires, is set again under its name, is cancelled, or the state ends. It fires
-    once, never early, by a commit at the latest revision, and makes a paused state active. It does
-    not postpone recovery. What runs when it fires is superseded. An engine with a ``Delayer`` and
-    the flow fires it. ``ctx.timer`` then is its name.
+    commit until it fires, is set again under its name, is cancelled, or the state ends. A
+    ``Delayer`` fires it once, never early, by a commit at the latest revision, and makes a paused
+    state active; what runs then is superseded. It postpones no recovery. ``ctx.timer`` is its name.
 
-    Outside a ``Commit`` it only changes the working copy: the timer is set by the next commit.
+    Outside a ``Commit`` it only changes the working copy: the next commit sets the timer.
 
     Attributes:
-        ctx: the state; it must not have ended.
+        ctx: the state; not an ended one.
         name: of the timer, at most 512 bytes. A state has at most 64.
         to: the flow id.
         after: how long after the commit, by the store's clock. Either this or ``until``.

@@ -15,12 +15,17 @@ from msgspec.structs import replace
 from flowstate.batching import Batcher
 from flowstate.codec import data_size, encode_body
 from flowstate.commands import (
+    CancelTimer,
+    Check,
     Command,
     Commit,
     Delay,
     GetData,
     GetState,
+    Noop,
+    Put,
     Receive,
+    SetTimer,
     StoreData,
     Transit,
     Unstack,
@@ -51,7 +56,10 @@ from flowstate.turns import Backoff, Turns
 
 __all__ = ["Committer", "OTHER_LOOP"]
 
+MOST_LOST = 1_000  # Races with mailboxes; a context of one that is stale loses all of them.
 OTHER_LOOP = "is open in another event loop; see asyncio.run_coroutine_threadsafe"
+# What a plan needs no look into the store for; of a subclass nobody can know without looking.
+PLANNED_AT_ONCE = STEPS | {CancelTimer, Check, Delay, Noop, Put, SetTimer, StoreData}
 
 
 class Committer:
@@ -160,10 +168,15 @@ class Committer:
                 raise
 
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
-        if STEPS.issuperset(map(type, commands)):  # As mostly.
+        if PLANNED_AT_ONCE.issuperset(map(type, commands)):  # As mostly.
             plan = self.plan()
             for command in commands:
-                plan.step(command)  # type: ignore[arg-type]
+                if type(command) in STEPS:
+                    plan.step(command)  # type: ignore[arg-type]
+                else:
+                    plan.add(command)
+            if plan.forgotten:  # By a command outside of the commit.
+                await self._forget_mailboxes(plan)
             await self._write(plan.writes(self._tokens()), plan.settle)
         elif mailboxes := mailboxes_of(commands):
             await self._commit_with(mailboxes, commands)
@@ -182,7 +195,9 @@ class Committer:
                 try:
                     await self.write(plan)
                 except RevisionMismatchError as error:
-                    if not set(mailboxes).issuperset(error.ids):
+                    # Unstacked by this commit, a state was not known by its id before.
+                    unstacked = [mailbox_id(draft.current.id) for draft, _ in plan._received]
+                    if lost == MOST_LOST or not {*mailboxes, *unstacked}.issuperset(error.ids):
                         raise
                 else:
                     return

@@ -50,6 +50,10 @@ class Executed:
                 others = (*before, *self._of(execution.id))
                 self._put(execution.id, [each for each in others if each is not execution])
 
+    def is_behind(self, state: State) -> bool:
+        """Return whether an older revision of a state is executed."""
+        return any(each.ctx.committed.rev < state.rev for each in self._of(state.id))
+
     def _of(self, id: str) -> "tuple[Execution, ...]":
         found = self.by_id.get(id, ())
         return found if isinstance(found, tuple) else (found,)

@@ -299,5 +299,6 @@ def weight_of(revision: Revision) -> int:
     ):
         if texts:
             weight += sum(map(len, texts)) + sum(map(len, texts.values()))
-    weight += sum([len(name) + memoryview(raw).nbytes for name, raw in revision.values.items()])
+    if revision.values:
+        weight += sum([len(name) + memoryview(raw).nbytes for name, raw in revision.values.items()])
     return weight + BASE_WEIGHT * len(revision.timers)

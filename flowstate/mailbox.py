@@ -103,6 +103,13 @@ class Mailbox(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
                 return message, replace(self, messages=left)
         return None, self
 
+    def without(self, message: Message, keys: str) -> "Mailbox":
+        """Return it as it was before this message and key, the last ones."""
+        messages = self.messages
+        if messages and messages[-1] == message:
+            messages = messages[:-1]
+        return replace(self, messages=messages, keys=self.keys.removesuffix(keys))
+
     def stored_in(self, state: State) -> State:
         """Return the state of the mailbox with this in it."""
         values = FrozenDict({VALUE: Raw(msgspec.json.encode(self))})

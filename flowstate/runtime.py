@@ -53,6 +53,7 @@ from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
 from flowstate.seen_keys import SeenKeys
 from flowstate.state import State, Status
+from flowstate.steps import STEPS
 from flowstate.tasks import shielded, spawn
 from flowstate.turns import Backoff, turns_of
 from flowstate.watch import Watch
@@ -175,6 +176,8 @@ class Runtime:
     async def do(self, command: Command[Any]) -> Any:
         """Do one command, and return its result."""
         if not logger.isEnabledFor(logging.DEBUG):
+            if type(command) in STEPS:  # As mostly: flows go from one to the next by them.
+                return self._step(command)
             return await self._do(command)
         name = type(command).__name__
         extra = {"command": name, "what": _described(command)}
@@ -185,6 +188,11 @@ class Runtime:
             raise
         logger.debug("did %s", name, extra=extra)
         return result
+
+    def _step(self, command: Any) -> None:
+        plan = self.committer.plan()
+        plan.step(command)
+        plan.apply()
 
     async def _do(self, command: Command[Any]) -> Any:  # noqa: C901, PLR0912 - one place
         result: Any = None

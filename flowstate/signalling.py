@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 from msgspec import Struct
 
 from flowstate.context import StateContext
@@ -20,6 +21,8 @@ from flowstate.turns import Line
 from flowstate.values import with_value
 
 __all__ = ["Signal", "checked_signal", "signal"]
+
+CHECKED = 3  # Attempts with a check.
 
 
 class Signal(Struct, frozen=True):
@@ -51,47 +54,125 @@ async def signal(runtime: Runtime, sent: Signal) -> bool:
     """Do ``Engine.signal``, which says what is promised."""
     # Turns are for those who use the mailbox, in the order of their coming.
     async with runtime.turns.take(mailbox_id(sent.id)) as line:
-        outcome = await _send(runtime, sent, line)
-    if isinstance(outcome, StateContext):
-        await execute_somewhere(runtime, outcome)
-    return outcome is not False
+        sending = _Sending(runtime, sent, line)
+        is_new = await sending.send()
+    if sending.delivered is not None:
+        await execute_somewhere(runtime, sending.delivered)
+    return is_new
 
 
-async def _send(runtime: Runtime, sent: Signal, line: Line) -> StateContext | bool:
-    """Send it; return what is to be executed here, or whether its key is new."""
-    lost = 0
-    while True:
-        runtime.check_open()
-        try:
-            return await _attempt(runtime, sent, line)
-        except RevisionMismatchError:
-            line.state = None
-        await runtime.backoff.pause(lost)
-        lost += 1
+@attrs.define(eq=False)
+class _Sending:
+    """What it takes to send a message, in the turn of its mailbox.
 
+    A receiver that moves on all the time would win every race against the check that it does not
+    wait. So after some of them the message is kept without the check. Then the sender looks once
+    more, and delivers it if the receiver has begun to wait just before. Only if the sender dies in
+    between, a message may lie there although the receiver waits for it. It was not acknowledged
+    then, and is delivered when it is sent again with its key.
 
-async def _attempt(runtime: Runtime, sent: Signal, line: Line) -> StateContext | bool:
-    receiver = await runtime.driver.get_state(sent.id)
-    if sent.token:  # First: the receiver may have ended because of this very message.
-        line.state = await runtime.driver.get_state(mailbox_id(sent.id))
-        if await runtime.seen_keys.have(sent.token, line.state):
+    Attributes:
+        delivered: the receiver, if it is to be executed here.
+    """
+
+    runtime: Runtime
+    sent: Signal
+    line: Line
+    delivered: StateContext | None = None
+
+    async def send(self) -> bool:
+        """Send the message, and return whether its key is new."""
+        lost = 0
+        while True:
+            self.runtime.check_open()
+            try:
+                return await self._attempt(is_checked=lost < CHECKED)
+            except RevisionMismatchError:
+                self.line.state = None
+            await self.runtime.backoff.pause(lost)
+            lost += 1
+
+    async def _attempt(self, *, is_checked: bool) -> bool:
+        sent, receiver = self.sent, await self._read(self.sent.id)
+        # First: the receiver may have ended because of this very message.
+        if sent.token and await self._is_seen():
+            if receiver is not None:
+                await self._see_to_what_is_kept()
             return False
-    to = _destination(receiver, sent)
-    plan = runtime.committer.plan()
-    mailbox: StateContext | None = None
-    if to is None or sent.token:
-        stored = line.state or await runtime.driver.get_state(mailbox_id(sent.id))
-        mailbox = _keep(plan, sent, stored, with_message=to is None)
-    line.state = None
-    if receiver is None or to is None:
-        plan.check(receiver or State(sent.id))
-        ctx = None
-        await runtime.committer.write(plan)
-    else:
-        ctx = await _deliver(runtime, plan, receiver, sent.message, to)
-    if mailbox is not None:
-        line.state = mailbox.committed
-    return ctx or True
+        to = _destination(receiver, sent)
+        plan = self.runtime.committer.plan()
+        mailbox: StateContext | None = None
+        if to is None or sent.token:
+            mailbox = await self._keep(plan, with_message=to is None)
+        self.line.state = None
+        if receiver is not None and to is not None:
+            await self._deliver(plan, receiver, sent.message, to)
+        else:
+            is_checked = is_checked or receiver is None
+            if is_checked:
+                plan.check(receiver or State(sent.id))
+            await self.runtime.committer.write(plan)
+            if not is_checked:
+                await self._see_to_what_is_kept()
+                return True
+        if mailbox is not None:
+            self.line.state = mailbox.committed
+        return True
+
+    async def _read(self, id: str) -> State | None:
+        return await self.runtime.driver.get_state(id)
+
+    async def _is_seen(self) -> bool:
+        self.line.state = mailbox = await self._read(mailbox_id(self.sent.id))
+        return await self.runtime.seen_keys.have(self.sent.token, mailbox)
+
+    async def _keep(self, plan: Plan, *, with_message: bool) -> StateContext:
+        """Let the mailbox have the key and the message, and return its context."""
+        id = mailbox_id(self.sent.id)
+        stored = self.line.state or await self._read(id)
+        content, part = Mailbox.of(stored), None
+        if with_message:
+            content = content.add(self.sent.message, self.sent.id)
+        if self.sent.token:
+            content, part = with_token(content, self.sent.token)
+        return keep_in_mailbox(plan, stored or State(id), content, part)
+
+    async def _deliver(self, plan: Plan, receiver: State, message: Message, to: str) -> None:
+        """Commit what gives a receiver its message."""
+        runtime, ctx = self.runtime, deliver(plan, receiver, message, to)
+        if runtime.can_execute(to):
+            await commit_and_keep(runtime, ctx, runtime.committer.write(plan))
+            self.delivered = ctx
+        else:
+            plan.pass_on(ctx)
+            await runtime.committer.write(plan)
+
+    async def _see_to_what_is_kept(self) -> None:
+        """Deliver what the receiver waits for although it is in the mailbox, until nothing is."""
+        lost = 0
+        while True:
+            try:
+                return await self._deliver_kept()
+            except RevisionMismatchError:
+                await self.runtime.backoff.pause(lost)
+            lost += 1
+
+    async def _deliver_kept(self) -> None:
+        receiver = await self._read(self.sent.id)
+        stored = await self._read(mailbox_id(self.sent.id))
+        if stored is None:
+            return
+        content, plan = Mailbox.of(stored), self.runtime.committer.plan()
+        if receiver is not None:
+            waiting = waiting_of(receiver)
+            message, left = content.take(waiting.names if waiting is not None else ())
+            if waiting is not None and message is not None:
+                keep_in_mailbox(plan, stored, left)
+                await self._deliver(plan, receiver, message, waiting.to)
+        elif not self.sent.early:  # It was forgotten, and its next life must not find this.
+            keep_in_mailbox(plan, stored, content.without(self.sent.message, self.sent.token))
+            await self.runtime.committer.write(plan)
+            _destination(receiver, self.sent)
 
 
 def _destination(receiver: State | None, sent: Signal) -> str | None:
@@ -104,26 +185,3 @@ def _destination(receiver: State | None, sent: Signal) -> str | None:
         raise InvalidCommandError("id", f"{sent.id!r} has ended")
     waiting = waiting_of(receiver)
     return waiting.to if waiting is not None and sent.message.name in waiting.names else None
-
-
-def _keep(plan: Plan, sent: Signal, stored: State | None, *, with_message: bool) -> StateContext:
-    """Let a mailbox have the key and the message, and return its context."""
-    content, part = Mailbox.of(stored), None
-    if with_message:
-        content = content.add(sent.message, sent.id)
-    if sent.token:
-        content, part = with_token(content, sent.token)
-    return keep_in_mailbox(plan, stored or State(mailbox_id(sent.id)), content, part)
-
-
-async def _deliver(
-    runtime: Runtime, plan: Plan, receiver: State, message: Message, to: str
-) -> StateContext | None:
-    """Commit what gives a receiver its message; return its context if it is executed here."""
-    ctx = deliver(plan, receiver, message, to)
-    if not runtime.can_execute(to):
-        plan.pass_on(ctx)
-        await runtime.committer.write(plan)
-        return None
-    await commit_and_keep(runtime, ctx, runtime.committer.write(plan))
-    return ctx

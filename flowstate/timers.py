@@ -54,7 +54,8 @@ def changed_timers(timers: Mapping[str, Timer], known: State) -> tuple[list[str]
 
     A timer that counts from its commit, and is another object than before, was set again.
     """
-    is_set = [name for name, timer in timers.items() if not _has_timer(known, name, timer)]
+    at = _time_of(known)
+    is_set = [n for n, timer in timers.items() if not _is_same(known.timers.get(n), timer, at)]
     return is_set, [name for name in known.timers if name not in timers]
 
 
@@ -69,9 +70,8 @@ def without_timer(state: State, name: str) -> Mapping[str, Timer]:
     return FrozenDict({key: timer for key, timer in state.timers.items() if key != name})
 
 
-def _has_timer(state: State, name: str, timer: Timer) -> bool:
-    """Return whether a committed state has this timer, and not one that was set otherwise."""
-    own, at = state.timers.get(name), _time_of(state)
+def _is_same(own: Timer | None, timer: Timer, at: datetime | None) -> bool:
+    """Return whether a state committed at this time has a timer, not one that was set otherwise."""
     if type(own) is not Timer or (own.due is None and at is None):
         return False
     if timer.due is None:

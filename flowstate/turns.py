@@ -21,7 +21,7 @@ from flowstate.tasks import note_outcome
 __all__ = ["Backoff", "Line", "Place", "Turns", "forget_turns", "turns_of"]
 
 FIRST_PAUSE = 0.001  # Seconds.
-LONGEST_PAUSE = 0.25
+LONGEST_PAUSE = 0.05
 MAX_DOUBLINGS = 10
 
 

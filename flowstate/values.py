@@ -18,6 +18,7 @@ __all__ = ["UPGRADE", "checked_values", "get_value", "is_json", "with_value", "w
 UPGRADE = "__flowstate_upgrade__"
 WHITE_SPACE = b" \t\r\n"
 DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
+SHALLOW = 100  # So many brackets are.
 NUL = b"\\u0000"
 UNESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 PATH = re.compile(r" - at `(.*)`$")
@@ -29,7 +30,8 @@ def is_json(raw: bytes) -> bool:
         return False
     try:
         msgspec.json.decode(raw)  # One value: also "1, 2" can be within brackets.
-        msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
+        if raw.count(b"[") + raw.count(b"{") > SHALLOW:
+            msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
     except (ValueError, RecursionError):
         return False
     return True

@@ -298,7 +298,15 @@ class Consumer:
         async with self._engine.watch(
             labels=self._labels, status=self._status, since_rev=since
         ) as watch:
-            await first(self._read(cursor, watch), self._keep_saving(cursor, watch))
+            try:
+                await first(self._read(cursor, watch), self._keep_saving(cursor, watch))
+            finally:
+                self._note_cursor(cursor, watch)
+
+    def _note_cursor(self, cursor: Cursor, watch: Watch) -> None:
+        """Note how far the watch has looked, unless it is ahead of the handler."""
+        if not self._has_revision:
+            cursor.done = max(cursor.done, watch.cursor)
 
     async def _keep_saving(self, cursor: Cursor, watch: Watch) -> None:
         """Store the place now and then, while no revision comes."""
@@ -307,7 +315,7 @@ class Consumer:
             # Between the look and the lock nothing waits, so no revision can come.
             if not self._has_revision:
                 async with cursor.lock:
-                    cursor.done = max(cursor.done, watch.cursor)
+                    self._note_cursor(cursor, watch)
                     if cursor.must_save():
                         await cursor.save()
 

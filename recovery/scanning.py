@@ -39,7 +39,8 @@ class Jumps:
         if self._latest is None:
             return False
         before, after = self._latest
-        return before < stalls_at <= after and store_now < after + beats_within
+        # Also what stalls after the jump does so too early, if it is counted from before it.
+        return before < stalls_at and store_now < after + beats_within
 
 
 @attrs.define(eq=False)

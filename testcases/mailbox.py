@@ -1,6 +1,7 @@
 """Messages to states: none missed, none doubled, none stuck, whatever the state does meanwhile."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from random import Random
@@ -187,6 +188,28 @@ async def signals_of_many_at_once(h: Harness) -> None:
     check(sorted(h.visits), sorted(f"r-{n % 3} m {n}" for n in values), "what has come")
 
 
+@case("shared", real_time=True)
+async def signals_to_one_that_always_moves(h: Harness) -> None:
+    """G12: a state that another process moves on all the time keeps no message away."""
+    await committed(h, "a")
+    done = threading.Event()
+
+    async def keep_moving(engine: Engine) -> None:
+        engine.flows.declare("work")
+        ctx = StateContext(await engine.get_state("a"))
+        while not done.is_set():
+            await engine.do(Commit(Transit(ctx, "work")))
+
+    moving = asyncio.ensure_future(in_another_loop(h, keep_moving))
+    try:
+        for value in range(5):
+            await h.engine.signal("a", "m", value, key=f"{value}")
+    finally:
+        done.set()
+        await moving
+    check(await _all(h), [0, 1, 2, 3, 4], "what was received")
+
+
 @case("durable")
 async def messages_survive(h: Harness) -> None:
     """G7: what was kept, which keys were seen, and who waits, is known to the next process."""
@@ -252,6 +275,7 @@ CASES: tuple[Case, ...] = (
     signals_to_one_that_is_delayed_or_has_a_timer,
     signals_from_another_process,
     signals_of_many_at_once,
+    signals_to_one_that_always_moves,
     messages_survive,
     many_keys_survive_compaction,
     mailboxes_are_bounded,

@@ -288,6 +288,14 @@ async def test_a_receiver_may_be_stacked_after_it_has_received(engine: Engine) -
     assert (await latest(engine)).signal == "m"
 
 
+async def test_a_state_that_is_unstacked_by_the_same_commit_receives(engine: Engine) -> None:
+    ctx, carrier, out = await begun(engine), StateContext(State("b")), StateContext(State("c"))
+    await engine.do(Commit(Stack(carrier, ctx, "x")))
+    await engine.signal("a", "m", 1)
+    await engine.do(Commit(Unstack(carrier, out, "x"), Receive(out, "m", to="elsewhere")))
+    assert (out.current.id, out.signal, await received(engine)) == ("a", "m", [])
+
+
 async def test_names_and_contexts_are_told_by_the_command() -> None:
     ctx = StateContext(State("a"))
     command = Receive(ctx, "m", "n", to="next")

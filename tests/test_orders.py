@@ -1,26 +1,39 @@
 """The order service, as a newcomer runs it: killed, interrupted, on odd files, with wrong books."""
 
+import contextlib
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from flowstate import Commit, End, Engine, Pause, State, StateContext, Transit
+from flowstate import (
+    Commit,
+    End,
+    Engine,
+    InvalidCommandError,
+    Pause,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    Transit,
+)
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.testing import Outcome, explore_crashes
 
-orders = pytest.importorskip("examples.orders.orders")
-from examples.orders.bank import Bank, BankError, Books  # noqa: E402
-from examples.orders.flows import close, flows, go, order_id, stock_id  # noqa: E402
-from examples.orders.orders import Order, OrderFileError, read, sample  # noqa: E402
-from examples.orders.proof import faults  # noqa: E402
+pytest.importorskip("examples.orders.orders")
+from examples.orders.bank import Bank, BankError, Books
+from examples.orders.flows import close, flows, go, order_id, stock_id
+from examples.orders.orders import Approval, Order, OrderFileError, read, sample
+from examples.orders.proof import faults
 
 pytestmark = [pytest.mark.repository, pytest.mark.timeout(180)]
 slow = pytest.mark.slow
@@ -47,7 +60,9 @@ sys.exit(demo.main())
 
 
 @contextmanager
-def started(folder: Path, *arguments: str | Path, program: str = "") -> Iterator[subprocess.Popen]:
+def started(
+    folder: Path, *arguments: str | Path, program: str = ""
+) -> Iterator[subprocess.Popen[str]]:
     """Start the demo, or a program around it, with a folder of its own for temporary files."""
     start = ["-c", program] if program else ["-m", "examples.orders"]
     (folder / "tmp").mkdir()
@@ -85,7 +100,7 @@ def readable(path: Path) -> bool:
         return False
 
 
-def wait_for_workers(process: subprocess.Popen, folder: Path) -> None:
+def wait_for_workers(process: subprocess.Popen[str], folder: Path) -> None:
     """Return when the first row is printed, with workers at work."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -196,15 +211,13 @@ def test_says_that_a_file_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_a_proper_file(tmp_path: Path) -> None:
-    import random
-
     made = sample(50, random.Random(1))
     lines = [f"{each.id},{each.item},{each.quantity},{each.cents}\n" for each in made]
 
     assert read(written(tmp_path, "".join(lines))) == made
 
 
-def insist(call, *arguments: object) -> None:  # type: ignore[no-untyped-def]
+def insist(call: Callable[..., None], *arguments: object) -> None:
     """Call a bank until it answers, and once more."""
     answers = 0
     while answers < 2:
@@ -283,3 +296,81 @@ async def test_the_proof_finds_an_order_that_did_not_come_to_its_end(ends: bool)
         wrong = await faults(engine, [Order("1", "tea", 1, 500)], 10, Books({}, {}, 0))
 
     assert wrong == [f"{SHIPPED} has not come to an end: charge"]
+
+
+class PlainBank:
+    """Books once for each key, in memory, and answers at the second call of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.booked: dict[str, tuple[str, str]] = {}
+
+    def charge(self, key: str, id: str, _: int) -> None:
+        self._book(key, "charge", id)
+
+    def refund(self, key: str, id: str) -> None:
+        self._book(key, "refund", id)
+
+    def _book(self, key: str, kind: str, id: str) -> None:
+        self.booked[key] = (kind, id)
+        self.calls.append(key)
+        if self.calls.count(key) == 1:
+            raise BankError("no answer")
+
+
+@pytest.mark.parametrize(
+    ("order", "answer", "ended"),
+    [
+        (Order("1", "tea", 1, 500), None, "shipped"),
+        (Order("1", "anvil", 1, 500), None, "cancelled"),
+        (Order("1", "tea", 1, 50_000), True, "shipped"),
+        (Order("1", "tea", 1, 50_000), False, "cancelled"),
+        (Order("1", "tea", 1, 50_000), None, "cancelled"),
+        (Order("1", "tea", 6, 500), None, "sold out"),
+    ],
+)
+def test_ends_alike_whenever_its_process_dies(
+    order: Order, answer: bool | None, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = PlainBank()
+
+    async def at_once(call: Callable[..., None], *arguments: object) -> None:
+        call(*arguments)
+
+    def make_bank() -> PlainBank:
+        nonlocal bank
+        bank = PlainBank()
+        return bank
+
+    async def trade(engine: Engine, _: PlainBank) -> None:
+        stock = StateContext(State(stock_id(order.item)))
+        stock.put(5)
+        with contextlib.suppress(RevisionMismatchError):
+            await engine.do(Commit(Pause(stock)))
+        ctx = StateContext(State(SHIPPED))
+        ctx.put(order)
+        with contextlib.suppress(RevisionMismatchError):
+            await engine.start(ctx, go(ctx, "reserve").to)
+        if answer is not None:
+            with contextlib.suppress(InvalidCommandError):  # It has ended, after an answer.
+                await engine.signal(SHIPPED, "approval", Approval(answer, "anna"), key="answer")
+
+    def is_right(outcome: Outcome[PlainBank]) -> None:
+        assert outcome.states[SHIPPED].labels["stage"] == ended
+        left = outcome.states[stock_id(order.item)].get(int)
+        assert left == 5 - order.quantity * (ended == "shipped")
+
+    monkeypatch.setattr("examples.orders.flows.asyncio.to_thread", at_once)
+    monkeypatch.setattr("examples.orders.flows.bank", lambda: bank)
+
+    explored = explore_crashes(
+        make_bank,
+        lambda _: flows,
+        trade,
+        outside=lambda bank: sorted(set(bank.booked.values())),
+        invariants=[is_right],
+        crashes=2,
+        max_runs=200,
+    )
+
+    assert len(explored.points) >= 3

@@ -1,15 +1,13 @@
-"""Timers: what a commit writes for them, and how they fire against everything else."""
+"""Timers fire once, when they are due, at the latest revision, whatever else happens."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
-from random import Random
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from flowstate import (
     CancelTimer,
@@ -21,153 +19,19 @@ from flowstate import (
     End,
     Engine,
     FakeClock,
-    FlowRegistry,
     Forget,
-    InvalidCommandError,
-    InvalidInputError,
     Noop,
     Pause,
-    Put,
-    RevisionMismatchError,
     SetTimer,
     State,
     StateContext,
-    StateNotFoundError,
     Status,
-    Timer,
     Transit,
     Transition,
 )
-from flowstate.driver import DuePage, DueQuery, NewTimer, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.testcases.support import DriverWrapper, end, take
-from flowstate.timers import (
-    changed_timers,
-    lasting_timers,
-    timer_id,
-    timer_to_fire,
-    without_timer,
-)
-
-NOW, SECOND, HOUR = timedelta(0), timedelta(seconds=1), timedelta(hours=1)
-AT = datetime(2030, 1, 1, tzinfo=UTC)
-LAST = datetime.max.replace(tzinfo=UTC)
-RELATIVE = Timer("ring", after=HOUR)
-ABSOLUTE = Timer("ring", AT + HOUR)
-
-
-# The rules
-
-
-def stored(**timers: Timer) -> State:
-    return State("a", 7, committed_at=AT, timers=timers)
-
-
-def test_a_timer_gets_its_time_with_the_next_revision() -> None:
-    known = stored(kept=RELATIVE, absolute=ABSOLUTE, set=RELATIVE)
-    current = replace(known, timers={**known.timers, "set": Timer("ring", after=HOUR)})
-
-    found = lasting_timers(current, known)
-
-    assert found == {"kept": ABSOLUTE, "absolute": ABSOLUTE, "set": RELATIVE}
-    assert lasting_timers(replace(current, status=Status.ENDED), known) == {}
-    only_absolute = stored(absolute=ABSOLUTE)
-    assert lasting_timers(only_absolute, only_absolute) is only_absolute.timers
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "is_set"),
-    [
-        (RELATIVE, RELATIVE, False),
-        (RELATIVE, ABSOLUTE, False),  # As the next revision has it.
-        (RELATIVE, Timer("ring", after=HOUR), True),
-        (RELATIVE, Timer("ring", AT + 2 * HOUR), True),
-        (RELATIVE, Timer("other", AT + HOUR), True),
-        (ABSOLUTE, Timer("ring", AT + HOUR), False),
-        (ABSOLUTE, RELATIVE, True),
-        (None, RELATIVE, True),
-        (None, ABSOLUTE, True),
-    ],
-)
-def test_what_counts_as_set_again(before: Timer | None, after: Timer, is_set: bool) -> None:
-    known = stored(**({"t": before} if before else {}))
-
-    assert changed_timers({"t": after}, known) == (["t"] if is_set else [], [])
-    assert changed_timers({}, known) == ([], ["t"] if before else [])
-
-
-def test_a_timer_that_counts_from_an_unknown_time_is_set_again() -> None:
-    known = replace(stored(t=RELATIVE), committed_at=None)
-
-    assert lasting_timers(known, known) is known.timers
-    assert changed_timers(known.timers, known) == (["t"], [])
-
-
-def test_a_timer_is_the_same_in_all_revisions_that_have_it() -> None:
-    first = stored(t=RELATIVE)
-    second = replace(first, rev=8, committed_at=AT + SECOND, timers=lasting_timers(first, first))
-
-    assert timer_to_fire(first, "t") == timer_to_fire(second, "t") == ABSOLUTE
-    assert timer_to_fire(first, "other") is None
-    assert timer_to_fire(replace(first, status=Status.ENDED), "t") is None
-    assert without_timer(stored(t=RELATIVE, u=ABSOLUTE), "t") == {"u": ABSOLUTE}
-
-
-def test_times_beyond_the_last_one_are_that_one() -> None:
-    state = replace(stored(t=Timer("ring", after=timedelta(days=365_000))), committed_at=LAST)
-
-    assert state.timer_due("t") == LAST
-    assert stored(t=RELATIVE).timer_due("t") == AT + HOUR
-    assert stored().timer_due("t") is None
-    assert State("new", timers={"t": RELATIVE}).timer_due("t") is None
-
-
-def test_ids_of_rows_are_short_and_differ() -> None:
-    ids = {
-        timer_id(id, name) for id in ("a", "b", "ab", "é" * 256) for name in ("", "a", "b", "ba")
-    }
-
-    assert len(ids) == 16
-    assert {len(id) for id in ids} == {len("timer-") + 40}
-
-
-# What a commit writes
-
-
-class Recorder(DriverWrapper):
-    """Keeps what was committed; does something else first, or fails, when told to.
-
-    Attributes:
-        writes: of each commit.
-        before: is awaited, once, before a commit that a timer makes.
-        error: is what such a commit has as its verdict, once.
-    """
-
-    def __init__(self, clock: FakeClock) -> None:
-        super().__init__(MemoryDriver(clock))
-        self.writes: list[Writes] = []
-        self.pages = 0
-        self.before: list[Any] = []
-        self.error: Exception | None = None
-
-    async def get_due(self, query: DueQuery) -> DuePage:
-        self.pages += query.kind == "delay"
-        return await super().get_due(query)
-
-    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
-        self.writes += batch
-        if any(put.transition.cause == "timer" for writes in batch for put in writes.puts):
-            if self.before:
-                await self.before.pop(0)()
-            if self.error is not None:
-                error, self.error = self.error, None
-                raise error
-        return await super().commit(batch)
-
-    @property
-    def rows(self) -> tuple[list[NewTimer], list[str]]:
-        """The rows that the last commit has stored, and the ids of those that it has removed."""
-        return list(self.writes[-1].timers), [drop.id for drop in self.writes[-1].drops]
+from flowstate.testcases.support import take
+from tests.timers import AT, HOUR, SECOND, Recorder, begun, opened
 
 
 @pytest.fixture
@@ -182,116 +46,8 @@ def driver(clock: FakeClock) -> Recorder:
 
 @pytest.fixture
 async def engine(driver: Recorder, clock: FakeClock) -> AsyncIterator[Engine]:
-    flows = FlowRegistry()
-    for flow in ("work", "ring"):
-        flows.set(flow, end)
-    async with Engine(driver, flows, clock=clock) as engine:
+    async with opened(driver, clock) as engine:
         yield engine
-
-
-async def begun(engine: Engine, *commands: str, id: str = "a") -> StateContext:
-    """Return a new state, with a timer for each name, which is due in an hour."""
-    ctx = StateContext(State(id))
-    timers = [SetTimer(ctx, name, "ring", after=HOUR) for name in commands]
-    await engine.do(Commit(Transit(ctx, "work"), *timers))
-    return ctx
-
-
-async def test_commits_write_what_has_changed_and_no_more(
-    engine: Engine, driver: Recorder, clock: FakeClock
-) -> None:
-    ctx = await begun(engine, "one", "two")
-    (one, two), gone = driver.rows
-    assert [(row.name, row.put, row.to, row.due, row.after) for row in (one, two)] == [
-        ("one", 0, "ring", None, HOUR),
-        ("two", 0, "ring", None, HOUR),
-    ]
-    assert gone == []
-    due = ctx.current.timer_due("one")
-    await clock.sleep(60.0)
-    for command in (Transit(ctx, "work"), Pause(ctx), Put(ctx)):
-        await engine.do(Commit(command))
-        assert driver.rows == ([], [])
-    assert ctx.committed.timers == {"one": Timer("ring", due), "two": Timer("ring", due)}
-    again = SetTimer(ctx, "one", "ring", after=HOUR)
-    await engine.do(Commit(again, CancelTimer(ctx, "two")))
-    ((row,), gone) = driver.rows
-    assert (row.id, row.after, gone) == (one.id, HOUR, [two.id])
-    assert ctx.current.timer_due("one") == clock.now() + HOUR
-    until = SetTimer(ctx, "one", "ring", until=clock.now() + HOUR)
-    await engine.do(Commit(until, CancelTimer(ctx, "two")))
-    assert driver.rows == ([], [])  # It is due at that time already.
-    await engine.do(Commit(End(ctx)))
-    assert driver.rows == ([], [one.id])
-
-
-async def test_several_states_of_a_commit_have_their_own_timers(
-    engine: Engine, driver: Recorder
-) -> None:
-    first, second = await begun(engine, "t"), await begun(engine, id="b")
-    await engine.do(
-        Commit(
-            Transit(first, "work"),
-            SetTimer(second, "t", "work", after=SECOND),
-            CancelTimer(first, "t"),
-        )
-    )
-    (row,), gone = driver.rows
-    assert (driver.writes[-1].puts[row.put].id, row.to) == ("b", "work")
-    assert (row.id, gone) == (timer_id("b", "t"), [timer_id("a", "t")])
-
-
-async def test_a_timer_that_is_set_again_in_the_working_copy_counts_anew(
-    engine: Engine, driver: Recorder, clock: FakeClock
-) -> None:
-    ctx = await begun(engine, "t")
-    await clock.sleep(60.0)
-    await engine.do(SetTimer(ctx, "t", "ring", after=HOUR))
-    assert ctx.current == replace(ctx.committed, timers=ctx.current.timers)
-    await engine.do(Commit(Put(ctx)))
-    assert len(driver.rows[0]) == 1
-    assert ctx.current.timer_due("t") == clock.now() + HOUR
-
-
-async def test_timers_count_for_the_size_and_the_bounds_of_a_commit(
-    engine: Engine, driver: Recorder
-) -> None:
-    contexts = [StateContext(State(f"{n}")) for n in range(20)]
-    alarms = [SetTimer(ctx, f"{n}", "ring", after=HOUR) for ctx in contexts for n in range(64)]
-    with pytest.raises(InvalidCommandError, match="at most 1000 timers"):
-        await engine.do(Commit(*alarms))
-    await engine.do(Commit(*alarms[: 15 * 64]))
-    assert len(driver.rows[0]) == 15 * 64
-
-
-async def test_a_hand_made_timer_is_stored_or_refused(engine: Engine, driver: Recorder) -> None:
-    made = State("a", timers={"t": Timer("ring", after=HOUR), "u": Timer("ring", AT)})
-    await engine.do(Commit(Transit(StateContext(made), "work")))
-    assert [(row.name, row.due, row.after) for row in driver.rows[0]] == [
-        ("t", None, HOUR),
-        ("u", AT, None),
-    ]
-    bad: list[Any] = [None, "t", {"t": None}, {"t": Timer("ring")}, {"": RELATIVE}, {1: RELATIVE}]
-    bad += [{"t": Timer("", AT)}, {"t": Timer("ring", datetime(2030, 1, 1))}]  # noqa: DTZ001
-    bad += [{"t": Timer("ring", after=-SECOND)}, {f"{n}": RELATIVE for n in range(65)}]
-    for timers in bad:
-        ctx = StateContext(State("b"))
-        ctx.current = replace(ctx.current, timers=timers)
-        with pytest.raises(InvalidInputError, match=r"^state\.timers"):
-            await engine.do(Commit(Transit(ctx, "work")))
-    assert await engine.head() == 1
-
-
-async def test_an_ended_state_has_no_timers(engine: Engine, driver: Recorder) -> None:
-    ctx = await begun(engine, "t")
-    await engine.do(End(ctx))
-    assert ctx.current.timers == {}
-    ctx.current = replace(ctx.current, timers={"t": RELATIVE, "u": RELATIVE})
-    await engine.do(Commit(Put(ctx)))
-    assert (ctx.committed.timers, driver.rows) == ({}, ([], [timer_id("a", "t")]))
-
-
-# How they fire
 
 
 async def pause(ctx: StateContext, engine: Engine) -> Command[None]:
@@ -517,111 +273,3 @@ async def test_a_context_knows_which_timer_has_fired(engine: Engine) -> None:
     assert seen == [("t", "timer", False), ("", "transit", False)]
     noted = Transition("work", {"flowstate.timer": "t"})
     assert StateContext(State("b", transition=noted)).timer == ""
-
-
-# At random
-
-
-IDS, NAMES = ("a", "b", "c"), ("t", "u")
-
-
-class Chance:
-    """Does something at random with states that have timers, and looks whether all agrees."""
-
-    def __init__(self, engine: Engine, clock: FakeClock, seed: int) -> None:
-        self.engine, self.clock, self.rng = engine, clock, Random(seed)
-        self.contexts = {id: StateContext(State(id)) for id in IDS}
-        self.lost = 0
-
-    def commands(self, ctx: StateContext) -> list[Command[None]]:
-        """Return what is done with a state by one commit."""
-        rng, after = self.rng, timedelta(seconds=self.rng.randrange(6))
-        name, now = rng.choice(NAMES), self.clock.now()
-        choices: list[list[Command[None]]] = [
-            [SetTimer(ctx, name, "ring", after=after), Put(ctx)],
-            [SetTimer(ctx, name, "work", until=now + after), Transit(ctx, "work")],
-            [CancelTimer(ctx, name), Pause(ctx)],
-            [Pause(ctx)],
-            [Transit(ctx, "work")],
-            [Delay(ctx, "ring", after=after, commit=rng.random() < 0.5)],
-            [End(ctx)],
-            [End(ctx), Forget(ctx)],
-        ]
-        found = rng.choice(choices)
-        is_over = ctx.current.status is Status.ENDED and isinstance(found[0], SetTimer)
-        return [Transit(ctx, "work"), *found] if is_over else found
-
-    async def step(self) -> None:
-        rng = self.rng
-        id = rng.choice(IDS)
-        if rng.random() < 0.6:
-            await self.read(id)
-        ctx = self.contexts[id]
-        try:
-            for command in self.commands(ctx) if rng.random() < 0.2 else ():
-                if not isinstance(command, Put | Delay):
-                    await self.engine.do(command)
-            await self.engine.do(Commit(*self.commands(ctx)))
-        except (RevisionMismatchError, InvalidCommandError):
-            self.lost += 1
-            await self.read(id)
-        if rng.random() < 0.5:
-            await self.clock.sleep(rng.choice([0.0, 0.5, 1.0, 3.0]))
-
-    async def read(self, id: str) -> None:
-        try:
-            state = await self.engine.get_state(id)
-        except StateNotFoundError:
-            state = State(id)
-        self.contexts[id] = StateContext(state)
-
-    async def rows(self) -> dict[tuple[str, str], datetime]:
-        page = await self.engine.get_delayed_states(limit=1_000)
-        return {(row.state.id, row.timer): row.due for row in page.delayed if row.timer}
-
-    async def promised(self) -> dict[tuple[str, str], datetime | None]:
-        """Return the timers of all states, as their latest revisions have them."""
-        return {
-            (state.id, name): state.timer_due(name)
-            async for state in self.engine.states(latest_only=True)
-            for name in state.timers
-        }
-
-
-def check_log(log: list[State]) -> int:
-    """Each timer that fired was there, was due, and is gone; return how many have fired."""
-    latest: dict[str, State] = {}
-    count = 0
-    for state in log:
-        before = latest.get(state.id, State(state.id))
-        if state.transition.cause == "timer":
-            due = before.timer_due(name := StateContext(state).timer)
-            assert due is not None
-            assert state.committed_at is not None
-            assert state.committed_at >= due
-            assert {*before.timers} - {*state.timers} == {name}
-            count += 1
-        for name in {*before.timers} & {*state.timers}:
-            timer, due = state.timers[name], before.timer_due(name)
-            assert timer.after is not None or timer.due is not None
-            if state.transition.cause in {"delay", "timer", "end"}:
-                assert (timer.due, timer.to) == (due, before.timers[name].to)
-        latest[state.id] = State(state.id) if state.transition.cause == "forget" else state
-    return count
-
-
-@pytest.mark.parametrize("seed", range(40))
-async def test_rows_and_states_agree_whatever_happens(
-    engine: Engine, clock: FakeClock, seed: int
-) -> None:
-    chance = Chance(engine, clock, seed)
-    engine.flows.set("ring", pause, replace=True)
-    async with Delayer(engine, poll_interval=0.5, rng=Random(seed)):
-        for _ in range(150):
-            await chance.step()
-            assert await chance.rows() == await chance.promised()
-        await clock.sleep(60.0)
-        await engine.idle()
-    assert await chance.rows() == await chance.promised() == {}
-    assert check_log([state async for state in engine.states()]) > 0
-    assert 0 < chance.lost < 150

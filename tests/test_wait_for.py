@@ -14,6 +14,7 @@ from flowstate import (
     EngineStoppedError,
     FakeClock,
     FlowRegistry,
+    Forget,
     InvalidInputError,
     Pause,
     Resume,
@@ -89,6 +90,25 @@ async def test_each_revision_from_the_latest_on_is_asked_about_in_order(engine: 
         await engine.do(Commit(Pause(ctx)))
     assert (await waiting).rev == 7
     assert asked == [5, 6, 7]
+
+
+async def test_what_was_forgotten_before_is_not_there(engine: Engine) -> None:
+    ctx = await paused(engine, "a")
+    await engine.do(Commit(End(ctx), Forget(ctx)))
+    waiting = asyncio.create_task(engine.wait_for("a", status=Status.ENDED))
+    await settled()
+    assert not waiting.done()
+    ctx = await paused(engine, "a")
+    await engine.do(Commit(End(ctx)))
+    assert await waiting == ctx.committed
+
+
+async def test_what_is_forgotten_in_the_commit_that_ends_it_is_found(engine: Engine) -> None:
+    ctx = await paused(engine, "a")
+    waiting = asyncio.create_task(engine.wait_for("a", status=Status.ENDED))
+    await settled()
+    await engine.do(Commit(End(ctx), Forget(ctx)))
+    assert ((await waiting).rev, (await waiting).transition.cause) == (2, "forget")
 
 
 async def test_what_others_commit_is_found(driver: Scripted, engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """Engines that stay open from round to round, on stores that all suites of a run share."""
 
 import asyncio
+import gc
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from benchmarks.flows import registry
 from benchmarks.setting import Setting
+from benchmarks.stores.filling import commit_all, timed_writes
 from benchmarks.stores.memory import MemoryStore
 from benchmarks.stores.postgres import PostgresStore
 from benchmarks.stores.redis import RedisStore
@@ -30,10 +32,17 @@ class Content(Struct, frozen=True):
     Attributes:
         place: its name.
         states: how many it was filled with.
+        timers: how many are pending for years, each with a state that it belongs to.
     """
 
     place: str
     states: int = 0
+    timers: int = 0
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it holds anything at first."""
+        return bool(self.states or self.timers)
 
 
 class Engines:
@@ -70,7 +79,7 @@ class Engines:
         In memory, a place that is empty at first is another one each time: else it would grow from
         round to round by as much as one round can commit, which is a lot.
         """
-        if self.store.is_shared or content.states:
+        if self.store.is_shared or content.is_filled:
             yield await self._kept(content)
         else:
             async with Engine(self.store.driver(self.unique()), registry()) as engine:
@@ -84,6 +93,8 @@ class Engines:
             await self._stack.enter_async_context(engine)
             if content.states:
                 await self.store.fill(content.place, content.states)
+            if content.timers:
+                await _set_timers(engine.driver, content.timers)
             await _warm_up(engine, self.unique())
             self._open[content] = engine
         return engine
@@ -108,6 +119,12 @@ def engines_of(setting: Setting) -> tuple[Engines, ...]:
         kinds = (MemoryStore, SQLiteStore, PostgresStore, RedisStore)
         _known[setting] = tuple(Engines(setting, kind(setting)) for kind in kinds)
     return _known[setting]
+
+
+async def _set_timers(driver: Driver, count: int) -> None:
+    await commit_all(driver, timed_writes(count))
+    gc.collect()
+    gc.freeze()  # In memory: else everything later pays for looking through them.
 
 
 async def _warm_up(engine: Engine, name: str) -> None:

@@ -15,9 +15,12 @@ from msgspec import Struct
 from benchmarks.flows import FINISH
 from flowstate import Driver, State, Status, Transition
 from flowstate.codec import DelayBody, encode_body, encode_delay
-from flowstate.driver import NewDelay, Writes
+from flowstate.driver import NewDelay, NewTimer, Writes
 from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.limits import MAX_TIMERS
 from flowstate.recovery_rules import RETRY_AFTER, stalls_after
+from flowstate.state import Timer
+from flowstate.timers import timer_id
 
 __all__ = [
     "FIRST_DUE",
@@ -31,6 +34,8 @@ __all__ = [
     "delay_body",
     "group_of",
     "labels_of",
+    "timed_writes",
+    "timer_body",
     "writes",
 ]
 
@@ -40,6 +45,7 @@ NEVER_STALLS = FrozenDict({RETRY_AFTER: "31536000.0"})  # Not within this year.
 MICROSECOND = timedelta(microseconds=1)
 NUMBER_MARK, GROUP_MARK = "@number", "@group"  # In the body of a kind.
 FIRST = Transition("first")
+PAUSE = Transition("first", cause="pause")
 
 
 class Kind(Struct, frozen=True):
@@ -80,7 +86,7 @@ class Kind(Struct, frozen=True):
 KINDS: tuple[Kind, ...] = (
     Kind(Status.ACTIVE, FIRST, is_delayed=True),
     Kind(Status.ACTIVE, FIRST, NEVER_STALLS),
-    Kind(Status.PAUSED, Transition("first", cause="pause")),
+    Kind(Status.PAUSED, PAUSE),
     *[Kind(Status.ENDED, Transition("third", cause="end"))] * 7,
 )
 
@@ -111,6 +117,30 @@ def writes(number: int) -> Writes:
         due = FIRST_DUE + timedelta(seconds=number)
         delays = (NewDelay(state, FINISH, EMPTY, due, None, True, delay_body(), put=0),)
     return Writes(f"fill-{number}", (state,), (body,), delays=delays, size=len(body))
+
+
+def timed_writes(count: int) -> Iterator[Writes]:
+    """Return the commits of paused states with so many timers in all, due as delays are."""
+    for first in range(0, count, MAX_TIMERS):
+        due = FIRST_DUE + timedelta(seconds=first)
+        names = [f"t{number}" for number in range(min(MAX_TIMERS, count - first))]
+        timers = FrozenDict(dict.fromkeys(names, Timer(FINISH, due)))
+        yield _timed(State(f"timed-{first}", transition=PAUSE, status=Status.PAUSED, timers=timers))
+
+
+def _timed(state: State) -> Writes:
+    body = encode_body(state)
+    rows = [
+        NewTimer(timer_id(state.id, name), name, 0, timer.to, timer.due, None, timer_body(name))
+        for name, timer in state.timers.items()
+    ]
+    return Writes(state.id, (state,), (body,), timers=tuple(rows), size=len(body))
+
+
+@cache
+def timer_body(name: str) -> str:
+    """Return the body of the row of a timer."""
+    return encode_delay(DelayBody(FINISH, timer=name))
 
 
 async def commit_all(driver: Driver, commits: Iterator[Writes], size: int = 100) -> list[State]:

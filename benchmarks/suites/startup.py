@@ -23,7 +23,8 @@ DRIVERS: dict[StoreName, str] = {
     "postgres": "PostgresDriver",
     "redis": "RedisDriver",
 }
-IMPORT = "import asyncio, time; start = time.process_time(); {}; print(time.process_time() - start)"
+DEPENDENCIES = "import asyncio, attrs, msgspec, msgspec.structs, time"
+IMPORT = "{}; start = time.process_time(); {}; print(time.process_time() - start)"
 FIRST_COMMIT = """
 import asyncio, secrets, sys, time
 from flowstate import Commit, Engine, FlowRegistry, Pause, State, StateContext
@@ -47,7 +48,7 @@ asyncio.run(main())
 
 
 def workloads(setting: Setting) -> Iterable[Workload]:
-    """Return the workloads: imports beside ``asyncio``, and starts of programs."""
+    """Return the workloads: imports, and starts of programs."""
     yield Workload("import", "", "import", partial(_imported, "import flowstate"), mark=MARK)
     for engines in engines_of(setting):
         store = engines.store
@@ -65,8 +66,8 @@ def workloads(setting: Setting) -> Iterable[Workload]:
 
 
 async def _imported(statement: str) -> Sample:
-    """Return the seconds of CPU that an import takes; ``asyncio`` is there already."""
-    cpu = (await _first_line(IMPORT.format(statement))).cpu
+    """Return the seconds of CPU that an import takes beyond ``asyncio``, attrs and msgspec."""
+    cpu = (await _first_line(IMPORT.format(DEPENDENCIES, statement))).cpu
     return Sample(cpu or 0.0, cpu)
 
 

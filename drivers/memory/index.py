@@ -149,6 +149,10 @@ class Index:
         for id in ids:
             if not by_id[id]:
                 del by_id[id]
+        # Labels of single states would pile up, although nothing has them any more.
+        for pair in touched.difference(Status):
+            if not self._postings[pair].every:
+                del self._postings[pair]
 
 
 def _rising(lists: Sequence[Sequence[int]], after: int, upto: int) -> Iterator[int]:

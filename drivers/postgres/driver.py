@@ -19,7 +19,6 @@ from flowstate.driver import (
     Liveness,
     StateQuery,
     States,
-    Transaction,
     Verdict,
     Writes,
 )
@@ -101,7 +100,9 @@ class PostgresDriver(Options, BaseDriver[PostgresSession]):
         return verdicts
 
     @contextlib.asynccontextmanager
-    async def transaction(self, connection: AsyncConnection[Any]) -> AsyncIterator[Transaction]:
+    async def transaction(
+        self, connection: AsyncConnection[Any]
+    ) -> AsyncIterator[PostgresTransaction]:
         """Make commits part of a transaction of your own.
 
         For example::

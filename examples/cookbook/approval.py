@@ -1,60 +1,49 @@
-"""Human approval with a timeout: whoever commits first decides, a person or the delay."""
+"""Human approval with a timeout: the first one decides, a person or the timer."""
 
-import contextlib
 from datetime import timedelta
 
-from examples.cookbook.helpers import reached
+from msgspec import Struct
+
+from examples.cookbook.helpers import begin, reached
 from flowstate import (
     Command,
     Commit,
-    Delay,
     End,
     Engine,
-    Execute,
     FlowRegistry,
-    Pause,
-    RevisionMismatchError,
+    Receive,
+    SetTimer,
     State,
     StateContext,
-    Status,
-    Transit,
 )
 
-REQUESTS = {"kind": "request"}
 flows = FlowRegistry()
 
 
-@flows.flow("ask")
-async def ask(ctx: StateContext, engine: Engine) -> Command[None]:
-    return Commit(Pause(ctx), Delay(ctx, "expired", after=timedelta(days=3)))
+class Answer(Struct):
+    verdict: str
+    by: str
 
 
-async def decide(engine: Engine, id: str, answer: str, who: str) -> bool:
-    """Answer a request with "approved" or "rejected"; return whether this answer counts."""
-    ctx = StateContext(await engine.get_state(id))
-    if ctx.current.status is not Status.PAUSED or ctx.current.transition.to != "ask":
-        return False  # It is decided, or it is not asked yet.
-    try:
-        await engine.do(Commit(Transit(ctx, answer, {"by": who})))
-    except RevisionMismatchError:
-        return False  # Somebody else, or the timeout, was faster.
-    await engine.do(Execute(ctx))
-    return True
+@flows.flow
+async def ask(ctx: StateContext, engine: Engine) -> Command:
+    return Commit(
+        Receive(ctx, "answer", to="decide"),
+        SetTimer(ctx, "too late", "decide", after=timedelta(days=3)),
+    )
 
 
-@flows.flow("approved")
-@flows.flow("rejected")
-@flows.flow("expired")
-async def decided(ctx: StateContext, engine: Engine) -> Command[None]:
+@flows.flow
+async def decide(ctx: StateContext, engine: Engine) -> Command:
+    answer = ctx.get(Answer, "answer", default=Answer("expired", "nobody"))
+    ctx.put(answer, "answer")
     return Commit(End(ctx))  # Here goes what follows from the answer.
 
 
 async def demo(engine: Engine) -> list[str]:
     """Ask twice: the first request is approved, nobody answers the second."""
     for id in ("holiday", "car"):
-        ctx = StateContext(State(id, labels=REQUESTS))
-        with contextlib.suppress(RevisionMismatchError):
-            await engine.do(Commit(Transit(ctx, "ask")), Execute(ctx))
-    await reached(engine, REQUESTS, 2, Status.PAUSED)
-    await decide(engine, "holiday", "approved", "anna")
-    return [f"{state.id}: {state.transition.to}" for state in await reached(engine, REQUESTS, 2)]
+        await begin(engine, State(id, labels={"kind": "request"}), "ask")
+    await engine.signal("holiday", "answer", Answer("approved", "anna"), key="from anna")
+    requests = await reached(engine, {"kind": "request"}, 2)
+    return [f"{request.id}: {request.get(Answer, 'answer').verdict}" for request in requests]

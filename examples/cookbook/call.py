@@ -1,57 +1,49 @@
-"""Call and return: the caller pauses and travels inside the callee, which resumes it."""
+"""Call and return: the caller waits for a message, which the callee sends when it has a result."""
 
 import contextlib
 from datetime import timedelta
 
-from examples.cookbook.helpers import reached
+from examples.cookbook.helpers import begin, reached
 from flowstate import (
     Command,
     Commit,
     Delay,
     End,
     Engine,
-    Execute,
     FlowRegistry,
-    Noop,
-    Pause,
-    Resume,
-    RevisionMismatchError,
-    Stack,
+    InvalidCommandError,
+    Receive,
     State,
     StateContext,
-    Transit,
-    Unstack,
 )
 
 flows = FlowRegistry()
 
 
-@flows.flow("call")
-async def call(ctx: StateContext, engine: Engine) -> Command[None]:
-    if ctx.resumed:
-        ctx.set_annotation("result", ctx.current.transition.annotations["result"])
-        return Commit(End(ctx))
-    callee = StateContext(State(f"{ctx.current.id}/double", annotations={"number": "21"}))
-    start = Delay(callee, "double", after=timedelta(0))
-    return Commit(Pause(ctx), Stack(callee, ctx, "caller"), start)
+@flows.flow
+async def call(ctx: StateContext, engine: Engine) -> Command:
+    callee = StateContext(State(f"{ctx.current.id}/double"))
+    callee.put(21, "number")
+    callee.put(ctx.current.id, "caller")
+    # A delay of nothing starts the callee, in whatever process.
+    return Commit(Receive(ctx, "result", to="go_on"), Delay(callee, "double", after=timedelta(0)))
 
 
-@flows.flow("double")
-async def double(ctx: StateContext, engine: Engine) -> Command[None]:
-    result = {"result": str(2 * int(ctx.current.annotations["number"]))}
-    caller = StateContext(State("caller"))  # Unstack makes it the one that was stacked.
-    try:
-        await engine.do(Commit(Unstack(ctx, caller, "caller"), Resume(caller, result), End(ctx)))
-    except RevisionMismatchError as lost:
-        # This state has returned already, or nobody waits for its result any more.
-        return Noop() if ctx.current.id in lost.ids else Commit(End(ctx))
-    return Execute(caller)
+@flows.flow
+async def go_on(ctx: StateContext, engine: Engine) -> Command:
+    return Commit(End(ctx))  # Here goes what the result is for.
+
+
+@flows.flow
+async def double(ctx: StateContext, engine: Engine) -> Command:
+    with contextlib.suppress(InvalidCommandError):  # The caller has ended: it does not wait.
+        result = 2 * ctx.get(int, "number")
+        await engine.signal(ctx.get(str, "caller"), "result", result, key=ctx.effect_key)
+    return Commit(End(ctx))
 
 
 async def demo(engine: Engine) -> list[str]:
     """Call a flow and use what it returns."""
-    ctx = StateContext(State("sum", labels={"kind": "caller"}))
-    with contextlib.suppress(RevisionMismatchError):
-        await engine.do(Commit(Transit(ctx, "call")), Execute(ctx))
+    await begin(engine, State("sum", labels={"kind": "caller"}), "call")
     (caller,) = await reached(engine, {"kind": "caller"}, 1)
-    return [f"{caller.id}: {caller.annotations['result']}"]
+    return [f"{caller.id}: {caller.get(int, 'result')}"]

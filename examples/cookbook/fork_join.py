@@ -1,70 +1,56 @@
-"""Fork and join: parts run at the same time, and the last one to finish resumes the whole.
+"""Fork and join: parts run at the same time, and the last one to finish lets the whole go on.
 
 A part ends and is counted in one commit, so it is counted once.
 """
 
-import contextlib
 from datetime import timedelta
 
-from examples.cookbook.helpers import reached
+from examples.cookbook.helpers import begin, reached
 from flowstate import (
     Command,
     Commit,
     Delay,
     End,
     Engine,
-    Execute,
     FlowRegistry,
     Noop,
     Pause,
-    Resume,
-    RevisionMismatchError,
     State,
     StateContext,
-    Transit,
 )
 
 PARTS = 3
+NOW = timedelta(0)
 flows = FlowRegistry()
 
 
-@flows.flow("fork")
-async def fork(ctx: StateContext, engine: Engine) -> Command[None]:
+@flows.flow
+async def fork(ctx: StateContext, engine: Engine) -> Command:
+    ctx.put(PARTS, "left")
     parts = [StateContext(State(f"{ctx.current.id}/{n}")) for n in range(PARTS)]
     for part in parts:
-        part.set_annotation("whole", ctx.current.id)
-    ctx.set_annotation("left", str(PARTS))
-    starts = [Delay(part, "part", after=timedelta(0)) for part in parts]
-    return Commit(Transit(ctx, "joined"), Pause(ctx), *starts)
+        part.put(ctx.current.id, "whole")
+    return Commit(Pause(ctx), *(Delay(part, "part", after=NOW) for part in parts))
 
 
-@flows.flow("part")
-async def part(ctx: StateContext, engine: Engine) -> Command[None]:
-    return Commit(Transit(ctx, "join"))  # Here goes the work of one part.
+@flows.flow
+async def part(ctx: StateContext, engine: Engine) -> Command:
+    def count(whole: StateContext) -> list[Command]:  # Before it goes the work of one part.
+        left = whole.get(int, "left") - 1
+        whole.put(left, "left")
+        return [End(ctx)] if left else [End(ctx), Delay(whole, "join", after=NOW)]
+
+    await engine.update(ctx.get(str, "whole"), count)
+    return Noop()
 
 
-@flows.flow("join")
-async def join(ctx: StateContext, engine: Engine) -> Command[None]:
-    whole = StateContext(await engine.get_state(ctx.current.annotations["whole"]))
-    left = int(whole.current.annotations["left"]) - 1
-    whole.set_annotation("left", str(left))
-    try:
-        await engine.do(Commit(End(ctx), Pause(whole) if left else Resume(whole)))
-    except RevisionMismatchError as lost:
-        # Either this part is counted already, or another part was faster.
-        return Noop() if ctx.current.id in lost.ids else Execute(ctx)
-    return Noop() if left else Execute(whole)
-
-
-@flows.flow("joined")
-async def joined(ctx: StateContext, engine: Engine) -> Command[None]:
+@flows.flow
+async def join(ctx: StateContext, engine: Engine) -> Command:
     return Commit(End(ctx))
 
 
 async def demo(engine: Engine) -> list[str]:
     """Fork one state into three parts and join them."""
-    ctx = StateContext(State("build", labels={"kind": "whole"}))
-    with contextlib.suppress(RevisionMismatchError):
-        await engine.do(Commit(Transit(ctx, "fork")), Execute(ctx))
+    await begin(engine, State("build", labels={"kind": "whole"}), "fork")
     (whole,) = await reached(engine, {"kind": "whole"}, 1)
-    return [f"{whole.id}: {whole.status}, {whole.annotations['left']} parts left"]
+    return [f"{whole.id}: {whole.status}, {whole.get(int, 'left')} parts left"]

@@ -1,15 +1,27 @@
-"""What several recipes share: find the oldest waiting state, go on after a crash, await an end."""
+"""What several demos share: begin, wait for the end, and go on after a crash."""
 
-from flowstate import Engine, Execute, State, StateContext, Status
+import contextlib
+
+from flowstate import Engine, Execute, RevisionMismatchError, State, StateContext, Status
 
 
-async def oldest(engine: Engine, labels: dict[str, str]) -> State:
-    """Return the paused state with these labels that waits longest; wait until there is one."""
-    head = await engine.head()
-    async for state in engine.states(labels=labels, status=Status.PAUSED, latest_only=True):
-        return state
-    async with engine.watch(labels=labels, status=Status.PAUSED, since_rev=head) as states:
-        return await anext(states)
+async def begin(engine: Engine, state: State, to: str, value: object = None) -> None:
+    """Start a new state, unless an earlier run has started it."""
+    ctx = StateContext(state)
+    if value is not None:
+        ctx.put(value)
+    with contextlib.suppress(RevisionMismatchError):
+        await engine.start(ctx, to)
+
+
+async def reached(engine: Engine, labels: dict[str, str], count: int) -> list[State]:
+    """Wait until ``count`` states with these labels have ended; return them by id."""
+    found: dict[str, State] = {}
+    async with engine.watch(labels=labels, status=Status.ENDED) as states:
+        while len(found) < count:
+            state = await anext(states)
+            found[state.id] = state
+    return [found[id] for id in sorted(found)]
 
 
 async def pick_up(engine: Engine) -> int:
@@ -26,15 +38,3 @@ async def pick_up(engine: Engine) -> int:
     for state in left:
         await engine.do(Execute(StateContext(state)))
     return len(left)
-
-
-async def reached(
-    engine: Engine, labels: dict[str, str], count: int, status: Status = Status.ENDED
-) -> list[State]:
-    """Wait until ``count`` states with these labels have a status; return them by id."""
-    found: dict[str, State] = {}
-    async with engine.watch(labels=labels, status=status) as states:
-        while len(found) < count:
-            state = await anext(states)
-            found[state.id] = state
-    return [found[id] for id in sorted(found)]

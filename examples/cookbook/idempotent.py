@@ -1,64 +1,45 @@
-"""Idempotent external calls: the key names the state, the revision of this step, and its flow.
+"""Idempotent external calls: however often a step runs, it sends the same key."""
 
-A step that is done again, after a crash or by two executions at once, sends the same key, and
-the next step sends another one.
-"""
-
-import contextlib
-
-from examples.cookbook.helpers import reached
+from examples.cookbook.helpers import begin
 from flowstate import (
     Command,
     Commit,
-    Data,
     End,
     Engine,
-    Execute,
     FlowRegistry,
-    RevisionMismatchError,
+    RetryPolicy,
     State,
     StateContext,
-    StoreData,
-    Transit,
-    recovery,
+    Status,
 )
 
-PAYMENTS = {"kind": "payment"}
 flows = FlowRegistry()
 
 
 class Bank:
-    """Stands for a service that answers a key it has seen with the same receipt."""
+    """Stands for a service that knows its keys. Its first reply to each gets lost."""
 
     def __init__(self) -> None:
-        self.receipts: dict[str, bytes] = {}
+        self.receipts: dict[str, str] = {}
 
-    async def charge(self, key: str, cents: int) -> bytes:
-        return self.receipts.setdefault(key, f"{cents} cents, receipt {key}".encode())
+    async def charge(self, key: str, cents: int) -> str:
+        if key not in self.receipts:
+            self.receipts[key] = f"{cents} cents, receipt {key}"
+            raise ConnectionError("no answer")
+        return self.receipts[key]
 
 
 bank = Bank()
 
 
-@flows.flow("charge")
-async def charge(ctx: StateContext, engine: Engine) -> Command[None]:
-    key = recovery.idempotency_key(ctx)
-    receipt = await bank.charge(key, int(ctx.current.annotations["cents"]))
-    ctx.data["receipt"] = Data(receipt)
-    return Commit(StoreData(ctx, "receipt"), Transit(ctx, "charged"))
-
-
-@flows.flow("charged")
-async def charged(ctx: StateContext, engine: Engine) -> Command[None]:
+@flows.flow(retry=RetryPolicy(attempts=5, first=0.1, on=ConnectionError))
+async def charge(ctx: StateContext, engine: Engine) -> Command:
+    ctx.put(await bank.charge(ctx.effect_key, ctx.get(int)), "receipt")
     return Commit(End(ctx))
 
 
 async def demo(engine: Engine) -> list[str]:
     """Charge a payment and read its receipt back."""
-    payment = State("payment", labels=PAYMENTS, annotations={"cents": "995"})
-    ctx = StateContext(payment)
-    with contextlib.suppress(RevisionMismatchError):
-        await engine.do(Commit(Transit(ctx, "charge")), Execute(ctx))
-    (state,) = await reached(engine, PAYMENTS, 1)
-    receipt = await engine.get_data(StateContext(state), "receipt")
-    return [f"{state.id}: {receipt.blob.decode()}"]
+    await begin(engine, State("payment"), "charge", 995)
+    state = await engine.wait_for("payment", status=Status.ENDED)
+    return [f"{state.id}: {state.get(str, 'receipt')}"]

@@ -1,20 +1,23 @@
 """Mutex: one state at a time is in ``protected``; the others stand in line, paused.
 
-The lock is a state too. Whoever changes who holds it, or joins the line, writes a new revision
-of it, so two of them can never decide on the same view.
+The line is a value of the lock, the holder first.
 """
 
-from examples.cookbook.helpers import reached
+import contextlib
+from datetime import timedelta
+
+from examples.cookbook.helpers import begin, reached
 from flowstate import (
     Command,
     Commit,
+    Delay,
     End,
     Engine,
     Execute,
     FlowRegistry,
     Noop,
     Pause,
-    Resume,
+    Put,
     RevisionMismatchError,
     State,
     StateContext,
@@ -23,66 +26,45 @@ from flowstate import (
 )
 
 LOCK = "printer"
-LINE = {"waits for": LOCK}
 flows = FlowRegistry()
 
 
-@flows.flow("acquire")
-async def acquire(ctx: StateContext, engine: Engine) -> Command[None]:
-    lock = StateContext(await engine.get_state(LOCK))
-    is_held = "holder" in lock.current.annotations
-    if is_held:
-        step = Commit(Pause(lock), Transit(ctx, "protected"), Pause(ctx))
-    else:
-        lock.set_annotation("holder", ctx.current.id)
-        step = Commit(Pause(lock), Transit(ctx, "protected"))
-    ctx.set_label("waits for", LOCK if is_held else None)
-    return await settle(step, ctx, engine)
+@flows.flow
+async def acquire(ctx: StateContext, engine: Engine) -> Command:
+    def join(lock: StateContext) -> list[Command]:
+        line = lock.get(list[str])
+        lock.put([*line, ctx.current.id])
+        return [Transit(ctx, "protected"), Pause(ctx)] if line else [Transit(ctx, "protected")]
+
+    await engine.update(LOCK, join)
+    return Execute(ctx) if ctx.current.status is Status.ACTIVE else Noop()
 
 
-@flows.flow("protected")
-async def protected(ctx: StateContext, engine: Engine) -> Command[None]:
-    return Commit(Transit(ctx, "release"))  # Here goes what only one may do at a time.
+@flows.flow
+async def protected(ctx: StateContext, engine: Engine) -> Command:
+    async def hand_over(lock: StateContext) -> list[Command]:
+        _, *line = lock.get(list[str])
+        lock.put(line)
+        if not line:
+            return [End(ctx)]
+        heir = StateContext(await engine.get_state(line[0]))
+        return [End(ctx), Delay(heir, "protected", after=timedelta(0))]
+
+    # Before it goes what only one may do at a time.
+    await engine.update(LOCK, hand_over)
+    return Noop()
 
 
-@flows.flow("release")
-async def release(ctx: StateContext, engine: Engine) -> Command[None]:
-    lock = StateContext(await engine.get_state(LOCK))
-    line = engine.states(labels=LINE, status=Status.PAUSED, latest_only=True)
-    first = await anext(line, None)
-    if first is None:
-        lock.set_annotation("holder", None)
-        return await settle(Commit(End(ctx), Pause(lock)), ctx, engine)
-    heir = StateContext(first)
-    heir.set_label("waits for", None)
-    lock.set_annotation("holder", first.id)
-    return await settle(Commit(End(ctx), Pause(lock), Resume(heir)), ctx, engine, heir)
-
-
-async def settle(
-    step: Commit, ctx: StateContext, engine: Engine, following: StateContext | None = None
-) -> Command[None]:
-    """Do ``step``; look again when another state was faster."""
-    try:
-        await engine.do(step)
-    except RevisionMismatchError as lost:
-        return Noop() if ctx.current.id in lost.ids else Execute(ctx)
-    following = following or ctx
-    return Execute(following) if following.current.status is Status.ACTIVE else Noop()
+async def open_lock(engine: Engine) -> None:
+    lock = StateContext(State(LOCK))
+    lock.put([])
+    with contextlib.suppress(RevisionMismatchError):
+        await engine.do(Commit(Put(lock)))
 
 
 async def demo(engine: Engine) -> list[str]:
     """Send three workers through one lock."""
-    for ctx in [StateContext(State(LOCK)), *map(worker, ("anna", "ben", "cleo"))]:
-        is_lock = ctx.current.id == LOCK
-        try:
-            await engine.do(Commit(Pause(ctx) if is_lock else Transit(ctx, "acquire")))
-        except RevisionMismatchError:
-            continue  # An earlier run has made it.
-        if not is_lock:
-            await engine.do(Execute(ctx))
+    await open_lock(engine)
+    for id in ("anna", "ben", "cleo"):
+        await begin(engine, State(id, labels={"kind": "worker"}), "acquire")
     return [f"{state.id}: {state.status}" for state in await reached(engine, {"kind": "worker"}, 3)]
-
-
-def worker(id: str) -> StateContext:
-    return StateContext(State(id, labels={"kind": "worker"}))

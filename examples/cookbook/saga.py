@@ -1,28 +1,22 @@
 """Saga: steps one after the other; a refused one undoes those before it, the last one first.
 
-``done`` counts the steps whose success is committed. A step that is done again after a crash
-has the same key, so the service does it once.
+``done`` counts the steps whose success is committed.
 """
 
-import contextlib
-
-from examples.cookbook.helpers import reached
+from examples.cookbook.helpers import begin, reached
 from flowstate import (
     Command,
     Commit,
     End,
     Engine,
-    Execute,
     FlowRegistry,
-    RevisionMismatchError,
+    RetryPolicy,
     State,
     StateContext,
     Transit,
-    recovery,
 )
 
 STEPS = ("flight", "hotel", "card")
-TRIPS = {"kind": "trip"}
 flows = FlowRegistry()
 
 
@@ -53,39 +47,29 @@ class Services:
 services = Services()
 
 
-@flows.flow("forward")
-async def forward(ctx: StateContext, engine: Engine) -> Command[None]:
-    done = int(ctx.current.annotations.get("done", "0"))
+@flows.flow(retry=RetryPolicy(attempts=10, never=RefusedError), on_failure="back")
+async def forward(ctx: StateContext, engine: Engine) -> Command:
+    done = ctx.get(int, "done", default=0)
     if done == len(STEPS):
         return Commit(End(ctx))
-    try:
-        await services.book(key_of(ctx), ctx.current.id, STEPS[done])
-    except RefusedError as reason:
-        return Commit(Transit(ctx, "back", {"because": f"{STEPS[done]}: {reason}"}))
-    ctx.set_annotation("done", str(done + 1))
+    await services.book(ctx.effect_key, ctx.current.id, STEPS[done])
+    ctx.put(done + 1, "done")
     return Commit(Transit(ctx, "forward"))
 
 
-@flows.flow("back")
-async def back(ctx: StateContext, engine: Engine) -> Command[None]:
-    done = int(ctx.current.annotations.get("done", "0"))
-    if done == 0:
+@flows.flow(retry=RetryPolicy(attempts=1_000))
+async def back(ctx: StateContext, engine: Engine) -> Command:
+    done = ctx.get(int, "done", default=0)
+    if not done:
         return Commit(End(ctx))
-    await services.cancel(key_of(ctx), ctx.current.id, STEPS[done - 1])
-    ctx.set_annotation("done", str(done - 1))
+    await services.cancel(ctx.effect_key, ctx.current.id, STEPS[done - 1])
+    ctx.put(done - 1, "done")
     return Commit(Transit(ctx, "back"))
-
-
-def key_of(ctx: StateContext) -> str:
-    """Name this step of this state: the same when it is done again after a crash."""
-    return recovery.idempotency_key(ctx)
 
 
 async def demo(engine: Engine) -> list[str]:
     """Book a trip that succeeds, and one that is refused at its last step."""
     for id in ("rich", "poor"):
-        ctx = StateContext(State(id, labels=TRIPS))
-        with contextlib.suppress(RevisionMismatchError):
-            await engine.do(Commit(Transit(ctx, "forward")), Execute(ctx))
-    trips = await reached(engine, TRIPS, 2)
-    return [f"{trip.id}: {trip.annotations['done']} steps done" for trip in trips]
+        await begin(engine, State(id, labels={"kind": "trip"}), "forward")
+    trips = await reached(engine, {"kind": "trip"}, 2)
+    return [f"{trip.id}: {trip.get(int, 'done')} steps done" for trip in trips]

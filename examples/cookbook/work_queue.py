@@ -1,62 +1,42 @@
-"""Queue: paused states under a label are taken in the order in which they were put."""
+"""Queue: jobs wait in the store, until a worker has room for them.
 
-import asyncio
+A worker is a process with an engine and a ``Delayer``; there may be any number of them.
+"""
+
 import contextlib
-import logging
 
-from examples.cookbook.helpers import oldest, reached
+from examples.cookbook.helpers import reached
 from flowstate import (
     Command,
     Commit,
     End,
     Engine,
     FlowRegistry,
-    Pause,
-    Resume,
+    RetryPolicy,
     RevisionMismatchError,
     State,
     StateContext,
-    Transit,
 )
 
 QUEUE = {"queue": "mail"}
 flows = FlowRegistry()
-logger = logging.getLogger(__name__)
 
 
-@flows.flow("handle")
-async def handle(ctx: StateContext, engine: Engine) -> Command[None]:
-    return Commit(End(ctx))  # Here goes the work.
+@flows.flow(retry=RetryPolicy(attempts=5), timeout=60.0)
+async def handle(ctx: StateContext, engine: Engine) -> Command:
+    return Commit(End(ctx))  # Here goes the work, with ``ctx.get(str)``.
 
 
-async def put(engine: Engine, id: str) -> None:
+async def put(engine: Engine, id: str, text: str) -> None:
     """Put a job at the end of the queue; one with the same id is put once."""
     job = StateContext(State(id, labels=QUEUE))
+    job.put(text)
     with contextlib.suppress(RevisionMismatchError):
-        await engine.do(Commit(Transit(job, "handle"), Pause(job)))
-
-
-async def work(engine: Engine) -> None:
-    """Take jobs, the oldest first, until cancelled; any number of workers may run."""
-    while True:
-        job = StateContext(await oldest(engine, QUEUE))
-        try:
-            await engine.do(Commit(Resume(job)))
-        except RevisionMismatchError:
-            continue  # Another worker has taken it.
-        try:
-            await engine.execute(job)
-        except Exception:
-            logger.exception("job %r failed", job.current.id)
+        await engine.start(job, "handle", elsewhere=True)
 
 
 async def demo(engine: Engine) -> list[str]:
-    """Let two workers take five jobs."""
-    workers = [asyncio.create_task(work(engine)) for _ in range(2)]
+    """Let workers do five jobs; this process is one of them."""
     for number in range(5):
-        await put(engine, f"mail {number}")
-    done = await reached(engine, QUEUE, 5)
-    for task in workers:
-        task.cancel()
-    await asyncio.wait(workers)
-    return [f"{state.id}: {state.status}" for state in done]
+        await put(engine, f"mail {number}", "Hello!")
+    return [f"{state.id}: {state.status}" for state in await reached(engine, QUEUE, 5)]

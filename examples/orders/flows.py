@@ -83,15 +83,16 @@ async def reserve(ctx: StateContext, engine: Engine) -> Command:
 async def approve(ctx: StateContext, engine: Engine) -> Command:
     """Wait for an answer, but not for long."""
     return Commit(
-        SetTimer(ctx, "no answer", "cancel", after=ANSWER_WITHIN),
+        SetTimer(ctx, "no answer", "decide", after=ANSWER_WITHIN),
         Receive(ctx, "approval", to="decide"),
     )
 
 
 @flows.flow
 async def decide(ctx: StateContext, engine: Engine) -> Command:
-    """Go on as the answer says."""
-    stage = "charge" if ctx.get(Approval, "approval").granted else "cancel"
+    """Go on as the answer says, if there is one; also when both have led here, the timer last."""
+    approval = ctx.get(Approval, "approval", default=None)
+    stage = "charge" if approval and approval.granted else "cancel"
     return Commit(CancelTimer(ctx, "no answer"), go(ctx, stage))
 
 

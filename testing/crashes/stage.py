@@ -141,6 +141,7 @@ class Stage(Generic[W]):
             shutdown_timeout=0.0,
             tokens=lambda: next(tokens),
             name=name,
+            rng=random.Random(f"{self._seed} {name}"),  # noqa: S311 - no secret
             warn_blocked_after=NEVER,
         )
         rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - no secret

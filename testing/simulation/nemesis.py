@@ -17,6 +17,7 @@ __all__ = ["Fault", "MOST_BACK", "draw_faults", "strike"]
 
 HOUR = 3600.0
 SEEN_AFTER = 1.5  # Seconds.
+SMALLEST_JUMP = timedelta(seconds=1)
 MOST_BACK = 3.0  # Seconds by which the clock of the store is behind.
 # How often each kind comes, in relation to the others.
 WEIGHTS = {
@@ -121,12 +122,15 @@ def _store_clock_back(world: "World", process: "SimulatedProcess", seconds: floa
 def _store_clock_ahead(world: "World", process: "SimulatedProcess", seconds: float) -> None:
     """Let the clock of the store jump ahead, to where it would be had it not stepped back.
 
-    Not before the leader has looked: of a clock that is back and ahead again between two looks it
-    sees neither, and takes what was committed in between for stalled.
+    Only as a leader can see it, whose states stall after less than a second here. A small jump
+    looks like a clock that runs fast. Of a clock that is back and ahead again between two looks it
+    sees neither.
     """
 
     def jump() -> None:
-        world.store.clock.error = timedelta(0)
+        if world.store.clock.error <= -SMALLEST_JUMP:
+            world.store.clock.error = timedelta(0)
+            world.store.jumped_at = world.loop.time()
 
     passed = world.loop.time() - world.store.stepped_back_at
     world.after(max(0.0, SEEN_AFTER - passed), jump)

@@ -28,9 +28,10 @@ from flowstate.testing.simulation.loop import Group, SimulatedTask, SimulationLo
 from flowstate.testing.simulation.store import Link, SimulatedStore
 from flowstate.testing.simulation.workload import incremented, make_flows, untimed
 
-__all__ = ["DUTY", "Run", "SimulatedClock", "SimulatedProcess", "Watched"]
+__all__ = ["CLAIMED_FOR", "DUTY", "Run", "SimulatedClock", "SimulatedProcess", "Watched"]
 
 DUTY = "counter-duty-"
+CLAIMED_FOR = 1.5  # Seconds.
 SLOW_WATCHER = 0.1  # How often one takes its time.
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -192,6 +193,7 @@ class SimulatedProcess:
             shutdown_timeout=0.5,
             tokens=lambda: next(tokens),
             name=name,
+            rng=Random(name),
             warn_blocked_after=None,  # The watchdog's thread looks at the real time.
         )
         self._chances = [Random(rng.random()) for _ in range(3)]
@@ -235,7 +237,7 @@ class SimulatedProcess:
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self.engine)
             delaying, recovering, on_duty = self._chances
-            delayer = Delayer(engine, batch=4, poll_interval=0.5, lease=1.5, rng=delaying)
+            delayer = Delayer(engine, batch=4, poll_interval=0.5, lease=CLAIMED_FOR, rng=delaying)
             await stack.enter_async_context(delayer)
             self._recoverer = Recoverer(engine, lease=2.0, poll_interval=0.8, rng=recovering)
             await stack.enter_async_context(self._recoverer)

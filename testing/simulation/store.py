@@ -4,6 +4,7 @@ The store itself is the memory driver. In front of it, each process has a driver
 :mod:`flowstate.testing.simulation.driver`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from flowstate.clock import Clock
 from flowstate.driver import DamagedRevision, DelayedState, DueQuery, States, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.errors import CommitUnknownError, DamagedRevisionError
+from flowstate.errors import CommitUnknownError, DamagedRevisionError, FlowstateError
 from flowstate.state import State, Status, Transition
 from flowstate.testing.simulation.loop import SimulationLoop
 from flowstate.testing.simulation.recording import Recording
@@ -70,6 +71,7 @@ class SimulatedStore:
         authors: who sent each of them.
         times: when each of them was committed, in seconds of the loop.
         applied: by token, the revisions it was given when it was judged first.
+        refused: by token, why it was not applied.
         sent: by token, when its driver was asked for it first.
         verdicts: by token, what drivers told engines: a verdict, or ``None`` for nothing yet.
         damaged: revisions that nobody can read any more.
@@ -79,6 +81,7 @@ class SimulatedStore:
         clock: of the store.
         set_back: by how much it was ahead at first.
         stepped_back_at: when it stepped back last, in seconds of the loop.
+        jumped_at: when it jumped ahead last.
         on_commit: called after every batch.
     """
 
@@ -88,6 +91,7 @@ class SimulatedStore:
         self.clock = clock
         self.set_back = timedelta(0)
         self.stepped_back_at = 0.0
+        self.jumped_at = -math.inf
         self.memory = MemoryDriver(clock)
         self.log: list[State] = []
         self.latest: dict[str, State] = {}
@@ -96,6 +100,7 @@ class SimulatedStore:
         self.authors: list[str] = []
         self.times: list[float] = []
         self.applied: dict[str, tuple[State, ...]] = {}
+        self.refused: dict[str, FlowstateError] = {}
         self.sent: dict[str, float] = {}
         self.verdicts: dict[str, Verdict | None] = {}
         self.damaged: set[int] = set()
@@ -138,10 +143,13 @@ class SimulatedStore:
             self.counts["resolved by token"] += 1
             self.note(f"store knows {token}")
             return self._known(writes, self.applied[token])
+        if token in self.refused:  # As drivers see to: no lost attempt goes on while it is retried.
+            return self.refused[token]
         verdict = at_once(self.memory.commit([writes]))[0]
         if isinstance(verdict, tuple):
             self._keep(author, token, verdict)
         else:
+            self.refused[token] = verdict
             self.counts["mismatches"] += 1
             self.note(f"store refuses {token}: {verdict}")
         return verdict

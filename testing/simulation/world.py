@@ -19,7 +19,13 @@ from flowstate.testing.simulation import invariants
 from flowstate.testing.simulation.driver import REPLY_TIMEOUT
 from flowstate.testing.simulation.loop import DeadlockError, SimulatedTask, SimulationLoop
 from flowstate.testing.simulation.nemesis import Fault, draw_faults, strike
-from flowstate.testing.simulation.process import Run, SimulatedClock, SimulatedProcess, Watched
+from flowstate.testing.simulation.process import (
+    CLAIMED_FOR,
+    Run,
+    SimulatedClock,
+    SimulatedProcess,
+    Watched,
+)
 from flowstate.testing.simulation.store import SimulatedStore
 from flowstate.testing.simulation.workload import Plan, draw_plans, goes_on_in, new_context
 
@@ -280,6 +286,9 @@ class World:
         runs = (run, other)
         if any(each.is_held for each in runs) and run.rev != other.rev:
             return  # Who was paused while it held a delay may have moved the state on since.
+        has_jumped = self.loop.time() < self.store.jumped_at + CLAIMED_FOR
+        if has_jumped and all(each.is_held for each in runs):
+            return  # A claim ends by the store's clock, and its holder finds out when it renews.
         if any(each.ctx.superseded or self._is_moved_by_timer(each) for each in runs):
             return  # It knows, or it will with its next heartbeat.
         if not any(self._is_excused(each.process) or self._only_waits(each) for each in runs):

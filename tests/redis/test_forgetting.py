@@ -111,6 +111,7 @@ async def test_a_batch(driver: RedisDriver) -> None:
     ]
     assert [len(verdict) for verdict in await driver.commit(batch)] == [1] * 4  # type: ignore[arg-type]
     assert await driver.get_state("a") is None
+    assert await driver.beat([Heartbeat("a", 0, 60.0, "")]) == [False]
     page = await driver.get_states(StateQuery(id="a"))
     assert [state.rev for state in page.states] == [2, 3, 4, 5]
 

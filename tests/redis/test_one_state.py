@@ -77,6 +77,17 @@ async def test_a_long_chain(driver: RedisDriver, limit: int) -> None:
     assert await revs_in_pages(driver, nothing) == ([], [])
 
 
+async def test_matches_at_the_upper_end(driver: RedisDriver) -> None:
+    """Scripts that find no more keep what the ones before them have found."""
+    await grow(driver, LONG)
+    for rev in (LONG, LONG + 1, LONG + 2):
+        await commit_one(driver, Writes(f"{rev}", (State("a", rev, status=Status.ENDED),)))
+    expected = [LONG + 1, LONG + 2, LONG + 3]
+    for limit in (1, 2, 3, 4):
+        query = replace(OWN, status=Status.ENDED, limit=limit)
+        assert await revs_in_pages(driver, query) == (expected, [])
+
+
 async def between(driver: RedisDriver, action: Any) -> tuple[list[int], list[int]]:
     """Read all of it; after the first script that reads it do something."""
     scripts, run = driver._opened().scripts, Scripts.run

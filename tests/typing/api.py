@@ -28,6 +28,7 @@ from flowstate import (
     Page,
     Pause,
     Put,
+    Receive,
     Resume,
     RetryPolicy,
     RevisionMismatchError,
@@ -86,7 +87,7 @@ async def commands(engine: Engine, ctx: StateContext) -> None:
     steps: list[Command[None]] = [Transit(ctx, "work"), Pause(ctx), Resume(ctx), End(ctx), Noop()]
     steps += [Delay(ctx, "work", after=timedelta(1)), Execute(ctx), StoreData(ctx, "blob")]
     steps += [SetTimer(ctx, "alarm", "work", after=timedelta(1)), CancelTimer(ctx, "alarm")]
-    steps += [Put(ctx), Forget(ctx)]
+    steps += [Put(ctx), Forget(ctx), Receive(ctx, "m", "n", to="work")]
     steps += [Stack(ctx, ctx, "name"), Unstack(ctx, ctx, "name"), Check(ctx), Commit(*steps)]
     await engine.do(*steps)
     await engine.do(Transit(ctx, "work"), GetState("x"))
@@ -141,6 +142,30 @@ def typed_values(ctx: StateContext, state: State) -> None:
     assert_type(ctx.timer, str)
     assert_type(state.timers, Mapping[str, Timer])
     assert_type(state.timer_due("alarm"), datetime | None)
+
+
+async def by_their_ids(engine: Engine, ctx: StateContext) -> None:
+    assert_type(await engine.start(ctx, "work", {"why": "x"}), None)
+    assert_type(await engine.wait_for("x", status=Status.ENDED, timeout=1.0), State)
+    assert_type(await engine.wait_for("x", until=lambda state: state.rev > 3), State)
+    assert_type(await engine.signal("x", "approved", {"by": "anna"}, key="click"), bool)
+    assert_type(await engine.count(labels={"a": "1"}, status=Status.PAUSED), int)
+    async for state in engine.history("x"):
+        assert_type(state, State)
+    async for state in engine.in_flow("work"):
+        assert_type(state, State)
+    assert_type(ctx.signal, str)
+
+
+async def updates(engine: Engine) -> None:
+    async def later(ctx: StateContext) -> list[Command[None]]:
+        return [Transit(ctx, "work"), Noop()]
+
+    assert_type(await engine.update("x", lambda ctx: ctx.set_label("a", "1")), State)
+    assert_type(await engine.update("x", lambda ctx: Transit(ctx, "work")), State)
+    assert_type(await engine.update("x", End, attempts=3), State)
+    assert_type(await engine.update("x", later), State)
+    await engine.update("x", lambda _: 5)  # type: ignore[arg-type,return-value]
 
 
 async def forgetting(engine: Engine) -> None:

@@ -50,7 +50,6 @@ local function delay_changes(states)
             local was = damaged_timer(id, puts[number][1])
             if was then
                 delays[id] = {state = was.state, rev = -1, was = was, dropped = true}
-                damaged[id] = nil
             end
         end
     end

@@ -1,0 +1,56 @@
+"""Approval with a reminder and an escalation: timers that go off while a state waits."""
+
+from datetime import timedelta
+
+from examples.cookbook.helpers import begin, reached
+from flowstate import (
+    Command,
+    Commit,
+    End,
+    Engine,
+    FlowRegistry,
+    Receive,
+    SetTimer,
+    State,
+    StateContext,
+)
+
+TIMES = {"remind": timedelta(days=1), "escalate": timedelta(days=3), "decide": timedelta(days=7)}
+flows = FlowRegistry()
+sent: dict[str, str] = {}  # Stands for a mail server that knows its keys.
+
+
+@flows.flow
+async def ask(ctx: StateContext, engine: Engine) -> Command:
+    timers = [SetTimer(ctx, flow, flow, after=time) for flow, time in TIMES.items()]
+    return Commit(Receive(ctx, "answer", to="decide"), *timers)
+
+
+@flows.flow
+async def remind(ctx: StateContext, engine: Engine) -> Command:
+    sent[ctx.effect_key] = f"to anna: {ctx.current.id}?"
+    return Commit(Receive(ctx, "answer", to="decide"))
+
+
+@flows.flow
+async def escalate(ctx: StateContext, engine: Engine) -> Command:
+    sent[ctx.effect_key] = f"to anna's boss: {ctx.current.id}?"
+    return Commit(Receive(ctx, "answer", to="decide"))
+
+
+@flows.flow
+async def decide(ctx: StateContext, engine: Engine) -> Command:
+    ctx.put(ctx.get(str, "answer", default="expired"), "answer")
+    return Commit(End(ctx))
+
+
+async def demo(engine: Engine) -> list[str]:
+    """Ask twice: one request is approved after a reminder, nobody answers the other one."""
+    for id in ("holiday", "car"):
+        await begin(engine, State(id, labels={"kind": "request"}), "ask")
+    await engine.wait_for("holiday", until=lambda state: state.transition.to != "ask")
+    await engine.signal("holiday", "answer", "approved", key="from anna")
+    requests = await reached(engine, {"kind": "request"}, 2)
+    return [f"{request.id}: {request.get(str, 'answer')}" for request in requests] + sorted(
+        sent.values()
+    )
