@@ -48,6 +48,7 @@ __all__ = ["Consumer"]
 logger = logging.getLogger("flowstate.recovery")
 
 PATIENT = RetryPolicy(attempts=MOST_ATTEMPTS, longest=60.0)
+SKIPPING = RetryPolicy(attempts=5, longest=60.0)
 MOST_COUNTED = 10_000
 
 Since = Literal["start", "now"] | int
@@ -113,7 +114,8 @@ class Consumer:
         transaction: makes a transaction for each revision, such as one of Postgres. What the
             handler writes in it, what it returns, and the place happen together.
         retry: says how long to pause after a failure, and which errors are worth another attempt.
-            A revision whose attempts are used up is tried on, with the longest pause.
+            A revision whose attempts are used up is tried on, with the longest pause. ``None``:
+            pauses of up to a minute, and five attempts if ``skip`` is set.
         skip: pass such a revision over instead, and one that cannot be read, and keep it among
             the dead letters.
         skip_gap: go on behind revisions that were compacted before they were handled.
@@ -140,8 +142,8 @@ class Consumer:
     _transaction: MakeTransaction | None = attrs.field(
         default=None, kw_only=True, validator=optional(has("a function"))
     )
-    _retry: RetryPolicy = attrs.field(
-        default=PATIENT, kw_only=True, validator=has("a RetryPolicy", "pause", "retries")
+    _retry: RetryPolicy | None = attrs.field(
+        default=None, kw_only=True, validator=optional(has("a RetryPolicy", "pause", "retries"))
     )
     _skip: bool = attrs.field(default=False, kw_only=True, validator=flag)
     _skip_gap: bool = attrs.field(default=False, kw_only=True, validator=flag)
@@ -171,7 +173,7 @@ class Consumer:
             frozenset({place, lease.id}),
             self._handler,
             self._transaction,
-            self._retry,
+            self._retry or (SKIPPING if self._skip else PATIENT),
             self._skip,
             chance,
         )

@@ -168,8 +168,11 @@ def _of(facts: Facts) -> Reason:
         return _executing(facts)
     if liveness.delay_due is not None:
         return _delayed(facts, liveness.delay_due)
-    if state.status is Status.PAUSED:
-        return _paused(facts)
+    return _paused(facts) if state.status is Status.PAUSED else _active(facts)
+
+
+def _active(facts: Facts) -> Reason:
+    state, liveness = facts.state, facts.liveness
     if not facts.flow:
         text = "active, but never sent to a flow"
         return Reason("unsent", text, state.committed_at)
@@ -232,9 +235,8 @@ def _started(facts: Facts, due: datetime) -> Reason:
 
 def _failed(facts: Facts) -> str:
     failures, most = facts.failures, facts.most_failures
-    times = f"{failures} of {most} times" if most > 1 else f"{failures} times"
-    if failures == 1:
-        times = f"once of {most} times" if most > 1 else "once"
+    once = "once" if failures == 1 else f"{failures} times"
+    times = f"{failures} of {most} times" if most else once
     error = facts.state.transition.annotations.get(ERROR, "")
     return f"failed {times} in flow {facts.flow!r}, at last with {error}"
 
@@ -247,7 +249,7 @@ def _paused(facts: Facts) -> Reason:
     names, to = " or ".join(map(repr, facts.waiting.names)), facts.waiting.to
     text = f"waits for a signal {names} since {_at(since)}, to go to flow {to!r}"
     if facts.messages:
-        text += f"; {facts.messages} others are kept for it"
+        text += f"; others are kept for it: {facts.messages}"
     return Reason("waiting", f"{text}{_unless_known(facts, to)}", since, None, to)
 
 

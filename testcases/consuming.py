@@ -376,7 +376,7 @@ async def consumer_refuses_bad_input(h: Harness) -> None:
         "status": ("ended",),
         "since": (-1, "end", None, True, 1.5),
         "transaction": (5,),
-        "retry": (None, 3),
+        "retry": (3,),
         "skip": (1,),
         "skip_gap": (None,),
         "internal": ("yes",),

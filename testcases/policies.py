@@ -347,7 +347,8 @@ async def failures_are_explained(h: Harness) -> None:
     check((found.why, found.failures, found.attempts), ("failed", 1, 0), "explanation")
     check(found.until, ctx.committed.delayed_until, "until")
     check(found.error, "DeclinedError: no money", "error")
-    text = "failed once in flow 'charge', at last with DeclinedError: no money; tried again at"
+    check(found.max_failures, 2, "how many there may be")
+    text = "failed 1 of 2 times in flow 'charge', at last with DeclinedError: no money; tried"
     check(found.text.startswith(text), True, found.text)
     await h.engine.execute(ctx)
     found = await explain(h.engine, "order")

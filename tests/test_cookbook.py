@@ -92,7 +92,7 @@ SOONER = {"schedule": [f"job of 2030-01-0{day}T02:30:00+01:00" for day in (2, 3,
 TAKE_LONG = {"approval", "cron", "escalation", "rename", "schedule"}
 # Those that go on for ever are over when their demo is.
 UNTIL: dict[str, Callable[[Mapping[str, State]], bool]] = {"cron": lambda _: True}
-MAX_RUNS = 200
+slow = pytest.mark.slow
 SYSTEM_CLOCK = {"postgres", "redis"}
 FOLDER = Path(mutex.__file__).parent
 
@@ -276,8 +276,11 @@ async def test_does_what_it_says(name: str, world: World) -> None:
     check(name, await world.log())
 
 
+@pytest.mark.parametrize(("crashes", "max_runs"), [(1, 40), pytest.param(2, 300, marks=slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_ends_alike_wherever_two_processes_die(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ends_alike_wherever_its_processes_die(
+    name: str, crashes: int, max_runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = load(name)
     monkeypatch.setattr(schedule, "CHANGES", {"winter": (1, 2)})  # Not months of virtual time.
 
@@ -293,8 +296,8 @@ def test_ends_alike_wherever_two_processes_die(name: str, monkeypatch: pytest.Mo
         run_demo,
         invariants=[is_right],
         until=UNTIL.get(name),
-        crashes=2,
-        max_runs=MAX_RUNS,
+        crashes=crashes,
+        max_runs=max_runs,
     )
 
     assert len(explored.points) > 2

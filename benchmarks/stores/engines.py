@@ -18,7 +18,7 @@ from benchmarks.stores.sqlite import SQLiteStore
 from benchmarks.stores.store import Store
 from flowstate import Commit, Driver, End, Engine, State, StateContext, Transit
 
-__all__ = ["Content", "Engines", "engines_of"]
+__all__ = ["WARM_UP_TASKS", "Content", "Engines", "engines_of"]
 
 WARM_UP_TASKS = 64
 WARM_UP_COMMITS = 10  # Of each task.

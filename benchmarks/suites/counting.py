@@ -12,7 +12,7 @@ from benchmarks.suites.measured import Measured
 from benchmarks.workload import Sample, Workload
 from flowstate import Engine, Status
 
-__all__ = ["count_states", "workloads"]
+__all__ = ["GROUP", "count_states", "workloads"]
 
 COUNTS = 4
 MARK = 0.5  # Seconds.

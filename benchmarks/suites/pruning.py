@@ -7,17 +7,19 @@ from benchmarks.setting import Setting
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.stores.engines import Content, Engines, engines_of
 from benchmarks.stores.filling import KINDS
+from benchmarks.suites.commits import commit_together
 from benchmarks.suites.measured import Measured
 from benchmarks.workload import Sample, Side, Workload
-from flowstate import Commit, Engine, Pause, State, StateContext, Status
+from flowstate import Engine, Status
 
-__all__ = ["prune", "workloads"]
+__all__ = ["ENDED", "content", "prune", "workloads"]
 
 PART = 10  # Of as many as a large log has.
 ENDED = sum(kind.status is Status.ENDED for kind in KINDS)  # In a row of each kind.
-TOGETHER = 128  # States of a commit, as ``prune`` has them.
+TASKS = 64
 COUNTED = 256
 GROWTH = 1.3
+# A state had at least three commits. If it costs more to forget it, retention cannot keep up.
 AS_COMMITS = 3.0
 ROUNDS = 1  # What is forgotten is gone.
 
@@ -30,7 +32,7 @@ def workloads(setting: Setting) -> Iterable[Workload]:
 def _pruning(engines: Engines) -> Workload:
     store = engines.store
     many, few = store.log // PART, store.small_log
-    commits = Measured(engines, Content("not pruned"), partial(_pause, engines), few)
+    commits = Measured(engines, Content("not pruned"), partial(_commit, engines), few)
     return Workload(
         f"prune of {many:,} states",
         store.name,
@@ -38,17 +40,20 @@ def _pruning(engines: Engines) -> Workload:
         _forgetting(engines, many),
         (
             Side(f"of {few:,} states", "small", _forgetting(engines, few), mark=GROWTH),
-            Side(f"commits of {TOGETHER} new states", "small", commits, mark=AS_COMMITS),
+            Side(f"commits, {TASKS} tasks", "small", commits, mark=AS_COMMITS),
         ),
         rounds=ROUNDS,
     )
 
 
+def content(count: int) -> Content:
+    """Return the place where so many states have ended, and those that are counted, at least."""
+    rows = -(-(count + min(count, COUNTED)) // ENDED)
+    return Content(f"pruned{count}", states=rows * len(KINDS))
+
+
 def _forgetting(engines: Engines, count: int) -> Measured:
-    counted = min(count, COUNTED)
-    rows = -(-(count + counted) // ENDED)
-    content = Content(f"pruned{count}", states=rows * len(KINDS))
-    return Measured(engines, content, prune, count, counted=counted)
+    return Measured(engines, content(count), prune, count, counted=min(count, COUNTED))
 
 
 async def prune(engine: Engine, count: int) -> Sample:
@@ -65,10 +70,5 @@ async def prune(engine: Engine, count: int) -> Sample:
     return sample
 
 
-async def _pause(engines: Engines, engine: Engine, count: int) -> Sample:
-    name = engines.unique()
-    contexts = [StateContext(State(f"{name}-{number}")) for number in range(count)]
-    watch = Stopwatch()
-    for first in range(0, count, TOGETHER):
-        await engine.do(Commit(*map(Pause, contexts[first : first + TOGETHER])))
-    return watch.sample(count)
+async def _commit(engines: Engines, engine: Engine, count: int) -> Sample:
+    return await commit_together(engine, count, TASKS, engines.unique())

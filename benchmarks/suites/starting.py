@@ -12,7 +12,7 @@ from benchmarks.suites.measured import Measured
 from benchmarks.workload import Sample, Side, Workload
 from flowstate import Command, Commit, Delayer, Driver, End, Engine, State, StateContext, Status
 
-__all__ = ["CONTENT", "start_each", "start_elsewhere", "workloads"]
+__all__ = ["CONTENT", "FLOW", "start_each", "start_elsewhere", "workloads"]
 
 CONTENT = Content("started")
 FLOW = "started"

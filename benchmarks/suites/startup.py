@@ -13,7 +13,7 @@ from benchmarks.stores.engines import engines_of
 from benchmarks.stores.store import Store, StoreName
 from benchmarks.workload import Sample, Side, Workload
 
-__all__ = ["workloads"]
+__all__ = ["DEPENDENCIES", "workloads"]
 
 ROOT = Path(__file__).parent.parent.parent
 MARK = 0.040

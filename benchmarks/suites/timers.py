@@ -19,7 +19,7 @@ from flowstate.frozen import FrozenDict
 from flowstate.state import Timer
 from flowstate.timers import timer_id
 
-__all__ = ["content", "timed", "workloads"]
+__all__ = ["NAME", "content", "timed", "workloads"]
 
 NAME = "t"
 DUE_PART = 100  # Of those that are pending.

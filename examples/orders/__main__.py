@@ -10,20 +10,21 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from zlib import crc32
 
 from examples.orders.flows import BANK, OUTCOMES, STAGES, bank, flows, go, order_id, stock_id
-from examples.orders.orders import Approval, Order, OrderFileError, read, sample
+from examples.orders.orders import Order, OrderFileError, read, sample
 from examples.orders.proof import faults
 from flowstate import (
     Commit,
     Engine,
     FlowRegistry,
     InvalidCommandError,
-    Pause,
+    Put,
     State,
     StateContext,
     Status,
@@ -36,6 +37,7 @@ BETWEEN_ORDERS = 0.02  # Seconds. Customers come when they come.
 WORKERS = KILLS = 2
 RETRY_AFTER = timedelta(seconds=2)  # So that a killed process is not waited for for long.
 PATIENCE = 60.0  # Seconds for which no order has to end.
+WIDTH = 78
 WRONG, REFUSED, INTERRUPTED = 1, 2, 130
 
 office = FlowRegistry()
@@ -51,7 +53,7 @@ async def run(orders: Sequence[Order], folder: Path) -> int:
         for item in {order.item for order in orders}:
             stock = StateContext(State(stock_id(item)))
             stock.put(STOCK)
-            await engine.do(Commit(Pause(stock)))
+            await engine.do(Commit(Put(stock)))
         async with crew(database) as workers, asyncio.TaskGroup() as group:
             helpers = [group.create_task(each) for each in (take(engine, orders), answer(engine))]
             trouble = await oversee(engine, workers, database, len(orders))
@@ -59,8 +61,9 @@ async def run(orders: Sequence[Order], folder: Path) -> int:
                 helper.cancel()
         books = bank().books()
         wrong = [trouble] if trouble else await faults(engine, orders, STOCK, books)
-    print(f"{len(orders):,} orders; the bank got {books.calls:,} calls, and booked", end=" ")
-    print(f"{len(books.charges):,} charges and {len(books.refunds):,} refunds.")
+    kinds = Counter(kind for entries in books.values() for kind, _ in entries)
+    print(f"{len(orders):,} orders; the bank got {bank().calls():,} calls, and booked", end=" ")
+    print(f"{kinds['charge']:,} charges and {kinds['refund']:,} refunds.")
     print("\n".join(wrong) or "Every order ended, nobody was charged twice, the stock is right.")
     return WRONG if wrong else 0
 
@@ -82,13 +85,14 @@ async def answer(engine: Engine) -> None:
             mood = crc32(state.id.encode()) % 3
             if mood < 2:
                 with contextlib.suppress(InvalidCommandError):  # Too late.
-                    await engine.signal(state.id, "approval", Approval(mood == 0, "anna"))
+                    await engine.signal(state.id, "approval", mood == 0)
 
 
 async def oversee(engine: Engine, workers: list[Process], database: Path, number: int) -> str:
     """Show the orders until all have ended, and kill a worker at each third; return any trouble."""
     names = (*STAGES, *OUTCOMES)
     print("seconds", *names, sep="  ")
+    end = "\r" if sys.stdout.isatty() else "\n"  # A screen is not scrolled by each row.
     began = moved = time.monotonic()
     before, kills = -1, 0
     while before < number or kills < KILLS:
@@ -97,11 +101,11 @@ async def oversee(engine: Engine, workers: list[Process], database: Path, number
         now, ended = time.monotonic(), sum(counts[len(STAGES) :])
         fields = [f"{now - began:7.1f}"]
         fields += [f"{n:{len(name)},}" for n, name in zip(counts, names, strict=True)]
-        print(*fields, sep="  ", end="\r" if sys.stdout.isatty() else "\n", flush=True)
+        print(*fields, sep="  ", end=end, flush=True)
         if kills < KILLS and ended >= number * (kills + 1) // (KILLS + 1):
             workers[kills].kill()
             await workers[kills].wait()
-            print(f"\nKilled worker {workers[kills].pid}; another one takes its place.")
+            print(f"Killed worker {workers[kills].pid}; another one takes its place.".ljust(WIDTH))
             workers[kills] = await hire(database)
             kills += 1
         if lost := [worker.pid for worker in workers if worker.returncode is not None]:
@@ -110,7 +114,7 @@ async def oversee(engine: Engine, workers: list[Process], database: Path, number
             before, moved = ended, now
         elif now - moved > PATIENCE:
             return f"No order has ended for {PATIENCE:.0f} seconds."
-    print()
+    print(end="\n" if end == "\r" else "")
     return ""
 
 
@@ -146,11 +150,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return REFUSED
     folder = Path(tempfile.mkdtemp(prefix="orders-"))
-    status = INTERRUPTED
+    status = WRONG
     try:
         status = asyncio.run(run(orders, folder))
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
+        status = INTERRUPTED
     finally:
         if status in {0, INTERRUPTED}:
             shutil.rmtree(folder)

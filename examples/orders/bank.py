@@ -5,10 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from zlib import crc32
 
-from msgspec import Struct
-
-__all__ = ["Bank", "BankError", "Books", "CarrierError", "ship"]
-
+Entry = tuple[str, int]  # "charge" or "refund", and cents.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS booked (key TEXT PRIMARY KEY, id TEXT, kind TEXT, cents INTEGER);
 CREATE TABLE IF NOT EXISTS call (number INTEGER PRIMARY KEY, key TEXT);
@@ -24,14 +21,6 @@ class BankError(Exception):
 
 class CarrierError(Exception):
     """The carrier does not take this."""
-
-
-class Books(Struct, frozen=True):
-    """What the bank has booked: cents by order, a list for each."""
-
-    charges: dict[str, list[int]]
-    refunds: dict[str, list[int]]
-    calls: int
 
 
 class Bank:
@@ -57,14 +46,18 @@ class Bank:
         if mood < 4:  # and of two more the reply is lost.
             raise BankError("no answer")
 
-    def books(self) -> Books:
-        """Return all that was booked."""
+    def books(self) -> dict[str, list[Entry]]:
+        """Return what was booked for each order, in order."""
+        found: dict[str, list[Entry]] = {}
         with closing(self._open()) as books:
-            found = Books({}, {}, books.execute("SELECT count(*) FROM call").fetchone()[0])
-            for id, kind, cents in books.execute("SELECT id, kind, cents FROM booked"):
-                side = found.charges if kind == "charge" else found.refunds
-                side.setdefault(id, []).append(cents)
+            for id, *entry in books.execute("SELECT id, kind, cents FROM booked ORDER BY rowid"):
+                found.setdefault(id, []).append(tuple(entry))
         return found
+
+    def calls(self) -> int:
+        """Return how many calls there were."""
+        with closing(self._open()) as books:
+            return int(books.execute("SELECT count(*) FROM call").fetchone()[0])
 
     def _open(self) -> sqlite3.Connection:
         books = sqlite3.connect(self._path, timeout=60.0)

@@ -2,9 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,9 +13,8 @@ from psycopg.sql import SQL, Identifier
 from redis import Redis
 
 from benchmarks.flows import registry
-from benchmarks.setting import GIVEN_POSTGRES, GIVEN_REDIS, Setting
-from benchmarks.sizes import TINY
-from benchmarks.stores.engines import Engines, engines_of
+from benchmarks.setting import Setting
+from benchmarks.stores.engines import Engines
 from benchmarks.stores.filling import GROUPS, KINDS, commit_all, writes
 from benchmarks.stores.store import Address
 from flowstate import Commit, Driver, End, Engine, State, StateContext, Status, Transit
@@ -24,14 +22,12 @@ from flowstate.driver import DueQuery, Heartbeat, StateQuery
 from flowstate.frozen import FrozenDict
 from flowstate.limits import MAX_REV
 from flowstate.recovery_rules import SHORTEST
+from tests.benchmarks.support import SHARED, STORES, engines_on
 from tests.redis.support import check_keys
-from tests.redis_servers import GivenRedis, RedisLike
-from tests.servers import Postgres
+from tests.redis_servers import GivenRedis
 
 pytestmark = [pytest.mark.repository]
 
-STORES = ["memory", "sqlite", "postgres", "redis"]
-SHARED = STORES[1:]
 # More than what is written at once, and than it takes until groups and kinds come again.
 STATES = 2_130
 SCRIPTS = ("eval", "evalsha")
@@ -61,21 +57,6 @@ ROWS = {
         "SELECT id, state_id, rev, due, body::text FROM {0}.delay ORDER BY id",
     ),
 }
-
-
-@pytest.fixture
-async def setting(
-    tmp_path: Path, postgres: Postgres, redis_server: RedisLike, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Setting]:
-    monkeypatch.setenv(GIVEN_POSTGRES, postgres.url())
-    monkeypatch.setenv(GIVEN_REDIS, redis_server.url())
-    async with AsyncExitStack() as stack:
-        yield Setting(TINY, stack, tmp_path)
-
-
-def engines_on(setting: Setting, name: str) -> Engines:
-    (found,) = [engines for engines in engines_of(setting) if engines.store.name == name]
-    return found
 
 
 async def filled_twice(engines: Engines, stack: AsyncExitStack) -> tuple[Driver, Driver]:

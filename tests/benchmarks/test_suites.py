@@ -1,65 +1,30 @@
 """The suites of the benchmarks measure what they say."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-from msgspec.structs import replace
 
 from benchmarks.catalogue import chosen
-from benchmarks.setting import GIVEN_POSTGRES, GIVEN_REDIS, Setting, Suite
-from benchmarks.sizes import FULL, TINY
+from benchmarks.setting import Setting, Suite
+from benchmarks.sizes import FULL, Sizes
 from benchmarks.stopwatch import Counter, Stopwatch
-from benchmarks.stores.engines import Engines, engines_of
 from benchmarks.suites import SUITES, commits, contention, delays, growth, recovery, watching
-from benchmarks.workload import Workload
 from flowstate import Status
 from flowstate.driver import DueQuery
-from tests.redis_servers import RedisLike
-from tests.servers import Postgres
+from tests.benchmarks.support import SMALL, STORES, engines_on, only
 
 pytestmark = [pytest.mark.repository, pytest.mark.timeout(240)]
 
-STORES = ["memory", "sqlite", "postgres", "redis"]
-SMALL = replace(
-    TINY,
-    memory_commits=64,
-    server_commits=10,
-    operations=6,
-    fan_outs=(3,),
-    memory_log=2_000,
-    sqlite_log=2_000,
-    postgres_log=2_000,
-    redis_log=2_000,
-)
-
 
 @pytest.fixture
-async def setting(
-    tmp_path: Path, postgres: Postgres, redis_server: RedisLike, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Setting]:
-    monkeypatch.setenv(GIVEN_POSTGRES, postgres.url())
-    monkeypatch.setenv(GIVEN_REDIS, redis_server.url())
-    async with AsyncExitStack() as stack:
-        yield Setting(SMALL, stack, tmp_path)
-
-
-def engines_on(setting: Setting, store: str) -> Engines:
-    (found,) = [engines for engines in engines_of(setting) if engines.store.name == store]
-    return found
+def sizes() -> Sizes:
+    return SMALL
 
 
 def workloads_of(module: ModuleType) -> Suite:
     suite: Suite = module.workloads
     return suite
-
-
-def only(setting: Setting, suite: Suite, key: str) -> Workload:
-    (found,) = chosen(setting, [suite], key)
-    return found
 
 
 # Every side of the others is measured in test_runs.py.
@@ -98,6 +63,16 @@ def test_names_are_stable_and_distinct(setting: Setting) -> None:
             "recovery of 10,000 stalled among 1,000,000 states",
             "commit, 1,000,000 revisions",
             "start-up to the first commit",
+            "commit with a value",
+            "chains of 3 flows with retries",
+            "start on another engine",
+            "signal to the next step",
+            "waiting for 10,000 states",
+            "updates of one state, 16 tasks",
+            "count of all among 1,000,000 states",
+            "commit, 1,000,000 timers pending",
+            "10,000 timers due at once, 1,000,000 timers pending",
+            "prune of 100,000 states",
         ):
             assert f"{store}: {what}" in found
         assert store == "memory" or f"{store}: commits, 4 processes of 16 tasks" in found

@@ -22,12 +22,12 @@ LOST_REPLIES = ("tests/redis/test_lost_replies.py",)
 
 def revisions_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one to write wins."""
-    in_lua(monkeypatch, "commit", ("if latest(item[1]).current ~= item[2] then", "if false then"))
+    in_lua(monkeypatch, "commit", ("if latest(id).current ~= expected then", "if false then"))
 
 
 def batches_are_judged_by_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commits of one batch go on from the same revision."""
-    in_lua(monkeypatch, "commit", ("if latest(item[1]).current ~=", "if latest(item[1]).rev ~="))
+    in_lua(monkeypatch, "commit", ("if latest(id).current ~=", "if latest(id).rev ~="))
 
 
 def tokens_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,12 +66,12 @@ def statuses_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def delays_outlive_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays of a state that has moved on stay, and can only lose."""
-    in_lua(monkeypatch, "commit", ("delays_of(id, '0', '-1') or NONE", "NONE"))
+    in_lua(monkeypatch, "commit", ("delays.leave_all(id, own)", "-- left"))
 
 
 def no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delayers do not notice the delays that other processes store."""
-    in_lua(monkeypatch, "commit", ("alarm = alarm or delay.body or", "alarm = false and"))
+    in_lua(monkeypatch, "commit", ("is_news or delay.body or", "false and"))
 
 
 def every_claim_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def data_of_delays_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def old_heartbeats_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has lost a state keeps it from being recovered."""
-    in_lua(monkeypatch, "beat", ("latest[place] ~= false and state.rev == rev", "true"))
+    in_lua(monkeypatch, "beat", ("rev > 0 and state.rev == rev", "true"))
 
 
 def heartbeats_make_states_stall(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,19 +100,59 @@ def heartbeats_make_states_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     in_lua(
         monkeypatch,
         "beat",
-        ("if micros and state.after then", "if micros then"),
+        ("if micros and state.kind == 'stall' then", "if micros then"),
         ("state.labelled, state.after,", "state.labelled, state.after or '1',"),
     )
 
 
 def needs_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state refers to data that is no longer stored."""
-    in_lua(monkeypatch, "commit", ("redis.call('EXISTS', key('data:' .. sum)) == 0", "false"))
+    in_lua(monkeypatch, "commit", ("redis.call('EXISTS', prefix .. 'data:' .. sum) == 0", "false"))
 
 
 def referred_data_is_an_orphan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compaction takes data that states refer to."""
     in_lua(monkeypatch, "commit", ("redis.call('ZREM', orphans, sum)", "-- left"))
+
+
+def timers_go_with_their_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A put removes the timers of its state, as if they were delays."""
+    in_lua(monkeypatch, "commit", ("delay.rev == -1 and 'timers_of:' or", "false or"))
+
+
+def timers_keep_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer that is set again is also due when it was due before."""
+    in_lua(monkeypatch, "commit", ("new.was = old and old.was or", "new.was ="))
+
+
+def what_moves_on_stays_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state is found among the idle ones of a flow that it has left."""
+    in_lua(monkeypatch, "commit", ("if old.kind then", "if old.kind == 'stall' then"))
+
+
+def forgotten_states_keep_their_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forgotten state is found among the latest, and counted."""
+    in_lua(monkeypatch, "commit", ("(is_forgotten or state.status ~= status)", "false"))
+
+
+def forgotten_states_keep_their_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every state that was forgotten something stays for ever."""
+    in_lua(monkeypatch, "compact", ("if state.last == entry.rev then", "if false then"))
+
+
+def what_begins_again_begins_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of one state ends where it was forgotten before."""
+    in_lua(monkeypatch, "commit", ("state.last or state.current", "state.current"))
+
+
+def what_begins_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that begins a forgotten state again, and whose reply is lost, is called refused."""
+    in_lua(monkeypatch, "traces", ("previous == expected or expected == 0", "previous == expected"))
+
+
+def counts_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that answers two of several label filters counts twice."""
+    in_lua(monkeypatch, "count", ("seen[each[2]] and left or left - 1", "left"))
 
 
 def compaction_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,5 +193,13 @@ BUGS = (
         referred_data_is_an_orphan,
         _case("compaction_leaves_data_that_was_stored_before_its_state"),
     ),
+    _bug(timers_go_with_their_revision, _case("puts_keep_timers")),
+    _bug(timers_keep_their_place, _case("timer_takes_the_place_of_another")),
+    _bug(what_moves_on_stays_idle, _case("idle_states_that_move_on")),
+    _bug(forgotten_states_keep_their_status, _case("forgotten_state_has_no_latest_revision")),
+    _bug(forgotten_states_keep_their_row, Trial("tests", ("tests/redis/test_forgetting.py",))),
+    _bug(what_begins_again_begins_a_chain, _case("forgotten_id_begins_again")),
+    _bug(what_begins_again_is_refused, Trial("tests", LOST_REPLIES)),
+    _bug(counts_count_twice, _case("counts_of_states")),
     _bug(compaction_is_silent, _case("compacting_keeps_the_latest_revisions")),
 )

@@ -29,6 +29,7 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.recovery import Consumer
 from flowstate.testcases.support import DriverWrapper
 
+ORDER = {"kind": "order"}
 PLACE = "flowstate.consumer.orders"
 
 
@@ -145,26 +146,41 @@ async def test_idle_consumers_do_not_keep_each_other_awake(
         assert await engine.head() - before <= 2 * 24 * 3_600 / (4 * 60)
 
 
+class Slow(DriverWrapper):
+    """Takes some turns of the loop for each commit."""
+
+    async def commit(self, batch: Sequence[Writes]) -> Sequence[Verdict]:
+        for _ in range(5):
+            await asyncio.sleep(0)  # reason: turns of the loop are what the test is about
+        return await super().commit(batch)
+
+
+@pytest.mark.parametrize("commits", [False, True])
 async def test_nothing_is_lost_or_doubled_when_revisions_come_as_the_place_is_stored(
-    engine: Engine, clock: FakeClock
+    clock: FakeClock, commits: bool
 ) -> None:
     handled: list[str] = []
     expected = [f"order {number}" for number in range(200)]
 
-    async def handle(state: State) -> None:
-        handled.append(state.id)
-        if len(handled) % 3 == 0:
-            await clock.sleep(0.1)
+    async with Engine(Slow(MemoryDriver(clock)), FlowRegistry(), clock=clock) as engine:
 
-    async with Consumer(engine, "orders", handle, save_every=0.1) as consumer:
-        await caught_up(engine, consumer)
-        for number in range(200):
-            await commit_orders(engine, number)
-            for _ in range(number % 7):  # Before, at, and after the turn in which it is stored.
-                await asyncio.sleep(0)  # reason: turns of the loop are what the test is about
-            if number % 2:
+        async def handle(state: State) -> Command[None] | None:
+            handled.append(state.id)
+            if len(handled) % 3 == 0:
                 await clock.sleep(0.1)
-        await caught_up(engine, consumer)
+            return Pause(StateContext(State(f"x {state.id}"))) if commits else None
+
+        consumer = Consumer(engine, "orders", handle, labels=ORDER, save_every=0.1)
+        async with consumer:
+            await caught_up(engine, consumer)
+            for number in range(200):
+                ctx = StateContext(State(f"order {number}", labels=ORDER))
+                await engine.do(Commit(Pause(ctx)))
+                for _ in range(number % 7):  # Before, at, and after the turn in which it is stored.
+                    await asyncio.sleep(0)  # reason: as above
+                if number % 2:
+                    await clock.sleep(0.1)
+            await caught_up(engine, consumer)
     assert handled == expected
 
 
@@ -182,6 +198,23 @@ async def test_dead_letters_are_bounded(engine: Engine) -> None:
 
 
 # What the handler raises
+
+
+async def test_some_attempts_are_made_before_a_revision_is_passed_over(
+    engine: Engine, clock: FakeClock
+) -> None:
+    handled: list[str] = []
+
+    def fail_at_first(state: State) -> None:
+        handled.append(state.id)
+        if state.id == "order 0":
+            raise ValueError("no luck")
+
+    await commit_orders(engine, 0, 1)
+    async with Consumer(engine, "orders", fail_at_first, skip=True) as consumer:
+        await caught_up(engine, consumer)
+    assert handled == [*["order 0"] * 5, "order 1"]
+    assert clock.monotonic() < 60.0
 
 
 @pytest.mark.parametrize("error", [CompactedError(5), EngineStoppedError("another one")])

@@ -17,6 +17,7 @@ from flowstate.testcases import Capabilities
 from flowstate.testing.programs.programs import Failure, run_model, written
 from flowstate.testing.simulation.schedules import Schedules, run_schedules
 from tests.soak.counters import count_up
+from tests.soak.generations import come_and_go, measure_of
 from tests.soak.stage import Outcome, Piece
 
 __all__ = ["crunch"]
@@ -79,10 +80,19 @@ def _counters(piece: Piece, place: str) -> Outcome:
     return Outcome(piece.amount)
 
 
+def _generations(piece: Piece, place: str) -> Outcome:
+    store, name = piece.stage.store, _new_name()
+    driver = _new_driver(store, place, name)(SystemClock())
+    measure = measure_of(store, place, name)
+    asyncio.run(come_and_go(driver, piece.amount, piece.seed, measure))
+    return Outcome(piece.amount)
+
+
 KINDS: dict[str, Callable[[Piece, str], Outcome]] = {
     "schedules": _schedules,
     "programs": _programs,
     "counters": _counters,
+    "generations": _generations,
 }
 
 
@@ -94,9 +104,13 @@ def _capabilities(store: str) -> Capabilities:
     )
 
 
-def _new_driver(store: str, place: str) -> MakeDriver:
+def _new_name() -> str:
+    return f"soak_{secrets.token_hex(8)}"
+
+
+def _new_driver(store: str, place: str, name: str | None = None) -> MakeDriver:
     """Return what opens a new, empty store. Whoever runs the servers removes it with them."""
-    name = f"soak_{secrets.token_hex(8)}"
+    name = name or _new_name()
     match store:
         case "postgres":
             return lambda _: PostgresDriver(place, schema=name, pool_size=4)
