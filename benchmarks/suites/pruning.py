@@ -37,23 +37,23 @@ def _pruning(engines: Engines) -> Workload:
         f"prune of {many:,} states",
         store.name,
         "state",
-        _forgetting(engines, many),
+        _forgetting(engines, "many", many),
         (
-            Side(f"of {few:,} states", "small", _forgetting(engines, few), mark=GROWTH),
+            Side(f"of {few:,} states", "small", _forgetting(engines, "few", few), mark=GROWTH),
             Side(f"commits, {TASKS} tasks", "small", commits, mark=AS_COMMITS),
         ),
         rounds=ROUNDS,
     )
 
 
-def content(count: int) -> Content:
+def content(place: str, count: int) -> Content:
     """Return the place where so many states have ended, and those that are counted, at least."""
     rows = -(-(count + min(count, COUNTED)) // ENDED)
-    return Content(f"pruned{count}", states=rows * len(KINDS))
+    return Content(f"pruned_{place}", states=rows * len(KINDS))
 
 
-def _forgetting(engines: Engines, count: int) -> Measured:
-    return Measured(engines, content(count), prune, count, counted=min(count, COUNTED))
+def _forgetting(engines: Engines, place: str, count: int) -> Measured:
+    return Measured(engines, content(place, count), prune, count, counted=min(count, COUNTED))
 
 
 async def prune(engine: Engine, count: int) -> Sample:

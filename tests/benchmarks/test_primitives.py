@@ -98,7 +98,7 @@ async def test_pruning_forgets_exactly_so_many(setting: Setting, store: str) -> 
     engines = engines_on(setting, store)
     workload = only(setting, pruning.workloads, f"{store}: prune of 200 states")
     await workload.ours()
-    content = pruning.content(200)
+    content = pruning.content("many", 200)
     rounds = 1 if store == "memory" else 2  # The second one is counted, on another engine.
     warm_up = rounds * (WARM_UP_TASKS + 1)
     async with engines.on(content) as engine:

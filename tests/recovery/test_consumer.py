@@ -30,6 +30,7 @@ from flowstate.recovery import Consumer
 from flowstate.testcases.support import DriverWrapper
 
 ORDER = {"kind": "order"}
+TICK = 0.125  # Without an error of rounding.
 PLACE = "flowstate.consumer.orders"
 
 
@@ -167,10 +168,10 @@ async def test_nothing_is_lost_or_doubled_when_revisions_come_as_the_place_is_st
         async def handle(state: State) -> Command[None] | None:
             handled.append(state.id)
             if len(handled) % 3 == 0:
-                await clock.sleep(0.1)
+                await clock.sleep(TICK)
             return Pause(StateContext(State(f"x {state.id}"))) if commits else None
 
-        consumer = Consumer(engine, "orders", handle, labels=ORDER, save_every=0.1)
+        consumer = Consumer(engine, "orders", handle, labels=ORDER, save_every=TICK)
         async with consumer:
             await caught_up(engine, consumer)
             for number in range(200):
@@ -179,7 +180,7 @@ async def test_nothing_is_lost_or_doubled_when_revisions_come_as_the_place_is_st
                 for _ in range(number % 7):  # Before, at, and after the turn in which it is stored.
                     await asyncio.sleep(0)  # reason: as above
                 if number % 2:
-                    await clock.sleep(0.1)
+                    await clock.sleep(TICK)
             await caught_up(engine, consumer)
     assert handled == expected
 
