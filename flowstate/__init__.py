@@ -3,9 +3,10 @@
 Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
 which imports only from those before it: values (errors, frozen, limits, values, data, state,
 codec); the contract of stores (driver, recovery_rules, retrying, dead); what is to be done (timers,
-effect_keys, notices, context, commands, registry); against a store (executed, draft, steps, alarms,
-planning, batching, reading, log_tail, watch, committing); running flows (execution, pool,
-heartbeats, calls, failures, flow_loop, pruning, engine, claimed_delay, delayer); on top (checking).
+effect_keys, executed, context, commands, registry); against a store (planning, batching, reading,
+log_tail, watch, committing); running flows (executions, runtime); what an engine does (looking,
+starting, updating, pruning, changing, engine, claimed_delay, delayer); on top (checking). Of
+mailboxes, all but the sending of messages lies below committing.
 """
 
 from flowstate.checking import Finding, Report, check

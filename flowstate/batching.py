@@ -29,7 +29,7 @@ class Pending(Struct, eq=False):
 
     item: Any
     settle: Callable[[Any], None] | None
-    done: "asyncio.Future[Any]"
+    done: asyncio.Future[Any]
     is_given: bool = False
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from flowstate.commands import Labels
 from flowstate.context import StateContext
 from flowstate.frozen import EMPTY
+from flowstate.looking import Looking
+from flowstate.mailboxes.signalling import checked_signal, signal
 from flowstate.pruning import prune
-from flowstate.runtime import Runtime
-from flowstate.signalling import checked_signal, signal
 from flowstate.starting import start
 from flowstate.state import State
 from flowstate.updating import Change, update
@@ -17,13 +17,10 @@ from flowstate.updating import Change, update
 __all__ = ["Changing"]
 
 
-class Changing:
+class Changing(Looking):
     """The part of an engine that changes states."""
 
     __slots__ = ()
-
-    def _here(self) -> Runtime:
-        raise NotImplementedError
 
     async def start(
         self,

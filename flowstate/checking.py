@@ -13,8 +13,8 @@ from flowstate.errors import (
     ValueDecodeError,
     ValueNotFoundError,
 )
-from flowstate.frozen import EMPTY
-from flowstate.limits import MAX_PAGE
+from flowstate.frozen import EMPTY, freeze
+from flowstate.limits import MAX_PAGE, check_id
 from flowstate.options import check_count
 from flowstate.registry import FlowRegistry
 from flowstate.retrying import read_override
@@ -111,6 +111,7 @@ async def check(
         DriverError: the store failed.
     """
     check_count("sample", sample, 1, MAX_PAGE)
+    values = {check_id("values", name): kind for name, kind in freeze("values", values).items()}
     driver, flows = _parts(store, flows)
     checker = Checker(driver, flows, values, sample)
     await checker.check()

@@ -17,8 +17,8 @@ from flowstate.errors import (
     EngineStoppedError,
     FlowstateError,
 )
+from flowstate.executions.tenure import Tenure
 from flowstate.tasks import cancel_and_wait, spawn
-from flowstate.tenure import Tenure
 
 __all__ = ["ClaimedDelay", "log_delay"]
 

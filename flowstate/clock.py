@@ -79,7 +79,7 @@ class SystemClock:
         return self._nothing
 
 
-Sleeper = tuple[float, int, "asyncio.Future[None]"]
+Sleeper = tuple[float, int, asyncio.Future[None]]
 
 
 class FakeClock:
@@ -135,11 +135,11 @@ class FakeClock:
         await woken
 
     def advance(self, seconds: float) -> None:
-        """Move time on, and wake the tasks whose time has come."""
+        """Move time on by so many ``seconds``, and wake the tasks whose time has come."""
         self._move_to(self._elapsed + seconds)
 
     def set_now(self, now: datetime) -> None:
-        """Correct the time of day, forwards or back; tasks that sleep do not notice."""
+        """Set the time of day to ``now``, forwards or back; tasks that sleep do not notice."""
         self._start = now - timedelta(seconds=self._elapsed)
 
     @contextmanager

@@ -45,13 +45,13 @@ from flowstate.errors import (
 from flowstate.executed import Executed
 from flowstate.limits import check_id, text_bytes
 from flowstate.log_tail import LogTail
-from flowstate.mailbox import mailbox_id
-from flowstate.planning import Plan
+from flowstate.mailboxes.mailbox import mailbox_id
+from flowstate.mailboxes.receiving import forget_mailbox, mailboxes_of, receive
+from flowstate.planning.plan import Plan
+from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.reading import Reader
-from flowstate.receiving import forget_mailbox, mailboxes_of, receive
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, checked, frozen
-from flowstate.steps import STEPS, Step, stepped
 from flowstate.turns import Backoff, Turns
 
 __all__ = ["Committer", "OTHER_LOOP"]
@@ -168,21 +168,11 @@ class Committer:
                 raise
 
     async def _commit_plan(self, commands: Sequence[Command[Any]]) -> None:
-        if PLANNED_AT_ONCE.issuperset(map(type, commands)):  # As mostly.
-            plan = self.plan()
-            for command in commands:
-                if type(command) in STEPS:
-                    plan.step(command)  # type: ignore[arg-type]
-                else:
-                    plan.add(command)
-            if plan.forgotten:  # By a command outside of the commit.
-                await self._forget_mailboxes(plan)
-            await self._write(plan.writes(self._tokens()), plan.settle)
-        elif mailboxes := mailboxes_of(commands):
+        is_plain = PLANNED_AT_ONCE.issuperset(map(type, commands))  # As mostly.
+        if not is_plain and (mailboxes := mailboxes_of(commands)):
             await self._commit_with(mailboxes, commands)
         else:
-            plan = await self._planned(commands)
-            await self._write(plan.writes(self._tokens()), plan.settle)
+            await self.write(await self._planned(commands))
 
     async def _commit_with(self, mailboxes: list[str], commands: Sequence[Command[Any]]) -> None:
         """Do a commit that depends on mailboxes; plan it again if nothing else has changed."""
@@ -196,7 +186,7 @@ class Committer:
                     await self.write(plan)
                 except RevisionMismatchError as error:
                     # Unstacked by this commit, a state was not known by its id before.
-                    unstacked = [mailbox_id(draft.current.id) for draft, _ in plan._received]
+                    unstacked = [mailbox_id(draft.current.id) for draft, _ in plan.received]
                     if lost == MOST_LOST or not {*mailboxes, *unstacked}.issuperset(error.ids):
                         raise
                 else:
@@ -208,9 +198,11 @@ class Committer:
         for command in commands:
             if type(command) in STEPS:
                 plan.step(command)  # type: ignore[arg-type]
+            elif type(command) in PLANNED_AT_ONCE:
+                plan.add(command)
             else:
                 await self._add(plan, command)
-        if plan.forgotten:
+        if plan.forgotten:  # Perhaps by a command outside of the commit.
             await self._forget_mailboxes(plan)
         return plan
 

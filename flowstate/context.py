@@ -9,17 +9,17 @@ from msgspec.structs import replace
 
 from flowstate.data import Data
 from flowstate.effect_keys import effect_key, kept, origin_of
-from flowstate.errors import DriverError
+from flowstate.errors import DriverError, InvalidInputError
+from flowstate.executed import Notice
 from flowstate.frozen import EMPTY, FrozenDict, exact
 from flowstate.limits import MAX_STEPS, check_id
-from flowstate.mailbox import SIGNAL
-from flowstate.notices import Notice
+from flowstate.mailboxes.mailbox import SIGNAL
 from flowstate.retrying import ERROR, POLICY, PolicyChanges, failures_of, overridden
 from flowstate.state import State, Transition, frozen
 from flowstate.timers import TIMER
 from flowstate.values import with_value, without_value
 
-__all__ = ["StateContext", "refusal", "settle"]
+__all__ = ["StateContext", "check_context", "go_on_from", "refusal", "settle"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -109,7 +109,7 @@ class StateContext:
     @property
     def origin(self) -> str:
         """The part of :attr:`effect_key` that names the step within its state."""
-        return origin_of(self.current.transition, self.committed, self._trimmed + len(self._steps))
+        return origin_of(self.current.transition, self.committed, self._taken)
 
     def copy(self) -> "StateContext":
         """Return an independent context with the same content."""
@@ -124,6 +124,9 @@ class StateContext:
         """Return a context for a new state that starts as a copy of this one's working copy.
 
         It has none of the timers.
+
+        Args:
+            new_id: of the new state; checked by its first commit.
         """
         current = replace(
             self.current,
@@ -146,7 +149,11 @@ class StateContext:
         return twin
 
     def set_label(self, key: str, value: str | None) -> None:
-        """Set a label of the working copy, or remove it with ``None``.
+        """Set a label of the working copy, or remove it.
+
+        Args:
+            key: at most 512 bytes of UTF-8.
+            value: at most 512 bytes of UTF-8; ``None`` removes the label.
 
         Raises:
             InvalidInputError: a bad key; the value is checked by the commit.
@@ -155,7 +162,11 @@ class StateContext:
         self.current = replace(self.current, labels=labels)
 
     def set_annotation(self, key: str, value: str | None) -> None:
-        """Set an annotation of the working copy, or remove it with ``None``.
+        """Set an annotation of the working copy, or remove it.
+
+        Args:
+            key: at most 512 bytes of UTF-8.
+            value: a text; ``None`` removes the annotation.
 
         Raises:
             InvalidInputError: a bad key; the value is checked by the commit.
@@ -182,6 +193,9 @@ class StateContext:
     def remove(self, name: str = "value") -> None:
         """Remove a value, if there is one; it is gone with the next commit of the state.
 
+        Args:
+            name: of the value.
+
         Raises:
             InvalidInputError: a bad name.
         """
@@ -196,7 +210,7 @@ class StateContext:
     @overload
     def get(self, kind: Any, name: str = ..., default: Any = ...) -> Any: ...
     def get(self, kind: Any, name: str = "value", default: Any = UNSET) -> Any:
-        """Return a value of the working copy; see :meth:`State.get`."""
+        """Return a value of the working copy, as :meth:`State.get` does."""
         return self.current.get(kind, name, default)
 
     @property
@@ -276,6 +290,12 @@ class StateContext:
         await (self._notice or Notice()).wait_superseded()
 
 
+def check_context(ctx: object) -> None:
+    """Refuse what is no context, whatever class it claims to have."""
+    if not issubclass(type(ctx), StateContext):
+        raise InvalidInputError("ctx", f"must be a StateContext, not {type(ctx).__name__}")
+
+
 def settle(ctx: StateContext, store_id: str, sent_at: float, verdict: object) -> None:
     """Make a context what the verdict on its only state says, or raise what it is."""
     if type(verdict) is not tuple or len(verdict) != 1:
@@ -288,6 +308,15 @@ def settle(ctx: StateContext, store_id: str, sent_at: float, verdict: object) ->
     ctx._sent_at = sent_at
     if ctx._on_commit is not None:
         ctx._on_commit(sent_at)
+
+
+def go_on_from(ctx: StateContext, renewed: State, sent_at: float) -> None:
+    """Let a context, changed or not, have a revision that only repeats what was committed."""
+    changes = {"rev": renewed.rev, "committed_at": renewed.committed_at}
+    is_changed = ctx.current is not ctx.committed
+    ctx.current = replace(ctx.current, **changes) if is_changed else renewed
+    ctx.committed = ctx._known = renewed
+    ctx._sent_at = sent_at
 
 
 def refusal(verdict: object) -> Exception:

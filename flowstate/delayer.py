@@ -22,9 +22,9 @@ from flowstate.errors import (
     EngineStoppedError,
     RevisionMismatchError,
 )
+from flowstate.executions.tenure import Tenure
 from flowstate.options import count, has, optional, seconds
 from flowstate.tasks import cancel_and_wait, first, shielded, spawn
-from flowstate.tenure import Tenure
 from flowstate.timers import timer_to_fire
 
 __all__ = ["Delayer", "OTHERS_EVERY", "has_delayer", "is_new"]

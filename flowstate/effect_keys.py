@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from flowstate.recovery_rules import ORIGIN
 from flowstate.state import State, Transition
 
-__all__ = ["effect_key", "kept", "origin_of"]
+__all__ = ["effect_key", "kept", "origin_before", "origin_of"]
 
 MOST_DIGITS = 19  # Of a revision.
 
@@ -39,6 +39,16 @@ def origin_of(transition: Transition, committed: State, steps: int) -> str:
     if number.isdecimal():
         return f"{name}.{int(number) + steps}"
     return f"{base}.{steps}"
+
+
+def origin_before(state: State, delay_id: str) -> str:
+    """Return what steps are counted from that begin with a delay which is not committed.
+
+    Several delays of one commit begin different steps. Of a delay that was made again, because
+    the flow that makes it ran again, they are the same.
+    """
+    number = delay_id.rpartition(".")[2]  # In its commit.
+    return f"{state.rev}-{number}" if number.strip("0") else str(state.rev)
 
 
 def kept(transition: Transition, origin: str) -> Transition:

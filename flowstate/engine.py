@@ -23,11 +23,11 @@ from flowstate.context import StateContext
 from flowstate.counters import EngineStats
 from flowstate.driver import Claim, DelayedState, Driver, Drop, Transaction
 from flowstate.errors import EngineStoppedError, InvalidInputError
-from flowstate.heartbeats import Heartbeats
+from flowstate.executions.flow_loop import Limits
+from flowstate.executions.heartbeats import Heartbeats
+from flowstate.executions.pool import Slot
 from flowstate.limits import check_id, check_rev
-from flowstate.looking import Looking
 from flowstate.options import count, has, optional, seconds
-from flowstate.pool import Slot
 from flowstate.recovery_rules import LONGEST, SHORTEST
 from flowstate.registry import FlowRegistry
 from flowstate.runtime import Runtime
@@ -55,7 +55,7 @@ def _or_system_clock(clock: Clock | None) -> Clock:
 # stopping  refuses executions; what runs may commit      all of it ended → stopped
 # stopped   refuses everything; so does "forked", the child's copy of an open one
 @attrs.define(eq=False, repr=False)
-class Engine(Changing, Looking):
+class Engine(Changing):
     """Does commands against one driver, and executes flows.
 
     Use it as ``async with``: that opens the driver (or counts as one more user of it), and at
@@ -141,7 +141,14 @@ class Engine(Changing, Looking):
         except BaseException:
             self._refusal = NOT_OPEN
             raise
-        self._runtime = Runtime(self)
+        self._runtime = Runtime(
+            self,
+            # Drawn here: processes that were forked after the engine was made must differ.
+            rng=self._rng or Random(),  # noqa: S311 - no secret
+            tokens=self._tokens,
+            limits=Limits(self._max_executions, self._max_pending, self._blocking_threads),
+            warn_blocked_after=self._warn_blocked_after,
+        )
         return self
 
     async def __aexit__(
@@ -249,7 +256,7 @@ class Engine(Changing, Looking):
 
     async def begin(
         self, ctx: StateContext, slot: Slot | None = None
-    ) -> "asyncio.Future[BaseException | None]":
+    ) -> asyncio.Future[BaseException | None]:
         """Do :class:`Execute`, in its slot; return a future of what went wrong, or of ``None``."""
         return await self._here().flow_loop.submit(ctx, slot)
 
@@ -338,7 +345,7 @@ class Engine(Changing, Looking):
 Flow = Callable[[StateContext, Engine], Coroutine[Any, Any, Command[Any]] | Command[Any]]
 """A function that moves a state on: it returns the command to be done next."""
 
-_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _forked() -> None:

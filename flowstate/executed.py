@@ -1,25 +1,74 @@
-"""Which states are executed in this process, so that a flow is told when others move its state on.
+"""What a running flow is told, and which states are executed in this process.
 
-Every engine of a store tells those of all its engines in the process, in whichever event loop they
-run. Other processes find out from the answer to the next heartbeat.
+Every engine that moves a state on tells all engines of its store in the process, in whichever event
+loop they run. Other processes find out from the answer to the next heartbeat.
 """
 
+import asyncio
 import contextlib
 import os
 import threading
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from msgspec import Struct
 
 from flowstate.state import State
 
-if TYPE_CHECKING:
-    from flowstate.execution import Execution
-
-__all__ = ["Executed", "executed_in"]
+__all__ = ["Executed", "Executing", "Notice", "executed_in"]
 
 _lock = threading.Lock()
+
+
+# A Struct is made without a call of Python code, and one is made for every execution. It knows
+# nothing of the execution, so that the two need no garbage collector.
+class Notice(Struct, eq=False):
+    """What those who execute a context tell its flow, which may run in a thread.
+
+    Attributes:
+        stop: set when the engine begins to stop; ``None`` outside an engine.
+        is_given_up: nothing waits any longer for the call in a thread, which should end.
+        is_superseded: others have moved the state on.
+    """
+
+    stop: asyncio.Event | None = None
+    is_given_up: bool = False
+    is_superseded: bool = False
+    _superseded: asyncio.Event | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the flow should end soon."""
+        return self.is_given_up or (self.stop is not None and self.stop.is_set())
+
+    def supersede(self) -> None:
+        """Tell that others have moved the state on; in the event loop of the flow."""
+        self.is_superseded = True
+        if self._superseded is not None:
+            self._superseded.set()
+
+    async def wait_superseded(self) -> None:
+        """Return when others move the state on."""
+        if not self.is_superseded:
+            self._superseded = self._superseded or asyncio.Event()
+            await self._superseded.wait()
+
+
+class Executing(Protocol):
+    """An execution, as those who move its state on see it."""
+
+    id: str
+    loop: asyncio.AbstractEventLoop | None
+    others: "Executed | None"
+    is_over: bool
+
+    def is_behind(self, rev: int) -> bool:
+        """Return whether what it has committed is older than this revision of its state."""
+
+    def moved_on(self, rev: int) -> None:
+        """Note that this process has given its state this revision, for others."""
 
 
 class Executed:
@@ -33,15 +82,15 @@ class Executed:
     """
 
     def __init__(self) -> None:
-        self.by_id: dict[str, Execution | tuple[Execution, ...]] = {}
+        self.by_id: dict[str, Executing | tuple[Executing, ...]] = {}
 
-    def add(self, execution: "Execution") -> None:
+    def add(self, execution: Executing) -> None:
         """Let an execution be told from now on."""
         if self.by_id.setdefault(execution.id, execution) is not execution:
             with _lock:
                 self._put(execution.id, (*self._of(execution.id), execution))
 
-    def remove(self, execution: "Execution") -> None:
+    def remove(self, execution: Executing) -> None:
         """Tell an execution no more."""
         found = self.by_id.pop(execution.id, execution)
         if found is not execution:
@@ -52,13 +101,13 @@ class Executed:
 
     def is_behind(self, state: State) -> bool:
         """Return whether an older revision of a state is executed."""
-        return any(each.ctx.committed.rev < state.rev for each in self._of(state.id))
+        return any(each.is_behind(state.rev) for each in self._of(state.id))
 
-    def _of(self, id: str) -> "tuple[Execution, ...]":
+    def _of(self, id: str) -> tuple[Executing, ...]:
         found = self.by_id.get(id, ())
         return found if isinstance(found, tuple) else (found,)
 
-    def _put(self, id: str, executions: "Iterable[Execution]") -> None:
+    def _put(self, id: str, executions: Iterable[Executing]) -> None:
         """Note the executions of a state, apart from those that have left meanwhile."""
         left = tuple(dict.fromkeys(each for each in executions if not each.is_over))
         for each in left:
@@ -78,7 +127,7 @@ class Executed:
                     execution.loop.call_soon_threadsafe(execution.moved_on, state.rev)
 
 
-_stores: "weakref.WeakValueDictionary[str, Executed]" = weakref.WeakValueDictionary()
+_stores: weakref.WeakValueDictionary[str, Executed] = weakref.WeakValueDictionary()
 
 
 def executed_in(store_id: str) -> Executed:

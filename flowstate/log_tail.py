@@ -225,7 +225,7 @@ class LogTail:
         for watch in synced:
             watch.lag(cursor)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         """Note the end of a reader; one that was not stopped here has failed."""
         self._ending.discard(task)
         note_outcome(task)
@@ -261,7 +261,7 @@ def tail_of(driver: Driver) -> LogTail:
     return tail
 
 
-_tails: "weakref.WeakValueDictionary[tuple[int, int], LogTail]" = weakref.WeakValueDictionary()
+_tails: weakref.WeakValueDictionary[tuple[int, int], LogTail] = weakref.WeakValueDictionary()
 
 
 async def change_of_head(driver: Driver, seen: Seen) -> Seen:

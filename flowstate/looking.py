@@ -16,14 +16,20 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DamagedRevision
+from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
+from flowstate.limits import check_id
 from flowstate.log_tail import damaged_error, revisions
+from flowstate.options import check_seconds
+from flowstate.reading import check_status
 from flowstate.runtime import Filters, LogFilters, Runtime
 from flowstate.state import State, Status
-from flowstate.waiting import wait_for
+from flowstate.tasks import first
 from flowstate.watch import Watch
 
 __all__ = ["Looking"]
+
+Reached = Callable[[State], object]
 
 
 class Looking:
@@ -41,13 +47,11 @@ class Looking:
         self, id: str | None = None, rev: int | None = None, *, labels: Labels = EMPTY
     ) -> State:
         """Do :class:`GetState`, which says what is raised."""
-        state: State = await self._here().do(GetState(id, rev, labels))
-        return state
+        return await self._here().do(GetState(id, rev, labels))
 
     async def get_data(self, ctx: StateContext, alias: str) -> Data:
         """Do :class:`GetData`, which says what is raised."""
-        data: Data = await self._here().do(GetData(ctx, alias))
-        return data
+        return await self._here().do(GetData(ctx, alias))
 
     async def get_states(self, *, limit: int = 100, **filters: Unpack[Filters]) -> Page:
         """Do :class:`GetStates`, which says what is raised.
@@ -56,18 +60,13 @@ class Looking:
             limit: at most so many states.
             filters: see :class:`Filters`.
         """
-        return await self._page(GetStates(limit=limit, **filters))
-
-    async def _page(self, command: GetStates) -> Page:
-        page: Page = await self._here().do(command)
-        return page
+        return await self._here().do(GetStates(limit=limit, **filters))
 
     async def get_delayed_states(
         self, *, until: datetime | None = None, limit: int = 100
     ) -> DelayedPage:
         """Do :class:`GetDelayedStates`, which says what is raised."""
-        page: DelayedPage = await self._here().do(GetDelayedStates(until, limit))
-        return page
+        return await self._here().do(GetDelayedStates(until, limit))
 
     async def states(self, **filters: Unpack[Filters]) -> AsyncIterator[State]:
         """Iterate over all pages of :class:`GetStates`, up to the head.
@@ -87,7 +86,7 @@ class Looking:
                 yield revision
             if not page.more:
                 return
-            page = await self._page(page.next)
+            page = await self._here().do(page.next)
 
     def history(self, id: str) -> AsyncIterator[State]:
         """Iterate over the revisions of one state that are stored, the oldest first.
@@ -150,7 +149,7 @@ class Looking:
         id: str,
         *,
         status: Status | None = None,
-        until: Callable[[State], object] | None = None,
+        until: Reached | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - by the clock of the engine
     ) -> State:
         """Return the first revision of a state that is as wanted: the latest one, or a later one.
@@ -171,8 +170,41 @@ class Looking:
             EngineStoppedError: the engine is not open, or stops meanwhile.
             DriverError: the store failed.
         """
-        return await wait_for(self._here(), id, status, until, timeout)
+        runtime, id, reached = self._here(), check_id("id", id), _condition(status, until)
+        # It begins at the latest revision, so one read tells the present and what follows on it.
+        watch = runtime.watch(GetStates(id=id, since_latest=True))
+        if timeout is None:
+            return await _first_of(watch, reached)
+        check_seconds("timeout", timeout)
+        if timeout:
+            found = await first(_first_of(watch, reached), runtime.clock.sleep(timeout))
+        else:
+            found = await runtime.driver.get_state(id)
+        if found is None or not (timeout or reached(found)):
+            raise TimeoutError(f"{id!r} was not as wanted within {timeout:g} seconds")
+        return found
 
     async def head(self) -> int:
         """Return the highest revision in the store; 0 when it is empty."""
         return await self._here().reader.head()
+
+
+def _condition(status: Status | None, until: Reached | None) -> Reached:
+    if (status is None) == (until is None):
+        raise InvalidInputError("until", "is needed, or a status; not both")
+    if until is None:
+        check_status(status)
+        return lambda state: state.status is status
+    if not callable(until):
+        raise InvalidInputError("until", f"must be a function, not {type(until).__name__}")
+    return until
+
+
+async def _first_of(watch: Watch, reached: Reached) -> State:
+    async with watch as states:
+        state = await anext(states)
+        if state.transition.cause == "forget":
+            state = await anext(states)  # What was forgotten before is not there any more.
+        while not reached(state):
+            state = await anext(states)
+        return state

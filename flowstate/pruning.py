@@ -8,7 +8,7 @@ from flowstate.commands import Commit, Forget, GetStates, Labels
 from flowstate.context import StateContext
 from flowstate.errors import InvalidInputError, RevisionMismatchError
 from flowstate.limits import MAX_STATES_PER_COMMIT, to_utc
-from flowstate.mailbox import MAILBOX_PREFIX, mailbox_id
+from flowstate.mailboxes.mailbox import MAILBOX_PREFIX, mailbox_id
 from flowstate.options import check_count
 from flowstate.runtime import Runtime
 from flowstate.state import State, Status

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from random import Random
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict
 
 import attrs
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import Value
+from flowstate.frozen import Value, exact
 from flowstate.limits import MAX_NOTE_BYTES, check_id
 from flowstate.options import check_count, check_seconds, count, flag, seconds
 from flowstate.recovery_rules import MOST_ATTEMPTS, read_count
@@ -95,7 +95,13 @@ class RetryPolicy:
     never: tuple[Kind, ...] = attrs.field(default=(), converter=_kinds, validator=_are_kinds)
 
     def pause(self, failures: int, error: Exception, rng: Random) -> float:
-        """Return how many seconds to wait after so many failures, the last of them ``error``."""
+        """Return how many seconds to wait before another attempt.
+
+        Args:
+            failures: how many there were so far, from 1.
+            error: the last one.
+            rng: draws the pause.
+        """
         if (told := _told_pause(error)) is not None:
             return told
         try:
@@ -105,7 +111,7 @@ class RetryPolicy:
         return rng.uniform(0.0, ceiling) if self.jitter else ceiling
 
     def retries(self, error: Exception) -> bool:
-        """Return whether an error is worth another attempt. If a function fails, it is not."""
+        """Return whether ``error`` is worth another attempt; not if a function of ``on`` raises."""
         try:
             return not any(_is_of(kind, error) for kind in self.never) and any(
                 _is_of(kind, error) for kind in self.on
@@ -205,7 +211,8 @@ def overridden(annotations: Mapping[str, str], changes: PolicyChanges) -> str | 
     Raises:
         InvalidInputError: a bad value; names it.
     """
-    changed = replace(read_override(annotations), **cast("dict[str, Any]", changes))
+    exact_changes: dict[str, Any] = {name: exact(value) for name, value in changes.items()}
+    changed = replace(read_override(annotations), **exact_changes)
     return None if changed == NO_OVERRIDE else msgspec.json.encode(changed).decode()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from random import Random
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from flowstate.clock import Clock
 from flowstate.commands import (
@@ -20,7 +20,6 @@ from flowstate.commands import (
     Command,
     Commit,
     Delay,
-    End,
     Execute,
     Forget,
     GetData,
@@ -29,14 +28,11 @@ from flowstate.commands import (
     GetStates,
     Labels,
     Noop,
-    Pause,
     Receive,
-    Resume,
     Retry,
     SetTimer,
     Stack,
     StoreData,
-    Transit,
     Unstack,
 )
 from flowstate.committing import Committer
@@ -45,27 +41,31 @@ from flowstate.counters import Counters
 from flowstate.driver import Driver, Transaction
 from flowstate.errors import EngineStoppedError, InvalidCommandError, InvalidInputError
 from flowstate.executed import executed_in
-from flowstate.failures import Failures
-from flowstate.flow_loop import FlowLoop
-from flowstate.heartbeats import Heartbeats
+from flowstate.executions.failures import Failures
+from flowstate.executions.flow_loop import FlowLoop, Limits
+from flowstate.executions.heartbeats import Heartbeats
 from flowstate.log_tail import tail_of
+from flowstate.mailboxes.seen_keys import SeenKeys
+from flowstate.planning.steps import STEPS, Step
 from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
-from flowstate.seen_keys import SeenKeys
 from flowstate.state import State, Status
-from flowstate.steps import STEPS
 from flowstate.tasks import shielded, spawn
 from flowstate.turns import Backoff, turns_of
 from flowstate.watch import Watch
 
 __all__ = ["Filters", "LogFilters", "Runtime"]
 
+R = TypeVar("R")
 logger = logging.getLogger("flowstate.engine")
 
 # Seconds of a stop, after what runs was let finish: for what was cancelled to end, and for all
 # that is still to be written. They hold for a store that does not answer, too.
 CANCEL_GRACE = 2.0
 GRACE = 2.0
+
+OnDrafts = Step | SetTimer | CancelTimer | Forget | Stack
+"""Commands that by themselves change a working copy, and ask no store."""
 
 
 class LogFilters(TypedDict, total=False):
@@ -101,38 +101,25 @@ class Filters(LogFilters, total=False):
 
 
 class Runtime:
-    """Does the commands of one open engine.
+    """Does the commands of one open engine, which has the options and is given to each flow."""
 
-    Args:
-        engine: has the options, and is given to each flow.
-
-    Attributes:
-        loop: the event loop to which all of this belongs.
-        driver: of the engine.
-        flows: of the engine.
-        clock: of the engine.
-        rng: draws pauses.
-        counters: of what happens.
-        committer: writes.
-        reader: reads.
-        heartbeats: keep the executions alive.
-        flow_loop: runs them.
-        turns: whose turn it is to change a state.
-        backoff: pauses of those who lose races.
-        seen_keys: of messages.
-    """
-
-    def __init__(self, engine: Any) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        *,
+        rng: Random,
+        tokens: Callable[[], str] | None,
+        limits: Limits,
+        warn_blocked_after: float | None,
+    ) -> None:
         driver, flows, clock = engine.driver, engine.flows, engine.clock
         self.loop = asyncio.get_running_loop()
         self.driver: Driver = driver
         self.flows: FlowRegistry = flows
         self.clock: Clock = clock
-        # Drawn here: processes that were forked after the engine was made must differ.
-        self.rng: Random = engine._rng or Random()  # noqa: S311 - no secret
         self.counters = Counters()
         self.turns = turns_of(driver.store_id)
-        self.backoff = Backoff(clock.sleep, self.rng)
+        self.backoff = Backoff(clock.sleep, rng)
         self.seen_keys = SeenKeys(driver.get_data)
         self._tail = tail_of(driver)
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
@@ -143,7 +130,7 @@ class Runtime:
         self.committer = Committer(
             driver,
             flows,
-            tokens=engine._tokens or _unique_tokens(),
+            tokens=tokens or _unique_tokens(),
             monotonic=clock.monotonic,
             tail=self._tail,
             executed=executed,
@@ -155,13 +142,14 @@ class Runtime:
         )
         self.flow_loop = FlowLoop(
             engine,
+            self.do,
             self.committer.commit,
             self.heartbeats,
-            failures=Failures(self.committer, flows, self.rng, clock.monotonic, self.counters),
+            failures=Failures(self.committer, flows, rng, clock.monotonic, self.counters),
             executed=executed,
             counters=self.counters,
-            limits=(engine._max_executions, engine._max_pending, engine._blocking_threads),
-            warn_blocked_after=engine._warn_blocked_after,
+            limits=limits,
+            warn_blocked_after=warn_blocked_after,
         )
 
     def check_open(self) -> None:
@@ -173,12 +161,14 @@ class Runtime:
         """Return whether what goes to a flow can be executed here."""
         return self._stopping is None and self.flows.can_run(flow)
 
-    async def do(self, command: Command[Any]) -> Any:
+    async def do(self, command: Command[R]) -> R:
         """Do one command, and return its result."""
+        self.check_open()
+        result: R
         if not logger.isEnabledFor(logging.DEBUG):
-            if type(command) in STEPS:  # As mostly: flows go from one to the next by them.
-                return self._step(command)
-            return await self._do(command)
+            # As mostly: flows go from one to the next by them.
+            result = self._step(command) if type(command) in STEPS else await self._do(command)
+            return result
         name = type(command).__name__
         extra = {"command": name, "what": _described(command)}
         try:
@@ -189,7 +179,7 @@ class Runtime:
         logger.debug("did %s", name, extra=extra)
         return result
 
-    def _step(self, command: Any) -> None:
+    def _step(self, command: Any) -> Any:
         plan = self.committer.plan()
         plan.step(command)
         plan.apply()
@@ -202,17 +192,7 @@ class Runtime:
                 await self.committer.commit(command)
             case Receive():
                 await self.committer.commit(Commit(command))
-            case (
-                Transit()
-                | Pause()
-                | Resume()
-                | Retry()
-                | End()
-                | SetTimer()
-                | CancelTimer()
-                | Forget()
-                | Stack()
-            ):
+            case _ if isinstance(command, OnDrafts):
                 plan.add(command)
             case Unstack():
                 await self.committer.unstack(plan, command)
@@ -275,7 +255,7 @@ class Runtime:
         finally:
             await shielded(self._finish(watches, asyncio.current_task()))
 
-    async def _finish(self, watches: "asyncio.Task[None]", own: "asyncio.Task[Any] | None") -> None:
+    async def _finish(self, watches: asyncio.Task[None], own: asyncio.Task[Any] | None) -> None:
         ends_at = self.loop.time() + GRACE
         await self.heartbeats.close(GRACE, own)
         self._is_closed = True

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from datetime import timedelta
 
-from flowstate.commands import Commit, Delay, Transit
-from flowstate.context import StateContext
+from flowstate.commands import Commit, Transit
+from flowstate.context import StateContext, check_context
 from flowstate.errors import (
     EngineOverloadedError,
     EngineStoppedError,
@@ -14,8 +13,8 @@ from flowstate.errors import (
     InvalidInputError,
     RevisionMismatchError,
 )
-from flowstate.frozen import FrozenDict
-from flowstate.recovery_rules import AGAIN
+from flowstate.limits import check_id
+from flowstate.planning.delays import again
 from flowstate.runtime import Runtime
 from flowstate.tasks import finished
 
@@ -35,18 +34,17 @@ async def start(
     """Do ``Engine.start``, which says what is promised."""
     step = _first_step(ctx, to, annotations)
     if elsewhere or not runtime.can_execute(step.to):
-        await runtime.committer.commit(Commit(step, _again(ctx, step.to)))
+        await runtime.committer.commit(Commit(step, again(ctx, step.to)))
     else:
         await commit_and_keep(runtime, ctx, runtime.committer.commit(Commit(step)))
         await execute_somewhere(runtime, ctx)
 
 
 def _first_step(ctx: StateContext, to: str | None, annotations: Mapping[str, str]) -> Transit:
-    if not isinstance(ctx, StateContext):
-        raise InvalidInputError("ctx", f"must be a StateContext, not {type(ctx).__name__}")
+    check_context(ctx)
     last = ctx.current.transition
     if to is not None:
-        return Transit(ctx, to, annotations)
+        return Transit(ctx, check_id("to", to), annotations)
     if not last.to:
         raise InvalidInputError("to", "is needed: the state was never sent to a flow")
     if last is not ctx.committed.transition:  # Else they tell of another step.
@@ -79,15 +77,9 @@ async def execute_somewhere(runtime: Runtime, ctx: StateContext) -> None:
 async def _pass_on(runtime: Runtime, ctx: StateContext) -> None:
     """Let another engine execute a state (best effort: else it is recovered later)."""
     try:
-        await runtime.committer.delay(_again(ctx, ctx.committed.transition.to))
+        await runtime.committer.delay(again(ctx, ctx.committed.transition.to))
     except RevisionMismatchError:
         pass  # It has moved on.
     except FlowstateError:
         id = ctx.committed.id
         logger.exception("%r is left to recovery", id, extra={"state_id": id})
-
-
-def _again(ctx: StateContext, to: str) -> Delay:
-    """Return what lets an engine that has the flow go on with the step that a state is in."""
-    annotations = FrozenDict({AGAIN: ""})
-    return Delay(ctx, to, after=timedelta(0), commit=False, annotations=annotations)

@@ -175,7 +175,7 @@ class State(
         return get_value(self.values, (self.id, self.rev), kind, name, default)
 
     def timer_due(self, name: str) -> datetime | None:
-        """Return when a timer of a committed revision fires; ``None`` if it does not have it.
+        """Return when the timer ``name`` of a committed revision fires; ``None``: it has none.
 
         In a working copy it is also ``None`` for a timer that counts from a commit still to come,
         if the state was never committed; else that is as if it counted from the last commit.

@@ -33,14 +33,14 @@ logger = logging.getLogger("flowstate")
 engine_logger = logging.getLogger("flowstate.engine")
 
 T = TypeVar("T")
-F = TypeVar("F", bound="asyncio.Future[Any]")
+F = TypeVar("F", bound=asyncio.Future[Any])
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 FRAMES = 3
 CLOSE_SECONDS = 1.0
 
 
-def spawn(work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+def spawn(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
     """Return a task that begins with the next turn of the loop.
 
     A loop's own task factory may be eager, which would run the first part of ``work`` here, in
@@ -49,7 +49,7 @@ def spawn(work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
     return asyncio.Task(work, loop=asyncio.get_running_loop(), name=name)
 
 
-def note_outcome(task: "asyncio.Future[Any]") -> None:
+def note_outcome(task: asyncio.Future[Any]) -> None:
     """Take note of what a task raised, else asyncio logs that nothing did."""
     if not task.cancelled():
         task.exception()
@@ -174,7 +174,7 @@ async def supervised(
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-Job = tuple["Future[Any]", Callable[[], Any]]
+Job = tuple[Future[Any], Callable[[], Any]]
 
 
 class BlockingThreads:
@@ -191,7 +191,7 @@ class BlockingThreads:
         self._abandoned: dict[Future[Any], str] = {}  # Of those, what nothing waits for.
         self._threads = 0
 
-    def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> "Future[Any]":
+    def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> Future[Any]:
         """Let a thread call a function; a call that has begun cannot be cancelled."""
         outcome: Future[Any] = Future()
         self._open[outcome] = flow
@@ -203,7 +203,7 @@ class BlockingThreads:
         self._jobs.put((outcome, partial(contextvars.copy_context().run, call, *args)))
         return outcome
 
-    def abandon(self, flow: str, outcome: "Future[Any]") -> None:
+    def abandon(self, flow: str, outcome: Future[Any]) -> None:
         """Wait no more for a call that goes on; name the flows that leave no thread to others."""
         self._abandoned[outcome] = flow
         outcome.add_done_callback(partial(self._ended, flow))
@@ -213,7 +213,7 @@ class BlockingThreads:
             named = ", ".join(f"{count} of flow {flow!r}" for flow, count in flows.items())
             engine_logger.error(message, self._limit, named)
 
-    def _ended(self, flow: str, outcome: "Future[Any]") -> None:
+    def _ended(self, flow: str, outcome: Future[Any]) -> None:
         self._abandoned.pop(outcome, None)
         message = "a call of blocking flow %r that was given up has ended"
         engine_logger.info(message, flow, extra={"flow": flow})
@@ -237,7 +237,7 @@ class BlockingThreads:
                 engine_logger.warning("blocking flow %r still runs", flow, extra={"flow": flow})
 
 
-def _work(jobs: "queue.SimpleQueue[Job | None]") -> None:
+def _work(jobs: queue.SimpleQueue[Job | None]) -> None:
     while job := jobs.get():
         outcome, call = job
         if outcome.set_running_or_notify_cancel():

@@ -1,4 +1,4 @@
-"""Timers: alarms by name that belong to a state, and go off however often it moves meanwhile.
+"""Timers: they have names, belong to a state, and fire however often it moves meanwhile.
 
 A revision says which timers its state has. The store keeps a row for each, by which it is found
 when it is due. Both change in the same commit, so a row is right as long as the revision is the

@@ -7,19 +7,20 @@ Callers of different processes still race, and the store decides.
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextvars import ContextVar
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
-from flowstate.errors import InvalidCommandError
+from flowstate.errors import InvalidCommandError, RevisionMismatchError, StoreUnavailableError
 from flowstate.state import State
 from flowstate.tasks import note_outcome
 
 __all__ = ["Backoff", "Line", "Place", "Turns", "forget_turns", "turns_of"]
 
+T = TypeVar("T")
 FIRST_PAUSE = 0.001  # Seconds.
 LONGEST_PAUSE = 0.05
 MAX_DOUBLINGS = 10
@@ -55,10 +56,38 @@ class Line:
         state: what the last one has left: the latest revision, unless others have committed since;
             ``None`` when that is not known.
         waiting: the places of those whose turn has not come.
+        awaited: the lines in which the one that leads this one waits meanwhile.
     """
 
     state: State | None = None
     waiting: dict[Place, None] = attrs.Factory(dict)
+    awaited: "list[Line]" = attrs.Factory(list)
+
+    def waits_for(self, held: "Collection[Line]") -> bool:
+        """Return whether the one that leads waits for one of these lines, if through others."""
+        left, seen = [self], set[Line]()
+        while left:
+            line = left.pop()
+            if line in held:
+                return True
+            if line not in seen:
+                seen.add(line)
+                left += line.awaited
+        return False
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Tell all who wait when the store cannot be reached.
+
+        Else each of them would wait for the store as long, one after the other.
+        """
+        try:
+            yield
+        except StoreUnavailableError as error:
+            for place in [*self.waiting]:
+                if not place.is_taken:
+                    self.tell(place, error)
+            raise
 
     def tell(self, place: Place, result: Any) -> None:
         """Let one stop waiting: see :attr:`Place.told`."""
@@ -92,19 +121,23 @@ class Turns:
         """
         async with self.share(id, Place()) as line:
             assert line is not None  # noqa: S101 - no other one knows that place
-            yield line
+            with line.failing_together():
+                yield line
 
     @contextlib.asynccontextmanager
     async def share(self, id: str, place: Place) -> AsyncIterator[Line | None]:
         """Do as :meth:`take`, but let another one do the work of ``place`` together with its own.
 
-        Then it gives ``None``, or raises what that raised.
+        Then it gives ``None``, or raises what that raised. Where to wait would never end, because
+        the one that leads waits for the caller, it races instead: the store decides.
         """
         line, held = self._lines.get(id), _held.get()
         if line is None:
             line = self._lines[id] = Line()
         elif line in held:
             raise InvalidCommandError("id", f"{id!r} is being changed by the caller already")
+        elif held and line.waits_for(held):
+            line = Line()
         elif not await self._has_turn(id, line, place):
             yield None
             return
@@ -117,11 +150,17 @@ class Turns:
 
     async def _has_turn(self, id: str, line: Line, place: Place) -> bool:
         line.waiting[place] = None
+        held = _held.get()
+        for each in held:
+            each.awaited.append(line)
         try:
             await asyncio.wait([place.told])
         except asyncio.CancelledError:
             await self._cancelled(id, line, place)
             raise
+        finally:
+            for each in held:
+                each.awaited.remove(line)
         return place.told.result() is None
 
     async def _cancelled(self, id: str, line: Line, place: Place) -> None:
@@ -137,7 +176,7 @@ class Turns:
     def _leave(self, id: str, line: Line) -> None:
         if line.waiting:
             line.tell(next(iter(line.waiting)), None)
-        else:
+        elif self._lines.get(id) is line:  # Else it raced.
             del self._lines[id]
 
 
@@ -161,6 +200,16 @@ class Backoff:
         if lost:
             ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(lost, MAX_DOUBLINGS))
             await self._sleep(self._rng.uniform(0.0, ceiling))
+
+    async def until_won(self, attempt: Callable[[int], Awaitable[T]]) -> T:
+        """Return what an attempt returns that loses no race; it is told how many were lost."""
+        lost = 0
+        while True:
+            try:
+                return await attempt(lost)
+            except RevisionMismatchError:
+                await self.pause(lost)
+            lost += 1
 
 
 def turns_of(store_id: str) -> Turns:

@@ -67,12 +67,17 @@ async def _lead(runtime: Runtime, line: Line, id: str, change: Change, attempts:
     while True:
         runtime.check_open()
         given, line.state = line.state, None
-        ctx = StateContext(given or await runtime.reader.get_state(GetState(id)))
+        with line.failing_together():
+            ctx = StateContext(given or await runtime.reader.get_state(GetState(id)))
+        committed = ctx.committed
         found = change(ctx)
         commands = () if found is None else await _commands(found)
-        others = _take(line, ctx) if found is None and shares else []
+        # A change that spoils what it was given must not decide where others go.
+        is_shared = found is None and shares and ctx.committed is committed
+        others = _take(line, ctx) if is_shared else []
         try:
-            await _commit(runtime, line, ctx, commands, others)
+            with line.failing_together():
+                await _commit(runtime, line, ctx, commands, others)
         except RevisionMismatchError:
             lost += 1
             if lost == attempts:
@@ -108,9 +113,7 @@ def _take(line: Line, ctx: StateContext) -> list[Request]:
     """
     taken: list[Request] = []
     for place in islice(line.waiting, MAX_SHARED):
-        before = ctx.current, dict(ctx.data)
         if not isinstance(place, Request) or not _is_done(place, ctx):
-            ctx.current, ctx.data = before
             break
         place.is_taken = True
         taken.append(place)
@@ -118,13 +121,21 @@ def _take(line: Line, ctx: StateContext) -> list[Request]:
 
 
 def _is_done(request: Request, ctx: StateContext) -> bool:
+    """Do a change, unless more than the state and data of the context would come of it."""
     try:
-        found: Any = request.context.run(request.change, ctx)
-    except Exception:  # noqa: BLE001 - it is raised again where it is waited for
+        twin = ctx.copy()
+        found: Any = request.context.run(request.change, twin)
+        if asyncio.iscoroutine(found):
+            found.close()
+        is_done = found is None and twin.committed is ctx.committed
+        current, data = twin.current, dict(twin.data)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - it is raised again where it is waited for
         return False
-    if asyncio.iscoroutine(found):
-        found.close()
-    return found is None
+    if is_done:
+        ctx.current, ctx.data = current, data
+    return is_done
 
 
 async def _commit(

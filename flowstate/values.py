@@ -93,6 +93,8 @@ def get_value(
         ValueDecodeError: it is no ``kind``, and cannot be made one.
         InvalidInputError: nothing can be decoded as ``kind``.
     """
+    if type(name) is not str:
+        name = check_id("name", name)
     raw = values.get(name)
     if raw is None:
         if default is UNSET:

@@ -11,9 +11,9 @@ from flowstate.driver import DelayedState, DueQuery, Liveness
 from flowstate.engine import Engine
 from flowstate.errors import CodecError, StateNotFoundError, UnknownFlowError
 from flowstate.executed import executed_in
-from flowstate.execution import read_note
+from flowstate.executions.execution import read_note
 from flowstate.limits import check_id
-from flowstate.mailbox import Mailbox, Waiting, mailbox_id, waiting_of
+from flowstate.mailboxes.mailbox import Mailbox, Waiting, mailbox_id, waiting_of
 from flowstate.recovery.dead import is_dead, read_dead
 from flowstate.recovery.lease import HOLDER, lease_id
 from flowstate.recovery.policy import attempt, max_attempts

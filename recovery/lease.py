@@ -30,13 +30,13 @@ from flowstate.errors import (
     LeaseLostError,
     RevisionMismatchError,
 )
+from flowstate.executions.tenure import RENEW_AT, Held
 from flowstate.limits import check_id
 from flowstate.log_tail import change_of_head
 from flowstate.options import has, optional, seconds
 from flowstate.recovery_rules import LONGEST
 from flowstate.state import State, Status
 from flowstate.tasks import cancel_and_wait, first, spawn
-from flowstate.tenure import RENEW_AT, Held
 
 __all__ = ["HOLDER", "Lease", "SHORTEST_SECONDS", "lease_id"]
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from flowstate.dead import is_dead
 from flowstate.driver import DelayedState, Liveness
-from flowstate.execution import Note
-from flowstate.mailbox import Waiting
+from flowstate.executions.execution import Note
+from flowstate.mailboxes.mailbox import Waiting
 from flowstate.recovery.dead import read_dead
 from flowstate.recovery.policy import attempt, max_attempts
 from flowstate.recovery_rules import AGAIN, retry_after, stalls_after

@@ -26,11 +26,11 @@ from flowstate.errors import (
     LeaseLostError,
     RevisionMismatchError,
 )
-from flowstate.execution import Note, read_note
+from flowstate.executions.execution import Note, read_note
+from flowstate.executions.pool import Slot
 from flowstate.limits import check_id
 from flowstate.log_tail import change_of_head
 from flowstate.options import check_seconds, count, has, optional, seconds
-from flowstate.pool import Slot
 from flowstate.recovery.dead import end_by_force
 from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
 from flowstate.recovery.policy import (

@@ -10,7 +10,7 @@ import attrs
 
 from flowstate.clock import Clock
 from flowstate.engine import Engine
-from flowstate.pool import Slot
+from flowstate.executions.pool import Slot
 from flowstate.tasks import first
 
 __all__ = ["AttemptLimiter", "EngineFullError", "Outcome"]

@@ -32,7 +32,7 @@ from flowstate.errors import (
     RevisionMismatchError,
     StateNotFoundError,
 )
-from flowstate.mailbox import mailbox_id
+from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.recovery import Lease
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check

@@ -18,7 +18,7 @@ from flowstate.errors import (
     MailboxFullError,
     StateNotFoundError,
 )
-from flowstate.mailbox import mailbox_id
+from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check

@@ -17,11 +17,12 @@ from flowstate.committing import Committer
 from flowstate.context import StateContext
 from flowstate.driver import DelayedState, Driver, Heartbeat, StateQuery, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.drivers.memory.due import Deadlines, Idle
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError
-from flowstate.execution import Execution
-from flowstate.flow_loop import FlowLoop
-from flowstate.heartbeats import Heartbeats
+from flowstate.executions.execution import Execution
+from flowstate.executions.flow_loop import FlowLoop
+from flowstate.executions.heartbeats import Heartbeats
 from flowstate.limits import MAX_REV
 from flowstate.log_tail import LogTail
 from flowstate.recovery import Lease
@@ -237,9 +238,9 @@ def deadlines_from_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the store's clock was ahead, what a crash leaves is not recovered for as long."""
     catch_up = MemoryDriver._catch_up
 
-    def forgetting(self: MemoryDriver) -> None:
+    def forgetting(self: MemoryDriver, table: Deadlines | Idle) -> None:
         self._set_back.clear()
-        catch_up(self)
+        catch_up(self, table)
 
     monkeypatch.setattr(MemoryDriver, "_catch_up", forgetting)
 

@@ -13,7 +13,7 @@ from flowstate import (
     Status,
     Transit,
 )
-from flowstate.mailbox import mailbox_id
+from flowstate.mailboxes.mailbox import mailbox_id
 
 __all__ = ["BOX", "begun", "latest", "paused", "received", "receiving", "waiting"]
 

@@ -15,10 +15,10 @@ from flowstate import (
     StateNotFoundError,
     Status,
     Transit,
-    signalling,
 )
 from flowstate.commands import Put
-from flowstate.mailbox import Mailbox, mailbox_id
+from flowstate.mailboxes import signalling
+from flowstate.mailboxes.mailbox import Mailbox, mailbox_id
 from tests.interleavings import Run
 
 __all__ = [

@@ -13,7 +13,9 @@ from flowstate import (
     Engine,
     Execute,
     FlowRegistry,
+    Forget,
     Pause,
+    SetTimer,
     State,
     StateContext,
     StoreData,
@@ -102,6 +104,34 @@ def test_states_labels_annotations_flows_and_data_are_compared() -> None:
     with fails("data 'number' of state 'a'") as caught:
         explore_crashes(list, make_flows, start, ignore=["number"])
     assert "annotation" not in str(caught.value)
+
+
+def test_values_and_timers_are_compared() -> None:
+    def make_flows(world: list[str]) -> FlowRegistry:
+        async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+            ctx.put(recovery.attempt(ctx.current), "number")
+            name = "again" if recovery.attempt(ctx.current) else "first"
+            alarm = SetTimer(ctx, name, "work", after=timedelta(days=3_650))
+            return Commit(Pause(ctx), alarm)
+
+        return only(work=work)
+
+    with fails("state 'a', value 'number': '0' undisturbed, '1' after the crash") as caught:
+        explore_crashes(list, make_flows, start, until=lambda states: bool(states["a"].timers))
+
+    assert "state 'a', timer 'first': 'work' undisturbed, none after the crash" in str(caught.value)
+
+
+def test_a_state_that_is_not_forgotten_is_found() -> None:
+    def make_flows(world: list[str]) -> FlowRegistry:
+        async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+            is_first = not recovery.attempt(ctx.current)
+            return Commit(End(ctx), Forget(ctx)) if is_first else Commit(End(ctx))
+
+        return only(work=work)
+
+    with fails("state 'a': there is no such state undisturbed, there is one after the crash"):
+        explore_crashes(list, make_flows, start)
 
 
 def test_what_recovery_does_not_bring_to_its_end_is_found() -> None:

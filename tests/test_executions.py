@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from flowstate import EngineOverloadedError, EngineStoppedError, State, StateContext
-from flowstate.execution import Execution
-from flowstate.pool import ExecutionPool
+from flowstate.executions.execution import Execution
+from flowstate.executions.pool import ExecutionPool
 
 
 class Flows:

@@ -39,7 +39,7 @@ from flowstate import (
 )
 from flowstate.driver import DamagedRevision, StateQuery, States, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.mailbox import mailbox_id
+from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.testcases.support import DriverWrapper, end
 
 HOUR = timedelta(hours=1)

@@ -32,7 +32,7 @@ from flowstate.driver import Claim, Driver, Drop, DueQuery, Heartbeat, StateQuer
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.execution import read_note
+from flowstate.executions.execution import read_note
 from flowstate.frozen import FrozenDict
 from flowstate.recovery import attempt, max_attempts
 from flowstate.recovery_rules import retry_after, stalls_after

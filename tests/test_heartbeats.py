@@ -17,7 +17,7 @@ from flowstate import (
     StateContext,
     Transit,
 )
-from flowstate.execution import read_note
+from flowstate.executions.execution import read_note
 from flowstate.recovery import idempotency_key
 from flowstate.recovery_rules import DISABLED, RETRY_AFTER
 from tests.heartbeats import HOUR, Recorder, committed

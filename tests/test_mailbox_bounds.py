@@ -28,10 +28,10 @@ from flowstate import (
     StateContext,
     Transit,
     UnknownFlowError,
-    seen_keys,
 )
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.mailbox import RECEIVE, Mailbox, mailbox_id
+from flowstate.mailboxes import seen_keys
+from flowstate.mailboxes.mailbox import RECEIVE, Mailbox, mailbox_id
 from flowstate.turns import turns_of
 from tests.receivers import BOX, begun, latest, received, receiving, waiting
 from tests.scripted import Scripted
@@ -96,7 +96,7 @@ async def test_the_newest_keys_are_known_and_the_oldest_are_not(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seen_keys, "PART", 4 * 12)
-    monkeypatch.setattr("flowstate.receiving.PARTS", 3)
+    monkeypatch.setattr("flowstate.mailboxes.receiving.PARTS", 3)
     await waiting(engine)
     for number in range(30):
         assert await engine.signal("a", "m", number, key=f"key {number}")

@@ -32,9 +32,9 @@ from flowstate import (
     Forget,
     Resume,
     State,
-    signalling,
 )
-from flowstate.planning import Plan
+from flowstate.mailboxes import signalling
+from flowstate.planning.plan import Plan
 from tests.interleavings import Check, Explored, Run, explore
 from tests.scenes import ID, Scene, again, begin, labelled, to_late, win
 

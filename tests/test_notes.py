@@ -13,7 +13,7 @@ from flowstate import (
     FlowRegistry,
     StateContext,
 )
-from flowstate.execution import Note, read_note
+from flowstate.executions.execution import Note, read_note
 from flowstate.limits import MAX_NOTE_BYTES
 from tests.heartbeats import Recorder, committed
 

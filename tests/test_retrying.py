@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstate import InvalidInputError, RetryPolicy, State, StateContext
+from flowstate.executions.tenure import Note
 from flowstate.limits import MAX_NOTE_BYTES, check_annotations
 from flowstate.retrying import (
     ERROR,
@@ -26,7 +27,6 @@ from flowstate.retrying import (
     text_of,
     without_failures,
 )
-from flowstate.tenure import Note
 
 RNG = Random(7)
 

@@ -29,7 +29,7 @@ from flowstate import (
 )
 from flowstate.driver import DueQuery, Heartbeat, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.execution import read_note
+from flowstate.executions.execution import read_note
 from flowstate.testcases.support import DriverWrapper
 
 BLOCKED_PROGRAM = """

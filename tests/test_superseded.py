@@ -38,7 +38,7 @@ from flowstate.driver import Driver, Heartbeat, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.executed import Executed, executed_in
-from flowstate.execution import Execution
+from flowstate.executions.execution import Execution
 from flowstate.recovery_rules import RETRY_AFTER
 from flowstate.testcases.support import DriverWrapper, encoded
 from tests.scripted import Scripted, settled

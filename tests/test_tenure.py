@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstate.tenure import NEVER, Tenure
+from flowstate.executions.tenure import NEVER, Tenure
 
 seconds = st.floats(0.001, 1e6)
 moments = st.floats(0.0, 1e6)

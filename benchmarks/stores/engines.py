@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from benchmarks.flows import registry
 from benchmarks.setting import Setting
-from benchmarks.stores.filling import commit_all, timed_writes
+from benchmarks.stores.filling import commit_all
 from benchmarks.stores.memory import MemoryStore
 from benchmarks.stores.postgres import PostgresStore
 from benchmarks.stores.redis import RedisStore
@@ -122,6 +122,9 @@ def engines_of(setting: Setting) -> tuple[Engines, ...]:
 
 
 async def _set_timers(driver: Driver, count: int) -> None:
+    # The library of an older checkout has no timers.
+    from benchmarks.stores.pending import timed_writes  # noqa: PLC0415
+
     await commit_all(driver, timed_writes(count))
     gc.collect()
     gc.freeze()  # In memory: else everything later pays for looking through them.

@@ -15,12 +15,9 @@ from msgspec import Struct
 from benchmarks.flows import FINISH
 from flowstate import Driver, State, Status, Transition
 from flowstate.codec import DelayBody, encode_body, encode_delay
-from flowstate.driver import NewDelay, NewTimer, Writes
+from flowstate.driver import NewDelay, Writes
 from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.limits import MAX_TIMERS
 from flowstate.recovery_rules import RETRY_AFTER, stalls_after
-from flowstate.state import Timer
-from flowstate.timers import timer_id
 
 __all__ = [
     "FIRST_DUE",
@@ -29,13 +26,12 @@ __all__ = [
     "KINDS",
     "NEVER_STALLS",
     "NUMBER_MARK",
+    "PAUSE",
     "Kind",
     "commit_all",
     "delay_body",
     "group_of",
     "labels_of",
-    "timed_writes",
-    "timer_body",
     "writes",
 ]
 
@@ -117,30 +113,6 @@ def writes(number: int) -> Writes:
         due = FIRST_DUE + timedelta(seconds=number)
         delays = (NewDelay(state, FINISH, EMPTY, due, None, True, delay_body(), put=0),)
     return Writes(f"fill-{number}", (state,), (body,), delays=delays, size=len(body))
-
-
-def timed_writes(count: int) -> Iterator[Writes]:
-    """Return the commits of paused states with so many timers in all, due as delays are."""
-    for first in range(0, count, MAX_TIMERS):
-        due = FIRST_DUE + timedelta(seconds=first)
-        names = [f"t{number}" for number in range(min(MAX_TIMERS, count - first))]
-        timers = FrozenDict(dict.fromkeys(names, Timer(FINISH, due)))
-        yield _timed(State(f"timed-{first}", transition=PAUSE, status=Status.PAUSED, timers=timers))
-
-
-def _timed(state: State) -> Writes:
-    body = encode_body(state)
-    rows = [
-        NewTimer(timer_id(state.id, name), name, 0, timer.to, timer.due, None, timer_body(name))
-        for name, timer in state.timers.items()
-    ]
-    return Writes(state.id, (state,), (body,), timers=tuple(rows), size=len(body))
-
-
-@cache
-def timer_body(name: str) -> str:
-    """Return the body of the row of a timer."""
-    return encode_delay(DelayBody(FINISH, timer=name))
 
 
 async def commit_all(driver: Driver, commits: Iterator[Writes], size: int = 100) -> list[State]:

@@ -18,7 +18,6 @@ from benchmarks.stopwatch import Counter
 from benchmarks.stores import filling
 from benchmarks.stores.store import Address, Store, StoreName, counting_calls
 from flowstate import Driver
-from flowstate.drivers.redis.scripts import PARTS
 
 __all__ = ["RedisStore"]
 
@@ -71,6 +70,9 @@ def _fill(address: Address, states: int) -> None:
 
 
 def _script() -> bytes:
+    # Only filling needs it, which an older checkout may do without.
+    from flowstate.drivers.redis.scripts import PARTS  # noqa: PLC0415
+
     driver = resources.files("flowstate.drivers.redis").joinpath("lua")
     parts = [driver.joinpath(f"{name}.lua").read_bytes() for name in ("common", *PARTS["commit"])]
     return b"\n".join([*parts, Path(__file__).with_name("fill.lua").read_bytes()])

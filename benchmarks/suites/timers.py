@@ -7,7 +7,8 @@ from benchmarks.flows import FINISH
 from benchmarks.setting import Setting
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.stores.engines import Content, Engines, engines_of
-from benchmarks.stores.filling import FIRST_DUE, NEVER_STALLS, timer_body
+from benchmarks.stores.filling import FIRST_DUE, NEVER_STALLS
+from benchmarks.stores.pending import timer_body
 from benchmarks.suites.commits import commit_together
 from benchmarks.suites.delays import PAST, delayed, fire
 from benchmarks.suites.measured import Measured, Work

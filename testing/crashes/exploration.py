@@ -52,22 +52,24 @@ def explore_crashes(
     there, as a client repeats a request that got no answer; a ``RevisionMismatchError``, which
     says that the request had got through, ends it then. Ids of states must not depend on chance.
 
-    The end must be that of the run in which nobody dies: states by id, with flow, status, labels
-    and annotations, their data, and what is ``outside``; and no state is ended by force.
+    The end must be that of the run in which no process dies: states by id, with flow, status,
+    labels, annotations, values and timers, their data, and what is ``outside``; and no state is
+    ended by force. The values of the library's own states are left aside: they have revisions.
 
     Call it from a plain function, since it runs event loops of its own. Flows in threads
     (``blocking=True``) run to their end in a process that dies meanwhile.
 
     Args:
-        make_world: makes what survives a crash beside the store: fakes of other services.
+        make_world: makes what survives a crash, apart from the store: fakes of other services.
         make_flows: makes the flows of a process.
         run: what is tried.
         outside: what of the world must be as in the undisturbed run; it is copied.
         invariants: raise ``AssertionError`` when an outcome is wrong.
-        ignore: keys of labels and annotations that may differ, such as a time of day.
+        ignore: keys of labels and annotations, and names of values, that may differ, such as a
+            time of day.
         until: says of the latest states, by id, whether a run is over, for flows that go on
             without end. By default it is when nothing executes, is delayed or is to be recovered.
-        crashes: with 2, whatever recovers dies as well, everywhere; and so on.
+        crashes: with 2, what recovers dies as well, everywhere; and so on.
         max_runs: at most; beyond that chance decides which.
         longest: how long a run may take in virtual time.
         seed: of all chance, also of that in the module ``random``.

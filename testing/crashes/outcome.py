@@ -3,12 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from flowstate.data import Data
 from flowstate.driver import Driver, StateQuery
-from flowstate.planning import STACK_PREFIX
+from flowstate.planning.plan import STACK_PREFIX
+from flowstate.planning.steps import FORGET
 from flowstate.recovery.dead import DEAD, is_dead, read_dead
 from flowstate.recovery_rules import PREFIX
 from flowstate.state import State
@@ -17,6 +18,7 @@ __all__ = ["Outcome", "differences", "read_outcome"]
 
 W = TypeVar("W")
 
+INTERNAL = "flowstate."  # Begins the ids of the library's own states, whose values have revisions.
 LEASES = "flowstate.lease."
 PAGE = 1_000
 MOST_SHOWN = 200
@@ -27,7 +29,8 @@ class Outcome(Struct, Generic[W], frozen=True):
 
     Attributes:
         world: the outside world of the run.
-        states: the latest revision of each state, by id; those of leases are left aside.
+        states: the latest revision of each state that is not forgotten, by id; those of leases are
+            left aside.
         data: the blobs that these states refer to, by id and alias.
         log: every revision, those of leases left aside.
     """
@@ -48,7 +51,8 @@ async def read_outcome(driver: Driver, world: W) -> Outcome[W]:
         if not page.more:
             break
         query = replace(query, after=page.scanned_to)
-    states = {state.id: state for state in log}
+    latest = {state.id: state for state in log}
+    states = {id: state for id, state in latest.items() if state.transition.cause != FORGET}
     data = {}
     for state in states.values():
         for alias, ref in state.data.items():
@@ -94,6 +98,11 @@ def _state_differences(one: State, other: State, ignore: Collection[str]) -> Ite
     yield from _mapping_differences(f"{name}, label", labels, ignore)
     annotations = [_without_stacks(state.annotations) for state in (one, other)]
     yield from _mapping_differences(f"{name}, annotation", annotations, ignore)
+    if not one.id.startswith(INTERNAL):
+        values = [{key: _json(raw) for key, raw in s.values.items()} for s in (one, other)]
+        yield from _mapping_differences(f"{name}, value", values, ignore)
+    timers = [{key: timer.to for key, timer in state.timers.items()} for state in (one, other)]
+    yield from _mapping_differences(f"{name}, timer", timers, ignore)
 
 
 def _mapping_differences(
@@ -103,6 +112,10 @@ def _mapping_differences(
     for key in {**one, **other}:
         if key not in ignore and one.get(key) != other.get(key):
             yield _line(f"{name} {key!r}", _short(one.get(key)), _short(other.get(key)))
+
+
+def _json(raw: Raw) -> str:
+    return bytes(raw).decode()
 
 
 def _without_marks(annotations: Mapping[str, str]) -> Mapping[str, str]:

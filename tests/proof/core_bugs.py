@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from flowstate import context, heartbeats, state
+from flowstate import context, state
 from flowstate.batching import Batcher, Pending
 from flowstate.claimed_delay import ClaimedDelay
 from flowstate.commands import Check, Command, Commit, Execute, Noop, Retry, Unstack
@@ -19,10 +19,11 @@ from flowstate.delayer import Delayer
 from flowstate.driver import DelayedState, Liveness, Verdict
 from flowstate.engine import Engine
 from flowstate.errors import DriverError, FlowstateError, RevisionMismatchError
-from flowstate.execution import Note, read_note
-from flowstate.heartbeats import Heartbeats
-from flowstate.planning import Plan
-from flowstate.pool import Slot
+from flowstate.executions import heartbeats
+from flowstate.executions.execution import Note, read_note
+from flowstate.executions.heartbeats import Heartbeats
+from flowstate.executions.pool import Slot
+from flowstate.planning.plan import Plan
 from flowstate.recovery import Lease, Recoverer, lease, recoverer
 from flowstate.recovery.policy import attempt, attempt_annotations
 from flowstate.recovery.throttle import AttemptLimiter

@@ -1,4 +1,4 @@
-"""What a watch or a page holds in memory is bounded, and given back."""
+"""What a watch, a page or an execution holds in memory is bounded, and given back."""
 
 import asyncio
 import gc
@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from flowstate import Commit, Engine, FlowRegistry, Pause, State, StateContext
+from flowstate import (
+    Command,
+    Commit,
+    End,
+    Engine,
+    FlowRegistry,
+    Pause,
+    State,
+    StateContext,
+    Transition,
+)
+from flowstate.drivers.memory import MemoryDriver
 from tests.world.places import Place
 
 MIB = 1024 * 1024
@@ -77,3 +88,27 @@ async def test_a_watch_that_comes_late_reads_on_in_bounded_pages(place: Place) -
             assert held() - before < 8 * MIB
         finally:
             tracemalloc.stop()
+
+
+def contexts() -> int:
+    return sum(isinstance(each, StateContext) for each in gc.get_objects())
+
+
+async def test_an_execution_that_is_over_waits_for_no_garbage_collector() -> None:
+    flows = FlowRegistry()
+
+    @flows.flow("end")
+    async def end(ctx: StateContext, engine: Engine) -> Command:
+        return Commit(End(ctx))
+
+    async with Engine(MemoryDriver(), flows) as engine:
+        gc.collect()
+        gc.disable()
+        try:
+            before = contexts()
+            for number in range(10):
+                state = State(f"{number}", transition=Transition("end"))
+                await engine.execute(StateContext(state))
+            assert contexts() == before
+        finally:
+            gc.enable()

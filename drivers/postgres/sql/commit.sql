@@ -104,7 +104,10 @@ BEGIN
             array_agg(coalesce(latest.delayed, true) ORDER BY place)
         INTO stored, had_labels, had_delays
         FROM unnest(words[commits + 1 : commits + ids]) WITH ORDINALITY AS named (id, place)
-        LEFT JOIN {schema}.latest ON latest.id = named.id;
+        -- Not as a plain join: with statistics of an almost empty table it reads all of it.
+        LEFT JOIN LATERAL (
+            SELECT * FROM {schema}.latest WHERE latest.id = named.id OFFSET 0
+        ) AS latest ON true;
     current := stored;
     revs := array_fill(NULL::bigint, ARRAY[puts]);
     last_put := array_fill(NULL::integer, ARRAY[ids]);
@@ -215,16 +218,20 @@ BEGIN
     END IF;
 
     IF true = ANY (had_labels) THEN
-        -- In two steps, because in one the planner may begin with every label that there is.
-        WITH outdated AS MATERIALIZED (
-            SELECT pair.key, pair.value, log.status, log.rev
-            FROM generate_series(1, ids) AS slot JOIN {schema}.log ON log.rev = stored[slot],
-                {schema}.labels_of(log.body) AS pair
+        -- One look into the index for each: the planner must not begin with every label there is.
+        DELETE FROM {schema}.latest_label WHERE ctid = ANY (ARRAY(
+            SELECT old.place
+            FROM generate_series(1, ids) AS slot, LATERAL (
+                    SELECT log.rev, log.status, log.body FROM {schema}.log
+                    WHERE log.rev = stored[slot] OFFSET 0
+                ) AS log, {schema}.labels_of(log.body) AS pair, LATERAL (
+                    SELECT latest_label.ctid AS place FROM {schema}.latest_label
+                    WHERE latest_label.key = pair.key AND latest_label.value = pair.value
+                        AND latest_label.status = log.status AND latest_label.rev = log.rev
+                    OFFSET 0
+                ) AS old
             WHERE had_labels[slot] AND last_put[slot] IS NOT NULL
-        )
-        DELETE FROM {schema}.latest_label AS old USING outdated
-            WHERE old.key = outdated.key AND old.value = outdated.value
-                AND old.status = outdated.status AND old.rev = outdated.rev;
+        ));
     END IF;
     IF true = ANY (had_delays) THEN
         DELETE FROM {schema}.delay AS old USING generate_series(1, ids) AS slot

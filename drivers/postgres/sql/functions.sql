@@ -130,15 +130,19 @@ BEGIN
     SELECT coalesce(array_agg(log.rev), '{}'), array_agg(log.id) FILTER (WHERE latest.rev = -log.rev)
         INTO doomed, forgotten
         FROM {schema}.log
-        LEFT JOIN {schema}.latest ON latest.id = log.id AND abs(latest.rev) = log.rev
+        LEFT JOIN LATERAL (
+            SELECT latest.rev FROM {schema}.latest WHERE latest.id = log.id OFFSET 0
+        ) AS latest ON abs(latest.rev) = log.rev
         WHERE log.rev > after AND log.rev <= resume AND latest.rev IS DISTINCT FROM log.rev;
-    -- In two steps, because in one Postgres 15 looks for each revision in the whole index.
-    WITH outdated AS MATERIALIZED (
-        SELECT pair.key, pair.value, log.rev
-        FROM {schema}.log, {schema}.labels_of(log.body) AS pair WHERE log.rev = ANY (doomed)
-    )
-    DELETE FROM {schema}.label AS old USING outdated
-        WHERE old.key = outdated.key AND old.value = outdated.value AND old.rev = outdated.rev;
+    -- One look into the index for each, because with statistics of an almost empty table Postgres
+    -- would compare each of them with each row.
+    DELETE FROM {schema}.label WHERE ctid = ANY (ARRAY(
+        SELECT old.place FROM {schema}.log, {schema}.labels_of(log.body) AS pair, LATERAL (
+            SELECT label.ctid AS place FROM {schema}.label
+            WHERE label.key = pair.key AND label.value = pair.value AND label.rev = log.rev
+            OFFSET 0
+        ) AS old WHERE log.rev = ANY (doomed)
+    ));
     DELETE FROM {schema}.data_reference WHERE rev = ANY (doomed);
     DELETE FROM {schema}.log WHERE rev = ANY (doomed);
     removed := cardinality(doomed);

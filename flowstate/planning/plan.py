@@ -14,7 +14,6 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from flowstate import commands
-from flowstate.alarms import at_once, new_delay, new_timer, placed, timer_writes
 from flowstate.codec import (
     ABSENT,
     commit_size,
@@ -23,22 +22,11 @@ from flowstate.codec import (
     encode_context,
     encode_state,
 )
-from flowstate.commands import (
-    CancelTimer,
-    Command,
-    Delay,
-    End,
-    Pause,
-    Resume,
-    Retry,
-    SetTimer,
-    Transit,
-    Unstack,
-)
-from flowstate.context import StateContext, refusal
+from flowstate.commands import CancelTimer, Command, Delay, SetTimer, Unstack
+from flowstate.context import StateContext, check_context, refusal
 from flowstate.data import Data, DataRef, checked_data, checksum_of, newly_referred
-from flowstate.draft import Draft
 from flowstate.driver import DelayedState, NewDelay, Verdict, Writes
+from flowstate.effect_keys import origin_before
 from flowstate.errors import DataNotFoundError, InvalidCommandError, InvalidInputError
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.limits import (
@@ -53,6 +41,9 @@ from flowstate.limits import (
     check_rev,
     check_text,
 )
+from flowstate.planning.delays import new_delay, new_timer, passed_on, placed, timer_writes
+from flowstate.planning.draft import Draft
+from flowstate.planning.steps import FORGET, Step, check_forgotten, fired, forgotten, stepped
 from flowstate.registry import FlowRegistry
 from flowstate.state import (
     STACK_PREFIX,
@@ -62,7 +53,6 @@ from flowstate.state import (
     checked_ref,
     checked_whole,
 )
-from flowstate.steps import FORGET, Step, check_forgotten, fired, forgotten, stepped
 from flowstate.timers import changed_timers
 
 __all__ = ["Plan", "STACK_PREFIX"]
@@ -85,9 +75,10 @@ class Plan:
     _delays: list[tuple[Draft, NewDelay]] = attrs.Factory(list)
     # Tuples where a plan rarely has any: a list would have to be made for each plan.
     _stacked: tuple[tuple[Draft, State], ...] = ()
-    _received: tuple[tuple[Draft, Transition], ...] = ()
+    received: tuple[tuple[Draft, Transition], ...] = ()
     forgotten: tuple[Draft, ...] = ()
     _puts: Sequence[Draft] = ()  # Of the writes.
+    _is_timed: bool = False  # Timers of one of them may have changed.
 
     @property
     def contexts(self) -> list[StateContext]:
@@ -98,8 +89,7 @@ class Plan:
         """Return the draft of ``ctx``."""
         draft = self._drafts.get(id(ctx))
         if draft is None:
-            if not issubclass(type(ctx), StateContext):
-                raise InvalidInputError("ctx", f"must be a StateContext, not {type(ctx).__name__}")
+            check_context(ctx)
             if ctx._store_id is not None and ctx._store_id != self.store_id:
                 raise InvalidCommandError("ctx", "was committed to another store")
             draft = self._drafts[id(ctx)] = Draft.of(ctx)
@@ -113,7 +103,7 @@ class Plan:
     def add(self, command: Command[Any]) -> None:
         """Apply one command to the drafts."""
         match command:
-            case Transit() | Pause() | Resume() | Retry() | End():
+            case _ if isinstance(command, Step):
                 self.step(command)
             case Delay():
                 self._delay(command)
@@ -159,12 +149,12 @@ class Plan:
 
     def stay(self, draft: Draft) -> None:
         """Let no further step of the commit move on a state that receives."""
-        self._received += ((draft, draft.current.transition),)
+        self.received += ((draft, draft.current.transition),)
 
     def pass_on(self, ctx: StateContext) -> None:
         """Let another engine go on with a state, once it is committed."""
         draft = self.draft(ctx)
-        self._delays.append((draft, at_once(draft.current)))
+        self._delays.append((draft, passed_on(ctx, draft.current)))
 
     def _delay(self, command: Delay) -> None:
         draft = self.draft(command.ctx)
@@ -188,7 +178,7 @@ class Plan:
 
     def fire(self, delayed: DelayedState) -> StateContext:
         """Take the step of a delay or timer that is due; return the context that takes it."""
-        state = delayed.state
+        state, after = delayed.state, fired(delayed, self.flows)
         ctx = StateContext(state)
         draft = self.draft(ctx)
         if delayed.timer:
@@ -196,8 +186,14 @@ class Plan:
         else:
             # Only these of a delayed state are known to be what the store has.
             at, timers = state.committed_at, state.timers
-            draft.committed = State(state.id, state.rev, committed_at=at, timers=timers)
-        draft.step(fired(delayed, self.flows))
+            step = Transition(origin=after.transition.origin or origin_before(state, delayed.id))
+            draft.committed = State(
+                state.id, state.rev, transition=step, committed_at=at, timers=timers
+            )
+        if delayed.commit or not after.transition.origin:
+            draft.step(after)
+        else:  # It goes on in its step: those that follow count as after a commit of it.
+            draft.current, draft.put = after, True
         return ctx
 
     def store_data(self, ctx: StateContext, alias: str) -> Data | None:
@@ -275,31 +271,19 @@ class Plan:
 
     def writes(self, token: str) -> Writes:
         """Return what the driver has to store."""
-        if self._stacked or self._received or self.forgotten:
+        if self._stacked or self.received or self.forgotten:
             self._check_order()
-        self._puts = puts = [draft for draft in self._drafts.values() if draft.put]
-        check_number("states", puts, MAX_STATES_PER_COMMIT)
+        self._puts = [draft for draft in self._drafts.values() if draft.put]
+        check_number("states", self._puts, MAX_STATES_PER_COMMIT)
         needs: set[str] = set()
-        made: list[State] = []
-        is_timed = False
-        for draft in puts:
-            if not draft.begun or draft.current.timers:
-                draft.keep()
-                if draft.current.transition.cause == FORGET:
-                    self._note_forgotten(draft)
-            made.append(draft.state())
-            is_timed = is_timed or draft.is_timed
-            if draft.current.data:
-                needs |= newly_referred(draft.current.data, draft.committed.data)
-        states = tuple(made)
+        states = tuple([self._state(draft, needs) for draft in self._puts])
         if len({state.id for state in states}) < len(states):
             raise InvalidCommandError("commit", "changes one state through two contexts")
         if not states and not self._checks:
             raise InvalidCommandError("commit", "has nothing to commit")
-        needs -= {data.checksum for data in self._data}
-        delays = placed(self._delays, puts, states) if self._delays else ()
+        delays = placed(self._delays, self._puts, states) if self._delays else ()
         forgets = self._forgets(states, delays) if self.forgotten else ()
-        timers, drops = timer_writes(puts, states) if is_timed else ((), ())
+        timers, drops = timer_writes(self._puts, states) if self._is_timed else ((), ())
         bodies = tuple(map(encode_body, states)) if self.encodes else ()
         size = commit_size(states, bodies, self._data, delays, timers)
         checks, data = tuple(self._checks), tuple(self._data)
@@ -317,6 +301,19 @@ class Plan:
             timers,
             forgets,
         )
+
+    def _state(self, draft: Draft, needs: set[str]) -> State:
+        """Return the state to put; ``needs`` gets the checksums of data that must be there."""
+        if not draft.begun or draft.current.timers:
+            draft.keep()
+            self._note_forgotten(draft)
+        state = draft.state()
+        if draft.is_timed:
+            self._is_timed = True
+        if draft.current.data:
+            needs |= newly_referred(draft.current.data, draft.committed.data)
+            needs.difference_update([data.checksum for data in self._data])
+        return state
 
     def _forgets(self, states: Sequence[State], delays: Sequence[NewDelay]) -> tuple[int, ...]:
         """Return the places of the states that are forgotten."""
@@ -338,7 +335,7 @@ class Plan:
                 raise InvalidCommandError(
                     "commit", f"changes {draft.current.id!r} after its Forget"
                 )
-        for draft, transition in self._received:
+        for draft, transition in self.received:
             if draft.current.transition is not transition:
                 id = draft.current.id
                 raise InvalidCommandError("receive", f"{id!r} is moved on after its Receive")

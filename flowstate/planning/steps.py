@@ -1,4 +1,4 @@
-"""Steps: how a command, or an alarm that goes off, changes a state."""
+"""Steps: how a command, or a delay or timer that fires, changes a state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from flowstate.commands import End, Pause, Resume, Retry, Transit
 from flowstate.context import StateContext
-from flowstate.draft import Draft
 from flowstate.driver import DelayedState
 from flowstate.effect_keys import origin_of
 from flowstate.errors import InvalidCommandError
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.limits import check_annotations
+from flowstate.planning.draft import Draft
 from flowstate.recovery_rules import AGAIN
 from flowstate.registry import FlowRegistry
 from flowstate.state import Cause, State, Status, Transition

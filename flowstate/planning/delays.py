@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from msgspec import Raw
 from msgspec.structs import replace
 
-from flowstate.codec import DelayBody, encode_delay
+from flowstate.codec import ABSENT, DelayBody, encode_delay
 from flowstate.commands import Delay, SetTimer
-from flowstate.draft import Draft
+from flowstate.context import StateContext
 from flowstate.driver import Drop, NewDelay, NewTimer
 from flowstate.errors import InvalidInputError
 from flowstate.frozen import FrozenDict
@@ -20,12 +20,21 @@ from flowstate.limits import (
     to_utc,
 )
 from flowstate.options import check_flag
+from flowstate.planning.draft import Draft
 from flowstate.recovery_rules import AGAIN
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, Timer
 from flowstate.timers import changed_timers, timer_id
 
-__all__ = ["at_once", "new_delay", "new_timer", "placed", "timer_writes"]
+__all__ = ["again", "new_delay", "new_timer", "passed_on", "placed", "timer_writes"]
+
+AGAIN_ONLY = FrozenDict({AGAIN: ""})
+AT_ONCE = timedelta(0)
+
+
+def again(ctx: StateContext, to: str, after: timedelta = AT_ONCE, *, commit: bool = False) -> Delay:
+    """Return what lets an engine that has the flow go on with the step that a state is in."""
+    return Delay(ctx, to, after, commit=commit, annotations=AGAIN_ONLY)
 
 
 def new_delay(command: Delay, flows: FlowRegistry, state: State, own: Raw) -> NewDelay:
@@ -38,30 +47,20 @@ def new_delay(command: Delay, flows: FlowRegistry, state: State, own: Raw) -> Ne
         to = state.transition.to  # It may be an alias: the state goes on in the same step.
     annotations = check_annotations("annotations", command.annotations)
     check_flag("commit", command.commit)
-    due, after = _when(command)
-    return NewDelay(
-        state=state,
-        to=to,
-        annotations=annotations,
-        due=due,
-        after=after,
-        commit=command.commit,
-        body=encode_delay(DelayBody(to, annotations, command.commit, own)),
-    )
+    return _new_delay(command, to, annotations, state, own)
 
 
-def at_once(state: State) -> NewDelay:
+def passed_on(ctx: StateContext, state: State) -> NewDelay:
     """Return the delay by which another engine goes on with what a commit makes of a state."""
-    to, annotations = state.transition.to, FrozenDict({AGAIN: ""})
-    return NewDelay(
-        state=state,
-        to=to,
-        annotations=annotations,
-        due=None,
-        after=timedelta(0),
-        commit=False,
-        body=encode_delay(DelayBody(to, annotations, commit=False)),
-    )
+    to = state.transition.to  # This engine need not know the flow.
+    return _new_delay(again(ctx, to), to, AGAIN_ONLY, state, ABSENT)
+
+
+def _new_delay(
+    command: Delay, to: str, annotations: FrozenDict[str, str], state: State, own: Raw
+) -> NewDelay:
+    body = encode_delay(DelayBody(to, annotations, command.commit, own))
+    return NewDelay(state, to, annotations, *_when(command), command.commit, body)
 
 
 def new_timer(command: SetTimer, flows: FlowRegistry) -> Timer:

@@ -9,12 +9,11 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.driver import Heartbeat
-from flowstate.executed import Executed
-from flowstate.notices import Notice
+from flowstate.executed import Executed, Notice
+from flowstate.executions.tenure import NEVER, RENEW_AT, Held, Note, read_note
 from flowstate.recovery_rules import stalls_after
 from flowstate.retrying import read_override
 from flowstate.state import State, Status
-from flowstate.tenure import NEVER, RENEW_AT, Held, Note, read_note
 
 __all__ = ["Begun", "Execution", "Note", "read_note"]
 
@@ -84,8 +83,8 @@ class Execution(Held):
     stop: asyncio.Event | None = None
     id: str = attrs.field(init=False)
     state: State | None = attrs.field(init=False, default=None)
-    task: "asyncio.Task[object] | None" = attrs.field(init=False, default=None)
-    finished: "asyncio.Future[BaseException | None] | None" = attrs.field(init=False, default=None)
+    task: asyncio.Task[object] | None = attrs.field(init=False, default=None)
+    finished: asyncio.Future[BaseException | None] | None = attrs.field(init=False, default=None)
     failure: BaseException | None = attrs.field(init=False, default=None)
     notice: Notice = attrs.field(init=False)
     others: Executed | None = attrs.field(init=False, default=None)
@@ -99,19 +98,19 @@ class Execution(Held):
     is_interrupted: bool = attrs.field(init=False, default=False)
     cancellations: int = attrs.field(init=False)
     _entered: "Begun | None" = attrs.field(init=False)
-    _hook: Callable[[float], None] = attrs.field(init=False)
     _outer: Callable[[float], None] | None = attrs.field(init=False, default=None)
     _outer_notice: Notice | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._hook = self.committed
         self.follow(self.ctx, self.began)
 
     def follow(self, ctx: StateContext, now: float) -> None:
         """Go on with a context, which may be another one."""
-        if ctx._on_commit is not self._hook:
+        # Not kept here: this would refer to itself, and wait for the garbage collector.
+        hook = self.committed
+        if ctx._on_commit != hook:
             self.leave()
-            self._outer, ctx._on_commit = ctx._on_commit, self._hook
+            self._outer, ctx._on_commit = ctx._on_commit, hook
             self._outer_notice, ctx._notice = ctx._notice, Notice(self.stop)
             self.notice = ctx._notice
         self.ctx, committed = ctx, ctx.committed
@@ -123,7 +122,7 @@ class Execution(Held):
     def leave(self) -> None:
         """Give the context back to the execution that this one is nested in, if there is one."""
         ctx, outer = self.ctx, self._outer
-        if ctx._on_commit is self._hook:
+        if ctx._on_commit == self.committed:
             ctx._on_commit, self._outer = outer, None
             if outer is not None:
                 ctx._notice = self._outer_notice
@@ -189,13 +188,17 @@ class Execution(Held):
         """
         self.seconds, self.fresh_until = None, math.inf if self.task else NEVER
 
+    def is_behind(self, rev: int) -> bool:
+        """Return whether what it has committed is older than this revision of its state."""
+        return self.ctx.committed.rev < rev
+
     def moved_on(self, rev: int) -> None:
         """Note that this process has given its state this revision, for others.
 
         It is kept alive until the next heartbeat says the same, and is stopped if none gets
         through: whatever else happens, it must not run on for long next to who took it over.
         """
-        if not self.is_over and self.ctx.committed.rev < rev:
+        if not self.is_over and self.is_behind(rev):
             self._tell_superseded()
 
     def supersede(self) -> None:
@@ -222,13 +225,13 @@ class Execution(Held):
             self.is_lost, self.is_plain = True, False
             self.task.cancel()
 
-    def is_only_interrupted(self, task: "asyncio.Task[object] | None") -> bool:
+    def is_only_interrupted(self, task: asyncio.Task[object] | None) -> bool:
         """Return whether nothing else has cancelled it than that its state was moved on."""
         if task is None or not self.is_interrupted:
             return False
         return task.cancelling() == self.cancellations + 1
 
-    def uncancel(self, task: "asyncio.Task[object] | None") -> int:
+    def uncancel(self, task: asyncio.Task[object] | None) -> int:
         """Take back what has cancelled the task here; return how often others have."""
         if task is None:
             return 0

@@ -7,9 +7,9 @@ from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.errors import InvalidCommandError
 from flowstate.limits import check_id
-from flowstate.mailbox import RECEIVE, Mailbox, Message, Waiting, delivered, mailbox_id
-from flowstate.planning import Plan
-from flowstate.seen_keys import PARTS, next_part, parts_of
+from flowstate.mailboxes.mailbox import RECEIVE, Mailbox, Message, Waiting, delivered, mailbox_id
+from flowstate.mailboxes.seen_keys import PARTS, next_part, parts_of
+from flowstate.planning.plan import Plan
 from flowstate.state import State, Status
 
 __all__ = ["deliver", "forget_mailbox", "keep_in_mailbox", "mailboxes_of", "receive"]

@@ -12,7 +12,7 @@ import attrs
 from flowstate.clock import Clock
 from flowstate.counters import Counters
 from flowstate.errors import FlowTimeoutError
-from flowstate.execution import Execution
+from flowstate.executions.execution import Execution
 from flowstate.registry import RegisteredFlow
 from flowstate.tasks import BlockingThreads, spawn
 
@@ -24,7 +24,7 @@ GRACE = 5.0  # Seconds for a flow to end that was cancelled; then it is named.
 
 
 @attrs.define(eq=False)
-class Alarm:
+class TimeLimit:
     """Cancels a task when its time is over.
 
     Attributes:
@@ -39,7 +39,7 @@ class Alarm:
     seconds: float
     is_over: bool = False
 
-    async def ring(self, clock: Clock, task: "asyncio.Task[Any]") -> None:
+    async def enforce(self, clock: Clock, task: asyncio.Task[Any]) -> None:
         """Cancel ``task`` in time; name it when that is in vain."""
         await clock.sleep(self.seconds)
         self.is_over = True
@@ -70,19 +70,19 @@ class Caller:
             FlowTimeoutError: it took too long.
         """
         seconds = flow.policy.timeout if execution.timeout is None else execution.timeout
-        alarm = None if seconds is None else Alarm(flow.id, execution.id, seconds)
+        limit = None if seconds is None else TimeLimit(flow.id, execution.id, seconds)
         execution.may_interrupt = flow.interrupt
         try:
             if flow.blocking:
-                return await self._call_in_thread(flow, execution, alarm)
+                return await self._call_in_thread(flow, execution, limit)
             command: Any = flow.call(execution.ctx, self._engine)  # type: ignore[misc]
             if not hasattr(command, "__await__"):
                 return command
-            return await (command if alarm is None else self._in_time(command, alarm))
+            return await (command if limit is None else self._in_time(command, limit))
         finally:
             execution.may_interrupt = False
 
-    async def _in_time(self, work: Awaitable[Any], alarm: Alarm) -> Any:
+    async def _in_time(self, work: Awaitable[Any], limit: TimeLimit) -> Any:
         """Return what ``work`` returns, unless it is cancelled because its time is over.
 
         As with ``asyncio.timeout``, a cancellation from elsewhere that comes at the same time
@@ -90,45 +90,45 @@ class Caller:
         """
         task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # in one
         before = task.cancelling()
-        ringing = spawn(alarm.ring(self._clock, task), "flowstate timeout")
+        ending = spawn(limit.enforce(self._clock, task), "flowstate timeout")
         try:
             return await work
         except asyncio.CancelledError:
-            if alarm.is_over and task.cancelling() == before + 1:
-                raise alarm.error() from None
+            if limit.is_over and task.cancelling() == before + 1:
+                raise limit.error() from None
             raise
         finally:
-            ringing.cancel()
-            if alarm.is_over:
+            ending.cancel()
+            if limit.is_over:
                 task.uncancel()
                 self._counters.timeouts += 1
 
     async def _call_in_thread(
-        self, flow: RegisteredFlow, execution: Execution, alarm: Alarm | None
+        self, flow: RegisteredFlow, execution: Execution, limit: TimeLimit | None
     ) -> Any:
         """Return what a flow returns that runs in a thread, unless its time is over before.
 
         Its time begins when it has its thread.
         """
-        begun, ringing = asyncio.Event(), None
+        begun, ending = asyncio.Event(), None
         call: Callable[..., Any] = flow.call  # type: ignore[assignment] # it was looked up to run
-        if alarm is not None:
+        if limit is not None:
             call = partial(_told_call, asyncio.get_running_loop(), begun, call)
-            ringing = spawn(self._sleep_after(begun, alarm.seconds), "flowstate timeout")
+            ending = spawn(self._sleep_after(begun, limit.seconds), "flowstate timeout")
         with self._clock.working():
             outcome = self._threads.submit(flow.id, call, execution.ctx, self._engine)
             returned = asyncio.wrap_future(outcome)
             try:
-                await asyncio.wait(filter(None, [returned, ringing]), return_when="FIRST_COMPLETED")
-                if alarm is None or outcome.done():
+                await asyncio.wait(filter(None, [returned, ending]), return_when="FIRST_COMPLETED")
+                if limit is None or outcome.done():
                     return await returned
                 self._counters.timeouts += 1
-                logger.warning("%s, and goes on in its thread", error := alarm.error())
+                logger.warning("%s, and goes on in its thread", error := limit.error())
                 raise error
             finally:
                 returned.cancel()
-                if ringing is not None:
-                    ringing.cancel()
+                if ending is not None:
+                    ending.cancel()
                 if outcome.running():  # It was cancelled, or its time is over.
                     self._give_up(flow, execution, outcome)
 
@@ -136,7 +136,7 @@ class Caller:
         await begun.wait()
         await self._clock.sleep(seconds)
 
-    def _give_up(self, flow: RegisteredFlow, execution: Execution, outcome: "Future[Any]") -> None:
+    def _give_up(self, flow: RegisteredFlow, execution: Execution, outcome: Future[Any]) -> None:
         """Tell a call in a thread, which cannot be stopped, that nothing waits for it."""
         execution.is_in_thread = execution.notice.is_given_up = True
         if execution.stop is None or not execution.stop.is_set():

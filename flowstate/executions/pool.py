@@ -9,7 +9,7 @@ from typing import NewType
 import attrs
 
 from flowstate.errors import EngineOverloadedError, EngineStoppedError
-from flowstate.execution import Execution
+from flowstate.executions.execution import Execution
 from flowstate.tasks import cancel_and_wait, spawn
 from flowstate.turns import forget_turns
 
@@ -32,10 +32,10 @@ class ExecutionPool:
     _max_running: int
     _max_pending: int
     _pending: deque[Execution] = attrs.field(init=False, factory=deque)
-    _tasks: "set[asyncio.Task[None]]" = attrs.field(init=False, factory=set)
+    _tasks: set[asyncio.Task[None]] = attrs.field(init=False, factory=set)
     _slots: set[Slot] = attrs.field(init=False, factory=set)
     _changed: asyncio.Event = attrs.field(init=False, factory=asyncio.Event)
-    _callers: "OrderedDict[asyncio.Future[None], None]" = attrs.field(
+    _callers: OrderedDict[asyncio.Future[None], None] = attrs.field(
         init=False, factory=OrderedDict
     )  # Those who wait for room, in their order.
     _is_stopped: bool = attrs.field(init=False, default=False)
@@ -162,7 +162,7 @@ class ExecutionPool:
         forget_turns()
         await self._run(execution)
 
-    def _done(self, task: "asyncio.Task[None]") -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._start_pending()
 

@@ -68,7 +68,7 @@ class Mailbox(Struct, frozen=True, omit_defaults=True, tag_field="v", tag=1):
 
     Attributes:
         messages: the oldest first.
-        keys: what is kept of the newest keys; see :mod:`flowstate.seen_keys`.
+        keys: what is kept of the newest keys; see :mod:`flowstate.mailboxes.seen_keys`.
     """
 
     messages: tuple[Message, ...] = ()

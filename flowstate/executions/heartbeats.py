@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from msgspec.structs import replace
-
 from flowstate.batching import Batcher, in_parts
 from flowstate.clock import Clock, longest_sleep
+from flowstate.context import go_on_from
 from flowstate.driver import Driver, Heartbeat, Liveness
 from flowstate.errors import EngineStoppedError, RevisionMismatchError
-from flowstate.execution import Execution
+from flowstate.executions.execution import Execution
+from flowstate.executions.tenure import RENEW_AT, Held, Note
 from flowstate.state import State
 from flowstate.tasks import cancel_and_wait, spawn
-from flowstate.tenure import RENEW_AT, Held, Note
 
 __all__ = ["Heartbeats"]
 
@@ -52,9 +51,6 @@ class Heartbeats:
     """Sends heartbeats for what one engine executes, and for the leases that it holds.
 
     Args:
-        driver: of the engine.
-        clock: of the engine.
-        name: of the engine.
         renew: commits a state as it is, and returns its new revision.
         is_writing: returns whether a commit of a state is on its way from this engine.
     """
@@ -196,11 +192,7 @@ class Heartbeats:
             renewed = None
         if renewed is None:
             return _moved_on(execution)
-        changed = ctx.current is not ctx.committed
-        at = renewed.committed_at
-        ctx.current = replace(ctx.current, rev=renewed.rev, committed_at=at) if changed else renewed
-        ctx.committed = ctx._known = renewed
-        ctx._sent_at = now
+        go_on_from(ctx, renewed, now)
         execution.is_doubtful = False
         execution.follow(ctx, now)
         if execution.is_late(self._clock.monotonic()):
@@ -228,7 +220,7 @@ class Heartbeats:
             self._notes[state.id] = Heartbeat(state.id, state.rev, seconds, note.encode())
             self._wake()
 
-    async def close(self, seconds: float, own: "asyncio.Task[Any] | None" = None) -> None:
+    async def close(self, seconds: float, own: asyncio.Task[Any] | None = None) -> None:
         """Stop what is still held, and send the notes.
 
         Args:
@@ -252,7 +244,7 @@ class Heartbeats:
         sleep = [] if self._sleep is None else [self._sleep]
         await cancel_and_wait(*sleep, *self._sending, seconds=CLOSE_SECONDS)
 
-    async def _wait_until_left(self, ends_at: float, own: "asyncio.Task[Any] | None") -> None:
+    async def _wait_until_left(self, ends_at: float, own: asyncio.Task[Any] | None) -> None:
         """Wait until the executions that were stopped have ended, so that they are handed over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(ends_at):
@@ -273,7 +265,7 @@ class Heartbeats:
         self._sleep = spawn(sleep, "flowstate heartbeats")
         self._sleep.add_done_callback(self._go_on)
 
-    def _go_on(self, sleep: "asyncio.Task[None]") -> None:
+    def _go_on(self, sleep: asyncio.Task[None]) -> None:
         """Look, and rest until it is time to look again."""
         self._sleep = None
         if self._is_closed or not (self._held or self._notes):

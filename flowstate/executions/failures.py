@@ -7,17 +7,18 @@ from datetime import timedelta
 from random import Random
 from typing import Literal
 
+import attrs
 import msgspec
 from msgspec.structs import replace
 
-from flowstate.commands import Command, Delay, End, Retry, Transit
+from flowstate.commands import Command, End, Retry, Transit
 from flowstate.committing import Committer
 from flowstate.counters import Counters
 from flowstate.dead import DEAD, marks_of
 from flowstate.errors import EngineStoppedError, ExecutionLostError, RevisionMismatchError
-from flowstate.execution import Begun, Execution
+from flowstate.executions.execution import Begun, Execution
 from flowstate.frozen import FrozenDict
-from flowstate.recovery_rules import AGAIN
+from flowstate.planning.delays import again
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.retrying import ERROR, FAILED, FAILURES, Outcome, decide, text_of
 from flowstate.state import State
@@ -30,30 +31,15 @@ Taken = Literal["not taken", "over", "sent"]
 """What became of a failure: it is raised, the execution is over, or the state was sent on."""
 
 
+@attrs.define(eq=False)
 class Failures:
-    """Does what the policies of flows say when they fail.
+    """Does what the policies of flows say when they fail."""
 
-    Args:
-        committer: writes.
-        flows: that can be executed here.
-        rng: draws pauses.
-        monotonic: of the clock of the engine.
-        counters: of the engine.
-    """
-
-    def __init__(
-        self,
-        committer: Committer,
-        flows: FlowRegistry,
-        rng: Random,
-        monotonic: Callable[[], float],
-        counters: Counters,
-    ) -> None:
-        self._committer = committer
-        self._flows = flows
-        self._rng = rng
-        self._monotonic = monotonic
-        self._counters = counters
+    _committer: Committer
+    _flows: FlowRegistry
+    _rng: Random
+    _monotonic: Callable[[], float]
+    _counters: Counters
 
     async def take(self, flow: RegisteredFlow, execution: Execution, error: Exception) -> Taken:
         """Deal with what a call of a flow, or the command that it returned, has raised.
@@ -104,14 +90,13 @@ class Failures:
             case "retry":
                 after = timedelta(seconds=outcome.pause)
                 notes = {FAILURES: str(outcome.failures), ERROR: text}
-                delay = Delay(ctx, state.transition.to, after, annotations={AGAIN: ""})
+                delay = again(ctx, state.transition.to, after, commit=True)
                 commands = [Retry(ctx, notes), delay]
             case "send":
                 to, failed = outcome.to, msgspec.json.encode(outcome.failed).decode()
                 commands = [Transit(ctx, to, {ERROR: text, FAILED: failed})]
                 if not self._flows.can_run(to):  # An engine that can, claims it.
-                    at_once = timedelta(0)
-                    commands.append(Delay(ctx, to, at_once, None, False, {AGAIN: ""}))
+                    commands.append(again(ctx, to))
             case "end":
                 commands = [End(ctx, marks_of(state, outcome.reason, text, outcome.failures))]
                 state = replace(state, labels=FrozenDict({**state.labels, **DEAD}))

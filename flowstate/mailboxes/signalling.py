@@ -6,15 +6,15 @@ import attrs
 from msgspec import Struct
 
 from flowstate.context import StateContext
-from flowstate.errors import InvalidCommandError, RevisionMismatchError, StateNotFoundError
+from flowstate.errors import InvalidCommandError, StateNotFoundError
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_id
-from flowstate.mailbox import Mailbox, Message, mailbox_id, waiting_of
+from flowstate.mailboxes.mailbox import Mailbox, Message, mailbox_id, waiting_of
+from flowstate.mailboxes.receiving import deliver, keep_in_mailbox
+from flowstate.mailboxes.seen_keys import token_of, with_token
 from flowstate.options import check_flag
-from flowstate.planning import Plan
-from flowstate.receiving import deliver, keep_in_mailbox
+from flowstate.planning.plan import Plan
 from flowstate.runtime import Runtime
-from flowstate.seen_keys import token_of, with_token
 from flowstate.starting import commit_and_keep, execute_somewhere
 from flowstate.state import State, Status
 from flowstate.turns import Line
@@ -82,17 +82,12 @@ class _Sending:
 
     async def send(self) -> bool:
         """Send the message, and return whether its key is new."""
-        lost = 0
-        while True:
-            self.runtime.check_open()
-            try:
-                return await self._attempt(is_checked=lost < CHECKED)
-            except RevisionMismatchError:
-                self.line.state = None
-            await self.runtime.backoff.pause(lost)
-            lost += 1
+        return await self.runtime.backoff.until_won(self._attempt)
 
-    async def _attempt(self, *, is_checked: bool) -> bool:
+    async def _attempt(self, lost: int) -> bool:
+        self.runtime.check_open()
+        if lost:
+            self.line.state = None
         sent, receiver = self.sent, await self._read(self.sent.id)
         # First: the receiver may have ended because of this very message.
         if sent.token and await self._is_seen():
@@ -108,7 +103,7 @@ class _Sending:
         if receiver is not None and to is not None:
             await self._deliver(plan, receiver, sent.message, to)
         else:
-            is_checked = is_checked or receiver is None
+            is_checked = lost < CHECKED or receiver is None
             if is_checked:
                 plan.check(receiver or State(sent.id))
             await self.runtime.committer.write(plan)
@@ -149,15 +144,9 @@ class _Sending:
 
     async def _see_to_what_is_kept(self) -> None:
         """Deliver what the receiver waits for although it is in the mailbox, until nothing is."""
-        lost = 0
-        while True:
-            try:
-                return await self._deliver_kept()
-            except RevisionMismatchError:
-                await self.runtime.backoff.pause(lost)
-            lost += 1
+        await self.runtime.backoff.until_won(self._deliver_kept)
 
-    async def _deliver_kept(self) -> None:
+    async def _deliver_kept(self, _: int) -> None:
         receiver = await self._read(self.sent.id)
         stored = await self._read(mailbox_id(self.sent.id))
         if stored is None:

@@ -4,80 +4,72 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from flowstate.calls import Caller
 from flowstate.clock import Clock
-from flowstate.commands import (
-    Commit,
-    Delay,
-    End,
-    Execute,
-    Noop,
-    Pause,
-    Receive,
-    Resume,
-    Retry,
-    Transit,
-)
-from flowstate.context import StateContext
+from flowstate.commands import Commit, Delay, Execute, Noop, Receive, Transit
+from flowstate.context import StateContext, check_context
 from flowstate.counters import Counters
 from flowstate.errors import (
     EngineStoppedError,
     ExecutionLostError,
     InvalidCommandError,
-    InvalidInputError,
     RevisionMismatchError,
 )
 from flowstate.executed import Executed
-from flowstate.execution import Execution
-from flowstate.failures import Failures
-from flowstate.heartbeats import Heartbeats
+from flowstate.executions.calls import Caller
+from flowstate.executions.execution import Execution
+from flowstate.executions.failures import Failures
+from flowstate.executions.heartbeats import Heartbeats
+from flowstate.executions.pool import ExecutionPool, Slot
 from flowstate.limits import check_id
-from flowstate.pool import ExecutionPool, Slot
+from flowstate.planning.steps import STEPS
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.state import Status
 from flowstate.tasks import BlockingThreads, Watchdog
 
-__all__ = ["FlowLoop"]
+__all__ = ["FlowLoop", "Limits"]
 
 logger = logging.getLogger("flowstate.engine")
 
 YIELD_MASK = 63  # Of the steps between two turns that others get for sure.
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
-RETURNABLE = (Commit, Transit, Pause, Resume, Retry, End, Delay, Receive, Noop)
+RETURNABLE = (Commit, Transit, *STEPS, Delay, Receive, Noop)
+
+
+class Limits(NamedTuple):
+    """How many run in the background, wait for that, and run in threads."""
+
+    running: int
+    pending: int
+    threads: int
 
 
 class FlowLoop:
     """Executes contexts, in the task of the caller or in the background.
 
     Args:
-        engine: is what each flow gets as its second argument.
+        do: does what a flow returned.
         commit: does a ``Commit`` that a flow returned, without logging that.
-        heartbeats: keep the executions alive.
-        failures: deal with what flows raise.
-        executed: tells the executions that others have moved their states on.
-        counters: of the engine.
-        limits: how many run in the background, wait for that, and run in threads.
-        warn_blocked_after: seconds, or ``None``.
     """
 
     def __init__(
         self,
         engine: Any,
+        do: Callable[[Any], Awaitable[None]],
         commit: Callable[[Commit], Awaitable[None]],
         heartbeats: Heartbeats,
         *,
         failures: Failures,
         executed: Executed,
         counters: Counters,
-        limits: tuple[int, int, int],
+        limits: Limits,
         warn_blocked_after: float | None,
     ) -> None:
-        max_running, max_pending, max_threads = limits
         self._engine = engine
         self._flows: FlowRegistry = engine.flows
         self._clock: Clock = engine.clock
+        self._do = do
         self._commit = commit
         self._heartbeats = heartbeats
         self._failures = failures
@@ -85,8 +77,8 @@ class FlowLoop:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self.pool = ExecutionPool(self._run_logged, max_running, max_pending)
-        self._threads = BlockingThreads(max_threads)
+        self.pool = ExecutionPool(self._run_logged, limits.running, limits.pending)
+        self._threads = BlockingThreads(limits.threads)
         self._caller = Caller(engine, self._clock, self._threads, counters)
         self._watchdog = Watchdog(self._named, warn_blocked_after)
 
@@ -99,7 +91,7 @@ class FlowLoop:
 
     async def submit(
         self, ctx: StateContext, slot: Slot | None = None
-    ) -> "asyncio.Future[BaseException | None]":
+    ) -> asyncio.Future[BaseException | None]:
         """Let an execution of a copy run in the background, in the slot if there is one.
 
         Returns a future of what went wrong, or of ``None``.
@@ -144,8 +136,7 @@ class FlowLoop:
             InvalidCommandError: the state is not active, or never went to a flow.
             UnknownFlowError: the flow cannot be executed here.
         """
-        if not isinstance(ctx, StateContext):
-            raise InvalidInputError("ctx", f"must be a StateContext, not {type(ctx).__name__}")
+        check_context(ctx)
         state = ctx.current
         if ctx._store_id is None:
             check_id("state.id", state.id)
@@ -164,7 +155,7 @@ class FlowLoop:
             self._watchdog.start()
         return execution
 
-    def _named(self, task: "asyncio.Task[object] | None") -> tuple[str, dict[str, str]]:
+    def _named(self, task: asyncio.Task[object] | None) -> tuple[str, dict[str, str]]:
         """Return what a task is, for a log."""
         running = [each for each in self._heartbeats.executions if each.task is task]
         if not running:
@@ -260,7 +251,7 @@ class FlowLoop:
                         if is_quiet and type(command) is Commit:
                             await self._commit(command)
                         else:
-                            await self._engine.do(command)
+                            await self._do(command)
                     except RevisionMismatchError as lost:
                         extra = {"state_id": ctx.current.id, "ids": lost.ids}
                         logger.debug("%s", lost, extra=extra)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from flowstate.data import Data
 from flowstate.errors import DataNotFoundError
-from flowstate.mailbox import Mailbox
+from flowstate.mailboxes.mailbox import Mailbox
 from flowstate.state import State
 
 __all__ = ["PARTS", "SeenKeys", "next_part", "parts_of", "token_of", "with_token"]
