@@ -1,12 +1,20 @@
 """Low-level flow and state primitives: the layer under workflow engines.
 
 Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
-which imports only from those before it: values (errors, frozen, limits, values, data, state,
-codec); the contract of stores (driver, recovery_rules, retrying, dead); what is to be done (timers,
-effect_keys, executed, context, commands, registry); against a store (planning, batching, reading,
-log_tail, watch, committing); running flows (executions, runtime); what an engine does (looking,
-starting, updating, pruning, changing, engine, claimed_delay, delayer); on top (checking). Of
-mailboxes, all but the sending of messages lies below committing.
+which imports only from those before it:
+
+- ground: errors, frozen, options, limits, clock, tasks, batching, counters;
+- values: values, data, state;
+- the contract of stores: writes, queries, driver, codec, recovery_rules, retrying, dead;
+- what is to be done: timers, effect_keys, executed, context, commands, registry;
+- against a store: turns, reading, log_tail, watch, planning, committing;
+- running flows: executions, runtime;
+- what an engine does: looking, starting, updating, pruning, changing, engine, claimed_delay,
+  delayer;
+- on top: checking.
+
+``mailboxes`` stands on three of them: what is in a mailbox is a value, to receive is part of
+planning, and to send is something that an engine does.
 """
 
 from flowstate.checking import Finding, Report, check

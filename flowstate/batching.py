@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+import attrs
 from msgspec import Struct
 
 from flowstate.errors import DriverError, StoreBusyError
@@ -33,6 +34,11 @@ class Pending(Struct, eq=False):
     is_given: bool = False
 
 
+def _interrupted(_: object) -> Exception:
+    return DriverError("the call was interrupted; its outcome is unknown")
+
+
+@attrs.define(eq=False, repr=False)
 class Batcher(Generic[T, R]):
     """Gives many items to one call; what arrives while a call is going on shares the next one.
 
@@ -54,35 +60,23 @@ class Batcher(Generic[T, R]):
         name: of the tasks.
     """
 
-    def __init__(
-        self,
-        call: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
-        *,
-        limit: int,
-        max_bytes: int | None = None,
-        size: Callable[[T], int] | None = None,
-        concurrency: int = 1,
-        key: Callable[[T], Hashable] | None = None,
-        unknown: Callable[[T], Exception] | None = None,
-        after: Callable[[Sequence[R]], None] | None = None,
-        name: str = "flowstate batch",
-    ) -> None:
-        self._call = call
-        self._limit = limit
-        self._max_bytes = max_bytes
-        self._size_of = size
-        self._concurrency = concurrency
-        self._key = key
-        self._unknown = unknown or _interrupted
-        self._after = after
-        self._name = name
-        self._queue: deque[Pending] = deque()
-        self._withdrawn = 0  # Of the queue, since it was last looked through.
-        self._calls = 0  # Going on.
-        self._tasks: set[asyncio.Task[None]] = set()  # That look at the queue.
-        self._given: dict[int, list[Pending]] = {}  # To the calls that are going on.
-        self._reason: Exception | None = None
-        self._loop = asyncio.get_running_loop()
+    _call: Callable[[Sequence[T]], Awaitable[Sequence[R]]]
+    _limit: int = attrs.field(kw_only=True)
+    _max_bytes: int | None = attrs.field(default=None, kw_only=True)
+    _size: Callable[[T], int] | None = attrs.field(default=None, kw_only=True)
+    _concurrency: int = attrs.field(default=1, kw_only=True)
+    _key: Callable[[T], Hashable] | None = attrs.field(default=None, kw_only=True)
+    _unknown: Callable[[T], Exception] = attrs.field(default=_interrupted, kw_only=True)
+    _after: Callable[[Sequence[R]], None] | None = attrs.field(default=None, kw_only=True)
+    _name: str = attrs.field(default="flowstate batch", kw_only=True)
+    _queue: deque[Pending] = attrs.field(init=False, factory=deque)
+    _withdrawn: int = attrs.field(init=False, default=0)  # Still in the queue.
+    _calls: int = attrs.field(init=False, default=0)  # Going on.
+    _tasks: set[asyncio.Task[None]] = attrs.field(init=False, factory=set)  # Look at the queue.
+    # To the calls that are going on.
+    _given: dict[int, list[Pending]] = attrs.field(init=False, factory=dict)
+    _reason: Exception | None = attrs.field(init=False, default=None)
+    _loop: asyncio.AbstractEventLoop = attrs.field(init=False, factory=asyncio.get_running_loop)
 
     async def submit(self, item: T, settle: Callable[[R], None] | None = None) -> R:
         """Return the answer for ``item``, of a call that begins after this, or what settles it.
@@ -212,8 +206,8 @@ class Batcher(Generic[T, R]):
                     put_off.append(pending)
                     continue
                 keys.add(key)
-            if bytes_left is not None and self._size_of is not None:
-                bytes_left -= self._size_of(pending.item)
+            if bytes_left is not None and self._size is not None:
+                bytes_left -= self._size(pending.item)
                 if bytes_left < 0 and given:
                     put_off.append(pending)
                     break
@@ -288,10 +282,6 @@ async def in_parts(
         else:
             answers += outcome
     return answers
-
-
-def _interrupted(_: object) -> Exception:
-    return DriverError("the call was interrupted; its outcome is unknown")
 
 
 def _fail(given: Sequence[Pending], error: Exception) -> None:

@@ -15,17 +15,12 @@ from msgspec.structs import replace
 from flowstate.batching import Batcher
 from flowstate.codec import data_size, encode_body
 from flowstate.commands import (
-    CancelTimer,
-    Check,
     Command,
     Commit,
     Delay,
     GetData,
     GetState,
-    Noop,
-    Put,
     Receive,
-    SetTimer,
     StoreData,
     Transit,
     Unstack,
@@ -47,7 +42,7 @@ from flowstate.limits import check_id, text_bytes
 from flowstate.log_tail import LogTail
 from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.receiving import forget_mailbox, mailboxes_of, receive
-from flowstate.planning.plan import Plan
+from flowstate.planning.plan import PLANNED_AT_ONCE, Plan
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
@@ -58,8 +53,6 @@ __all__ = ["Committer", "OTHER_LOOP"]
 
 MOST_LOST = 1_000  # Races with mailboxes; a context of one that is stale loses all of them.
 OTHER_LOOP = "is open in another event loop; see asyncio.run_coroutine_threadsafe"
-# What a plan needs no look into the store for; of a subclass nobody can know without looking.
-PLANNED_AT_ONCE = STEPS | {CancelTimer, Check, Delay, Noop, Put, SetTimer, StoreData}
 
 
 class Committer:

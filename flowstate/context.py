@@ -1,7 +1,7 @@
 """The one mutable thing: a working copy of a state, and what the store has of it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from msgspec import UNSET
@@ -19,7 +19,7 @@ from flowstate.state import State, Transition, frozen
 from flowstate.timers import TIMER
 from flowstate.values import with_value, without_value
 
-__all__ = ["StateContext", "check_context", "go_on_from", "refusal", "settle"]
+__all__ = ["StateContext", "check_context", "go_on_from", "refusal", "settle", "take_steps"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -308,6 +308,15 @@ def settle(ctx: StateContext, store_id: str, sent_at: float, verdict: object) ->
     ctx._sent_at = sent_at
     if ctx._on_commit is not None:
         ctx._on_commit(sent_at)
+
+
+def take_steps(ctx: StateContext, current: State, steps: Sequence[Transition]) -> None:
+    """Give a context another working copy, and the steps that led to it."""
+    ctx.current = current
+    ctx._steps += steps
+    if len(ctx._steps) > 2 * MAX_STEPS:
+        ctx._trimmed += len(ctx._steps) - MAX_STEPS
+        del ctx._steps[:-MAX_STEPS]
 
 
 def go_on_from(ctx: StateContext, renewed: State, sent_at: float) -> None:

@@ -32,9 +32,9 @@ def origin_of(transition: Transition, committed: State, steps: int) -> str:
     if transition.origin:
         return transition.origin
     if not steps:
-        return (transition.annotations and _origin_before(transition)) or str(committed.rev)
+        return (transition.annotations and _noted_origin(transition)) or str(committed.rev)
     last = committed.transition
-    base = last.origin or _origin_before(last) or str(committed.rev)
+    base = last.origin or _noted_origin(last) or str(committed.rev)
     name, _, number = base.partition(".")
     if number.isdecimal():
         return f"{name}.{int(number) + steps}"
@@ -57,7 +57,7 @@ def kept(transition: Transition, origin: str) -> Transition:
     return replace(transition, origin=origin) if transition.to else transition
 
 
-def _origin_before(transition: Transition) -> str:
+def _noted_origin(transition: Transition) -> str:
     """Return the origin as it was noted by a library that had no field for it."""
     text = transition.annotations.get(ORIGIN, "")
     return text if text.isdecimal() and len(text) <= MOST_DIGITS else ""

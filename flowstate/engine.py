@@ -231,12 +231,12 @@ class Engine(Changing):
         return self._do_each(commands, tx)
 
     async def _do_each(self, commands: tuple[Command[Any], ...], tx: Transaction | None) -> Any:
+        runtime = self._here()
         if tx is not None:
-            return await self._here().do_in(tx, commands)
-        self._here()
+            return await runtime.do_in(tx, commands)
         result: Any = None
         for command in commands:
-            result = await self._open().do(command)
+            result = await runtime.do(command)
         return result if len(commands) == 1 else None
 
     async def execute(self, ctx: StateContext) -> None:
@@ -257,7 +257,18 @@ class Engine(Changing):
     async def begin(
         self, ctx: StateContext, slot: Slot | None = None
     ) -> asyncio.Future[BaseException | None]:
-        """Do :class:`Execute`, in its slot; return a future of what went wrong, or of ``None``."""
+        """Do :class:`Execute`, and return a future of what went wrong, or of ``None``.
+
+        Args:
+            ctx: a copy of it is executed.
+            slot: room that :meth:`reserve` has kept; ``None``: it waits for its turn.
+
+        Raises:
+            InvalidCommandError: the state is not active.
+            UnknownFlowError: the registry does not have its flow.
+            EngineOverloadedError: no more may wait, and the caller is an execution.
+            EngineStoppedError: the engine is not open, or is stopping.
+        """
         return await self._here().flow_loop.submit(ctx, slot)
 
     def stats(self) -> EngineStats:
@@ -277,7 +288,7 @@ class Engine(Changing):
         return self._open().flow_loop.pool.reserve()
 
     def release(self, slot: Slot) -> None:
-        """Give room back; nothing happens if an execution has started in it."""
+        """Give back the room of ``slot``; nothing happens if an execution has started in it."""
         if self._runtime is not None:
             self._runtime.flow_loop.pool.release(slot)
 

@@ -30,7 +30,6 @@ from flowstate.commands import Page
 from flowstate.driver import DamagedRevision, Driver, Seen, StateQuery, States
 from flowstate.errors import (
     CompactedError,
-    DamagedRevisionError,
     DriverError,
     FlowstateError,
     HistoryRewoundError,
@@ -47,7 +46,6 @@ __all__ = [
     "Revision",
     "Topic",
     "change_of_head",
-    "damaged_error",
     "revisions",
     "tail_of",
     "weight_of",
@@ -277,11 +275,6 @@ def revisions(page: States | Page) -> Sequence[Revision]:
     if not page.damaged:
         return page.states
     return sorted([*page.states, *page.damaged], key=attrgetter("rev"))
-
-
-def damaged_error(damaged: DamagedRevision) -> DamagedRevisionError:
-    """Return the error that names a damaged revision."""
-    return DamagedRevisionError(damaged.rev, damaged.id, damaged.error)
 
 
 def weight_of(revision: Revision) -> int:

@@ -19,7 +19,7 @@ from flowstate.driver import DamagedRevision
 from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_id
-from flowstate.log_tail import damaged_error, revisions
+from flowstate.log_tail import revisions
 from flowstate.options import check_seconds
 from flowstate.reading import check_status
 from flowstate.runtime import Filters, LogFilters, Runtime
@@ -82,7 +82,7 @@ class Looking:
         while True:
             for revision in revisions(page):
                 if isinstance(revision, DamagedRevision):
-                    raise damaged_error(revision)
+                    raise revision.as_error()
                 yield revision
             if not page.more:
                 return

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from flowstate.errors import DamagedRevisionError
 from flowstate.frozen import FrozenDict, Value
 from flowstate.state import State, Status
 
@@ -67,6 +68,10 @@ class DamagedRevision(Struct, frozen=True, gc=False):
     rev: int
     id: str
     error: str
+
+    def as_error(self) -> DamagedRevisionError:
+        """Return what is raised where it is met."""
+        return DamagedRevisionError(self.rev, self.id, self.error)
 
 
 class States(Value, frozen=True, gc=False):

@@ -17,7 +17,6 @@ from flowstate.commands import (
 from flowstate.driver import DamagedDelay, Driver, DueKind, DueQuery, StateQuery
 from flowstate.errors import (
     CodecError,
-    DamagedRevisionError,
     HistoryRewoundError,
     InvalidInputError,
     StateNotFoundError,
@@ -80,19 +79,13 @@ class Reader:
         query = StateQuery(labels=labels, since_latest=True, limit=1)
         found = await self._driver.get_states(query)
         if found.damaged:
-            bad = found.damaged[-1]
-            raise DamagedRevisionError(bad.rev, bad.id, bad.error)
+            raise found.damaged[-1].as_error()
         if not found.states:
             raise StateNotFoundError("there is no state with these labels")
         return found.states[0]
 
     async def get_states(self, command: GetStates) -> Page:
-        """Read a page of revisions; those that cannot be read are named in ``damaged``.
-
-        Raises:
-            CompactedError: revisions above ``since_rev`` were removed.
-            HistoryRewoundError: ``since_rev`` is above the head of the store.
-        """
+        """Read a page of revisions; those that cannot be read are named in ``damaged``."""
         found = await self._driver.get_states(state_query(command))
         since = command.since_rev
         if since is not None and since > found.head:
@@ -125,11 +118,7 @@ class Reader:
         return await self._driver.count(query)
 
     async def in_flow(self, flow: str) -> AsyncIterator[State]:
-        """Iterate over the states that are in a flow and have not ended.
-
-        Raises:
-            CodecError: some cannot be read; after all others were given.
-        """
+        """Iterate over the states that are in a flow and have not ended."""
         flow, damaged = check_text("flow", flow, MAX_ID_BYTES), list[DamagedDelay]()
         for kind in KINDS_OF_STATES:
             query, more = DueQuery(kind, flows=(flow,), everything=True), True

@@ -206,11 +206,7 @@ def read_override(annotations: Mapping[str, str]) -> Override:
 
 
 def overridden(annotations: Mapping[str, str], changes: PolicyChanges) -> str | None:
-    """Return the text to annotate a state with that overrides more, or ``None`` for nothing.
-
-    Raises:
-        InvalidInputError: a bad value; names it.
-    """
+    """Return the text to annotate a state with that overrides more, or ``None`` for nothing."""
     exact_changes: dict[str, Any] = {name: exact(value) for name, value in changes.items()}
     changed = replace(read_override(annotations), **exact_changes)
     return None if changed == NO_OVERRIDE else msgspec.json.encode(changed).decode()
@@ -220,13 +216,7 @@ NO_OVERRIDE = Override()
 
 
 class Policy(Value, frozen=True):
-    """What a flow does when it fails, or takes too long.
-
-    Attributes:
-        retry: how it is tried again; ``None``: not at all.
-        timeout: seconds that a call may take.
-        on_failure: where its states go when it is not tried again.
-    """
+    """What a flow does when it fails, or takes too long; see :class:`FlowOptions`."""
 
     retry: RetryPolicy | None = None
     timeout: float | None = None

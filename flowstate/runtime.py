@@ -36,7 +36,7 @@ from flowstate.commands import (
     Unstack,
 )
 from flowstate.committing import Committer
-from flowstate.context import StateContext
+from flowstate.context import StateContext, take_steps
 from flowstate.counters import Counters
 from flowstate.driver import Driver, Transaction
 from flowstate.errors import EngineStoppedError, InvalidCommandError, InvalidInputError
@@ -46,10 +46,10 @@ from flowstate.executions.flow_loop import FlowLoop, Limits
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.log_tail import tail_of
 from flowstate.mailboxes.seen_keys import SeenKeys
-from flowstate.planning.steps import STEPS, Step
+from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
-from flowstate.state import State, Status
+from flowstate.state import State, Status, frozen
 from flowstate.tasks import shielded, spawn
 from flowstate.turns import Backoff, turns_of
 from flowstate.watch import Watch
@@ -115,6 +115,7 @@ class Runtime:
         driver, flows, clock = engine.driver, engine.flows, engine.clock
         self.loop = asyncio.get_running_loop()
         self.driver: Driver = driver
+        self._store_id: str = driver.store_id
         self.flows: FlowRegistry = flows
         self.clock: Clock = clock
         self.counters = Counters()
@@ -180,9 +181,19 @@ class Runtime:
         return result
 
     def _step(self, command: Any) -> Any:
-        plan = self.committer.plan()
-        plan.step(command)
-        plan.apply()
+        """Take a step, if all is as usual without a plan, which would double its cost."""
+        ctx = command.ctx
+        if (
+            type(ctx) is StateContext
+            and (ctx._store_id or self._store_id) == self._store_id
+            and (ctx.committed is ctx._known or frozen(ctx.committed) is ctx.committed)
+        ):
+            state = stepped(frozen(ctx.current), command, self.flows, ctx)
+            take_steps(ctx, state, (state.transition,))
+        else:
+            plan = self.committer.plan()
+            plan.step(command)
+            plan.apply()
 
     async def _do(self, command: Command[Any]) -> Any:  # noqa: C901, PLR0912 - one place
         result: Any = None

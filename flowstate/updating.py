@@ -72,6 +72,8 @@ async def _lead(runtime: Runtime, line: Line, id: str, change: Change, attempts:
         committed = ctx.committed
         found = change(ctx)
         commands = () if found is None else await _commands(found)
+        if getattr(ctx.committed, "id", None) != id:  # Others would go on from it.
+            raise InvalidInputError("state.id", "cannot change; use ctx.fork")
         # A change that spoils what it was given must not decide where others go.
         is_shared = found is None and shares and ctx.committed is committed
         others = _take(line, ctx) if is_shared else []
@@ -88,7 +90,8 @@ async def _lead(runtime: Runtime, line: Line, id: str, change: Change, attempts:
             shares = False  # Nothing tells which of them it was that made the state so.
             continue
         else:
-            line.state = ctx.committed
+            if ctx.committed.id == id:  # By an Unstack it becomes another state.
+                line.state = ctx.committed
             return ctx.committed
         await runtime.backoff.pause(lost - (given is not None))
 

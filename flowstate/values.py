@@ -79,22 +79,7 @@ def without_value(values: Mapping[str, Raw], name: str) -> Mapping[str, Raw]:
 def get_value(
     values: Mapping[str, Raw], of: tuple[str, int], kind: Any, name: str, default: Any
 ) -> Any:
-    """Return a value as ``kind``.
-
-    Args:
-        values: of a state.
-        of: its id and revision, for errors.
-        kind: what to decode it as.
-        name: of the value.
-        default: what to return if there is none, or ``UNSET``.
-
-    Raises:
-        ValueNotFoundError: there is none, and no default.
-        ValueDecodeError: it is no ``kind``, and cannot be made one.
-        InvalidInputError: nothing can be decoded as ``kind``.
-    """
-    if type(name) is not str:
-        name = check_id("name", name)
+    """Do ``State.get``, which says what is promised; errors name the id and revision in ``of``."""
     raw = values.get(name)
     if raw is None:
         if default is UNSET:

@@ -19,7 +19,6 @@ from flowstate.log_tail import (
     LogTail,
     Revision,
     Topic,
-    damaged_error,
     revisions,
     weight_of,
 )
@@ -109,7 +108,7 @@ class Watch(Follower):
         revision = self._buffer.popleft()
         self._delivered = revision.rev
         if isinstance(revision, DamagedRevision):
-            raise damaged_error(revision)
+            raise revision.as_error()
         return revision
 
     def stop(self, error: Exception) -> None:

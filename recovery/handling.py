@@ -118,6 +118,13 @@ class Handling:
             if is_own or not self.engine.is_open or not cursor.is_held:
                 raise
             return error
+        except asyncio.CancelledError as error:
+            # That of a task that the handler has awaited; else this one would be cancelled, too.
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            failure = RuntimeError("the handler was cancelled, but not by the consumer")
+            failure.__cause__ = error
+            return failure
         finally:
             self.at_rest.set()
         return None

@@ -64,7 +64,6 @@ SLOW = (
     "many_increments_of_shared_counters",
     "test_5000_schedules",
     "test_programs_drawn_by_hypothesis",
-    "test_what_watches_hold_is_bounded",
 )
 SERVER_FOLDERS = {"postgres", "redis"}
 SERVER_FIXTURES = {

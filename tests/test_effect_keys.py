@@ -18,10 +18,12 @@ from flowstate import (
     FakeClock,
     FlowRegistry,
     InvalidInputError,
+    Noop,
     Pause,
     Put,
     Resume,
     Retry,
+    RetryPolicy,
     Stack,
     State,
     StateContext,
@@ -155,6 +157,56 @@ async def test_a_claimed_delay_that_fails_keeps_its_key(engine: Engine, clock: F
     async with Delayer(engine, lease=10.0), engine.watch(status=Status.ENDED) as ended:
         await anext(ended)
     assert keys == ["a:1:work"] * VISITS
+
+
+async def test_steps_after_a_claimed_delay_have_the_keys_that_they_have_without_it(
+    engine: Engine,
+) -> None:
+    keys: list[str] = []
+
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(ctx.effect_key)
+        return Transit(ctx, "next")
+
+    async def fails_once(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(ctx.effect_key)
+        if len(keys) == 2:
+            raise ConnectionError("after the effect")
+        return Commit(End(ctx))
+
+    engine.flows.set("work", work, replace=True)
+    engine.flows.set("next", fails_once, retry=RetryPolicy(), replace=True)
+    async with Delayer(engine):
+        await engine.start(StateContext(State("a")), "work", elsewhere=True)
+        await engine.wait_for("a", status=Status.ENDED)
+    assert keys == ["a:1:work", "a:1.1:next"] * 2
+
+
+async def test_claimed_delays_of_one_commit_begin_different_steps(
+    engine: Engine, clock: FakeClock
+) -> None:
+    keys: list[str] = []
+
+    async def remind(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(ctx.effect_key)
+        if keys.count(ctx.effect_key) == 1:
+            raise ConnectionError("after the effect")
+        await engine.do(Transit(ctx, "next"))
+        keys.append(ctx.effect_key)
+        return Noop()
+
+    engine.flows.set("rework", remind, replace=True)
+    ctx = await begun(engine)
+    days = [timedelta(days=day) for day in (1, 2, 3)]
+    delays = [Delay(ctx, "rework", after=day, commit=False) for day in days]
+    await engine.do(Commit(Pause(ctx), *delays))
+    async with Delayer(engine, lease=10.0):
+        await clock.sleep(4 * 86_400.0)
+    assert keys == [
+        key
+        for base in ("2", "2-1", "2-2")
+        for key in (*[f"a:{base}.1:rework"] * 2, f"a:{base}.2:next")
+    ]
 
 
 async def test_the_key_is_the_same_within_a_step(engine: Engine) -> None:

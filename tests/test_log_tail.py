@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from flowstate import (
     Commit,
@@ -21,6 +22,7 @@ from flowstate import (
     StateContext,
     Status,
     StoreCorruptError,
+    Timer,
     log_tail,
     reading,
     watch,
@@ -32,7 +34,7 @@ from tests.scripted import Scripted, consume, consuming, pause, settled, turns_u
 
 WATCHERS = 2_000
 MIB = 1024 * 1024
-END = 1_200  # Of a log that is too long to be held.
+END = 1_000  # Of a log that is too long to be held.
 
 
 @pytest.fixture
@@ -158,13 +160,16 @@ class Endless(DriverWrapper):
         lambda text: {"annotations": {"text": text}},
         lambda text: {"annotations": {text: ""}},
         lambda text: {"unknown": {"new": text.encode()}},
-        lambda text: {"data": {text[:90] + str(n): DataRef(n, f"{n:063}") for n in range(300)}},
+        lambda text: {"data": {text[:90] + str(n): DataRef(n, f"{n:063}") for n in range(100)}},
+        lambda text: {"values": {"value": Raw(text.encode())}},
+        lambda text: {"timers": {text[:90] + str(n): Timer(text[:90] + str(n)) for n in range(64)}},
     ],
-    ids=["values", "keys", "unknown", "data"],
+    ids=["annotations", "keys", "unknown", "data", "values", "timers"],
 )
 async def test_what_watches_hold_is_bounded_in_bytes_and_given_back(
-    make: Callable[[str], dict[str, Any]],
+    make: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(log_tail, "MAX_TAIL_BYTES", 8 * MIB)
     driver = Endless(make)
     async with Engine(driver, FlowRegistry()) as engine:
         tracemalloc.start()
@@ -177,7 +182,7 @@ async def test_what_watches_hold_is_bounded_in_bytes_and_given_back(
                 assert (await waiting).rev == 1
                 for _ in range(100):
                     await settled()
-                assert 1 * MIB < tracemalloc.get_traced_memory()[0] < 80 * MIB  # Of 110, or more.
+                assert 1 * MIB < tracemalloc.get_traced_memory()[0] < 16 * MIB  # Of 21, or more.
                 assert [(await anext(idle)).rev for _ in range(1, END)] == list(range(2, END + 1))
             del waiting, idle
             await settled()

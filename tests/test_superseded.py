@@ -734,7 +734,7 @@ def test_whatever_enters_and_leaves_is_known_exactly_meanwhile(
         else:
             inside[step] = Execution(StateContext(State(step[1])), 0.0)
             executed.add(inside[step])
-        known: list[Execution] = []
+        known: list[object] = []
         for found in executed.by_id.values():
             known += found if isinstance(found, tuple) else (found,)
         assert sorted(map(id, known)) == sorted(map(id, inside.values()))

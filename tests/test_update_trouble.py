@@ -21,10 +21,12 @@ from flowstate import (
     InvalidInputError,
     Noop,
     Pause,
+    Receive,
     State,
     StateContext,
     StateNotFoundError,
     Status,
+    StoreUnavailableError,
 )
 from flowstate.turns import turns_of
 from tests.scripted import settled, turns_until
@@ -124,6 +126,39 @@ async def test_an_unknown_outcome_is_that_of_all_who_share(driver: Store, engine
     assert await count(engine) == 1
 
 
+async def test_an_unreachable_store_is_waited_for_once_by_all(
+    driver: Store, engine: Engine, flows: FlowRegistry
+) -> None:
+    flows.declare("work")
+
+    async def change(ctx: StateContext) -> None:
+        add(ctx)
+
+    await engine.do(Commit(Pause(StateContext(State("b")))))
+    for send in (
+        lambda: engine.update("a", add),
+        lambda: engine.update("a", change),
+        lambda: engine.signal("a", "m"),
+        lambda: engine.do(Commit(Receive(StateContext(State("b", 2)), "m", to="work"))),
+    ):
+        driver.answers = [StoreUnavailableError("on purpose")]
+        found = await asyncio.gather(*(send() for _ in range(MANY)), return_exceptions=True)
+        assert [type(each) for each in found] == [StoreUnavailableError] * MANY
+    assert await count(engine) == 0
+
+
+async def test_what_is_unreachable_for_one_change_is_so_for_no_other(engine: Engine) -> None:
+    async def asks_elsewhere(ctx: StateContext) -> None:
+        raise StoreUnavailableError("of something else")
+
+    changes: list[Any] = [asks_elsewhere, *[add] * MANY]
+    found = await asyncio.gather(
+        *(engine.update("a", change) for change in changes), return_exceptions=True
+    )
+    assert [type(each) for each in found] == [StoreUnavailableError, *[State] * MANY]
+    assert await count(engine) == MANY
+
+
 async def test_an_engine_that_stops_refuses_those_who_wait(driver: Store) -> None:
     async with Engine(driver, FlowRegistry()) as engine:
         await engine.do(Commit(Pause(StateContext(State("a")))))
@@ -138,6 +173,50 @@ async def test_an_engine_that_stops_refuses_those_who_wait(driver: Store) -> Non
     go.set()
     found = await asyncio.gather(*updates, return_exceptions=True)
     assert [type(each) for each in found] == [EngineStoppedError] * 3
+
+
+class Outcome(BaseException):
+    """As the one by which a test runner fails a test."""
+
+
+def _raises(_: StateContext) -> None:
+    raise Outcome
+
+
+def _is_cancelled(_: StateContext) -> None:
+    raise asyncio.CancelledError
+
+
+def _is_elsewhere(ctx: StateContext) -> None:
+    ctx.committed = State("a", 77)
+
+
+def _is_another(ctx: StateContext) -> None:
+    ctx.current = ctx.committed = State("b", 2)
+
+
+def _has_no_data(ctx: StateContext) -> None:
+    del ctx.data
+
+
+@pytest.mark.parametrize(
+    "spoils", [_raises, _is_cancelled, _is_elsewhere, _is_another, _has_no_data]
+)
+async def test_a_change_that_spoils_its_context_spoils_no_other(
+    engine: Engine, spoils: Callable[[StateContext], None]
+) -> None:
+    await engine.do(Commit(Pause(StateContext(State("b")))))
+    for place in range(3):
+        changes: list[Any] = [add, add]
+        changes.insert(place, spoils)
+        updates = [asyncio.create_task(engine.update("a", change)) for change in changes]
+        await asyncio.wait(updates)
+        spoilt = updates.pop(place)
+        assert [update.result().id for update in updates] == ["a", "a"]
+        if not spoilt.cancelled():
+            spoilt.exception()
+        assert await count(engine) == 2 * (place + 1)
+    assert await count(engine, "b") == 0
 
 
 # Within each other
@@ -167,6 +246,32 @@ async def test_an_update_within_a_change_of_another_state_is_fine(engine: Engine
 
     await engine.update("a", inside)
     assert (await count(engine), await count(engine, "b")) == (1, 1)
+
+
+@pytest.mark.parametrize("places", [["a", "b"], ["a", "b", "c"]])
+async def test_updates_within_each_other_crosswise_come_to_an_end(
+    engine: Engine, places: list[str]
+) -> None:
+    await engine.do(Commit(*[Pause(StateContext(State(id))) for id in ("b", "c")]))
+    all_inside = asyncio.Barrier(len(places))
+
+    def move(to: str) -> Callable[[StateContext], Any]:
+        calls: list[str] = []
+
+        async def change(ctx: StateContext) -> None:
+            calls.append(to)
+            if len(calls) == 1:
+                await all_inside.wait()
+                await asyncio.gather(engine.update(to, add))
+            add(ctx)
+
+        return change
+
+    next_to = [*places[1:], places[0]]
+    await asyncio.gather(
+        *(engine.update(id, move(to)) for id, to in zip(places, next_to, strict=True))
+    )
+    assert [await count(engine, id) for id in places] == [2] * len(places)
 
 
 async def test_what_a_change_starts_in_the_background_waits_for_its_turn(

@@ -25,14 +25,7 @@ GRACE = 5.0  # Seconds for a flow to end that was cancelled; then it is named.
 
 @attrs.define(eq=False)
 class TimeLimit:
-    """Cancels a task when its time is over.
-
-    Attributes:
-        flow: that the task runs.
-        id: of its state.
-        seconds: that it has.
-        is_over: whether they have passed.
-    """
+    """Cancels the task of a flow when its seconds are over."""
 
     flow: str
     id: str

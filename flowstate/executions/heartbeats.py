@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from flowstate.batching import Batcher, in_parts
@@ -73,7 +74,11 @@ class Heartbeats:
             driver.get_liveness, limit=BATCH, key=str, unknown=_stopped, name="flowstate liveness"
         )
         self._beats: Batcher[Heartbeat, Answer] = Batcher(
-            self._beat_each, limit=BATCH, key=_id_of, unknown=_stopped, name="flowstate heartbeats"
+            self._beat_each,
+            limit=BATCH,
+            key=attrgetter("id"),
+            unknown=_stopped,
+            name="flowstate heartbeats",
         )
         self._held: dict[Held, None] = {}
         self._notes: dict[str, Heartbeat] = {}
@@ -358,10 +363,6 @@ def _stopped(_: object = None) -> EngineStoppedError:
 def _moved_on(execution: Execution) -> bool:
     execution.release()
     return False
-
-
-def _id_of(heartbeat: Heartbeat) -> str:
-    return heartbeat.id
 
 
 def _until_it_stalls(liveness: Liveness) -> float:

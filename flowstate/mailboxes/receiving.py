@@ -19,13 +19,7 @@ WITH_MAILBOX = (Receive, Forget)
 
 
 def receive(plan: Plan, command: Receive, stored: State | None) -> None:
-    """Take a message that is there, or begin to wait for one.
-
-    Args:
-        plan: of the commit.
-        command: who receives what.
-        stored: the mailbox, if there is one.
-    """
+    """Take a message that is in the stored mailbox, if there is one, or begin to wait for one."""
     names = tuple(check_id("names", name) for name in command.names)
     if not 0 < len(names) <= MAX_NAMES:
         raise InvalidCommandError("names", f"must be from 1 to {MAX_NAMES}, not {len(names)}")

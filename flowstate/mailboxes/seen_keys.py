@@ -54,11 +54,7 @@ def next_part(parts: list[str]) -> str:
 
 
 class SeenKeys:
-    """Looks keys up, and remembers parts, which never change.
-
-    Args:
-        get_data: reads data by its checksum.
-    """
+    """Looks keys up, and remembers parts, which never change."""
 
     def __init__(self, get_data: Callable[[str], Awaitable[Data | None]]) -> None:
         self._get_data = get_data

@@ -26,18 +26,11 @@ CHECKED = 3  # Attempts with a check.
 
 
 class Signal(Struct, frozen=True):
-    """A message on its way.
-
-    Attributes:
-        id: of the receiver.
-        message: for it.
-        token: of the key; empty if there is none.
-        early: the receiver need not be there yet.
-    """
+    """A message on its way to the receiver ``id``, which need not be there yet if it is early."""
 
     id: str
     message: Message
-    token: str
+    token: str  # Of the key; empty if there is none.
     early: bool
 
 

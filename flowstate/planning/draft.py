@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 from msgspec.structs import replace
 
-from flowstate.context import StateContext, settle
+from flowstate.context import StateContext, settle, take_steps
 from flowstate.data import Data, DataRef
 from flowstate.effect_keys import kept, origin_of
 from flowstate.errors import InvalidInputError
@@ -181,12 +181,8 @@ class Draft:
         ctx = self.ctx
         if self.data is not None:
             ctx.data = self.data
-        if self.put or self.trimmed is not None:
-            ctx.current, ctx.committed = self.current, self.committed
         if self.trimmed is not None:
-            ctx._steps, ctx._trimmed = self.steps, self.trimmed
-        else:
-            ctx._steps += self.steps
-            if len(ctx._steps) > 2 * MAX_STEPS:
-                ctx._trimmed += len(ctx._steps) - MAX_STEPS
-                del ctx._steps[:-MAX_STEPS]
+            ctx._steps, ctx._trimmed = [], self.trimmed
+        if self.put or self.trimmed is not None:
+            ctx.committed = self.committed
+            take_steps(ctx, self.current, self.steps)

@@ -43,7 +43,7 @@ from flowstate.limits import (
 )
 from flowstate.planning.delays import new_delay, new_timer, passed_on, placed, timer_writes
 from flowstate.planning.draft import Draft
-from flowstate.planning.steps import FORGET, Step, check_forgotten, fired, forgotten, stepped
+from flowstate.planning.steps import FORGET, STEPS, Step, check_forgotten, fired, forgotten, stepped
 from flowstate.registry import FlowRegistry
 from flowstate.state import (
     STACK_PREFIX,
@@ -55,7 +55,11 @@ from flowstate.state import (
 )
 from flowstate.timers import changed_timers
 
-__all__ = ["Plan", "STACK_PREFIX"]
+__all__ = ["PLANNED_AT_ONCE", "Plan", "STACK_PREFIX"]
+
+# Commands that need no look into the store; a subclass of one is looked at more closely.
+PLANNED_AT_ONCE = STEPS | {CancelTimer, Delay, SetTimer}
+PLANNED_AT_ONCE |= {commands.Check, commands.Noop, commands.Put, commands.StoreData}
 
 CHECKSUM_CHARACTERS = 64
 MAX_STACK_NAME = MAX_ID_BYTES - len(STACK_PREFIX) - 1 - CHECKSUM_CHARACTERS

@@ -53,7 +53,7 @@ def stepped(state: State, command: Step, flows: FlowRegistry, of: StateContext |
         transition, status = Transition(to, annotations), ACTIVE
         return replace(state, transition=transition, status=status, delayed_until=None)
     last = state.transition
-    origin = last.origin or (of.origin if last.to else "")
+    origin = of.origin if last.to else ""
     if isinstance(command, Retry):
         if last.cause == FORGET:
             raise InvalidCommandError("ctx", f"{state.id!r} is forgotten")

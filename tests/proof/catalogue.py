@@ -5,7 +5,7 @@ import pytest
 from tests import planted_bugs
 from tests.broken import BROKEN, Base
 from tests.planted_bugs import lost_replies_are_refusals, tokens_are_ignored
-from tests.proof import core_bugs, postgres_bugs, redis_bugs, sqlite_bugs
+from tests.proof import core_bugs, postgres_bugs, primitive_bugs, redis_bugs, sqlite_bugs
 from tests.proof.bug import CASE_LIMIT, LAYERS, Bug, Plant, Trial
 
 __all__ = ["ALL", "CONTROLS", "DRIVEN", "bug_named", "with_all_layers"]
@@ -43,7 +43,13 @@ def _of_plant(plant: Plant) -> Bug:
 
 # Planted by tests of this folder; tests/test_broken_drivers.py and tests/test_simulation.py plant
 # the others.
-DRIVEN = (*core_bugs.BUGS, *postgres_bugs.BUGS, *sqlite_bugs.BUGS, *redis_bugs.BUGS)
+DRIVEN = (
+    *core_bugs.BUGS,
+    *primitive_bugs.BUGS,
+    *postgres_bugs.BUGS,
+    *sqlite_bugs.BUGS,
+    *redis_bugs.BUGS,
+)
 ALL = (
     *DRIVEN,
     *(_of_plant(plant) for plant in planted_bugs.BUGS),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from flowstate import context, state
+from flowstate import committing, context, runtime
 from flowstate.batching import Batcher, Pending
 from flowstate.claimed_delay import ClaimedDelay
 from flowstate.commands import Check, Command, Commit, Execute, Noop, Retry, Unstack
@@ -23,6 +23,7 @@ from flowstate.executions import heartbeats
 from flowstate.executions.execution import Note, read_note
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.executions.pool import Slot
+from flowstate.planning import draft
 from flowstate.planning.plan import Plan
 from flowstate.recovery import Lease, Recoverer, lease, recoverer
 from flowstate.recovery.policy import attempt, attempt_annotations
@@ -72,8 +73,9 @@ def checks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def mappings_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller who changes a dict that a state was made with changes its history."""
-    for module in (context, state):
+    for module in (committing, context, draft, runtime):
         monkeypatch.setattr(module, "frozen", lambda state: state)
+    for module in (committing, draft):
         monkeypatch.setattr(module, "checked", lambda state, *_, **__: state)
 
 

@@ -218,6 +218,26 @@ async def test_some_attempts_are_made_before_a_revision_is_passed_over(
     assert clock.monotonic() < 60.0
 
 
+async def test_a_handler_that_awaits_what_is_cancelled_fails_and_is_tried_after_a_pause(
+    engine: Engine, clock: FakeClock
+) -> None:
+    at: list[float] = []
+
+    async def handle(_: State) -> None:
+        at.append(clock.monotonic())
+        cancelled = asyncio.ensure_future(clock.sleep(1.0))
+        cancelled.cancel()
+        await cancelled
+
+    await commit_orders(engine, 1)
+    retry = RetryPolicy(attempts=3, first=1.0, jitter=False)
+    async with Consumer(engine, "orders", handle, retry=retry, skip=True) as consumer:
+        await caught_up(engine, consumer)
+        (letter,) = await consumer.dead_letters()
+    assert [after - before for before, after in itertools.pairwise(at)] == [1, 2]
+    assert "cancelled" in letter.error
+
+
 @pytest.mark.parametrize("error", [CompactedError(5), EngineStoppedError("another one")])
 async def test_errors_of_the_store_that_a_handler_raises_are_its_failures(
     engine: Engine, error: Exception
