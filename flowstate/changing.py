@@ -100,7 +100,9 @@ class Changing(Looking):
         ``change`` again.
 
         The commit does no step of its own, and executes nothing. As after any other commit, the
-        state has lost its delays; timers stay.
+        state has lost its delays; timers, and the pause of a policy, stay. A flow that runs for it
+        is superseded. An active state then waits for recovery, which each further update puts off:
+        return a step, or a ``Delay``, for one that is to go on sooner.
 
         Args:
             id: of the state.
@@ -118,7 +120,8 @@ class Changing(Looking):
             StateNotFoundError: there is no such state.
             RevisionMismatchError: it has lost as many races as it may.
             InvalidCommandError: ``change`` returned something else, or is itself the change of
-                the same state and would wait for itself.
+                the same state and would wait for itself. Of different states, changes may lie
+                within each other.
             InvalidInputError: a bad argument, or what ``change`` made of the state; names it.
             CommitUnknownError: it could not be found out whether the commit happened.
         """

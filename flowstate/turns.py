@@ -7,7 +7,7 @@ Callers of different processes still race, and the store decides.
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextvars import ContextVar
 from random import Random
 from typing import Any, TypeVar
@@ -75,19 +75,13 @@ class Line:
                 left += line.awaited
         return False
 
-    @contextlib.contextmanager
-    def failing_together(self) -> Iterator[None]:
-        """Tell all who wait when the store cannot be reached.
+    def fail(self, error: StoreUnavailableError) -> None:
+        """Tell all who wait that the store cannot be reached.
 
         Else each of them would wait for the store as long, one after the other.
         """
-        try:
-            yield
-        except StoreUnavailableError as error:
-            for place in [*self.waiting]:
-                if not place.is_taken:
-                    self.tell(place, error)
-            raise
+        for place in [*self.waiting]:
+            self.tell(place, error)
 
     def tell(self, place: Place, result: Any) -> None:
         """Let one stop waiting: see :attr:`Place.told`."""
@@ -121,8 +115,11 @@ class Turns:
         """
         async with self.share(id, Place()) as line:
             assert line is not None  # noqa: S101 - no other one knows that place
-            with line.failing_together():
+            try:
                 yield line
+            except StoreUnavailableError as error:
+                line.fail(error)
+                raise
 
     @contextlib.asynccontextmanager
     async def share(self, id: str, place: Place) -> AsyncIterator[Line | None]:

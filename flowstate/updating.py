@@ -8,16 +8,19 @@ from typing import Any
 
 import attrs
 
-from flowstate.commands import Command, Commit, GetState, Put
+from flowstate.commands import Command, Commit, Delay, GetState, Put
 from flowstate.context import StateContext
 from flowstate.errors import (
     CommitUnknownError,
     InvalidCommandError,
     InvalidInputError,
     RevisionMismatchError,
+    StoreUnavailableError,
 )
 from flowstate.limits import check_id
 from flowstate.options import check_count
+from flowstate.planning.delays import AGAIN_ONLY
+from flowstate.retrying import FAILURES
 from flowstate.runtime import Runtime
 from flowstate.state import State
 from flowstate.tasks import finished
@@ -67,8 +70,7 @@ async def _lead(runtime: Runtime, line: Line, id: str, change: Change, attempts:
     while True:
         runtime.check_open()
         given, line.state = line.state, None
-        with line.failing_together():
-            ctx = StateContext(given or await runtime.reader.get_state(GetState(id)))
+        ctx = StateContext(given or await _latest(runtime, line, id))
         committed = ctx.committed
         found = change(ctx)
         commands = () if found is None else await _commands(found)
@@ -78,8 +80,7 @@ async def _lead(runtime: Runtime, line: Line, id: str, change: Change, attempts:
         is_shared = found is None and shares and ctx.committed is committed
         others = _take(line, ctx) if is_shared else []
         try:
-            with line.failing_together():
-                await _commit(runtime, line, ctx, commands, others)
+            await _commit(runtime, line, ctx, commands, others)
         except RevisionMismatchError:
             lost += 1
             if lost == attempts:
@@ -89,11 +90,22 @@ async def _lead(runtime: Runtime, line: Line, id: str, change: Change, attempts:
                 raise
             shares = False  # Nothing tells which of them it was that made the state so.
             continue
+        except StoreUnavailableError as error:
+            line.fail(error)
+            raise
         else:
             if ctx.committed.id == id:  # By an Unstack it becomes another state.
                 line.state = ctx.committed
             return ctx.committed
         await runtime.backoff.pause(lost - (given is not None))
+
+
+async def _latest(runtime: Runtime, line: Line, id: str) -> State:
+    try:
+        return await runtime.reader.get_state(GetState(id))
+    except StoreUnavailableError as error:
+        line.fail(error)
+        raise
 
 
 async def _commands(found: Any) -> Sequence[Command[Any]]:
@@ -148,12 +160,32 @@ async def _commit(
     commands: Sequence[Command[Any]],
     others: Sequence[Request],
 ) -> None:
-    commit = runtime.committer.commit(Commit(*commands, Put(ctx)))
+    pause = _pause_of(runtime, ctx, commands)
+    commit = runtime.committer.commit(Commit(*commands, Put(ctx), *pause))
     if others:
         # Others wait for the outcome, so no cancellation may leave it open.
         await finished(_commit_shared(commit, line, ctx, others))
     else:
         await commit
+
+
+def _pause_of(
+    runtime: Runtime, ctx: StateContext, commands: Sequence[Command[Any]]
+) -> Sequence[Delay]:
+    """Return the rest of the pause after which a flow that has failed is tried again.
+
+    Like every commit, the change drops the delay that ends it. It moves nothing, so the pause
+    must go on.
+    """
+    known, current = ctx.committed, ctx.current
+    step = known.transition
+    is_paused = known.delayed_until is not None and FAILURES in step.annotations
+    is_moved = current.transition is not step or any(
+        getattr(command, "ctx", None) is ctx for command in commands
+    )
+    if not is_paused or is_moved or current is known or not runtime.flows.can_run(step.to):
+        return ()
+    return (Delay(ctx, step.to, until=known.delayed_until, annotations=AGAIN_ONLY),)
 
 
 async def _commit_shared(

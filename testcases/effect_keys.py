@@ -138,6 +138,29 @@ async def keys_of_the_next_step(h: Harness) -> None:
 
 
 @case()
+async def keys_of_claimed_delays_of_one_commit(h: Harness) -> None:
+    """G10: delays that run without a commit are steps of their own, also of one revision."""
+    keys: list[str] = []
+    both = asyncio.Event()
+
+    @h.flows.flow("remind")
+    async def remind(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(ctx.effect_key)
+        if len(keys) == 2:
+            both.set()
+        return Noop()
+
+    h.flows.declare("work")
+    ctx = h.ctx("a")
+    delays = [Delay(ctx, "remind", after=NOW, commit=False) for _ in range(2)]
+    await h.engine.do(Commit(Transit(ctx, "work"), *delays))
+    async with Delayer(h.engine):
+        await both.wait()
+    rev = ctx.committed.rev
+    check({*keys}, {f"a:{rev}.1:remind", f"a:{rev}-1.1:remind"}, "keys")
+
+
+@case()
 async def again_leaves_the_step_as_it_was(h: Harness) -> None:
     """G10: a delay marked so leaves cause, origin and annotations, and adds this library's own."""
     seen: dict[str, list[object]] = {}

@@ -237,7 +237,7 @@ def _combinations(h: Harness) -> list[Combination]:
     """Return all of them where they cost little, else as many as show each pair."""
     found = [Combination(*values) for values in itertools.product(*ALL)]
     found = [c for c in found if c.is_possible]
-    return _pairwise(found) if h.capabilities.shared else found
+    return _pairwise(found) if h.capabilities.durable else found
 
 
 def _check(c: Combination, found: Explanation) -> None:

@@ -95,7 +95,6 @@ UNTIL: dict[str, Callable[[Mapping[str, State]], bool]] = {"cron": lambda _: Tru
 # Values that follow from when something comes: the last call of those that wait at the same time,
 # and the slot for which a plan waits when it is stopped.
 IGNORED = {"rate_limit": ["call"], "schedule": ["value"]}
-slow = pytest.mark.slow
 SYSTEM_CLOCK = {"postgres", "redis"}
 FOLDER = Path(mutex.__file__).parent
 
@@ -279,7 +278,9 @@ async def test_does_what_it_says(name: str, world: World) -> None:
     check(name, await world.log())
 
 
-@pytest.mark.parametrize(("crashes", "max_runs"), [(1, 40), pytest.param(2, 300, marks=slow)])
+@pytest.mark.parametrize(
+    ("crashes", "max_runs"), [(1, 40), (2, 20), pytest.param(2, 300, marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_ends_alike_wherever_its_processes_die(
     name: str, crashes: int, max_runs: int, monkeypatch: pytest.MonkeyPatch

@@ -31,7 +31,7 @@ from flowstate import (
 )
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.mailboxes import seen_keys
-from flowstate.mailboxes.mailbox import RECEIVE, Mailbox, mailbox_id
+from flowstate.mailboxes.mailbox import MAILBOX_PREFIX, RECEIVE, Mailbox, mailbox_id
 from flowstate.turns import turns_of
 from tests.receivers import BOX, begun, latest, received, receiving, waiting
 from tests.scripted import Scripted
@@ -197,6 +197,8 @@ async def test_an_id_of_any_length_has_a_mailbox(engine: Engine) -> None:
         assert await received(engine, id=id) == [("m", id)]
         assert len(mailbox_id(id).encode()) <= 512
     assert mailbox_id("ö" * 256) != mailbox_id("ü" * 256)
+    # No id names the mailbox of another one.
+    assert mailbox_id(mailbox_id("i" * 512).removeprefix(MAILBOX_PREFIX)) != mailbox_id("i" * 512)
 
 
 # Refused

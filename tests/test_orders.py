@@ -88,15 +88,16 @@ def run(folder: Path, *arguments: str | Path, program: str = "") -> tuple[int, s
 
 def workers_of(folder: Path) -> list[str]:
     """The processes whose database is in a folder."""
-    commands = [path for path in Path("/proc").glob("[0-9]*/cmdline") if readable(path)]
-    return [path.parent.name for path in commands if str(folder) in path.read_text()]
+    paths = Path("/proc").glob("[0-9]*/cmdline")
+    return [path.parent.name for path in paths if str(folder) in command_of(path)]
 
 
-def readable(path: Path) -> bool:
+def command_of(path: Path) -> str:
+    """The command of a process, empty if that has ended meanwhile."""
     try:
-        return bool(path.read_text())
-    except (OSError, UnicodeDecodeError):
-        return False
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def wait_for_workers(process: subprocess.Popen[str], folder: Path) -> None:

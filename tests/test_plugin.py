@@ -285,6 +285,7 @@ async def test_reached_says_why_not() -> None:
             await reached(engine, "a", Status.ENDED, flow="late", timeout=0.05)
 
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("'a' is not ended in 'late' after 0.05 s: paused, and delayed until")
+    why = "'a' is not ended in 'late' after 0.05 s: paused, and delayed to flow 'late' until"
+    assert lines[0].startswith(why)
     assert lines[2].split() == ["rev", "time", "state", "status", "flow"]
     assert lines[-1].split() == ["2", "+0s", "a", "paused", "work", "delayed", "+3d", "0s"]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from flowstate import (
     Command,
     Commit,
     Delay,
+    Delayer,
     End,
     Engine,
     FakeClock,
@@ -19,12 +21,14 @@ from flowstate import (
     InvalidInputError,
     Noop,
     Pause,
+    RetryPolicy,
     RevisionMismatchError,
     State,
     StateContext,
     Status,
     Transit,
 )
+from flowstate.drivers.memory import MemoryDriver
 from flowstate.turns import turns_of
 from tests.scripted import settled
 from tests.updates import MANY, Store, add, commit_elsewhere, count
@@ -49,6 +53,13 @@ async def engine(driver: Store, flows: FlowRegistry) -> AsyncIterator[Engine]:
 
 
 # What it does
+
+
+@pytest.fixture
+async def clock_engine() -> AsyncIterator[Engine]:
+    clock = FakeClock()
+    async with Engine(MemoryDriver(clock), FlowRegistry(), clock=clock) as engine:
+        yield engine
 
 
 async def test_it_commits_what_the_change_made_of_the_state_and_no_step(engine: Engine) -> None:
@@ -270,3 +281,28 @@ async def test_a_race_that_all_of_those_lose_who_share_is_run_again_by_all(
     found = await asyncio.gather(*updates)
     assert [state.rev for state in found] == [2] + [4] * (MANY - 1)
     assert await count(engine) == MANY
+
+
+async def test_a_pause_after_a_failure_goes_on(clock_engine: Engine) -> None:
+    calls: list[float] = []
+    clock = clock_engine.clock
+
+    @clock_engine.flows.flow("charge", retry=RetryPolicy(first=100.0, jitter=False))
+    async def charge(ctx: StateContext, engine: Engine) -> Command:
+        calls.append(clock.monotonic())
+        if len(calls) == 1:
+            raise OSError("no answer")
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("order"))
+    await clock_engine.do(Commit(Transit(ctx, "charge")))
+    await clock_engine.execute(ctx)
+
+    async with Delayer(clock_engine):
+        for n in range(3):
+            await clock.sleep(30.0)
+            await clock_engine.update("order", partial(StateContext.put, value=n))
+        await clock_engine.wait_for("order", status=Status.ENDED)
+
+    assert calls[1] - calls[0] == pytest.approx(100.0)
+    assert (await clock_engine.get_state("order")).get(int) == 2

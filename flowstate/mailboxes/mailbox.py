@@ -39,6 +39,7 @@ MAILBOX_PREFIX = "flowstate.mailbox."
 RECEIVE = "flowstate.receive"  # Annotation of the transition of one that waits: for what.
 SIGNAL = "flowstate.signal"  # Annotation of the transition that a message makes: its name.
 
+DIGEST = "sha256:"
 VALUE = "mailbox"
 MAX_MESSAGES = 1_000
 MAX_BYTES = MAX_VALUES_BYTES - 16 * 1024  # The rest is for keys, and for what is around it all.
@@ -122,11 +123,13 @@ _waiting_decoder = msgspec.json.Decoder(Waiting)
 
 def mailbox_id(id: str) -> str:
     """Return the id of the mailbox of a state; of a long id it has a digest."""
-    if text_bytes(MAILBOX_PREFIX) + text_bytes(id) <= MAX_ID_BYTES:
+    # An id that looks like a digest gets one, too: it must not name the mailbox of another state.
+    is_short = text_bytes(MAILBOX_PREFIX) + text_bytes(id) <= MAX_ID_BYTES
+    if is_short and not id.startswith(DIGEST):
         return MAILBOX_PREFIX + id
     import hashlib  # Loads OpenSSL, which most programs never need.  # noqa: PLC0415
 
-    return f"{MAILBOX_PREFIX}sha256:{hashlib.sha256(id.encode()).hexdigest()}"
+    return f"{MAILBOX_PREFIX}{DIGEST}{hashlib.sha256(id.encode()).hexdigest()}"
 
 
 def waiting_of(state: State) -> Waiting | None:

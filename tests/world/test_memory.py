@@ -91,7 +91,7 @@ async def test_a_watch_that_comes_late_reads_on_in_bounded_pages(place: Place) -
 
 
 def contexts() -> int:
-    return sum(isinstance(each, StateContext) for each in gc.get_objects())
+    return sum(type(each) is StateContext for each in gc.get_objects())
 
 
 async def test_an_execution_that_is_over_waits_for_no_garbage_collector() -> None:
