@@ -180,10 +180,11 @@ def _pause_of(
     known, current = ctx.committed, ctx.current
     step = known.transition
     is_paused = known.delayed_until is not None and FAILURES in step.annotations
-    is_moved = current.transition is not step or any(
-        getattr(command, "ctx", None) is ctx for command in commands
-    )
-    if not is_paused or is_moved or current is known or not runtime.flows.can_run(step.to):
+    if not is_paused or current is known or not runtime.flows.can_run(step.to):
+        return ()
+    # What is no state at all is refused by the commit.
+    is_moved = getattr(current, "transition", None) is not step
+    if is_moved or any(getattr(command, "ctx", None) is ctx for command in commands):
         return ()
     return (Delay(ctx, step.to, until=known.delayed_until, annotations=AGAIN_ONLY),)
 
