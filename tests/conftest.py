@@ -59,11 +59,17 @@ TEST_EQUIPMENT = {
 }
 # What takes seconds each, and little of it depends on the interpreter.
 SLOW = (
-    "test_code_runs[",
-    "test_fuzz.py",
     "many_increments_of_shared_counters",
+    "memory-explanations_of_all_combinations",
     "test_5000_schedules",
+    "test_code_runs[",
+    "test_consumer_crashes.py",
+    "test_ends_alike_wherever_its_processes_die",
+    "test_fuzz.py",
+    "test_mailbox_races.py",
+    "test_policy_crashes.py",
     "test_programs_drawn_by_hypothesis",
+    "test_retention.py",
 )
 SERVER_FOLDERS = {"postgres", "redis"}
 SERVER_FIXTURES = {
