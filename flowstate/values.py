@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, get_origin
 
 import msgspec
@@ -17,8 +18,13 @@ __all__ = ["UPGRADE", "checked_values", "get_value", "is_json", "with_value", "w
 
 UPGRADE = "__flowstate_upgrade__"
 WHITE_SPACE = b" \t\r\n"
-DEEPER = b"[" * 200  # Stored values must be readable also where the stack is deeper than here.
+# Interpreters differ in how deep they can read, and a value may be read by another one than wrote
+# it, where the stack of calls is deeper.
+MAX_DEPTH = 500
+DEEPER = b"[" * 200
 SHALLOW = 100  # So many brackets are.
+STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 NUL = b"\\u0000"
 UNESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 PATH = re.compile(r" - at `(.*)`$")
@@ -32,9 +38,16 @@ def is_json(raw: bytes) -> bool:
         msgspec.json.decode(raw)  # One value: also "1, 2" can be within brackets.
         if raw.count(b"[") + raw.count(b"{") > SHALLOW:
             msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
+            return _depth(raw) <= MAX_DEPTH
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _depth(raw: bytes) -> int:
+    """Return how deep lists and objects lie within each other in a JSON value."""
+    steps = (STEPS.get(found[0], 0) for found in STRUCTURE.finditer(raw))
+    return max(accumulate(steps), default=0)
 
 
 def _has_nul(raw: bytes) -> bool:

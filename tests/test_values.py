@@ -74,11 +74,23 @@ def test_json_that_is_stored(raw: bytes) -> None:
         b'{"\\u0000":1}',
         b'"\xff"',
         b"1e400",
-        b"[" * 100_000 + b"]" * 100_000,  # Python 3.13 lets C code go deeper than others do.
+        b"[" * 5_000 + b"]" * 5_000,
+        b"[" * 501 + b"]" * 501,
+        b'{"a":' * 501 + b"1" + b"}" * 501,
     ],
 )
 def test_json_that_no_store_is_given(raw: bytes) -> None:
     assert not is_json(raw)
+
+
+def test_brackets_in_texts_are_not_depth() -> None:
+    assert is_json(b'["' + b"[{" * 600 + b'"]')
+    assert is_json(b'["\\"' + b"[" * 600 + b'\\\\",' + b"[]," * 600 + b"[]]")
+
+
+@pytest.mark.parametrize("depth", [1, 101, 500])
+def test_depth_up_to_the_bound_is_stored(depth: int) -> None:
+    assert is_json(b"[" * depth + b"]" * depth)
 
 
 def test_a_value_may_look_like_what_is_refused() -> None:
