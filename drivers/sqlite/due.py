@@ -133,7 +133,7 @@ class _Page:
         row: Row | None = self._connection.execute(self._source.whole, (id,)).fetchone()
         if row is None:
             return (id, time, *[None] * 8)
-        # What has no flow fires nowhere, whatever its body says. A timer of a state that is gone is
+        # What has no flow fires nowhere, even if its body names one. A timer of a lost state is
         # no damage, so its id must be one.
         is_bad = flow in self._bad_flows or not is_text(row[2])
         return (*row[:4], *[None] * 6) if is_bad else row

@@ -41,7 +41,7 @@ async def decide(ctx: StateContext, engine: Engine) -> Command:
 
 
 async def demo(engine: Engine) -> list[str]:
-    """Ask twice: the first request is approved, nobody answers the second."""
+    """Ask twice: the first request is approved, the second gets no answer."""
     for id in ("holiday", "car"):
         await begin(engine, State(id, labels={"kind": "request"}), "ask")
     await engine.signal("holiday", "answer", Answer("approved", "anna"), key="from anna")

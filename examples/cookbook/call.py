@@ -25,7 +25,7 @@ async def call(ctx: StateContext, engine: Engine) -> Command:
     callee = StateContext(State(f"{ctx.current.id}/double"))
     callee.put(21, "number")
     callee.put(ctx.current.id, "caller")
-    # A delay of nothing starts the callee, in whatever process.
+    # A delay of nothing starts the callee, in any process.
     return Commit(Receive(ctx, "result", to="go_on"), Delay(callee, "double", after=timedelta(0)))
 
 

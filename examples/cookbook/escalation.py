@@ -45,7 +45,7 @@ async def decide(ctx: StateContext, engine: Engine) -> Command:
 
 
 async def demo(engine: Engine) -> list[str]:
-    """Ask twice: one request is approved after a reminder, nobody answers the other one."""
+    """Ask twice: one request is approved after a reminder, the other one gets no answer."""
     for id in ("holiday", "car"):
         await begin(engine, State(id, labels={"kind": "request"}), "ask")
     await engine.wait_for("holiday", until=lambda state: state.transition.to != "ask")

@@ -28,7 +28,7 @@ async def pick_up(engine: Engine) -> int:
     """Execute again what a process that died has left active; return how many states.
 
     Call it at start, and only where no other process executes the same states: it cannot tell
-    a state that was left from one that somebody executes.
+    a state that was left from one that an engine executes.
     """
     left = [
         state
