@@ -7,7 +7,7 @@ from typing import Any
 
 from flowstate.commands import Commit, End, Pause, Transit
 from flowstate.context import StateContext
-from flowstate.errors import InvalidInputError, StateNotFoundError
+from flowstate.errors import InvalidInputError, RevisionMismatchError, StateNotFoundError
 from flowstate.recovery import Retention, RetentionStats
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import committed, raised
@@ -119,15 +119,26 @@ async def retention_next_to_work(h: Harness) -> None:
     """G13: what is moved on, and an id that begins again and again, are left in order."""
     async with _retention(h, NOTHING, history=NOTHING, every=0.001) as retention:
         for turn in range(20):
-            ctx = h.ctx("again")
-            with contextlib.suppress(StateNotFoundError):
-                ctx = StateContext(await h.engine.get_state("again"))
-            await h.engine.do(Commit(Transit(ctx, await _flow(h))))
+            ctx = await _begin_again(h)
             check((await h.engine.get_state("again")).rev, ctx.committed.rev, f"turn {turn}")
             await h.engine.do(Commit(End(ctx)))
             if turn % 2:
                 await _passes(h, retention)
         check(retention.stats().failures, 0, "failures")
+
+
+async def _begin_again(h: Harness) -> StateContext:
+    """Begin it on what is stored of it, which may be forgotten before the commit arrives."""
+    while True:
+        ctx = h.ctx("again")
+        with contextlib.suppress(StateNotFoundError):
+            ctx = StateContext(await h.engine.get_state("again"))
+        try:
+            await h.engine.do(Commit(Transit(ctx, await _flow(h))))
+        except RevisionMismatchError:
+            await raised(StateNotFoundError, h.engine.get_state, "again")
+        else:
+            return ctx
 
 
 async def _flow(h: Harness) -> str:

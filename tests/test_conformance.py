@@ -31,7 +31,7 @@ from tests.damage import in_postgres, in_redis, in_sqlite
 from tests.generators.standstill import Running
 from tests.generators.standstill import standing_still as standing_still_server
 from tests.redis_servers import VERSIONS
-from tests.slow_cases import SLOW_CASES
+from tests.slow_cases import LARGE_CASES, SLOW_CASES
 
 CAPABILITIES = {
     "memory": Capabilities(shared=False, durable=False, fake_clock=True, any_loop=True, fork=True),
@@ -127,7 +127,8 @@ def marks(driver: str, case: Case) -> list[pytest.MarkDecorator]:
     if driver in LIKE_REDIS:
         return [pytest.mark.nightly]
     is_real = case.real_time or not CAPABILITIES[driver].fake_clock
-    return [pytest.mark.slow] if case.name in SLOW_CASES and is_real else []
+    is_slow = case.name in LARGE_CASES or (case.name in SLOW_CASES and is_real)
+    return [pytest.mark.slow] if is_slow else []
 
 
 @pytest.mark.parametrize(
