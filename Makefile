@@ -6,7 +6,7 @@ PATH_TO ?=
 BIN := $(VENV)/bin
 PARALLEL = --numprocesses "$$(.ci/workers)" --dist worksteal
 CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
-LINKS := flowstate/drivers flowstate/recovery flowstate/testcases flowstate/testing
+LINKS := flowstate/drivers flowstate/engines flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-ingest quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE

@@ -37,7 +37,6 @@ from flowstate.commands import (
     Page,
     Pause,
     Put,
-    Receive,
     Resume,
     Retry,
     SetTimer,
@@ -83,6 +82,7 @@ from flowstate.errors import (
     ValueDecodeError,
     ValueNotFoundError,
 )
+from flowstate.mailboxes.receiving import Receive
 from flowstate.registry import FlowRegistry
 from flowstate.retrying import RetryPolicy
 from flowstate.state import State, Status, Timer, Transition

@@ -9,7 +9,12 @@ from typing import Any, Generic, TypeVar
 import attrs
 from msgspec import Struct
 
-from flowstate.errors import DriverError, StoreBusyError
+from flowstate.errors import (
+    CommitUnknownError,
+    DriverError,
+    StoreBusyError,
+    StoreUnavailableError,
+)
 from flowstate.tasks import note_outcome
 
 __all__ = ["Batcher", "Pending", "WORTH_A_BATCH", "in_parts"]
@@ -172,6 +177,7 @@ class Batcher(Generic[T, R]):
                     answers = await self._call(items)
                 except Exception as error:  # noqa: BLE001 - all who wait get it
                     _fail(given, error)
+                    self._refuse_waiting([error])
                 else:
                     self._deliver(given, answers)
                 finally:
@@ -224,6 +230,7 @@ class Batcher(Generic[T, R]):
         if count != len(given):
             _fail(given, DriverError(f"the driver gave {count} answers for {len(given)} items"))
             return
+        errors: tuple[Exception, ...] = ()
         for pending, answer in zip(given, answers, strict=True):
             done, settle = pending.done, pending.settle
             pending.settle = None  # So a caller that was cancelled just now does not wait.
@@ -231,14 +238,27 @@ class Batcher(Generic[T, R]):
                 result = answer if settle is None else settle(answer)
             except Exception as error:  # noqa: BLE001 - it goes to the caller
                 _fail([pending], error)
+                errors += (error,)
             else:
                 if not done.done():
                     done.set_result(result)
+        if errors and len(errors) == count:
+            self._refuse_waiting(errors)
         if self._after is not None:
             try:
                 self._after(answers)
             except Exception:
                 logger.exception("%s: what follows a call has failed", self._name)
+
+    def _refuse_waiting(self, errors: Sequence[Exception]) -> None:
+        """End those that wait behind a call for which the store could not be reached.
+
+        Such a call takes as long as an operation may take. Those that waited for it would take as
+        long again. Nothing of them was sent, which is the better thing to know.
+        """
+        if self._queue and self._calls == 1 and all(map(_is_unreachable, errors)):
+            reason = f"{self._name}: the store could not be reached, and this was not sent"
+            self._fail_queue(StoreUnavailableError(reason))
 
     def _fail_queue(self, error: Exception) -> None:
         left, self._queue, self._withdrawn = self._queue, deque(), 0
@@ -282,6 +302,12 @@ async def in_parts(
         else:
             answers += outcome
     return answers
+
+
+def _is_unreachable(error: Exception) -> bool:
+    return isinstance(error, StoreUnavailableError) or (
+        isinstance(error, CommitUnknownError) and isinstance(error.__cause__, StoreUnavailableError)
+    )
 
 
 def _fail(given: Sequence[Pending], error: Exception) -> None:

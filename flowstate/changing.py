@@ -99,10 +99,11 @@ class Changing(Looking):
         then. Between processes the store decides: who loses waits a little, reads, and calls
         ``change`` again.
 
-        The commit does no step of its own, and executes nothing. As after any other commit, the
-        state has lost its delays; timers, and the pause of a policy, stay. A flow that runs for it
-        is superseded. An active state then waits for recovery, which each further update puts off:
-        return a step, or a ``Delay``, for one that is to go on sooner.
+        The commit does no step of its own, and executes nothing. A state that it moves nowhere
+        keeps the delays that were committed with it, its timers, and the pause of a policy. A flow
+        that runs for it is superseded. An active state then waits for its delay, or for recovery,
+        which comes no later than without the update, however many there are: return a step, or a
+        ``Delay``, for one that is to go on sooner.
 
         Args:
             id: of the state.

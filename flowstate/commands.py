@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import attrs
-
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState
@@ -34,7 +32,6 @@ __all__ = [
     "Page",
     "Pause",
     "Put",
-    "Receive",
     "Resume",
     "Retry",
     "SetTimer",
@@ -189,40 +186,16 @@ class Put(Value, Command[None], frozen=True):
     """Within a ``Commit``: store the working copy as it is, without a step.
 
     If it is as it was committed, the stored revision is only checked.
-    """
-
-    ctx: StateContext
-
-
-@attrs.frozen(init=False)
-class Receive(Command[None]):
-    """Go to flow ``to`` with the oldest message of one of these names, or wait for one.
-
-    Messages come by ``engine.signal``. The value of the one that is taken is then found with
-    ``ctx.get(Type, name)``, and its name is ``ctx.signal``. While there is none, the state is
-    paused, and the first one that comes makes it active again. It belongs into a ``Commit``, where
-    a ``SetTimer`` can go along with it to end the wait; by itself it is one::
-
-        return Commit(
-            Receive(ctx, "approved", "refused", to="decide"),
-            SetTimer(ctx, "too late", "expire", after=timedelta(days=2)),
-        )
-
-    No message is missed or taken twice, whatever is done to the state at the same time. Nothing
-    else in the commit may move the state on after it.
 
     Attributes:
         ctx: the state.
-        names: of messages, from 1 to 100.
-        to: the flow id.
+        keep: a change from outside of the flow, as that of ``engine.update``: if the commit moves
+            the state nowhere, the delays that were committed with it stay, and recovery comes no
+            later than it would have. Otherwise a commit is progress, and drops the delays.
     """
 
     ctx: StateContext
-    names: tuple[str, ...]
-    to: str
-
-    def __init__(self, ctx: StateContext, *names: str, to: str) -> None:
-        self.__attrs_init__(ctx, names, to)
+    keep: bool = False
 
 
 class Stack(Value, Command[None], frozen=True):

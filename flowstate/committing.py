@@ -20,14 +20,14 @@ from flowstate.commands import (
     Delay,
     GetData,
     GetState,
-    Receive,
     StoreData,
     Transit,
     Unstack,
 )
-from flowstate.context import StateContext, refusal, settle
+from flowstate.context import StateContext, check_context, next_alone, refusal, settle
 from flowstate.data import Data, checksum_of, newly_referred
 from flowstate.driver import Claim, DelayedState, Driver, Drop, Transaction, Verdict, Writes
+from flowstate.effect_keys import alone
 from flowstate.errors import (
     CodecError,
     CommitUnknownError,
@@ -41,7 +41,7 @@ from flowstate.executed import Executed
 from flowstate.limits import check_id, text_bytes
 from flowstate.log_tail import LogTail
 from flowstate.mailboxes.mailbox import mailbox_id
-from flowstate.mailboxes.receiving import forget_mailbox, mailboxes_of, receive
+from flowstate.mailboxes.receiving import Receive, forget_mailbox, mailboxes_of, receive
 from flowstate.planning.plan import PLANNED_AT_ONCE, Plan
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.reading import Reader
@@ -106,20 +106,25 @@ class Committer:
         return Plan(self._flows, self._store_id, self._monotonic(), self._encodes)
 
     async def commit(  # noqa: C901, PLR0912 - a call for each branch would slow it down
-        self, commit: Commit
+        self, commit: Commit, *, is_here: bool = False
     ) -> None:
         """Do a commit.
 
         One step of one context is by far the most frequent one. It goes without a plan, which
         would double its cost.
+
+        Args:
+            commit: to be done.
+            is_here: this is known to be the event loop of the engine.
         """
         # To ask which event loop runs costs a call of the system; a thread runs one at a time.
-        if get_ident() != self._thread or not self._loop.is_running():
+        if not is_here and (get_ident() != self._thread or not self._loop.is_running()):
             raise InvalidInputError("engine", OTHER_LOOP)
         commands, store_id = commit._commands, self._store_id
-        step: Any = commands[0] if len(commands) == 1 else None
+        step: Any
         if (
-            type(step) not in STEPS
+            len(commands) != 1
+            or type(step := commands[0]) not in STEPS
             or type(ctx := step.ctx) is not StateContext
             or (ctx._store_id or store_id) != store_id
         ):
@@ -139,7 +144,8 @@ class Committer:
             size = len(body) if body.isascii() else text_bytes(body)
             writes = Writes(self._tokens(), (put,), (body,), needs=needs, size=size)
         else:
-            writes = Writes(self._tokens(), (put,), (), (), (), (), needs)
+            token = self._tokens()
+            writes = Writes(token, (put,), needs=needs) if needs else Writes(token, (put,))
         sent_at = self._monotonic()
         if self._batcher is None:
             verdicts = await self._driver.commit((writes,))
@@ -297,7 +303,10 @@ class Committer:
     async def delay(self, command: Delay) -> None:
         """Store a delay by itself."""
         plan = self.plan()
-        await self._write(plan.delay_writes(command, self._tokens()), plan.settle)
+        check_context(command.ctx)
+        ctx, place = command.ctx, next_alone(command.ctx)
+        await self._write(plan.delay_writes(command, alone(self._tokens(), place[1])), plan.settle)
+        ctx._alone = place
 
     async def store_data(self, command: StoreData) -> None:
         """Store data by itself, unless the state refers to the same content already."""
@@ -371,7 +380,8 @@ def _checked_step(
     if not is_transit or type(current) is not State:
         current, known = frozen(current), frozen(known)  # Other steps look into them.
     put = stepped(current, step, flows, ctx)
-    put = checked(put, known, put.transition if is_transit else None)
+    own = put.transition if is_transit else None
+    put = checked(put, known, own, is_frozen=is_transit and current is ctx._frozen)
     return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
 
 

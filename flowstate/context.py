@@ -19,7 +19,15 @@ from flowstate.state import State, Transition, frozen
 from flowstate.timers import TIMER
 from flowstate.values import with_value, without_value
 
-__all__ = ["StateContext", "check_context", "go_on_from", "refusal", "settle", "take_steps"]
+__all__ = [
+    "StateContext",
+    "check_context",
+    "go_on_from",
+    "next_alone",
+    "refusal",
+    "settle",
+    "take_steps",
+]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -40,6 +48,7 @@ class StateContext:
     """
 
     # For the core alone:
+    #   _frozen     the very object that the context was made with: it is frozen.
     #   _known      the very object that the store gave for ``committed``: it needs no check.
     #   _on_commit  is called after each commit of this context with the monotonic time at which
     #               the commit was sent; set by what executes the context.
@@ -49,7 +58,11 @@ class StateContext:
     #   _notice     what those who execute the context tell its flow.
     #   _trimmed    how many steps are not in ``_steps`` any more.
     #   _store_id   of the store that it was committed to; None if it was not.
+    #   _alone      the revision at which it has stored delays by themselves, and how many; not
+    #               there before the first one.
     __slots__ = (
+        "_alone",
+        "_frozen",
         "_known",
         "_notice",
         "_on_commit",
@@ -63,8 +76,10 @@ class StateContext:
         "data",
     )
 
+    _alone: tuple[int, int]
+
     def __init__(self, state: State) -> None:
-        self.current = state = frozen(state)
+        self.current = self._frozen = state = frozen(state)
         is_new = type(state.rev) is int and not state.rev
         self.committed = State(state.id) if is_new else state
         self.data: dict[str, Data] = {}
@@ -109,7 +124,8 @@ class StateContext:
     @property
     def origin(self) -> str:
         """The part of :attr:`effect_key` that names the step within its state."""
-        return origin_of(self.current.transition, self.committed, self._taken)
+        taken = self._trimmed + len(self._steps)
+        return origin_of(self.current.transition, self.committed, taken)
 
     def copy(self) -> "StateContext":
         """Return an independent context with the same content."""
@@ -326,6 +342,12 @@ def go_on_from(ctx: StateContext, renewed: State, sent_at: float) -> None:
     ctx.current = replace(ctx.current, **changes) if is_changed else renewed
     ctx.committed = ctx._known = renewed
     ctx._sent_at = sent_at
+
+
+def next_alone(ctx: StateContext) -> tuple[int, int]:
+    """Return the revision of a context, and the number of the next delay by itself there."""
+    rev, number = getattr(ctx, "_alone", (0, 0))
+    return ctx.committed.rev, number + 1 if rev == ctx.committed.rev else 1
 
 
 def refusal(verdict: object) -> Exception:

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from flowstate.recovery_rules import ORIGIN
 from flowstate.state import State, Transition
 
-__all__ = ["effect_key", "kept", "origin_before", "origin_of"]
+__all__ = ["alone", "effect_key", "kept", "origin_before", "origin_of"]
 
 MOST_DIGITS = 19  # Of a revision.
+ALONE = "a"  # Before the number of a delay that was stored by itself.
 
 
 def effect_key(state: State, origin: str) -> str:
@@ -44,17 +45,33 @@ def origin_of(transition: Transition, committed: State, steps: int) -> str:
 def origin_before(state: State, delay_id: str) -> str:
     """Return what steps are counted from that begin with a delay which is not committed.
 
-    Several delays of one commit begin different steps. Of a delay that was made again, because
+    Several delays of one revision begin different steps. Of a delay that was made again, because
     the flow that makes it ran again, they are the same.
     """
-    number = delay_id.rpartition(".")[2]  # In its commit.
-    return f"{state.rev}-{number}" if number.strip("0") else str(state.rev)
+    # After the token, which may have dots: the number of those that were stored by themselves, or
+    # else that in its commit.
+    token, _, number = delay_id.rpartition(".")
+    own = token.rpartition(".")[2]
+    if own.startswith(ALONE) and own[1:].isdecimal():
+        number = own
+    rev = state.transition.since or state.rev  # What only changes a state keeps its delays.
+    return f"{rev}-{number}" if number.strip("0") else str(rev)
 
 
-def kept(transition: Transition, origin: str) -> Transition:
+def alone(token: str, number: int) -> str:
+    """Return the token for a delay by itself, so that its id tells which one it is.
+
+    Args:
+        token: as of any other commit.
+        number: from 1, of those that a context has stored at one revision.
+    """
+    return f"{token}.{ALONE}{number}"
+
+
+def kept(transition: Transition, origin: str, since: int = 0) -> Transition:
     """Return a transition that names the step, for revisions that do not begin it."""
     # A state that never moved is in no step.
-    return replace(transition, origin=origin) if transition.to else transition
+    return replace(transition, origin=origin, since=since) if transition.to else transition
 
 
 def _noted_origin(transition: Transition) -> str:

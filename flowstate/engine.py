@@ -171,7 +171,7 @@ class Engine(Changing):
         return self._runtime
 
     def _here(self) -> Runtime:
-        runtime = self._open()
+        runtime = self._runtime or self._open()
         if _get_running_loop() is not runtime.loop:
             raise InvalidInputError("engine", OTHER_LOOP)
         return runtime
@@ -239,7 +239,7 @@ class Engine(Changing):
             result = await runtime.do(command)
         return result if len(commands) == 1 else None
 
-    async def execute(self, ctx: StateContext) -> None:
+    def execute(self, ctx: StateContext) -> Coroutine[Any, Any, None]:
         """Run ``ctx`` through flow after flow, until it ends, pauses, is delayed or set aside.
 
         Losing a race with the command that a flow returned ends it quietly. What a flow raises
@@ -252,7 +252,7 @@ class Engine(Changing):
             ExecutionLostError: it was stopped, because no heartbeat got through in time.
             EngineStoppedError: the engine is not open, or is stopping.
         """
-        await self._here().flow_loop.execute(ctx)
+        return (self._runtime or self._open()).flow_loop.execute(ctx)
 
     async def begin(
         self, ctx: StateContext, slot: Slot | None = None

@@ -94,7 +94,7 @@ class LogTail:
     Attributes:
         head: the highest revision that it has seen.
         loop: the event loop.
-        watches: those that are open.
+        watches: those that are open, in the order of their coming.
         reading: is held by watches that read pages: thousands may begin at once.
     """
 
@@ -104,7 +104,7 @@ class LogTail:
         self._driver = driver
         self._recent: deque[Revision] = deque()
         self._weight = 0
-        self.watches: set[Follower] = set()
+        self.watches: dict[Follower, None] = {}
         self.reading = asyncio.Semaphore(MAX_READS)
         self._topics: dict[Topic, dict[Follower, None]] = {}  # Synced watches.
         self._reader: asyncio.Task[None] | None = None
@@ -131,7 +131,7 @@ class LogTail:
 
     def leave(self, watch: Follower) -> None:
         """Stop counting a watch; without any, the tail stops reading and forgets all."""
-        self.watches.discard(watch)
+        self.watches.pop(watch, None)
         self.desync(watch)
         if not self.watches:
             self._forget()
@@ -218,7 +218,7 @@ class LogTail:
                         self.desync(watch)
 
     def _desync_all(self, cursor: int) -> None:
-        synced = {watch for watches in self._topics.values() for watch in watches}
+        synced = dict.fromkeys(watch for watches in self._topics.values() for watch in watches)
         self._topics.clear()
         for watch in synced:
             watch.lag(cursor)

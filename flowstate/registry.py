@@ -71,9 +71,13 @@ class FlowRegistry:
 
     A state can only be sent to a flow that the registry knows, so a misspelt id is refused
     before anything is written.
+
+    Attributes:
+        runnable_by_id: the flows with a function, without aliases; only to be read.
     """
 
     def __init__(self) -> None:
+        self.runnable_by_id: dict[str, RegisteredFlow] = {}
         self._flows: dict[str, RegisteredFlow] = {}
         self._aliases: dict[str, str] = {}
 
@@ -167,6 +171,8 @@ class FlowRegistry:
             raise InvalidInputError("flow id", f"{flow.id!r} is registered already")
         self._aliases.pop(flow.id, None)
         self._flows[flow.id] = flow
+        if flow.call is not None:
+            self.runnable_by_id[flow.id] = flow
 
     def alias(self, old: str, new: str) -> None:
         """Let what is stored under an old flow id run in another flow, after a rename.
@@ -205,6 +211,7 @@ class FlowRegistry:
         id = check_id("flow id", id)
         if self._aliases.pop(id, None) is None and self._flows.pop(id, None) is None:
             raise UnknownFlowError(id)
+        self.runnable_by_id.pop(id, None)
 
     def check(self, id: str) -> str:
         """Return ``id`` as an exact ``str``, and of an alias what it stands for.
@@ -228,12 +235,12 @@ class FlowRegistry:
         Raises:
             UnknownFlowError: not registered, or only declared.
         """
-        found = self._flows.get(id) or self._flows.get(self._resolved(id))
-        if found is None:
+        found = self.runnable_by_id.get(id) or self.runnable_by_id.get(self._resolved(id))
+        if found is not None:
+            return found
+        if self._resolved(id) not in self._flows:
             raise UnknownFlowError(id)
-        if found.call is None:
-            raise UnknownFlowError(id, "is only declared here; another process executes it")
-        return found
+        raise UnknownFlowError(id, "is only declared here; another process executes it")
 
     def can_run(self, id: str) -> bool:
         """Return whether ``id`` is registered with a function, or an alias of one that is."""

@@ -120,6 +120,13 @@ class RetryPolicy:
             logger.exception("cannot tell whether to try again after %s", text_of(error))
             return False
 
+    def expects(self, error: Exception) -> bool:
+        """Return whether ``never`` names ``error``: it is no surprise, and worth no attempt."""
+        try:
+            return any(_is_of(kind, error) for kind in self.never)
+        except Exception:  # noqa: BLE001 - ``retries`` has logged it
+            return False
+
 
 def _is_of(kind: Kind, error: Exception) -> bool:
     return isinstance(error, kind) if isinstance(kind, type) else bool(kind(error))
@@ -249,6 +256,7 @@ class Outcome(Struct, frozen=True):
         to: the flow that the state goes to.
         failed: the flows that have failed on the way there.
         reason: why there is no further attempt.
+        is_expected: the policy says that the error is never worth one.
     """
 
     do: Literal["retry", "send", "end"]
@@ -257,6 +265,7 @@ class Outcome(Struct, frozen=True):
     to: str = ""
     failed: tuple[str, ...] = ()
     reason: str = ""
+    is_expected: bool = False
 
 
 def decide(
@@ -284,11 +293,12 @@ def decide(
     if retry is not None and not is_worth:
         reason += ", the last time with an error that is not tried again"
     failed, to = (*_failed_of(marks), flow), policy.on_failure
+    is_expected = retry is not None and retry.expects(error)
     if to is None:
-        return Outcome("end", failures, reason=reason)
+        return Outcome("end", failures, reason=reason, is_expected=is_expected)
     if to in failed:
         return Outcome("end", failures, reason=f"{reason}; {to!r}, for failures, had failed before")
-    return Outcome("send", failures, to=to, failed=failed, reason=reason)
+    return Outcome("send", failures, 0.0, to, failed, reason, is_expected)
 
 
 def failures_of(marks: Mapping[str, str]) -> int:

@@ -28,7 +28,6 @@ from flowstate.commands import (
     GetStates,
     Labels,
     Noop,
-    Receive,
     Retry,
     SetTimer,
     Stack,
@@ -45,6 +44,7 @@ from flowstate.executions.failures import Failures
 from flowstate.executions.flow_loop import FlowLoop, Limits
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.log_tail import tail_of
+from flowstate.mailboxes.receiving import Receive
 from flowstate.mailboxes.seen_keys import SeenKeys
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.reading import Reader
@@ -123,7 +123,7 @@ class Runtime:
         self.backoff = Backoff(clock.sleep, rng)
         self.seen_keys = SeenKeys(driver.get_data)
         self._tail = tail_of(driver)
-        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+        self._watches: weakref.WeakValueDictionary[int, Watch] = weakref.WeakValueDictionary()
         self._stopping: Exception | None = None
         self._is_closed = False
         self.reader = Reader(driver)
@@ -144,7 +144,7 @@ class Runtime:
         self.flow_loop = FlowLoop(
             engine,
             self.do,
-            self.committer.commit,
+            partial(self.committer.commit, is_here=True),
             self.heartbeats,
             failures=Failures(self.committer, flows, rng, clock.monotonic, self.counters),
             executed=executed,
@@ -249,7 +249,7 @@ class Runtime:
             if getattr(command, field):
                 raise InvalidInputError(field, "is for pages, not for watches")
         watch = Watch(self.driver, self._tail, command, lambda: self._stopping)
-        self._watches.add(watch)
+        self._watches[id(watch)] = watch
         return watch
 
     async def stop(self, seconds: float) -> None:
@@ -260,7 +260,9 @@ class Runtime:
         """
         # Flows may open watches from now on, too, and must not wait in them.
         self._stopping = stopping = EngineStoppedError("the engine is stopping")
-        watches = spawn(self._tail.stop(list(self._watches), stopping), "flowstate watches")
+        watches = spawn(
+            self._tail.stop(list(self._watches.values()), stopping), "flowstate watches"
+        )
         try:
             await self.flow_loop.stop(self.loop.time() + seconds, CANCEL_GRACE)
         finally:

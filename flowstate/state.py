@@ -69,6 +69,8 @@ class Transition(Value, frozen=True, gc=False, omit_defaults=True, forbid_unknow
         unknown: fields written by a newer library, as JSON, kept as they came.
         origin: names the step that the state has been in since, for ``ctx.effect_key``; empty
             when the revision with this transition began it.
+        since: the revision since which the state was only changed from outside of its flow, as by
+            ``engine.update``; 0 when this revision is no such change.
     """
 
     to: str = ""
@@ -76,6 +78,7 @@ class Transition(Value, frozen=True, gc=False, omit_defaults=True, forbid_unknow
     cause: str = "transit"
     unknown: Mapping[str, bytes] = EMPTY
     origin: str = ""
+    since: int = 0
 
 
 NEVER_MOVED = Transition()
@@ -213,6 +216,7 @@ def frozen(state: State) -> State:
             _text(f"{field}.cause", transition.cause),
             freeze(f"{field}.unknown", transition.unknown),
             _text(f"{field}.origin", transition.origin),
+            transition.since,
         )
     return State(
         exact(state.id),
@@ -241,15 +245,19 @@ def _is_frozen(transition: Transition) -> bool:
     )
 
 
-def checked(state: State, known: State, own: Transition | None = None) -> State:
+def checked(
+    state: State, known: State, own: Transition | None = None, *, is_frozen: bool = False
+) -> State:
     """Return the state to put: valid, exact, and with the revision that it expects to replace.
 
     Args:
         state: what becomes of the state.
         known: the revision that the store is believed to have; ``rev`` 0 means none.
         own: a transition that needs no check, because the core has just made it.
+        is_frozen: whether it is known to have frozen mappings and exact strings.
     """
-    state = frozen(state)
+    if not is_frozen:
+        state = frozen(state)
     id = check_id("state.id", state.id)
     if type(known) is not State or type(known.rev) is not int or known.rev:
         _check_kind("committed", known, State)
@@ -262,6 +270,13 @@ def checked(state: State, known: State, own: Transition | None = None) -> State:
         raise InvalidInputError("state.status", f"must be a Status, not {kind}")
     labels, annotations, data, unknown = state.labels, state.annotations, state.data, state.unknown
     transition = state.transition
+    if (
+        transition is own
+        and not (labels or annotations or data or unknown or state.values or state.timers)
+        and (type(state.rev) is int and state.rev == known.rev)
+        and (state.committed_at is None and state.delayed_until is None)
+    ):
+        return state  # As it should be: a state that has nothing yet.
     return State(
         id,
         known.rev,
@@ -303,6 +318,8 @@ def _checked_transition(transition: Transition, known: State) -> Transition:
     if unknown:
         unknown = _checked_unknown("state.transition", unknown, Transition)
     check_text("state.transition.origin", transition.origin, MAX_ORIGIN)
+    if type(transition.since) is not int or transition.since:  # As nearly never.
+        check_rev("state.transition.since", transition.since)
     if annotations is transition.annotations and unknown is transition.unknown:
         return transition
     return replace(transition, annotations=annotations, unknown=unknown)

@@ -75,6 +75,9 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
     """Finish ``work`` although the caller is cancelled; raise the cancellation afterwards.
 
     A second cancellation does not wait.
+
+    Raises:
+        RuntimeError: something else than the caller has cancelled the work.
     """
     task = spawn(work, "flowstate shielded")
     try:
@@ -83,6 +86,10 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.add_done_callback(note_outcome)
             await asyncio.wait([task])
+        current = asyncio.current_task()
+        if task.cancelled() and current is not None and not current.cancelling():
+            # Else the caller, which was not cancelled, would end unseen.
+            raise RuntimeError("the work was cancelled, but not by its caller") from None
         raise
 
 
@@ -190,6 +197,10 @@ class BlockingThreads:
         self._open: dict[Future[Any], str] = {}  # Waiting or running, with their flows.
         self._abandoned: dict[Future[Any], str] = {}  # Of those, what nothing waits for.
         self._threads = 0
+
+    def __del__(self) -> None:
+        for _ in range(self._threads):
+            self._jobs.put(None)
 
     def submit(self, flow: str, call: Callable[..., Any], *args: Any) -> Future[Any]:
         """Let a thread call a function; a call that has begun cannot be cancelled."""

@@ -10,10 +10,12 @@ from datetime import datetime
 
 from flowstate.frozen import EMPTY, FrozenDict
 from flowstate.limits import to_utc
+from flowstate.mailboxes.mailbox import RECEIVE
 from flowstate.state import State, Status, Timer
 
 __all__ = [
     "TIMER",
+    "WAIT_TIMER",
     "changed_timers",
     "lasting_timers",
     "timer_id",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 TIMER = "flowstate.timer"  # Annotation of the transition that a timer makes: its name.
+WAIT_TIMER = "flowstate.wait"  # The name of the timer that ends a wait for a message.
 HEXADECIMAL_DIGITS = 40  # Of 160 bits: no two names ever have the same.
 
 
@@ -36,11 +39,14 @@ def timer_id(state_id: str, name: str) -> str:
 def lasting_timers(state: State, known: State) -> Mapping[str, Timer]:
     """Return the timers of a state as its next revision has them.
 
-    Those that count from the commit of ``known`` get their time; an ended state has none.
+    Those that count from the commit of ``known`` get their time; an ended state has none, and one
+    that does not wait for a message any more has none that ends the wait.
     """
     timers, at = state.timers, _time_of(known)
     if state.status is Status.ENDED:
         return EMPTY
+    if WAIT_TIMER in timers and not _is_waiting(state):
+        timers = without_timer(state, WAIT_TIMER)
     times = {
         name: Timer(timer.to, timer.due_at(at))
         for name, timer in timers.items()
@@ -68,6 +74,10 @@ def timer_to_fire(state: State, name: str) -> Timer | None:
 def without_timer(state: State, name: str) -> Mapping[str, Timer]:
     """Return the timers of a state that are left when one has fired."""
     return FrozenDict({key: timer for key, timer in state.timers.items() if key != name})
+
+
+def _is_waiting(state: State) -> bool:
+    return state.status is Status.PAUSED and RECEIVE in state.transition.annotations
 
 
 def _is_same(own: Timer | None, timer: Timer, at: datetime | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from flowstate.commands import Command, Commit, Delay, GetState, Put
+from flowstate.commands import Command, Commit, GetState, Put
 from flowstate.context import StateContext
 from flowstate.errors import (
     CommitUnknownError,
@@ -19,8 +19,6 @@ from flowstate.errors import (
 )
 from flowstate.limits import check_id
 from flowstate.options import check_count
-from flowstate.planning.delays import AGAIN_ONLY
-from flowstate.retrying import FAILURES
 from flowstate.runtime import Runtime
 from flowstate.state import State
 from flowstate.tasks import finished
@@ -160,33 +158,12 @@ async def _commit(
     commands: Sequence[Command[Any]],
     others: Sequence[Request],
 ) -> None:
-    pause = _pause_of(runtime, ctx, commands)
-    commit = runtime.committer.commit(Commit(*commands, Put(ctx), *pause))
+    commit = runtime.committer.commit(Commit(*commands, Put(ctx, keep=True)))
     if others:
         # Others wait for the outcome, so no cancellation may leave it open.
         await finished(_commit_shared(commit, line, ctx, others))
     else:
         await commit
-
-
-def _pause_of(
-    runtime: Runtime, ctx: StateContext, commands: Sequence[Command[Any]]
-) -> Sequence[Delay]:
-    """Return the rest of the pause after which a flow that has failed is tried again.
-
-    Like every commit, the change drops the delay that ends it. It moves nothing, so the pause
-    must go on.
-    """
-    known, current = ctx.committed, ctx.current
-    step = known.transition
-    is_paused = known.delayed_until is not None and FAILURES in step.annotations
-    if not is_paused or current is known or not runtime.flows.can_run(step.to):
-        return ()
-    # What is no state at all is refused by the commit.
-    is_moved = getattr(current, "transition", None) is not step
-    if is_moved or any(getattr(command, "ctx", None) is ctx for command in commands):
-        return ()
-    return (Delay(ctx, step.to, until=known.delayed_until, annotations=AGAIN_ONLY),)
 
 
 async def _commit_shared(

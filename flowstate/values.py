@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any, get_origin
 
 import msgspec
@@ -14,7 +13,15 @@ from flowstate.errors import InvalidInputError, ValueDecodeError, ValueNotFoundE
 from flowstate.frozen import FrozenDict, exact, freeze
 from flowstate.limits import MAX_VALUES_BYTES, check_id
 
-__all__ = ["UPGRADE", "checked_values", "get_value", "is_json", "with_value", "without_value"]
+__all__ = [
+    "UPGRADE",
+    "checked_values",
+    "encoded",
+    "get_value",
+    "is_json",
+    "with_value",
+    "without_value",
+]
 
 UPGRADE = "__flowstate_upgrade__"
 WHITE_SPACE = b" \t\r\n"
@@ -23,8 +30,9 @@ WHITE_SPACE = b" \t\r\n"
 MAX_DEPTH = 500
 DEEPER = b"[" * 200
 SHALLOW = 100  # So many brackets are.
-STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+TO_LISTS = bytes.maketrans(b"{}", b"[]")
+NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 NUL = b"\\u0000"
 UNESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 PATH = re.compile(r" - at `(.*)`$")
@@ -36,18 +44,21 @@ def is_json(raw: bytes) -> bool:
         return False
     try:
         msgspec.json.decode(raw)  # One value: also "1, 2" can be within brackets.
-        if raw.count(b"[") + raw.count(b"{") > SHALLOW:
+        brackets = raw.count(b"[") + raw.count(b"{")
+        if brackets > SHALLOW:
             msgspec.json.decode(DEEPER + raw + b"]" * len(DEEPER))
-            return _depth(raw) <= MAX_DEPTH
+            return brackets <= MAX_DEPTH or _depth(raw) <= MAX_DEPTH
     except (ValueError, RecursionError):
         return False
     return True
 
 
 def _depth(raw: bytes) -> int:
-    """Return how deep lists and objects lie within each other in a JSON value."""
-    steps = (STEPS.get(found[0], 0) for found in STRUCTURE.finditer(raw))
-    return max(accumulate(steps), default=0)
+    """Return how deep lists and objects lie within each other in a JSON value, up to the limit."""
+    left, depth = TEXT.sub(b"", raw).translate(TO_LISTS, NO_BRACKETS), 0
+    while left and depth <= MAX_DEPTH:
+        left, depth = left.replace(b"[]", b""), depth + 1  # The innermost ones.
+    return depth
 
 
 def _has_nul(raw: bytes) -> bool:
@@ -70,7 +81,7 @@ def checked_values(values: Mapping[str, Raw]) -> FrozenDict[str, Raw]:
 def with_value(values: Mapping[str, Raw], name: str, value: Any) -> Mapping[str, Raw]:
     """Return values with one more, or with another one under this name."""
     name, before = check_id("name", name), freeze("state.values", values)
-    raw = _encoded(f"values[{name!r}]", value)
+    raw = encoded(f"values[{name!r}]", value)
     if name in before and bytes(before[name]) == bytes(raw):
         return before
     changed = FrozenDict({**before, name: raw})
@@ -133,11 +144,15 @@ def _cached_decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(kind)
 
 
-def _encoded(field: str, value: Any) -> Raw:
-    """Return a value as JSON that every store gives back as it is."""
+def encoded(field: str, value: Any) -> Raw:
+    """Return a value as JSON that every store gives back as it is.
+
+    Raises:
+        InvalidInputError: it cannot be stored as JSON; names the field.
+    """
     try:
         text = _encode(value)
-        is_exact = b"null" not in text or _is_finite(value)
+        is_exact = b"null" not in text or type(value) is Raw or _is_finite(value)
     except Exception as error:
         what = str(error) if type(error) is TypeError else type(error).__name__
         raise InvalidInputError(field, f"cannot be stored as JSON: {what}") from error

@@ -73,7 +73,7 @@ class Watch(Follower):
         self._tail.check_loop()
         self._stopped = self._ended()
         if self._stopped is None:
-            self._tail.watches.add(self)
+            self._tail.watches[self] = None
         return self
 
     async def __aexit__(self, *_: object) -> None:

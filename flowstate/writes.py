@@ -97,7 +97,7 @@ class Writes(Value, frozen=True, gc=False):
             ``stores_objects`` is true.
         checks: (id, rev) that must be the stored latest, without being written.
         data: to be stored under ``data.checksum``, unless that is stored already.
-        delays: to be stored. A put drops all older delays of its state.
+        delays: to be stored. A put drops all older delays of its state, apart from ``keeps``.
         needs: checksums that must be stored already, because a put or a delay newly refers to
             them.
         claims: delays to be claimed.
@@ -107,6 +107,10 @@ class Writes(Value, frozen=True, gc=False):
         forgets: indexes in ``puts`` of states to be forgotten: that revision is their last one.
             It stays in the log until it is compacted, but the state has no latest revision any
             more, so the id may begin again at revision 0.
+        keeps: indexes in ``puts`` of states that only change, and move nowhere. The new revision
+            takes over the delays that were committed with the one before, and stalls no later than
+            that one. ``delayed_until`` of these puts is what the revision has, as it was before.
+            They are not new, are not forgotten, and get no delays with this commit.
     """
 
     token: str
@@ -121,6 +125,7 @@ class Writes(Value, frozen=True, gc=False):
     size: int = 0
     timers: tuple[NewTimer, ...] = ()
     forgets: tuple[int, ...] = ()
+    keeps: tuple[int, ...] = ()
 
     def delay_id(self, index: int) -> str:
         """Return the id of the delay with this index in ``delays``."""

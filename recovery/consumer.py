@@ -166,7 +166,7 @@ class Consumer:
         # Drawn here: processes that were forked after this object was made must differ.
         chance = self._rng or random.Random()  # noqa: S311 - no secret
         place = place_id(self._name)
-        lease = Lease(self._engine, place, seconds=self._lease_seconds, rng=chance)
+        lease = Lease(self._engine, place, lease_seconds=self._lease_seconds, rng=chance)
         self._handling = Handling(
             self._engine,
             self._name,

@@ -34,6 +34,7 @@ from flowstate.executions.tenure import RENEW_AT, Held
 from flowstate.limits import check_id
 from flowstate.log_tail import change_of_head
 from flowstate.options import has, optional, seconds
+from flowstate.recovery.looks import Looks
 from flowstate.recovery_rules import LONGEST
 from flowstate.state import State, Status
 from flowstate.tasks import cancel_and_wait, first, spawn
@@ -144,7 +145,7 @@ class Lease:
     Args:
         engine: open until the lease is left.
         name: of what is leased.
-        seconds: after which a silent holder is replaced.
+        lease_seconds: after which a silent holder is replaced.
         poll_interval: seconds between two looks of a standby. On a quiet store one that is given
             back is taken at once, where the driver hears of other processes' commits.
         rng: for jitter.
@@ -152,6 +153,7 @@ class Lease:
     Attributes:
         id: of the state that is the lease.
         holder: the engine that held it when this process looked last; empty when none did.
+        looks: what this process saw of the store when it looked.
 
     Raises:
         InvalidInputError: a bad option; names it.
@@ -159,7 +161,7 @@ class Lease:
 
     _engine: Engine = attrs.field(validator=has("an Engine", "do", "driver", "clock"))
     _name: str = attrs.field(validator=_is_name)
-    _seconds: float = attrs.field(
+    _lease_seconds: float = attrs.field(
         default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
     )
     _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
@@ -167,6 +169,7 @@ class Lease:
         default=None, kw_only=True, validator=optional(has("a random.Random", "uniform"))
     )
     holder: str = attrs.field(init=False, default="")
+    looks: Looks = attrs.field(init=False, factory=Looks)
     _chance: random.Random = attrs.field(init=False)
     _term: Term | None = attrs.field(init=False, default=None)
     _lost_term: Term | None = attrs.field(init=False, default=None)
@@ -293,6 +296,7 @@ class Lease:
             self.holder = ""
             await self._take(StateContext(State(self.id, labels={LABEL: self._name})))
             return
+        self.looks.add(now, liveness.now, self._seen.head)
         if self._state is None or self._state.rev != liveness.rev:
             self._state = await self._engine.get_state(self.id)
         if self._state.rev != liveness.rev:
@@ -301,7 +305,7 @@ class Lease:
         if self._is_free(liveness, asked_at, now):
             await self._take(StateContext(self._state))
         else:
-            left = self._sign_at + self._seconds - now
+            left = self._sign_at + self._lease_seconds - now
             await self._wait_for_change(max(min(left, self._poll_interval), SHORTEST_PAUSE))
 
     def _is_free(self, liveness: Liveness, asked_at: float, now: float) -> bool:
@@ -315,7 +319,7 @@ class Lease:
         if sign != self._sign:
             self._sign, self._sign_at = sign, now
         # Not by now: this process may have stood still since the store replied.
-        return asked_at - self._sign_at >= self._seconds
+        return asked_at - self._sign_at >= self._lease_seconds
 
     async def _wait_for_change(self, pause: float) -> None:
         """Wait, or until others commit, unless they do all the time: then it says nothing."""
@@ -340,7 +344,7 @@ class Lease:
         finally:
             term = Term(ctx, self._clock, self._chance.uniform(0.8, 1.0), self._held)
             if ctx.committed.rev != before:  # Also when this is cancelled: it is given back then.
-                self._term = term.begin(self._seconds, sent_at)
+                self._term = term.begin(self._lease_seconds, sent_at)
         self._retakes = self._retakes + 1 if self._lost_term is not None else 0
         self._sign = self._lost_term = None
         if not term.is_held:

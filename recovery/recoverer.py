@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -39,9 +40,8 @@ from flowstate.recovery.policy import (
     decide,
     max_attempts,
 )
-from flowstate.recovery.scanning import Jumps, ScanSchedule
+from flowstate.recovery.scanning import ScanSchedule
 from flowstate.recovery.throttle import AttemptLimiter, EngineFullError, Outcome
-from flowstate.recovery_rules import retry_after
 from flowstate.state import State
 from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 
@@ -70,7 +70,7 @@ def _check_group(_: object, field: Any, value: str) -> None:
 
 
 def _check_lease(_: object, __: object, value: object) -> None:
-    check_seconds("lease", value, SHORTEST_SECONDS)
+    check_seconds("lease_seconds", value, SHORTEST_SECONDS)
 
 
 def _check_rate(_: object, field: Any, value: object) -> None:
@@ -120,7 +120,7 @@ class Recoverer:
             its registry does not have are left alone, and cost nothing.
         group: recoverers of one group elect one leader. Processes with other flows use another
             group, since the leader of theirs is the one that knows them.
-        lease: seconds after which a silent leader is replaced.
+        lease_seconds: after which a silent leader is replaced.
         poll_interval: seconds between two scans while others commit. When there are no commits,
             it scans when the next state stalls, and every few seconds.
         max_running: how many attempts are on their way at once. Those that have run for half a
@@ -134,9 +134,7 @@ class Recoverer:
 
     _engine: Engine = attrs.field(validator=has("an Engine", "driver", "clock", "flows"))
     _group: str = attrs.field(default="default", kw_only=True, validator=_check_group)
-    _lease_seconds: float = attrs.field(
-        default=15.0, kw_only=True, alias="lease", validator=_check_lease
-    )
+    _lease_seconds: float = attrs.field(default=15.0, kw_only=True, validator=_check_lease)
     _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
     _max_running: int = attrs.field(default=100, kw_only=True, validator=count(1))
     _rate: float = attrs.field(default=100.0, kw_only=True, validator=_check_rate)
@@ -145,7 +143,8 @@ class Recoverer:
     )
     _lease: Lease = attrs.field(init=False)
     _limiter: AttemptLimiter = attrs.field(init=False)
-    _jumps: Jumps = attrs.field(init=False, factory=Jumps)
+    _seen: Seen = attrs.field(init=False, factory=Seen)
+    _again_at: float = attrs.field(init=False, default=math.inf)
     _chance: random.Random = attrs.field(init=False)
     _done: Counter[str] = attrs.field(init=False, factory=Counter)
     _left_alone: Counter[str] = attrs.field(init=False, factory=Counter)
@@ -162,7 +161,7 @@ class Recoverer:
         self._lease = Lease(
             self._engine,
             lease_name(self._group),
-            seconds=self._lease_seconds,
+            lease_seconds=self._lease_seconds,
             poll_interval=self._poll_interval,
             rng=self._chance,
         )
@@ -200,18 +199,18 @@ class Recoverer:
 
     async def _lead(self) -> None:
         """Recover, scan after scan; a failing store is asked again later and later."""
-        clock, failures, seen = self._engine.clock, 0, Seen()
+        clock, failures, self._seen = self._engine.clock, 0, Seen()
         schedule = ScanSchedule(self._poll_interval)
         # A crash of everything lets all processes begin at the same time.
         await clock.sleep(self._chance.uniform(0, self._poll_interval / 2))
         while True:
             try:
-                if seen == Seen():
-                    seen = await self._engine.driver.changed(seen)
+                if self._seen == Seen():
+                    self._seen = await self._engine.driver.changed(self._seen)
                 page, is_done = await self._scan(schedule.begin(clock.monotonic()))
                 failures, now = 0, clock.monotonic()
-                schedule.end(now, page.now, is_done=is_done)
-                seen = await self._pause(page, seen, schedule.pause(now))
+                schedule.end(now, page.now, is_done=is_done, again_at=self._again_at)
+                await self._pause(page, schedule.pause(now))
             except EngineStoppedError:
                 raise
             except LeaseLostError:
@@ -228,6 +227,7 @@ class Recoverer:
 
         Returns the last page, and whether nothing has to be tried again.
         """
+        self._again_at = math.inf
         flows = tuple(filter(self._engine.can_execute, self._engine.flows))
         after = None if since is None else (since, "")
         now = self._engine.clock.monotonic()
@@ -237,9 +237,9 @@ class Recoverer:
         query = DueQuery("stall", flows=flows, after=after, limit=PAGE, others=others)
         is_done = True
         while True:
-            asked_at = self._engine.clock.monotonic()
+            head = self._seen.head
             page = await self._engine.driver.get_due(query)
-            self._jumps.look(asked_at, self._engine.clock.monotonic(), page.now)
+            self._lease.looks.add(self._engine.clock.monotonic(), page.now, head)
             self._report(page)
             recovering = [self._recover(stalled.state) for stalled in page.due]
             for outcome in await asyncio.gather(*recovering, return_exceptions=True):
@@ -259,32 +259,42 @@ class Recoverer:
                 message = "states in flow %r are not recovered: unknown flow here"
                 logger.info(message, flow, extra={"flow": flow, "reason": "unknown flow"})
 
-    async def _pause(self, page: DuePage, seen: Seen, longest: float) -> Seen:
-        """Wait until the next state stalls, or one that was committed meanwhile may.
-
-        Returns what the store has.
-        """
-        pause, is_idle = longest, page.next_at is None
+    async def _pause(self, page: DuePage, longest: float) -> None:
+        """Wait until the next state stalls, or one that was committed meanwhile may."""
+        pause, is_idle = longest, page.next_at is None and self._again_at == math.inf
         if page.next_at is not None:
             left = max(0.0, (page.next_at - page.now).total_seconds())
             pause = min(longest, left, max(SHORTEST_LOOK, left * PART_OF_WAIT))
         sleep = self._engine.clock.sleep(pause, background=is_idle)
-        return await first(self._change(seen), sleep) or seen
+        await first(self._change(), sleep)
 
-    async def _change(self, seen: Seen) -> Seen:
+    async def _change(self) -> None:
         """Return a while after something was committed."""
         with contextlib.suppress(Exception):  # Then it scans in a while, as it would anyway.
-            seen = await change_of_head(self._engine.driver, seen)
+            self._seen = await change_of_head(self._engine.driver, self._seen)
         await self._engine.clock.sleep(self._poll_interval)
-        return seen
 
     async def _look(self, state: State) -> Liveness | None:
-        """Return what is known of a state; ``None`` if it has moved on, or is alive after all."""
+        """Return what is known of a state; ``None`` if it has moved on, or may be alive after all.
+
+        It must have stalled by the clock of the store, and by that of this process: the engine that
+        executes it relies on the store having heard of it for no longer than that, by its own.
+        """
+        asked_at = self._engine.clock.monotonic()
         # All of a page are asked for together.
         found = await self._engine.heartbeats.get_liveness(state.id)
         if found is None or found.rev != state.rev or found.stalls_at is None:
             return None
-        return found if found.stalls_at <= found.now else None
+        if found.stalls_at > found.now:
+            return None
+        if read_note(found.note).handed_over:
+            return found
+        seen_at = self._engine.clock.monotonic()
+        at = self._lease.looks.recoverable_at(state, found, seen_at)
+        if at <= asked_at:
+            return found
+        self._again_at = min(self._again_at, at)
+        return None
 
     async def _recover(self, state: State) -> bool:
         """Deal with one state; whatever goes wrong with it holds up no other.
@@ -296,8 +306,6 @@ class Recoverer:
         try:
             looked_at = self._engine.clock.monotonic()
             found = await self._look(state)
-            if found is not None and self._is_excused(state, found):
-                return False
             if found is not None and self._engine.can_execute(flow):
                 await self._decide(state, found, looked_at)
         except RevisionMismatchError as lost:
@@ -314,11 +322,6 @@ class Recoverer:
             logger.exception("cannot recover %r", state.id, extra=extra)
             return False
         return True
-
-    def _is_excused(self, state: State, found: Liveness) -> bool:
-        if found.stalls_at is None or read_note(found.note).handed_over:
-            return False
-        return self._jumps.excuse(found.stalls_at, found.now, retry_after(state) / 2)
 
     async def _decide(self, state: State, found: Liveness, looked_at: float) -> None:
         note = read_note(found.note)

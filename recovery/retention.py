@@ -115,7 +115,7 @@ class Retention:
         self._engine.check_open()
         # Drawn here: processes that were forked after this object was made must differ.
         self._chance = self._rng or random.Random()  # noqa: S311 - no secret
-        lease = Lease(self._engine, self._name, seconds=self._lease_seconds, rng=self._chance)
+        lease = Lease(self._engine, self._name, lease_seconds=self._lease_seconds, rng=self._chance)
         self._task = spawn(self._run(lease), f"flowstate {self._name}")
         return self
 

@@ -5,42 +5,12 @@ from datetime import datetime, timedelta
 
 import attrs
 
-__all__ = ["Jumps", "ScanSchedule"]
+__all__ = ["ScanSchedule"]
 
 FULL_SCAN_EVERY = 60.0  # Seconds.
 # Stalled states come in the order of their time. A commit that took long may add one behind.
 OVERLAP = timedelta(seconds=10)
 MAX_DOUBLINGS = 6
-SMALLEST_JUMP = 0.25  # Seconds.
-FASTEST_CLOCK = 1.25  # Seconds of the store in one of this process, without a jump.
-
-
-@attrs.define(eq=False)
-class Jumps:
-    """Notices when the store's clock jumps ahead: what is kept alive looks stalled then.
-
-    Until its next heartbeat, that is: they are sent by clocks that do not jump.
-    """
-
-    _seen: tuple[float, datetime] | None = attrs.field(init=False, default=None)
-    _latest: tuple[datetime, datetime] | None = attrs.field(init=False, default=None)
-
-    def look(self, asked_at: float, replied_at: float, store_now: datetime) -> None:
-        """Compare the store's clock with the monotonic one, by what has passed at most."""
-        if self._seen is not None:
-            passed = replied_at - self._seen[0]
-            before = self._seen[1] + timedelta(seconds=FASTEST_CLOCK * passed + SMALLEST_JUMP)
-            if store_now > before:
-                self._latest = self._seen[1], store_now
-        self._seen = asked_at, store_now
-
-    def excuse(self, stalls_at: datetime, store_now: datetime, beats_within: timedelta) -> bool:
-        """Return whether a state only looks stalled because of a jump a moment ago."""
-        if self._latest is None:
-            return False
-        before, after = self._latest
-        # Also what stalls after the jump does so too early, if it is counted from before it.
-        return before < stalls_at and store_now < after + beats_within
 
 
 @attrs.define(eq=False)
@@ -66,17 +36,20 @@ class ScanSchedule:
         self._is_full = self._since is None or now >= self._full_at
         return None if self._is_full else self._since
 
-    def end(self, now: float, store_now: datetime, *, is_done: bool) -> None:
+    def end(self, now: float, store_now: datetime, *, is_done: bool, again_at: float) -> None:
         """Go on after a scan.
 
         Args:
             now: by the monotonic clock.
             store_now: the store's clock at the scan.
             is_done: whether the store has refused nothing.
+            again_at: when to read all again, for what is not known to have stood still for long
+                enough; ``math.inf`` if there is none.
         """
         self._since = store_now - OVERLAP
         if self._is_full:
             self._full_at = now + FULL_SCAN_EVERY
+        self._full_at = min(self._full_at, again_at)
         if is_done:
             self._failures = 0 if self._is_full else self._failures
         elif self._is_full or not self._failures:

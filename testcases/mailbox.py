@@ -7,7 +7,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from flowstate.commands import Command, Commit, Delay, End, Forget, Receive, SetTimer, Transit
+from flowstate.commands import Command, Commit, Delay, End, Forget, Put, SetTimer, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
 from flowstate.engine import Engine
@@ -19,10 +19,11 @@ from flowstate.errors import (
     StateNotFoundError,
 )
 from flowstate.mailboxes.mailbox import mailbox_id
+from flowstate.mailboxes.receiving import Receive
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check
-from flowstate.testcases.support import committed, in_another_loop, know, raised
+from flowstate.testcases.support import committed, delays_of, in_another_loop, know, raised
 
 __all__ = ["CASES"]
 
@@ -124,6 +125,24 @@ async def signals_before_and_after_a_life(h: Harness) -> None:
 
 
 @case()
+async def messages_are_taken_without_waiting(h: Harness) -> None:
+    """G1: one that need not wait takes a message with what it stores, or goes on as it is."""
+    h.flows.declare("got")
+    ctx = await committed(h, "a")
+    for left, expected in (("first", None), ("second", 1), ("third", None)):
+        ctx.put(left, "left")
+        await h.engine.do(Commit(Put(ctx), Receive(ctx, "m", to="got", wait=False)))
+        check(ctx.committed.get(str, "left"), left, "what it has stored")
+        check(ctx.committed.get(int, "m", None), expected, "the message")
+        check(ctx.committed.status, Status.ACTIVE, "status")
+        ctx.remove("m")
+        if left == "first":
+            await h.engine.signal("a", "m", 1)
+    late = Receive(ctx, "m", to="got", wait=False, timeout=HOUR, timeout_to="got")
+    await raised(InvalidCommandError, h.engine.do, Commit(late))
+
+
+@case()
 async def signals_to_one_that_is_delayed_or_has_a_timer(h: Harness) -> None:
     """G10: a message that is kept leaves a delay alone, and a timer ends a wait for one."""
     _receiving(h)
@@ -138,6 +157,87 @@ async def signals_to_one_that_is_delayed_or_has_a_timer(h: Harness) -> None:
         await h.visited("delayed m 1")
         state = await h.engine.wait_for("timed", status=Status.ENDED)
     check((state.transition.to, h.visits), ("late", ["delayed m 1"]), "what has come of both")
+
+
+def _timed(h: Harness) -> None:
+    """Register flows that note what has ended a wait."""
+
+    @h.flows.flow("taken")
+    def taken(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(f"{ctx.current.id} {ctx.signal}")
+        return Commit(End(ctx))
+
+    @h.flows.flow("late")
+    def late(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit(f"{ctx.current.id} {ctx.timer}")
+        return Commit(Receive(ctx, "m", to="taken"))
+
+
+async def _wait(h: Harness, id: str, after: timedelta) -> StateContext:
+    ctx = await committed(h, id)
+    await h.engine.do(Commit(Receive(ctx, "m", to="taken", timeout=after, timeout_to="late")))
+    return ctx
+
+
+@case()
+async def timeout_ends_with_its_wait(h: Harness) -> None:
+    """G10: the commit that ends a wait drops its timeout, whatever ends it."""
+    _timed(h)
+    for id in ("signal", "step", "again", "update"):
+        ctx = await _wait(h, id, HOUR)
+        check([d.timer for d in await delays_of(h)], ["flowstate.wait"], f"timers of {id!r}")
+        match id:
+            case "signal":
+                await h.engine.signal(id, "m", 1)
+            case "step":
+                await h.engine.do(Commit(Transit(ctx, "work")))
+            case "again":
+                await h.engine.do(Commit(Receive(ctx, "m", to="taken")))
+            case "update":
+                state = await h.engine.update(id, lambda ctx: ctx.put(1))
+                check(list(state.timers), ["flowstate.wait"], "what an update has left")
+                await h.engine.do(Commit(End(StateContext(state))))
+        check((await h.engine.get_state(id)).timers, {}, f"timers of {id!r} in the end")
+        check(await delays_of(h), [], f"what is left of {id!r}")
+    await committed(h, "early")
+    await h.engine.signal("early", "m", 1)
+    early = StateContext(await h.engine.get_state("early"))
+    await h.engine.do(Commit(Receive(early, "m", to="taken", timeout=HOUR, timeout_to="late")))
+    check((early.signal, await delays_of(h)), ("m", []), "with a message that was there")
+
+
+@case()
+async def timeout_that_was_passed_before_a_crash(h: Harness) -> None:
+    """G10: a message that came in time counts, although its flow runs after the timeout."""
+    _timed(h)
+    await _wait(h, "a", SOON)
+    async with Engine(h.driver, FlowRegistry(), clock=h.clock) as without_flows:
+        await without_flows.signal("a", "m", 1)
+    await h.clock.sleep(3 * SOON.total_seconds())
+    async with Delayer(h.engine):
+        await h.engine.wait_for("a", status=Status.ENDED)
+    check(h.visits, ["a m"], "visits")
+
+
+@case()
+async def timeout_and_message_at_once(h: Harness) -> None:
+    """G2: of a timeout and a message that come at once one wins, and no message is lost."""
+    _timed(h)
+    ids = [f"s-{number}" for number in range(10)]
+    async with Delayer(h.engine, poll_interval=0.01):
+        for id in ids:
+            await _wait(h, id, SOON)
+        await h.clock.sleep(SOON.total_seconds() - 0.002)
+        await asyncio.gather(*(h.engine.signal(id, "m", 1) for id in ids))
+        for id in ids:
+            await h.engine.wait_for(id, status=Status.ENDED)
+    check(sorted(v for v in h.visits if v.endswith(" m")), [f"{id} m" for id in ids], "messages")
+    for id in ids:
+        causes = [s.transition.cause for s in await h.log() if s.id == id]
+        check(causes.count("signal"), 1, f"how often {id!r} got its message")
+        check(causes.count("timer") <= 1, True, f"whether the timeout of {id!r} came once at most")
+        is_late = f"{id} flowstate.wait" in h.visits
+        check(is_late, "timer" in causes, f"whether {id!r} was late")
 
 
 @case("shared")
@@ -272,7 +372,11 @@ CASES: tuple[Case, ...] = (
     signals_are_kept_in_order,
     signals_with_keys,
     signals_before_and_after_a_life,
+    messages_are_taken_without_waiting,
     signals_to_one_that_is_delayed_or_has_a_timer,
+    timeout_ends_with_its_wait,
+    timeout_that_was_passed_before_a_crash,
+    timeout_and_message_at_once,
     signals_from_another_process,
     signals_of_many_at_once,
     signals_to_one_that_always_moves,

@@ -92,7 +92,8 @@ async def raised(kind: type[E], do: Callable[..., Any], *args: Any, **kwargs: An
 
 def snapshot(ctx: StateContext) -> dict[str, object]:
     """Return every attribute of a context, to be compared later."""
-    attributes = {name: getattr(ctx, name) for name in StateContext.__slots__}
+    names = set(StateContext.__slots__) - {"_frozen"}  # That is what it was made with.
+    attributes = {name: getattr(ctx, name, None) for name in names}
     return attributes | {"data": dict(ctx.data)}
 
 

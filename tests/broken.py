@@ -29,6 +29,7 @@ from tests.broken_due import (
     ForgetsDelays,
     ForgetsReferences,
     HalfClaims,
+    HeartbeatsGoBack,
     OldHeartbeats,
     ShortStalledPages,
     SilentOthers,
@@ -49,6 +50,7 @@ from tests.broken_forgetting import (
     OnlyPausedIsIdle,
     ShortIdlePages,
 )
+from tests.broken_keeping import KeepsNothing, KeepsOutdated
 from tests.broken_timers import (
     DropsWhatIsClaimed,
     HoldersOfBefore,
@@ -375,11 +377,14 @@ BROKEN: dict[type[Base], str] = {
     StuckLock: "cancelled_commit_tells_the_truth",
     LostReply: "cancelled_commit_tells_the_truth",
     OldHeartbeats: "heartbeat_of_another_revision",
-    DeafToHeartbeats: "heartbeat_postpones recovery_waits_for_what_is_alive",
+    DeafToHeartbeats: "heartbeat_postpones",
+    HeartbeatsGoBack: "heartbeat_after_the_clock_went_back",
     ForgetsDelays: "stalled_after_the_delay",
     ShortStalledPages: "stalled_first_in_front",
     StalledInAnyOrder: "stalled_first_in_front",
     UnfencedLeases: "lease_fences_a_holder_that_was_asleep",
+    KeepsNothing: "kept_delays_have_the_new_revision kept_states_stall_no_later",
+    KeepsOutdated: "kept_delay_by_itself_puts_off_nothing kept_delays_have_the_new_revision",
     PutsDropTimers: "puts_keep_timers",
     TimersPostpone: "timers_postpone_nothing",
     HoldersOfBefore: "timer_takes_the_place_of_another",

@@ -19,6 +19,7 @@ __all__ = [
     "ForgetsDelays",
     "ForgetsReferences",
     "HalfClaims",
+    "HeartbeatsGoBack",
     "OldHeartbeats",
     "ShortStalledPages",
     "SilentOthers",
@@ -94,7 +95,7 @@ class DeadlinesOfTheLog(Base):
 
     async def commit_one(self, writes: Writes) -> Verdict:
         verdict = await self.apply(writes)
-        self._set_back.clear()
+        self._standing._set_back.clear()
         return verdict
 
 
@@ -115,6 +116,16 @@ class DeafToHeartbeats(Base):
 
     async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
         return await super().beat([replace(beat, seconds=None) for beat in heartbeats])
+
+
+class HeartbeatsGoBack(Base):
+    """Says of each heartbeat what the clock said, which may be less than before."""
+
+    async def beat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[bool]:
+        found = await super().beat(heartbeats)
+        for beat in heartbeats:
+            self._deadlines.beats[beat.id] = self._now(), beat.note
+        return found
 
 
 class ForgetsDelays(Base):

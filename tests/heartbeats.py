@@ -12,7 +12,7 @@ from flowstate import (
     StoreBusyError,
     Transit,
 )
-from flowstate.driver import DueQuery, Heartbeat
+from flowstate.driver import DueQuery, Heartbeat, Liveness
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.testcases.support import DriverWrapper
 
@@ -22,11 +22,12 @@ HOUR = 3600.0
 
 
 class Recorder(DriverWrapper):
-    """Counts heartbeats, and fails them on request."""
+    """Notes heartbeats and questions for liveness, and fails heartbeats on request."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(MemoryDriver(clock))
         self.beats: list[Heartbeat] = []
+        self.asked: list[str] = []
         self.calls = 0
         self.is_away = False
         self.locked = ""
@@ -39,6 +40,10 @@ class Recorder(DriverWrapper):
             raise StoreBusyError("locked")
         self.beats += heartbeats
         return await super().beat(heartbeats)
+
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        self.asked += ids
+        return await super().get_liveness(ids)
 
     async def stalled(self) -> list[str]:
         return [stalled.id for stalled in (await self.get_due(DueQuery("stall"))).due]

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,17 +18,25 @@ from flowstate.committing import Committer
 from flowstate.context import StateContext
 from flowstate.driver import DelayedState, Driver, Heartbeat, StateQuery, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.drivers.memory.due import Deadlines, Idle
+from flowstate.drivers.memory.standing import Standing
 from flowstate.engine import Engine
-from flowstate.errors import RevisionMismatchError
+from flowstate.errors import CommitUnknownError, RevisionMismatchError
 from flowstate.executions.execution import Execution
 from flowstate.executions.flow_loop import FlowLoop
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.limits import MAX_REV
 from flowstate.log_tail import LogTail
+from flowstate.looking import Looking
+from flowstate.mailboxes.mailbox import mailbox_id
+from flowstate.mailboxes.signalling import _Sending
+from flowstate.planning.plan import Plan
 from flowstate.recovery import Lease
-from flowstate.state import State
+from flowstate.recovery.policy import attempt_annotations
+from flowstate.retrying import FAILURES
+from flowstate.runtime import Runtime
+from flowstate.state import State, Status
 from flowstate.testing.simulation.driver import SimulatedDriver
+from flowstate.updating import Change, update
 from flowstate.watch import Watch
 
 __all__ = ["BUGS", "Plant", "tokens_are_ignored"]
@@ -236,13 +245,64 @@ def damage_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def deadlines_from_the_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the store's clock was ahead, what a crash leaves is not recovered for as long."""
-    catch_up = MemoryDriver._catch_up
+    monkeypatch.setattr(Standing, "since", lambda _self, state: state.committed_at)
 
-    def forgetting(self: MemoryDriver, table: Deadlines | Idle) -> None:
-        self._set_back.clear()
-        catch_up(self, table)
 
-    monkeypatch.setattr(MemoryDriver, "_catch_up", forgetting)
+def keys_are_looked_for_in_an_older_mailbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that two processes send with one key at the same time is received twice."""
+    keep = _Sending._keep
+
+    async def keeping(self: _Sending, plan: Plan, *, with_message: bool) -> StateContext:
+        self.line.state = await self._read(mailbox_id(self.sent.id))
+        return await keep(self, plan, with_message=with_message)
+
+    monkeypatch.setattr(_Sending, "_keep", keeping)
+
+
+def unknown_updates_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update whose reply was lost is done twice, as if it had lost a race."""
+
+    async def updating(runtime: Runtime, id: str, change: Change, attempts: int) -> State:
+        while True:
+            try:
+                return await update(runtime, id, change, attempts)
+            except CommitUnknownError:
+                continue
+
+    monkeypatch.setattr("flowstate.changing.update", updating)
+
+
+def crashes_make_failures_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that also crashes fails more often than its policy allows."""
+
+    def without_failures(state: State, rng: Random) -> dict[str, str]:
+        return {**attempt_annotations(state, rng), FAILURES: "0"}
+
+    monkeypatch.setattr("flowstate.recovery.recoverer.attempt_annotations", without_failures)
+
+
+def waits_begin_at_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait misses what is committed between its look at the state and its watch."""
+
+    async def wait_for(
+        self: Engine,
+        id: str,
+        *,
+        status: Status | None = None,
+        until: Callable[[State], object] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> State:
+        reached = until or (lambda state: state.status is status)
+        state = await self.driver.get_state(id)
+        if state is not None and reached(state):
+            return state
+        async with (
+            asyncio.timeout(timeout),
+            self.watch(id=id, since_rev=await self.head()) as states,
+        ):
+            return await anext(each async for each in states if reached(each))
+
+    monkeypatch.setattr(Looking, "wait_for", wait_for)
 
 
 BUGS: tuple[Plant, ...] = (
@@ -264,4 +324,8 @@ BUGS: tuple[Plant, ...] = (
     reads_are_stale,
     damage_is_passed_over,
     deadlines_from_the_last_commit,
+    keys_are_looked_for_in_an_older_mailbox,
+    unknown_updates_are_done_again,
+    crashes_make_failures_forgotten,
+    waits_begin_at_the_head,
 )

@@ -117,6 +117,10 @@ class Scene:
         for value in self.refused:
             assert found[value] == 0, f"{value} was refused, and is there"
         assert max(found.values(), default=0) <= 1
+        keys = Counter(self.tried[value] for value in found if self.tried.get(value))
+        assert self.has_two_lives or max(keys.values(), default=0) <= 1, (
+            f"a key was new twice: {keys}"
+        )
 
     def _unknown(self) -> set[int]:
         """Return what may be stranded: what nobody has heard of, kept without a check."""

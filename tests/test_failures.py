@@ -1,6 +1,7 @@
 """What counts as a failure, and what a failure meets: crashes, stores that fail, other engines."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -364,6 +365,34 @@ async def test_a_background_execution_whose_policy_takes_its_failure_logs_no_tra
     outcome = await engine.begin(await new(engine))
     assert isinstance(await outcome, ValueError)
     assert [record.exc_info for record in caplog.records] == [None]
+
+
+@pytest.mark.parametrize("on_failure", [None, "refund"])
+async def test_an_expected_error_is_a_warning_of_one_line(
+    engine: Engine,
+    flows: FlowRegistry,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    on_failure: str | None,
+) -> None:
+    flows.declare("refund")
+    policy = RetryPolicy(never=(ValueError,))
+    calls = Calls(clock, ValueError("declined"))
+    flows.set("charge", calls, retry=policy, on_failure=on_failure)
+    await (await engine.begin(await new(engine)))
+    (record,) = [each for each in caplog.records if "declined" in each.getMessage()]
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)
+
+
+async def test_an_error_that_on_leaves_out_is_no_expected_one(
+    engine: Engine, flows: FlowRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = RetryPolicy(on=(OSError,), never=(lambda _: 1 / 0,))
+    flows.set("charge", Calls(clock, ValueError("declined")), retry=policy)
+    await (await engine.begin(await new(engine)))
+    (record,) = [each for each in caplog.records if "declined" in each.getMessage()][-1:]
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
 
 
 # Delays that fire without a commit

@@ -79,6 +79,26 @@ async def test_what_a_returned_command_commits_first_is_kept_alive(
     await engine.execute(ctx)
 
 
+async def test_what_commits_all_the_time_costs_the_store_nothing_else(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    steps: list[float] = []
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        steps.append(clock.monotonic())
+        for _ in range(10):
+            await clock.sleep(30.0)
+            await engine.do(Commit(Transit(ctx, "work")))
+        clock.advance(39.0)  # As a flow does that blocks the event loop.
+        await engine.do(Commit(Transit(ctx, "work")))
+        clock.advance(39.0)
+        return Commit(Transit(ctx, "work")) if len(steps) < 3 else Commit(End(ctx))
+
+    await engine.execute(await committed(engine))
+    assert (len(steps), driver.beats, driver.asked) == (3, [], [])
+
+
 async def test_a_state_that_pauses_and_resumes_in_its_flow_is_kept_alive(
     engine: Engine, driver: Recorder, clock: FakeClock
 ) -> None:

@@ -1,5 +1,6 @@
 """One DEBUG record for each command, with its parts apart; silent unless asked."""
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from flowstate import (
+    Check,
     Command,
     Commit,
     Delay,
@@ -124,6 +126,62 @@ async def test_a_lost_race_of_a_flow_is_no_more_than_debug(
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
     (lost,) = (record for record in caplog.records if hasattr(record, "ids"))
     assert (vars(lost)["state_id"], vars(lost)["ids"]) == ("a", ("a",))
+
+
+@pytest.mark.parametrize("is_superseded", [True, False])
+async def test_a_lost_race_within_a_flow_is_quiet_if_others_have_moved_it_on(
+    is_superseded: bool, flows: FlowRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fenced(ctx: StateContext, engine: Engine) -> Command[None]:
+        if is_superseded:
+            await engine.do(Commit(Pause(StateContext(await engine.get_state("a")))))
+        else:
+            ctx = StateContext(State("a"))  # Of no revision that there was.
+        await engine.update("other", lambda _: Check(ctx), attempts=2)
+        return Commit(End(ctx))
+
+    flows.set("fenced", fenced)
+    async with Engine(MemoryDriver(), flows) as engine:
+        await engine.do(Commit(Pause(StateContext(State("other")))))
+        ctx = StateContext(State("a"))
+        await engine.do(Commit(Transit(ctx, "fenced")))
+        outcome = await (await engine.begin(ctx))
+    levels = [record.levelno for record in caplog.records]
+    assert levels == ([] if is_superseded else [logging.ERROR])
+    assert (outcome is None) == is_superseded
+
+
+async def test_a_flow_that_raises_a_cancellation_itself_is_logged(
+    flows: FlowRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def gives_up(ctx: StateContext, engine: Engine) -> Command[None]:
+        raise asyncio.CancelledError
+
+    flows.set("next", gives_up, replace=True)
+    async with Engine(MemoryDriver(), flows) as engine:
+        await engine.do(Execute(StateContext(State("a", transition=Transition("next")))))
+        await engine.idle()
+    (record,) = caplog.records
+    assert record.getMessage() == "execution of 'a' was cancelled by its own flow"
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+
+
+async def test_a_flow_that_is_cancelled_by_a_stop_is_not_logged_so(
+    flows: FlowRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = asyncio.Event()
+
+    async def waits(ctx: StateContext, engine: Engine) -> Command[None]:
+        begun.set()
+        await asyncio.Event().wait()
+        return Commit(End(ctx))
+
+    flows.set("next", waits, replace=True)
+    async with Engine(MemoryDriver(), flows, shutdown_timeout=0.0) as engine:
+        await engine.do(Execute(StateContext(State("a", transition=Transition("next")))))
+        await begun.wait()
+    assert not [each for each in caplog.records if "own flow" in each.getMessage()]
 
 
 def test_nothing_is_printed_by_default() -> None:

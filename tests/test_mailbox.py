@@ -303,3 +303,12 @@ async def test_names_and_contexts_are_told_by_the_command() -> None:
     assert command == Receive(ctx, "m", "n", to="next") != Receive(ctx, "m", to="next")
     with pytest.raises(AttributeError):
         command.to = "other"  # type: ignore[misc]
+
+
+async def test_a_key_that_was_seen_does_not_hide_that_there_is_no_such_state(
+    engine: Engine,
+) -> None:
+    assert await engine.signal("to come", "m", 1, key="k", early=True)
+    with pytest.raises(StateNotFoundError):
+        await engine.signal("to come", "m", 1, key="k")
+    assert not await engine.signal("to come", "m", 1, key="k", early=True)

@@ -286,6 +286,27 @@ async def test_outside_of_an_execution_nothing_is_told(engine: Engine, flows: Fl
     waiting.cancel()
 
 
+async def test_what_a_nested_execution_was_told_the_outer_one_knows_too(
+    engine: Engine, flows: FlowRegistry
+) -> None:
+    inner, told = Running(), list[bool]()
+
+    async def outer(ctx: StateContext, engine: Engine) -> Command[None]:
+        await engine.do(Commit(Transit(ctx, "inner")))
+        await engine.execute(ctx)
+        told.append(ctx.superseded)
+        return Commit(End(ctx))
+
+    flows.set("outer", outer)
+    flows.set("inner", inner)
+    executing = asyncio.create_task(engine.execute(await new(engine, to="outer")))
+    await inner.begun.wait()
+    await move_on(engine)
+    await executing
+    assert (inner.told, told) == ([False, True], [True])
+    assert engine.stats().superseded == 2
+
+
 async def test_no_further_flow_is_called(engine: Engine, flows: FlowRegistry) -> None:
     visits: list[str] = []
     work = Running(lambda ctx: Transit(ctx, "next"))

@@ -48,6 +48,21 @@ async def test_shielded_work_is_finished_before_the_cancellation_is_raised() -> 
     assert events == ["begun", "finished"]
 
 
+async def test_work_that_something_else_cancels_is_a_failure_and_ends_no_caller() -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    caller = asyncio.create_task(shielded(work()))
+    await begun.wait()
+    (inner,) = (each for each in asyncio.all_tasks() if each.get_name() == "flowstate shielded")
+    inner.cancel()
+    with pytest.raises(RuntimeError, match="not by its caller"):
+        await caller
+
+
 async def test_a_swallowed_cancellation_is_raised() -> None:
     async def swallow() -> None:
         with preserve_cancellation():

@@ -21,13 +21,18 @@ from flowstate import (
     InvalidInputError,
     Noop,
     Pause,
+    Put,
+    Resume,
+    Retry,
     RetryPolicy,
     RevisionMismatchError,
     State,
     StateContext,
     Status,
     Transit,
+    Transition,
 )
+from flowstate.driver import DuePage, DueQuery
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.turns import turns_of
 from tests.scripted import settled
@@ -306,3 +311,89 @@ async def test_a_pause_after_a_failure_goes_on(clock_engine: Engine) -> None:
 
     assert calls[1] - calls[0] == pytest.approx(100.0)
     assert (await clock_engine.get_state("order")).get(int) == 2
+
+
+# What stays as it was
+
+
+async def test_an_update_that_moves_nothing_says_since_when(clock_engine: Engine) -> None:
+    clock_engine.flows.declare("work")
+    ctx = StateContext(State("order"))
+    await clock_engine.do(Commit(Transit(ctx, "work")))
+    found = [await clock_engine.update("order", add) for _ in range(2)]
+    assert [(state.rev, state.transition.since) for state in found] == [(2, 1), (3, 1)]
+    assert {state.transition.origin for state in found} == {"1"}
+    ctx = StateContext(found[-1])
+    ctx.put("progress")
+    await clock_engine.do(Commit(Put(ctx)))
+    assert (ctx.committed.transition.since, ctx.committed.transition.origin) == (0, "1")
+    for command in (Retry(ctx), Pause(ctx), Resume(ctx)):
+        await clock_engine.do(Commit(Put(changed(ctx), keep=True)))
+        assert ctx.committed.transition.since > 0
+        await clock_engine.do(Commit(command))
+        assert ctx.committed.transition.since == 0
+    assert ctx.fork("other").current.transition.since == 0
+
+
+def changed(ctx: StateContext) -> StateContext:
+    ctx.put(ctx.current.rev)
+    return ctx
+
+
+async def test_what_is_no_revision_cannot_be_since(clock_engine: Engine) -> None:
+    clock_engine.flows.declare("work")
+    for since in (-1, "1", None, True):
+        ctx = StateContext(State("order", transition=Transition("work", since=since)))  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="since"):
+            await clock_engine.do(Delay(ctx, "work", after=timedelta(1)))
+
+
+async def test_whether_to_keep_is_true_or_false(clock_engine: Engine) -> None:
+    with pytest.raises(InvalidInputError, match="keep"):
+        await clock_engine.do(Commit(Put(StateContext(State("order")), keep=1)))  # type: ignore[arg-type]
+
+
+async def test_a_step_in_the_same_commit_keeps_nothing(clock_engine: Engine) -> None:
+    clock_engine.flows.declare("work")
+    ctx = StateContext(State("order"))
+    await clock_engine.do(Commit(Delay(ctx, "work", after=timedelta(1))))
+    assert ctx.committed.delayed_until is not None
+    await clock_engine.do(Commit(Retry(ctx), Put(ctx, keep=True)))
+    assert ctx.committed.delayed_until is None
+    assert list((await clock_engine.get_delayed_states()).delayed) == []
+
+
+async def test_a_delay_that_loses_to_an_update_is_tried_again(clock_engine: Engine) -> None:
+    clock, pages = clock_engine.clock, Overtaken(clock_engine)
+
+    @clock_engine.flows.flow("late")
+    async def late(ctx: StateContext, engine: Engine) -> Command:
+        return Commit(End(ctx))
+
+    ctx = StateContext(State("order"))
+    await clock_engine.do(Commit(Delay(ctx, "late", after=timedelta(seconds=5))))
+    async with Delayer(clock_engine, poll_interval=0.5):
+        pages.begin()
+        await clock.sleep(6.0)
+        await clock_engine.wait_for("order", status=Status.ENDED)
+    assert pages.updates == 1
+    assert (await clock_engine.get_state("order")).get(int, "n") == 1
+
+
+class Overtaken:
+    """Lets an update come between the first page with a due delay and the commit of that."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.updates = 0
+        self._engine = engine
+        self._get_due = engine.driver.get_due
+
+    def begin(self) -> None:
+        self._engine.driver.get_due = self.get_due  # type: ignore[method-assign]
+
+    async def get_due(self, query: DueQuery) -> DuePage:
+        page = await self._get_due(query)
+        if page.due and not self.updates:
+            self.updates += 1
+            await self._engine.update("order", add)
+        return page

@@ -93,6 +93,19 @@ def test_depth_up_to_the_bound_is_stored(depth: int) -> None:
     assert is_json(b"[" * depth + b"]" * depth)
 
 
+def test_many_values_next_to_each_other_are_not_deep() -> None:
+    row = b'{"a":[1,"]}\\"[{",{}]},'
+
+    assert is_json(b"[" + row * 2_000 + b"1]")
+    assert not is_json(b"[" + row * 2_000 + b"[" * 501 + b"]" * 501 + b"]")
+
+
+def test_json_is_stored_as_it_is() -> None:
+    raw = b'{"a":null,"b":[1.5,null]}'
+
+    assert bytes(with_value({}, "value", Raw(raw))["value"]) == raw
+
+
 def test_a_value_may_look_like_what_is_refused() -> None:
     for text in ("\\u0000", "\\\\u0000", "null", "NaN", "u0000"):
         values = with_value(FrozenDict(), "value", {"null": [text, None]})

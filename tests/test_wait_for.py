@@ -60,7 +60,7 @@ async def test_what_is_as_wanted_already_costs_one_read(driver: Scripted, engine
     await engine.do(Commit(End(ctx)))
     driver.pages = 0
     found = await engine.wait_for("a", status=Status.ENDED)
-    assert (found, driver.pages, tail_of(driver).watches) == (ctx.committed, 1, set())
+    assert (found, driver.pages, tail_of(driver).watches) == (ctx.committed, 1, {})
 
 
 async def test_a_missing_state_is_waited_for(engine: Engine) -> None:
@@ -129,7 +129,7 @@ async def test_the_time_out_is_by_the_clock_of_the_engine(engine: Engine) -> Non
     with pytest.raises(TimeoutError, match="'a' was not as wanted within 259200 seconds"):
         await engine.wait_for("a", status=Status.ENDED, timeout=3 * 86_400.0)
     assert engine.clock.monotonic() - before == 3 * 86_400.0
-    assert tail_of(engine.driver).watches == set()
+    assert tail_of(engine.driver).watches == {}
     await engine.do(Commit(End(ctx)))
     assert (await engine.wait_for("a", until=is_ended, timeout=1.0)).rev == 2
 
@@ -220,7 +220,7 @@ async def test_what_the_function_raises_is_raised(engine: Engine) -> None:
     await paused(engine, "a")
     with pytest.raises(ZeroDivisionError):
         await engine.wait_for("a", until=lambda state: 1 / (state.rev - 1))
-    assert tail_of(engine.driver).watches == set()
+    assert tail_of(engine.driver).watches == {}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing(seconds: float | None) ->
         assert len(tail_of(engine.driver).watches) == 1
         waiting.cancel()
         await asyncio.wait([waiting])
-        assert (tail_of(engine.driver).watches, asyncio.all_tasks() - before) == (set(), set())
+        assert (tail_of(engine.driver).watches, asyncio.all_tasks() - before) == ({}, set())
 
 
 async def test_many_waiters_cost_a_read_each_and_hear_of_nothing_else(
@@ -287,4 +287,4 @@ async def test_many_waiters_cost_a_read_each_and_hear_of_nothing_else(
             await pause(engine, str(number))
     assert [wait.result().id for wait in waits] == [str(number) for number in range(WAITERS)]
     assert (asked, driver.pages) == (WAITERS, 0)
-    assert (tail.watches, tail._topics) == (set(), {})
+    assert (tail.watches, tail._topics) == ({}, {})

@@ -140,7 +140,7 @@ async def resolved(
         except DriverError as error:
             failed = Failed(error, common=True)
     if lost:
-        return _unknown(batch)
+        return _unknown(batch, failed.error)
     if failed.common:
         raise failed.error from failed
     return await _split(resolver, batch, failed, clock)
@@ -232,15 +232,19 @@ async def _with_replays(
         chosen = [commits[index] for index in putting]
         try:
             found = await resolver.find_replays(chosen)
-        except (Failed, DriverError):
-            found = _unknown(chosen)
+        except (Failed, DriverError) as error:
+            found = _unknown(chosen, error.error if isinstance(error, Failed) else error)
         for index, verdict in zip(putting, found, strict=True):
             told[index] = told[index] if verdict is None else verdict
     return told
 
 
-def _unknown(batch: Sequence[Writes]) -> list[Verdict]:
-    return [CommitUnknownError(writes.token) for writes in batch]
+def _unknown(batch: Sequence[Writes], why: DriverError) -> list[Verdict]:
+    """Return verdicts that have as their cause why nothing could be found out."""
+    verdicts = [CommitUnknownError(writes.token) for writes in batch]
+    for verdict in verdicts:
+        verdict.__cause__ = why
+    return [*verdicts]
 
 
 def _only_delays(writes: Writes) -> bool:

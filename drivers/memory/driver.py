@@ -31,6 +31,7 @@ from flowstate.drivers.kit.event_count import EventCount
 from flowstate.drivers.memory.due import Deadlines, Delays, Idle, due_of
 from flowstate.drivers.memory.index import Index
 from flowstate.drivers.memory.log import LONG_AGO, Log, read_page
+from flowstate.drivers.memory.standing import Standing
 from flowstate.errors import (
     ClaimLostError,
     DataNotFoundError,
@@ -92,7 +93,7 @@ class MemoryDriver(Driver):
         self._states = self._log.states
         self._latest: dict[str, int] = {}
         self._last_time = LONG_AGO
-        self._set_back: dict[int, datetime] = {}  # When revisions came while the clock was behind.
+        self._standing = Standing()
         self._index = Index()
         self._replaced: list[int] = []  # By the revisions that the index does not know yet.
         self._forgotten: list[int] = []  # Since the index was brought up to date.
@@ -154,30 +155,31 @@ class MemoryDriver(Driver):
                 return self._mismatch(writes)
         if writes.checks or writes.delays or writes.data or writes.needs:
             return self._judge_rest(writes)
-        has_rest = writes.claims or writes.drops or writes.timers or writes.forgets
-        return self._judge_rest(writes) if has_rest else self._append(writes.puts)
+        if writes.claims or writes.drops or writes.timers or writes.forgets:
+            return self._judge_rest(writes)
+        puts = writes.puts
+        return self._append_kept(puts, writes.keeps) if writes.keeps else self._append(puts)
 
-    def _append(self, puts: tuple[State, ...]) -> tuple[State, ...]:
+    def _append(
+        self, puts: tuple[State, ...], moved: Sequence[State] | None = None
+    ) -> tuple[State, ...]:
+        """Append revisions; ``moved`` are those that drop their delays, ``None`` means all."""
         now = self._now()
         if now < self._last_time:
             # The stamp never goes back; deadlines count from now.
-            revs = range(self._head + 1, self._head + len(puts) + 1)
-            self._set_back.update(dict.fromkeys(revs, now))
+            self._standing.came(range(self._head + 1, self._head + len(puts) + 1), now)
             now = self._last_time
         self._last_time = now
-        states, latest, replaced = self._states, self._latest, self._replaced
-        rev = self._head
-        committed = []
+        latest, rev, committed = self._latest, self._head, []
         for draft in puts:
             rev += 1
-            state = replace(draft, rev=rev, committed_at=now)
-            states.append(state)
-            replaced.append(draft.rev)
-            latest[state.id] = rev
-            committed.append(state)
+            committed.append(replace(draft, rev=rev, committed_at=now))
+            self._replaced.append(draft.rev)
+            latest[draft.id] = rev
+        self._states.extend(committed)
         self._head = rev
         if self._delays.count:
-            self._delays.remove_of(puts)
+            self._delays.remove_of(puts if moved is None else moved)
         if self._deadlines.beats:
             for draft in puts:
                 self._deadlines.beats.pop(draft.id, None)
@@ -213,7 +215,8 @@ class MemoryDriver(Driver):
         self._due_count += sum([self._delays.claim(claim, now) for claim in writes.claims])
         for drop in writes.drops:
             self._delays.drop(drop)
-        states = self._append(_delayed(writes, dues) if dues else writes.puts)
+        puts = _delayed(writes, dues) if dues else writes.puts
+        states = self._append_kept(puts, writes.keeps) if writes.keeps else self._append(puts)
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
             self._delays.add(writes.delay_id(index), delay, state, due)
@@ -234,6 +237,19 @@ class MemoryDriver(Driver):
             return DataNotFoundError(f"data {', '.join(missing)} is no longer stored")
         lost = [claim.id for claim in writes.claims if not self._delays.can_claim(claim, now)]
         return ClaimLostError(lost) if lost else None
+
+    def _append_kept(self, puts: tuple[State, ...], keeps: Sequence[int]) -> tuple[State, ...]:
+        """Append revisions of which some keep their delays, and when they stall."""
+        ends = [self._stalls_at(self._latest_state(puts[place].id)) for place in keeps]
+        states = self._append(puts, [s for n, s in enumerate(puts) if n not in keeps])
+        for place, at in zip(keeps, ends, strict=True):
+            self._delays.move(states[place])
+            self._standing.keep(states[place].rev, at)
+        return states
+
+    def _stalls_at(self, state: State) -> datetime | None:
+        is_seen = state.rev <= self._deadlines.seen
+        return self._deadlines.at(state.id) if is_seen else self._standing.stalls_at(state)
 
     def _forget(self, state: State) -> None:
         """Let a state have no latest revision, although this one stays in the log."""
@@ -282,10 +298,10 @@ class MemoryDriver(Driver):
         for rev in self._index.rising(latest, table.seen, self._head):
             state = self._log.at(rev)
             if rev in live and state is not None:
-                table.add(state, self._set_back.get(rev) or state.committed_at or LONG_AGO)
+                table.add(state, self._standing.since(state), self._standing.limit(rev))
         table.seen = self._head
         if table is self._deadlines:
-            self._set_back.clear()
+            self._standing.clear()
 
     async def get_due(self, query: DueQuery) -> DuePage:
         self._check_open()
@@ -376,5 +392,6 @@ def _delayed(writes: Writes, dues: Sequence[datetime]) -> tuple[State, ...]:
     for delay, due in zip(writes.delays, dues, strict=True):
         earliest[delay.put] = min(due, earliest.get(delay.put, due))
     return tuple(
-        replace(state, delayed_until=earliest.get(place)) for place, state in enumerate(writes.puts)
+        replace(state, delayed_until=earliest[place]) if place in earliest else state
+        for place, state in enumerate(writes.puts)
     )

@@ -24,7 +24,7 @@ from flowstate.frozen import EMPTY
 from flowstate.recovery_rules import stalls_after
 from flowstate.state import State, Status
 
-__all__ = ["Deadlines", "Delays", "Idle", "due_of"]
+__all__ = ["LAST", "Deadlines", "Delays", "Idle", "due_of", "stalls_at"]
 
 FIRST = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
@@ -41,6 +41,12 @@ def _later(time: datetime, by: timedelta) -> datetime:
 def due_of(delay: NewDelay | NewTimer, now: datetime) -> datetime:
     """Return when a delay or a timer is due, by the store's ``now``."""
     return delay.due if delay.due is not None else _later(now, delay.after or timedelta(0))
+
+
+def stalls_at(state: State, began: datetime) -> datetime | None:
+    """Return when a revision stalls that began at a time, or ``None``: never."""
+    after = stalls_after(state)
+    return None if after is None else _later(state.delayed_until or began, after)
 
 
 class _SortedKeys:
@@ -132,6 +138,7 @@ class Delays:
         self._stored: dict[str, tuple[DelayedState, tuple[str, ...]]] = {}
         self._holders: dict[str, str] = {}
         self._by_state: dict[str, set[str]] = {}
+        self._alone: set[str] = set()  # Those that were stored by themselves.
         self._order = _DueIndex()
 
     def add(self, id: str, delay: NewDelay, state: State, due: datetime) -> None:
@@ -143,6 +150,8 @@ class Delays:
             self.references.update(delay.references)
             self._by_state.setdefault(state.id, set()).add(id)
             self._order.set(id, delay.to, due)
+            if delay.put is None:
+                self._alone.add(id)
 
     def set_timer(self, timer: NewTimer, state_id: str, due: datetime) -> None:
         """Put a timer in the place of the one that has its id, and of the claim of that one."""
@@ -157,8 +166,18 @@ class Delays:
             for id in list(self._by_state.get(state.id, ())):
                 self._remove(id)
 
+    def move(self, state: State) -> None:
+        """Let the delays that were committed with a state belong to its next revision."""
+        for id in list(self._by_state.get(state.id, ())):
+            if id in self._alone:
+                self._remove(id)
+            else:
+                delayed, references = self._stored[id]
+                self._stored[id] = replace(delayed, state=state), references
+
     def _remove(self, id: str) -> None:
         delayed, references = self._stored.pop(id)
+        self._alone.discard(id)
         self._holders.pop(id, None)
         self._order.remove(id)
         if delayed.timer:
@@ -220,12 +239,12 @@ class Deadlines:
         self._order = _DueIndex()
         self.at = self._order.time_of
 
-    def add(self, state: State, now: datetime) -> None:
-        """Take a latest revision that was committed at ``now``."""
-        after = stalls_after(state)
+    def add(self, state: State, now: datetime, no_later: datetime) -> None:
+        """Take a latest revision that was committed at ``now``, and stalls no later than that."""
+        at = stalls_at(state, now)
         self._order.remove(state.id)
-        if after is not None:
-            self._set(state, _later(state.delayed_until or now, after))
+        if at is not None:
+            self._set(state, min(at, no_later))
 
     def _set(self, state: State, time: datetime) -> None:
         self._order.set(state.id, state.transition.to, time)
@@ -266,7 +285,7 @@ class Idle:
         self._order = _DueIndex()
         self.forget = self._order.remove
 
-    def add(self, state: State, now: datetime) -> None:  # noqa: ARG002 - as of deadlines
+    def add(self, state: State, *_: datetime) -> None:
         """Take a latest revision."""
         self._order.remove(state.id)
         if state.status is not Status.ENDED and stalls_after(state) is None:

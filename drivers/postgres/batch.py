@@ -110,10 +110,8 @@ def encoded(commits: Sequence[Writes], lock_wait: float) -> tuple[Any, ...]:
             _add_conditions(rest, places, place, writes)
         if writes.timers:
             rest.setdefault("timers", []).extend(_timers(place, first_put, writes))
-        if writes.forgets:
-            rest["forgets"] = True
-            for forgotten in writes.forgets:
-                counts[4 * (first_put + forgotten) + 1] = FORGOTTEN
+        if writes.keeps or writes.forgets:
+            _mark(rest, counts, first_put, writes)
     counts[1] = len(places)
     counts.append(round(lock_wait * 1_000) + 1)
     parameters = _arrays(counts, [*tokens, *places, *words])
@@ -131,6 +129,18 @@ def _add_contents(
         id_place = places.setdefault(delay.state.id, len(places) + 1)
         fields = delay.state.rev, *_due(delay), delay.references
         delays.append((place, writes.delay_id(index), put, id_place, *fields))
+
+
+def _mark(rest: dict[str, Any], counts: list[int], first_put: int, writes: Writes) -> None:
+    """Say which puts keep their delays, and which are forgotten."""
+    for place in writes.keeps:
+        until = writes.puts[place].delayed_until
+        micros = None if until is None else to_micros(until)
+        rest.setdefault("keeps", []).append((first_put + place, micros))
+    if writes.forgets:
+        rest["forgets"] = True
+    for place in writes.forgets:
+        counts[4 * (first_put + place) + 1] = FORGOTTEN
 
 
 def _timers(place: int, first_put: int, writes: Writes) -> list[tuple[Any, ...]]:

@@ -108,6 +108,9 @@ def _commit(writes: Writes, blobs: list[bytes]) -> tuple[Any, ...]:
     puts = list(map(_put, writes.puts, writes.bodies))
     for index in writes.forgets:
         puts[index] = (*puts[index], True)
+    for index in writes.keeps:
+        until = writes.puts[index].delayed_until
+        puts[index] = (*puts[index], False, True, until is not None and digits_of(until))
     data = []
     for each in writes.data:
         blobs.append(each.blob)

@@ -29,6 +29,12 @@ DROP = "DELETE FROM delay WHERE id = ? AND holder = ?"
 DROP_ALL = (
     f"DELETE FROM delay WHERE state_id IN (SELECT value FROM json_each(?)) AND rev <> {TIMER_REV}"
 )
+# Those that were stored by themselves have a state of their own.
+DROP_OWN = (
+    f"DELETE FROM delay WHERE state_id = ? AND rev <> {TIMER_REV} AND CASE"
+    " WHEN typeof(body) = 'text' AND json_valid(body) THEN json_type(body, '$.state') END NOTNULL"
+)
+MOVE = f"UPDATE delay SET rev = ? WHERE state_id = ? AND rev <> {TIMER_REV}"
 
 
 class Delays:
@@ -43,9 +49,11 @@ class Delays:
         self._connection = connection
         self._now = now
         self._are_stored = are_stored
-        self._new: dict[str, list[tuple[Row, Iterable[str]]]] = {}  # By state.
+        # By state: each with what it refers to, and whether it has a state of its own.
+        self._new: dict[str, list[tuple[Row, Iterable[str], bool]]] = {}
         self._timers: dict[str, Row] = {}
         self._moved: set[str] = set()  # States whose stored delays a put drops.
+        self._kept: dict[str, int] = {}  # States whose stored delays have another revision now.
         # Of revisions that get delays by themselves: when the last of those is due.
         self._later: dict[tuple[str, int], int] = {}
 
@@ -56,16 +64,27 @@ class Delays:
     def drop_of(self, id: str) -> None:
         """Drop the delays of a state that is put, and leave its timers."""
         self._new.pop(id, None)
+        self._kept.pop(id, None)
         if self._are_stored:
             self._moved.add(id)
+
+    def move(self, id: str, rev: int) -> None:
+        """Let the delays that were committed with a state belong to another revision."""
+        new = [each for each in self._new.pop(id, ()) if not each[2]]
+        if new:
+            rows = [((*row[:2], rev, *row[3:]), sums, False) for row, sums, _ in new]
+            self._new[id] = rows
+        if self._are_stored and id not in self._moved:
+            self._kept[id] = rev
 
     def add(self, writes: Writes, states: Sequence[State], dues: Sequence[int]) -> None:
         """Remember the delays and timers of a commit whose puts became ``states``."""
         for index, (delay, due) in enumerate(zip(writes.delays, dues, strict=True)):
             state = delay.state if delay.put is None else states[delay.put]
             row = (writes.delay_id(index), state.id, state.rev, due, delay.body, delay.to)
-            self._new.setdefault(state.id, []).append((row, set(delay.references)))
-            if delay.put is None:
+            is_own = delay.put is None
+            self._new.setdefault(state.id, []).append((row, set(delay.references), is_own))
+            if is_own:
                 place = state.id, state.rev
                 self._later[place] = max(due, self._later.get(place, due))
         for timer in writes.timers:
@@ -97,12 +116,16 @@ class Delays:
         if self._moved:
             self._connection.execute(DROP_ALL, (json.encode(list(self._moved)).decode(),))
             self._moved.clear()
+        for id, rev in self._kept.items():
+            self._connection.execute(DROP_OWN, (id,))
+            self._connection.execute(MOVE, (rev, id))
+        self._kept.clear()
         new = [*chain.from_iterable(self._new.values())]
-        rows, timers = [row for row, _ in new], list(self._timers.values())
+        rows, timers = [row for row, _, _ in new], list(self._timers.values())
         if not rows and not timers:
             return
         insert(self._connection, DELAY, rows, AS_BEFORE)
-        references = [(row[0], checksum) for row, sums in new for checksum in sums]
+        references = [(row[0], checksum) for row, sums, _ in new for checksum in sums]
         insert(self._connection, "delay_reference", references, AS_BEFORE)
         insert(self._connection, DELAY, timers, INSTEAD)
         self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'delays'")

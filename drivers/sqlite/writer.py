@@ -113,7 +113,7 @@ class Batch:
                 return self._mismatch(writes)
         if writes.checks or writes.data or writes.needs or writes.delays or writes.timers:
             return self._judge_rest(writes)
-        if writes.claims or writes.drops or writes.forgets:
+        if writes.claims or writes.drops or writes.forgets or writes.keeps:
             return self._judge_rest(writes)
         put, token = self._put, writes.token
         if len(writes.puts) == 1:  # As most commits have: a twentieth of their time less.
@@ -136,7 +136,12 @@ class Batch:
         for delay, due in zip(writes.delays, dues, strict=True):
             until[delay.put] = min(due, until.get(delay.put, due))
         drafts = enumerate(zip(writes.puts, writes.bodies, strict=True))
-        states = [self._put(*draft, writes.token, until.get(n)) for n, draft in drafts]
+        states = [
+            self._keep(*draft, writes.token)
+            if n in writes.keeps
+            else self._put(*draft, writes.token, until.get(n))
+            for n, draft in drafts
+        ]
         for index in writes.forgets:
             self._forget(states[index])
         for data in writes.data:
@@ -174,7 +179,27 @@ class Batch:
         found = self._connection.execute("SELECT 1 FROM data WHERE checksum = ?", (checksum,))
         return found.fetchone() is not None
 
-    def _put(self, draft: State, body: str, token: str, until: int | None) -> State:
+    def _keep(self, draft: State, body: str, token: str) -> State:
+        """Put a state that keeps its delays, and stalls no later than before."""
+        until, before = draft.delayed_until, self._due(draft.id)
+        micros = None if until is None else to_micros(until)
+        state = self._put(draft, body, token, micros, drops=False)
+        *row, due, flow = self._latest[draft.id]
+        self._latest[draft.id] = (*row, _earlier(before, due), flow)
+        if self._delays is not None:
+            self._delays.move(draft.id, state.rev)
+        return state
+
+    def _due(self, id: str) -> object:
+        """Return when the latest revision of a state is due, as it is stored."""
+        if id in self._latest:
+            return self._latest[id][4]
+        (due,) = self._connection.execute("SELECT due FROM latest WHERE id = ?", (id,)).fetchone()
+        return due
+
+    def _put(
+        self, draft: State, body: str, token: str, until: int | None, *, drops: bool = True
+    ) -> State:
         rev = self._head = self._head + 1
         id = draft.id
         status = draft.status._value_
@@ -188,7 +213,7 @@ class Batch:
         self._log.append((rev, id, previous, status, self._stamp, until, token, body))
         start = self._now if until is None else until
         self._latest[id] = (id, rev, labels, status, *_due_in(draft, start))
-        if self._delays is not None:
+        if self._delays is not None and drops:
             self._delays.drop_of(id)
         delayed_until = None if until is None else from_micros(until)
         return replace(draft, rev=rev, committed_at=self._committed_at, delayed_until=delayed_until)
@@ -253,6 +278,13 @@ def _due_in(state: State, start: int) -> tuple[int | None, str]:
         return None, ""
     after = stalling_micros(state)
     return (FIRST if after is None else min(start + after, LAST)), state.transition.to
+
+
+def _earlier(before: object, due: int | None) -> int | None:
+    """Return the earlier one of two times; what never stalls or is damaged has none."""
+    if due is None or due == FIRST or type(before) is not int or before <= FIRST:
+        return due
+    return min(before, due)
 
 
 def _label_rows(latest: Iterable[Row]) -> list[Row]:

@@ -5,17 +5,7 @@ from datetime import timedelta
 from msgspec import Struct
 
 from examples.cookbook.helpers import begin, reached
-from flowstate import (
-    Command,
-    Commit,
-    End,
-    Engine,
-    FlowRegistry,
-    Receive,
-    SetTimer,
-    State,
-    StateContext,
-)
+from flowstate import Command, Commit, End, Engine, FlowRegistry, Receive, State, StateContext
 
 flows = FlowRegistry()
 
@@ -27,10 +17,8 @@ class Answer(Struct):
 
 @flows.flow
 async def ask(ctx: StateContext, engine: Engine) -> Command:
-    return Commit(
-        Receive(ctx, "answer", to="decide"),
-        SetTimer(ctx, "too late", "decide", after=timedelta(days=3)),
-    )
+    wait = timedelta(days=3)
+    return Commit(Receive(ctx, "answer", to="decide", timeout=wait, timeout_to="decide"))
 
 
 @flows.flow

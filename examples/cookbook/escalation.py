@@ -1,41 +1,30 @@
-"""Approval with a reminder and an escalation: timers that go off while a state waits."""
+"""Approval with a reminder and an escalation: one wait after the other, each with a timeout."""
 
 from datetime import timedelta
 
 from examples.cookbook.helpers import begin, reached
-from flowstate import (
-    Command,
-    Commit,
-    End,
-    Engine,
-    FlowRegistry,
-    Receive,
-    SetTimer,
-    State,
-    StateContext,
-)
+from flowstate import Command, Commit, End, Engine, FlowRegistry, Receive, State, StateContext
 
-TIMES = {"remind": timedelta(days=1), "escalate": timedelta(days=3), "decide": timedelta(days=7)}
+DAY = timedelta(days=1)
 flows = FlowRegistry()
 sent: dict[str, str] = {}  # Stands for a mail server that knows its keys.
 
 
 @flows.flow
 async def ask(ctx: StateContext, engine: Engine) -> Command:
-    timers = [SetTimer(ctx, flow, flow, after=time) for flow, time in TIMES.items()]
-    return Commit(Receive(ctx, "answer", to="decide"), *timers)
+    return Commit(Receive(ctx, "answer", to="decide", timeout=DAY, timeout_to="remind"))
 
 
 @flows.flow
 async def remind(ctx: StateContext, engine: Engine) -> Command:
     sent[ctx.effect_key] = f"to anna: {ctx.current.id}?"
-    return Commit(Receive(ctx, "answer", to="decide"))
+    return Commit(Receive(ctx, "answer", to="decide", timeout=2 * DAY, timeout_to="escalate"))
 
 
 @flows.flow
 async def escalate(ctx: StateContext, engine: Engine) -> Command:
     sent[ctx.effect_key] = f"to anna's boss: {ctx.current.id}?"
-    return Commit(Receive(ctx, "answer", to="decide"))
+    return Commit(Receive(ctx, "answer", to="decide", timeout=4 * DAY, timeout_to="decide"))
 
 
 @flows.flow

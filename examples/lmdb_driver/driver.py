@@ -31,11 +31,10 @@ class Reader(Tables):
         found = self.latest(id) if rev is None else self.find(Revision, rev_key(rev))
         return records.state_or_raise(self._row(found)) if found and found.id == id else None
 
-    def _row(self, found: Revision | None) -> tuple[Any, ...]:
-        if found is None:
+    def _row(self, of: Revision | None) -> tuple[Any, ...]:
+        if of is None:
             return (None,) * 5
-        body = self.txn.get(b"body" + found.key)
-        return found.rev, found.id, found.committed_at, found.delayed_until, body
+        return of.rev, of.id, of.committed_at, of.delayed_until, self.txn.get(b"body" + of.key)
 
     def data(self, checksum: str) -> Data | None:
         b = self.find(Blob, checksum.encode())
@@ -98,8 +97,8 @@ class Reader(Tables):
 
     def _liveness(self, latest: Revision) -> contract.Liveness:
         delays = (self._due_row(d) for d in self.delays_of(latest.id) if d.rev == latest.rev)
-        stalls_at = None if latest.stalls_after is None else latest.due
-        row = (latest.rev, stalls_at, latest.beat_at, latest.note)
+        due = None if latest.stalls_after is None else latest.due
+        row = (latest.rev, due, latest.beat_at, latest.note)
         return records.liveness_of(row, delays, from_micros(self.now))
 
 
@@ -181,7 +180,7 @@ class LmdbDriver(BaseDriver[Environment]):
     get_liveness = _reading(Reader.liveness)
 
     async def beat(self, heartbeats: Sequence[contract.Heartbeat]) -> Sequence[bool]:
-        return await self._opened().write(Tables.beat, heartbeats)
+        return await self._opened().write(lambda tables: [*map(tables.beat, heartbeats)])
 
     async def compact(self, before_rev: int) -> int:
         removed = 0

@@ -10,6 +10,7 @@ from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
 from flowstate import State, Status, errors
+from flowstate.codec import ABSENT, decode_delay
 from flowstate.driver import Heartbeat, Verdict, Writes
 from flowstate.drivers.kit import times
 from flowstate.drivers.kit.records import TIMER_REV
@@ -153,8 +154,7 @@ class Tables:
 
     def _refusal(self, writes: Writes) -> errors.FlowstateError | None:
         expected = [*((state.id, state.rev) for state in writes.puts), *writes.checks]
-        found = [(id, rev, self.latest(id)) for id, rev in expected]
-        if differ := [id for id, rev, latest in found if rev != (latest.rev if latest else 0)]:
+        if differ := [id for id, rev in expected if rev != getattr(self.latest(id), "rev", 0)]:
             return errors.RevisionMismatchError(differ)
         for checksum in set(writes.needs) - {data.checksum for data in writes.data}:
             if self.find(Blob, checksum.encode()) is None:
@@ -196,12 +196,17 @@ class Tables:
         for index, (state, body) in enumerate(zip(writes.puts, writes.bodies, strict=True)):
             own = [times.due_micros(new, now) for new in writes.delays if new.put == index]
             until, head = min(own, default=None), head + 1
+            if (keeps := index in writes.keeps) and state.delayed_until is not None:
+                until = times.to_micros(state.delayed_until)
             for delay in self.delays_of(state.id):
-                self.remove(delay)
+                is_kept = keeps and decode_delay(delay.body).state == ABSENT
+                self.store(replace(delay, rev=head)) if is_kept else self.remove(delay)
             if before := self.find(Revision, rev_key(state.rev)):
                 self.store(replace(before, is_latest=False))
             after = times.stalling_micros(state)
             due = times.FIRST if after is None else min((until or now) + after, times.LAST)
+            if keeps and before and None not in (after, before.stalls_after):
+                due = min(due, before.due)
             about = (state.transition.to, state.status.value, dict(state.labels))
             sums = sorted({ref.checksum for ref in state.data.values()})
             row = (rev_key(head), head, state.id, stamp, until, *about, sums, after, due)
@@ -214,15 +219,11 @@ class Tables:
             self.txn.put(b"last", b"%d" % stamp)
         return tuple(committed)
 
-    def beat(self, heartbeats: Sequence[Heartbeat]) -> list[bool]:
-        return [self._beat(each) for each in heartbeats]
-
-    def _beat(self, heartbeat: Heartbeat) -> bool:
+    def beat(self, heartbeat: Heartbeat) -> bool:
         latest = self.latest(heartbeat.id)
         if latest is None or latest.rev != heartbeat.rev:
             return False
-        latest.beat_at = max(self.now, (latest.beat_at or 0) + 1)
-        latest.note = heartbeat.note
+        latest.beat_at, latest.note = max(self.now, (latest.beat_at or 0) + 1), heartbeat.note
         if latest.stalls_after is not None and heartbeat.seconds is not None:
             latest.due = times.later_micros(self.now, heartbeat.seconds)
         self.store(latest)

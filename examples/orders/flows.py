@@ -8,7 +8,6 @@ from pathlib import Path
 from examples.orders.bank import Bank, BankError, CarrierError, ship
 from examples.orders.orders import Order
 from flowstate import (
-    CancelTimer,
     Command,
     Commit,
     End,
@@ -18,7 +17,6 @@ from flowstate import (
     Noop,
     Receive,
     RetryPolicy,
-    SetTimer,
     StateContext,
     Status,
     Transit,
@@ -80,17 +78,14 @@ async def reserve(ctx: StateContext, engine: Engine) -> Command:
 @flows.flow
 async def approve(ctx: StateContext, engine: Engine) -> Command:
     """Wait for an answer, but not for long."""
-    return Commit(
-        SetTimer(ctx, "no answer", "decide", after=ANSWER_WITHIN),
-        Receive(ctx, "approval", to="decide"),
-    )
+    wait = Receive(ctx, "approval", to="decide", timeout=ANSWER_WITHIN, timeout_to="decide")
+    return Commit(wait)
 
 
 @flows.flow
 async def decide(ctx: StateContext, engine: Engine) -> Command:
-    """Go on as the answer says, if there is one; also when both have led here, the timer last."""
-    stage = "charge" if ctx.get(bool, "approval", default=False) else "cancel"
-    return Commit(CancelTimer(ctx, "no answer"), go(ctx, stage))
+    """Go on as the answer says, if there is one."""
+    return Commit(go(ctx, "charge" if ctx.get(bool, "approval", default=False) else "cancel"))
 
 
 @flows.flow(retry=PATIENT, on_failure="cancel")

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 from msgspec import Struct
@@ -58,7 +58,7 @@ class Execution(Held):
         loop: in which it runs.
         stop: set when the engine begins to stop.
         id: of the state.
-        state: the revision that is kept alive.
+        state: the revision that is kept alive, as of when that was looked at last.
         task: what runs it; ``None`` while no flow runs: before the first one, and while it is
             confirmed before the next one.
         finished: set, to what went wrong or ``None``, when a background execution is over.
@@ -67,6 +67,8 @@ class Execution(Held):
         others: tells further executions of the same state, if there are any in this process.
         timeout: seconds for each call, if the state says so itself.
         is_plain: to call a flow, nothing has to be seen to but what that flow wants.
+        rules: the annotations that say how long its state may stand still; ``None`` when a commit
+            with the same ones may change that, or tells something else.
         is_over: whether it has ended.
         is_lost: whether it was stopped because others may have taken it over.
         is_doubtful: whether a heartbeat may have come after the state had stalled, when another
@@ -88,8 +90,9 @@ class Execution(Held):
     failure: BaseException | None = attrs.field(init=False, default=None)
     notice: Notice = attrs.field(init=False)
     others: Executed | None = attrs.field(init=False, default=None)
-    timeout: float | None = attrs.field(init=False)
-    is_plain: bool = attrs.field(init=False)
+    timeout: float | None = attrs.field(init=False, default=None)
+    is_plain: bool = attrs.field(init=False, default=True)
+    rules: Mapping[str, str] | None = attrs.field(init=False, default=None)
     is_over: bool = attrs.field(init=False, default=False)
     is_lost: bool = attrs.field(init=False, default=False)
     is_doubtful: bool = attrs.field(init=False, default=False)
@@ -102,29 +105,40 @@ class Execution(Held):
     _outer_notice: Notice | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.follow(self.ctx, self.began)
+        self._enter(self.began)
 
     def follow(self, ctx: StateContext, now: float) -> None:
         """Go on with a context, which may be another one."""
-        # Not kept here: this would refer to itself, and wait for the garbage collector.
-        hook = self.committed
-        if ctx._on_commit != hook:
+        if ctx is not self.ctx:
             self.leave()
-            self._outer, ctx._on_commit = ctx._on_commit, hook
-            self._outer_notice, ctx._notice = ctx._notice, Notice(self.stop)
-            self.notice = ctx._notice
-        self.ctx, committed = ctx, ctx.committed
-        self.id, self._entered = committed.id, None
-        if not _wants_execution(committed):
+            self.ctx = ctx
+            self._enter(now)
+        else:
+            self._begin(now)
+
+    def _enter(self, now: float) -> None:
+        ctx = self.ctx
+        self.notice = notice = Notice(self.stop)
+        # The hook is not kept here: this would refer to itself, and wait for the garbage collector.
+        self._outer, ctx._on_commit = ctx._on_commit, self.committed
+        self._outer_notice, ctx._notice = ctx._notice, notice
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        ctx, self._entered = self.ctx, None
+        committed, sent_at = ctx.committed, ctx._sent_at
+        self.id = committed.id
+        if committed.rev and not _wants_execution(committed):
             self._entered = Begun(ctx.current, committed.rev, ctx._taken)
-        self._keep(NEVER if ctx._sent_at is None else min(ctx._sent_at, now))
+        self._keep(NEVER if sent_at is None else min(sent_at, now))
 
     def leave(self) -> None:
         """Give the context back to the execution that this one is nested in, if there is one."""
         ctx, outer = self.ctx, self._outer
-        if ctx._on_commit == self.committed:
+        if ctx._notice is self.notice:
             ctx._on_commit, self._outer = outer, None
             if outer is not None:
+                self.catch_up()
                 ctx._notice = self._outer_notice
                 outer(self.sent_at)
 
@@ -141,38 +155,43 @@ class Execution(Held):
         return entered if entered is not None and 0 < entered.rev == committed.rev else None
 
     def committed(self, sent_at: float) -> None:
-        """Go on with what a commit has left, which may have other rules. Runs for each commit."""
-        state, last = self.ctx.committed, self.state
-        if state is last or last is None:
-            return
+        """Go on with what a commit has left. Runs for each commit."""
+        state = self.ctx.committed
         if (
-            self.seconds is not None
-            and state.annotations is last.annotations
+            state.annotations is self.rules
             and not state.transition.annotations
-            and not last.transition.annotations
-            and state.status is ACTIVE
+            and self.seconds is not None
             and self.others is None
-        ):  # The same rules, as nearly always.
-            self.state, self.sent_at = state, sent_at
-            self.fresh_until = sent_at + self.seconds * RENEW_AT
-            return
-        before = self.fresh_until
-        self._keep(sent_at)
-        if self.fresh_until < before and self.on_change is not None:
-            self.on_change(self)
-        if self.others is not None:
-            self.others.tell(state)
+        ):
+            return  # As nearly always. It may stand still for longer: that can be seen later.
+        if state is not self.state:
+            self._keep(sent_at)
+            if self.on_change is not None:
+                self.on_change(self)
+            if self.others is not None:
+                self.others.tell(state)
+
+    def catch_up(self) -> None:
+        """Go on with what the last commits have left, which was not looked at."""
+        ctx = self.ctx
+        if ctx.committed is not self.state and not self.notice.is_superseded:
+            self._keep(NEVER if ctx._sent_at is None else ctx._sent_at)
 
     def _keep(self, sent_at: float) -> None:
         self.state = state = self.ctx.committed
         self.sent_at = sent_at
         # Of a state whose delay fires without a commit only the revision is known.
         known = state if state.transition.to else self.ctx.current
-        after = stalls_after(known) if state.rev else None
-        self.seconds = seconds = None if after is None else after.total_seconds()
-        self.fresh_until = math.inf if seconds is None else sent_at + seconds * RENEW_AT
-        self.timeout = read_override(known.annotations).timeout if known.annotations else None
-        self.is_plain = self.timeout is None and not self.is_lost
+        rules = known.annotations
+        if rules or self.timeout is not None:
+            self.timeout = read_override(rules).timeout
+            self.is_plain = self.timeout is None and not self.is_lost
+        self.rules = None if known.transition.annotations else rules
+        if state.rev and (after := stalls_after(known)) is not None:
+            self.seconds = seconds = after.total_seconds()
+            self.fresh_until = sent_at + seconds * RENEW_AT
+        else:
+            self.seconds, self.fresh_until = None, math.inf
         if self.notice.is_superseded:  # By a commit of its own, as it turns out.
             self.notice = self.ctx._notice = Notice(self.stop)
 
@@ -208,6 +227,8 @@ class Execution(Held):
 
     def _tell_superseded(self) -> None:
         """Call no further flow, and tell the one that runs; cancel it if it wants that."""
+        self.catch_up()  # Else a commit of before would look like one that came after this.
+        self.rules = None
         self.notice.supersede()
         self.fresh_until = NEVER
         if self.task is not None and self.may_interrupt:

@@ -111,7 +111,7 @@ class Failures:
 
 
 def _log(flow: RegisteredFlow, state: State, outcome: Outcome, error: Exception) -> None:
-    """Log what was done; with a traceback when there is no further attempt."""
+    """Log what was done; with a traceback if a surprise leaves no further attempt."""
     extra = {
         "state_id": state.id,
         "rev": state.rev,
@@ -126,7 +126,10 @@ def _log(flow: RegisteredFlow, state: State, outcome: Outcome, error: Exception)
         what = f"sent to flow {outcome.to!r}" if outcome.do == "send" else "ended as dead"
         message = "%r %s and is %s: %s"
         exhausted = state.id, outcome.reason, what, text_of(error)
-        logger.error(message, *exhausted, extra=extra, exc_info=error)
+        if outcome.is_expected:
+            logger.warning(message, *exhausted, extra=extra)
+        else:
+            logger.error(message, *exhausted, extra=extra, exc_info=error)
 
 
 def _is_stopped(execution: Execution) -> bool:

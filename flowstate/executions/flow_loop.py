@@ -1,19 +1,24 @@
 """Runs states through flow after flow, until one of them stops it."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from flowstate.clock import Clock
-from flowstate.commands import Commit, Delay, Execute, Noop, Receive, Transit
+from flowstate.commands import Commit, Delay, Execute, Noop, Transit
+from flowstate.committing import OTHER_LOOP
 from flowstate.context import StateContext, check_context
 from flowstate.counters import Counters
 from flowstate.errors import (
     EngineStoppedError,
     ExecutionLostError,
+    FlowstateError,
     InvalidCommandError,
+    InvalidInputError,
     RevisionMismatchError,
 )
 from flowstate.executed import Executed
@@ -23,6 +28,7 @@ from flowstate.executions.failures import Failures
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.executions.pool import ExecutionPool, Slot
 from flowstate.limits import check_id
+from flowstate.mailboxes.receiving import Receive
 from flowstate.planning.steps import STEPS
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.state import Status
@@ -72,11 +78,13 @@ class FlowLoop:
         self._do = do
         self._commit = commit
         self._heartbeats = heartbeats
+        self._look_again = heartbeats.look_again
         self._failures = failures
         self._executed = executed
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._is_stopping = False  # The same, without a call.
         self.pool = ExecutionPool(self._run_logged, limits.running, limits.pending)
         self._threads = BlockingThreads(limits.threads)
         self._caller = Caller(engine, self._clock, self._threads, counters)
@@ -84,7 +92,9 @@ class FlowLoop:
 
     async def execute(self, ctx: StateContext) -> None:
         """Run an execution in the task of the caller."""
-        if self._stopping.is_set():
+        if _get_running_loop() is not self._loop:
+            raise InvalidInputError("engine", OTHER_LOOP)
+        if self._is_stopping:
             raise EngineStoppedError("the engine takes no more executions")
         self._check(ctx)
         await self._run(self._kept(ctx))
@@ -114,6 +124,7 @@ class FlowLoop:
             grace: seconds that it has to end then.
         """
         now = asyncio.get_running_loop().time
+        self._is_stopping = True
         self._stopping.set()
         if pending := self.pool.stop():
             logger.warning("%d pending executions are handed over", len(pending))
@@ -136,19 +147,21 @@ class FlowLoop:
             InvalidCommandError: the state is not active, or never went to a flow.
             UnknownFlowError: the flow cannot be executed here.
         """
-        check_context(ctx)
+        if type(ctx) is not StateContext:
+            check_context(ctx)
         state = ctx.current
         if ctx._store_id is None:
             check_id("state.id", state.id)
         if state.status is not ACTIVE:
             raise InvalidCommandError("ctx", f"{state.id!r} is {state.status.value}, not active")
-        if not state.transition.to:
+        to = state.transition.to
+        if not to:
             raise InvalidCommandError("ctx", f"{state.id!r} was never sent to a flow")
-        return self._flows.runnable(state.transition.to)
+        return self._flows.runnable_by_id.get(to) or self._flows.runnable(to)
 
     def _kept(self, ctx: StateContext) -> Execution:
-        now, look_again = self._clock.monotonic(), self._heartbeats.look_again
-        execution = Execution(ctx, now, look_again, self._loop, self._stopping)
+        now = self._clock.monotonic()
+        execution = Execution(ctx, now, self._look_again, self._loop, self._stopping)
         self._heartbeats.add(execution)
         self._executed.add(execution)
         if not self._watchdog.is_started:
@@ -183,20 +196,36 @@ class FlowLoop:
             failure = error
             logger.info("execution of %r stopped with the engine", id, extra=extra)
         except Exception as error:
-            failure = error
-            logger.exception("execution of %r failed", id, extra=extra)
+            if await self._is_superseded(execution, error):
+                logger.debug("%s", error, extra=extra)
+            else:
+                failure = error
+                logger.exception("execution of %r failed", id, extra=extra)
         except asyncio.CancelledError as error:
             failure = error
+            if (task := asyncio.current_task()) is not None and not task.cancelling():
+                logger.exception("execution of %r was cancelled by its own flow", id, extra=extra)
             raise
         finally:
             execution.finish(failure or execution.failure)
+
+    async def _is_superseded(self, execution: Execution, error: Exception) -> bool:
+        """Return whether a flow has failed only because others have moved its state on."""
+        state = execution.ctx.committed
+        if not isinstance(error, RevisionMismatchError) or state.id not in error.ids:
+            return False
+        with contextlib.suppress(FlowstateError):
+            found = await self._heartbeats.get_liveness(state.id)
+            return found is None or found.rev != state.rev
+        return False
 
     async def _run(self, execution: Execution) -> None:
         """Run an execution that is kept alive, and stop it when it is not."""
         self._counters.executions += 1
         try:
             await self._step(execution)
-            self._hand_over(execution)
+            if self._is_stopping:
+                self._hand_over(execution)
         except asyncio.CancelledError:
             self._hand_over(execution)
             if not execution.is_only_interrupted(asyncio.current_task()):
@@ -213,31 +242,32 @@ class FlowLoop:
                 self._counters.superseded += 1
             is_stopped = execution.is_lost or execution.is_interrupted
             if is_stopped and not execution.uncancel(asyncio.current_task()) and execution.is_lost:
-                if self._stopping.is_set():
+                if self._is_stopping:
                     raise EngineStoppedError("the engine has stopped")
                 raise ExecutionLostError(execution.ctx.current.id)
 
     def _hand_over(self, execution: Execution) -> None:
         """Let another engine go on with what a stop has interrupted, or a flow has left to it."""
-        if self._stopping.is_set() and not execution.ctx.committed.delayed_until:
+        if self._is_stopping and not execution.ctx.committed.delayed_until:
             self._heartbeats.hand_over(execution)
 
     async def _step(  # noqa: C901, PLR0912 - a call for each branch would slow down each step
         self, execution: Execution
     ) -> None:
         """Run flow after flow, until one stops the state or loses a race."""
-        monotonic, runnable = self._clock.monotonic, self._flows.runnable
+        monotonic, engine, flows = self._clock.monotonic, self._engine, self._flows.runnable_by_id
         is_quiet, ctx = not logger.isEnabledFor(logging.DEBUG), execution.ctx
-        flow = runnable(ctx.current.transition.to)  # It was checked before it was kept.
+        to = ctx.current.transition.to
+        flow = flows.get(to) or self._flows.runnable(to)
         for step in itertools.count(1):
             if monotonic() >= execution.fresh_until and not await self._is_ours(execution):
                 return
-            if execution.task is None and (task := asyncio.current_task()) is not None:
+            if execution.task is None and (task := asyncio.current_task(self._loop)) is not None:
                 execution.task, execution.cancellations = task, task.cancelling()
             try:
                 if flow.is_plain and execution.is_plain:
                     call: Any = flow.call
-                    command = call(ctx, self._engine)
+                    command = call(ctx, engine)
                     # Not isinstance(..., Awaitable): an abstract class takes a microsecond to tell.
                     if hasattr(command, "__await__"):
                         command = await command
@@ -273,7 +303,7 @@ class FlowLoop:
                     return
                 ctx = execution.ctx
                 moved = ctx.current.transition
-            flow = runnable(moved.to)
+            flow = flows.get(moved.to) or self._flows.runnable(moved.to)
             if not step & YIELD_MASK:
                 is_quiet = not logger.isEnabledFor(logging.DEBUG)
                 await asyncio.sleep(0)

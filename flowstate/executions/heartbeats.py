@@ -97,11 +97,12 @@ class Heartbeats:
     def add(self, held: Held) -> None:
         """Keep something alive from now on."""
         self._held[held] = None
-        self.look_again(held)
+        if held.fresh_until < self._wake_at or self._sleep is None:
+            self._wake()
 
     def look_again(self, held: Held) -> None:
         """Look at something that has changed, if nothing else is due before."""
-        if self._sleep is None or held.beat_at < self._wake_at:
+        if held.fresh_until < self._wake_at or self._sleep is None:
             self._wake()
 
     def remove(self, held: Held) -> None:
@@ -145,6 +146,7 @@ class Heartbeats:
         self, execution: Execution, renewals: int
     ) -> bool:
         asked_at = self._clock.monotonic()
+        execution.catch_up()
         tenure, state = execution.tenure, execution.ctx.committed
         is_fresh = asked_at < execution.fresh_until
         if is_fresh or tenure is None:  # The latter: it was released before it began.
@@ -219,6 +221,7 @@ class Heartbeats:
             self._note(execution, 0.0, Note(self._name, handed_over=True))
 
     def _note(self, execution: Execution, seconds: float | None, note: Note) -> None:
+        execution.catch_up()
         state = execution.ctx.committed
         is_one_more = seconds is not None or len(self._notes) < MAX_NOTES
         if execution.tenure is not None and is_one_more:
@@ -288,6 +291,8 @@ class Heartbeats:
 
     def _look(self, now: float) -> float:
         """Stop what is late, begin to send heartbeats, and return when to look again."""
+        for held in self._held:
+            held.catch_up()
         for held in [held for held in self._held if now >= held.stop_at]:
             held.lose()
         due: list[Held] = []

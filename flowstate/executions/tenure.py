@@ -110,6 +110,9 @@ class Held:
     fresh_until: float = attrs.field(init=False, default=math.inf)
     _retry_at: float = attrs.field(init=False, default=0.0)
 
+    def catch_up(self) -> None:
+        """Take note of what has changed; called before it is asked for its times."""
+
     @property
     def part(self) -> float:
         """Of the seconds, for which the holder may rely on it."""

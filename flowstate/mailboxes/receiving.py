@@ -1,20 +1,75 @@
 """What a commit writes to deliver messages, to keep them, to wait for them, and to take them."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from flowstate.commands import Forget, Pause, Receive
+import attrs
+
+from flowstate.commands import CancelTimer, Command, Forget, Pause, SetTimer
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.errors import InvalidCommandError
-from flowstate.limits import check_id
+from flowstate.limits import check_duration, check_id
 from flowstate.mailboxes.mailbox import RECEIVE, Mailbox, Message, Waiting, delivered, mailbox_id
 from flowstate.mailboxes.seen_keys import PARTS, next_part, parts_of
+from flowstate.options import check_flag
 from flowstate.planning.plan import Plan
 from flowstate.state import State, Status
+from flowstate.timers import WAIT_TIMER
 
-__all__ = ["deliver", "forget_mailbox", "keep_in_mailbox", "mailboxes_of", "receive"]
+__all__ = ["Receive", "deliver", "forget_mailbox", "keep_in_mailbox", "mailboxes_of", "receive"]
 
 MAX_NAMES = 100
+
+
+@attrs.frozen(init=False)
+class Receive(Command[None]):
+    """Go to flow ``to`` with the oldest message of one of these names, or wait for one.
+
+    Messages come by ``engine.signal``. The value of the one that is taken is then found with
+    ``ctx.get(Type, name)``, and its name is ``ctx.signal``. While there is none, the state is
+    paused, and the first one that comes makes it active again. It belongs into a ``Commit``; by
+    itself it is one::
+
+        wait = timedelta(days=2)
+        return Commit(Receive(ctx, "yes", "no", to="decide", timeout=wait, timeout_to="expire"))
+
+    No message is missed or taken twice, whatever is done to the state at the same time. Nothing
+    else in the commit may move the state on after it.
+
+    The timeout is a timer that ends with the wait: by the commit that delivers a message, and by
+    any other one that moves the state on. So either a message comes or the timer fires, and never
+    both. Then ``ctx.timer`` is ``"flowstate.wait"``. It is one of the 64 that a state can have.
+
+    Attributes:
+        ctx: the state.
+        names: of messages, from 1 to 100.
+        to: the flow id.
+        timeout: how long to wait for a message; ``None``: without end.
+        timeout_to: the flow id to go to then.
+        wait: with ``False`` the state goes on as it is if there is no message by now; the commit
+            then still checks that there is none.
+    """
+
+    ctx: StateContext
+    names: tuple[str, ...]
+    to: str
+    timeout: timedelta | None
+    timeout_to: str | None
+    wait: bool
+
+    def __init__(
+        self,
+        ctx: StateContext,
+        *names: str,
+        to: str,
+        timeout: timedelta | None = None,
+        timeout_to: str | None = None,
+        wait: bool = True,
+    ) -> None:
+        self.__attrs_init__(ctx, names, to, timeout, timeout_to, wait)
+
+
 WITH_MAILBOX = (Receive, Forget)
 
 
@@ -24,15 +79,36 @@ def receive(plan: Plan, command: Receive, stored: State | None) -> None:
     if not 0 < len(names) <= MAX_NAMES:
         raise InvalidCommandError("names", f"must be from 1 to {MAX_NAMES}, not {len(names)}")
     to, draft = plan.flows.check(command.to), plan.draft(command.ctx)
+    alarm = _alarm(command, plan)
     message, left = Mailbox.of(stored).take(names)
     mailbox = stored or State(mailbox_id(draft.current.id))
+    if message is None and not command.wait:
+        plan.check(mailbox)
+        return
     if message is None:
         plan.step(Pause(command.ctx, {RECEIVE: Waiting(names, to).encode()}))
+        if alarm is not None:
+            plan.add(alarm)
+        elif WAIT_TIMER in draft.current.timers:  # Of an earlier wait.
+            plan.add(CancelTimer(command.ctx, WAIT_TIMER))
         plan.check(mailbox)
     else:
         draft.step(delivered(draft.current, message, to))
         keep_in_mailbox(plan, mailbox, left)
     plan.stay(draft)
+
+
+def _alarm(command: Receive, plan: Plan) -> SetTimer | None:
+    """Return what ends the wait, if anything does; it is checked also when there is no wait."""
+    check_flag("wait", command.wait)
+    if not command.wait and command.timeout is not None:
+        raise InvalidCommandError("timeout", "is for one that waits")
+    if command.timeout is None and command.timeout_to is None:
+        return None
+    if command.timeout is None or command.timeout_to is None:
+        raise InvalidCommandError("timeout", "needs timeout_to, and the other way round")
+    after, to = check_duration("timeout", command.timeout), plan.flows.check(command.timeout_to)
+    return SetTimer(command.ctx, WAIT_TIMER, to, after=after)
 
 
 def mailboxes_of(commands: Sequence[object]) -> list[str]:

@@ -86,6 +86,8 @@ class _Sending:
         if sent.token and await self._is_seen():
             if receiver is not None:
                 await self._see_to_what_is_kept()
+            elif not sent.early:  # The one that has kept it is about to find that out, too.
+                raise _not_there(sent)
             return False
         to = _destination(receiver, sent)
         plan = self.runtime.committer.plan()
@@ -117,7 +119,9 @@ class _Sending:
     async def _keep(self, plan: Plan, *, with_message: bool) -> StateContext:
         """Let the mailbox have the key and the message, and return its context."""
         id = mailbox_id(self.sent.id)
-        stored = self.line.state or await self._read(id)
+        # With a key it was read just now, to look for that: one that came since refuses the commit.
+        is_known = self.line.state is not None or self.sent.token
+        stored = self.line.state if is_known else await self._read(id)
         content, part = Mailbox.of(stored), None
         if with_message:
             content = content.add(self.sent.message, self.sent.id)
@@ -162,8 +166,12 @@ def _destination(receiver: State | None, sent: Signal) -> str | None:
     if receiver is None:
         if sent.early:
             return None
-        raise StateNotFoundError(f"there is no state {sent.id!r}")
+        raise _not_there(sent)
     if receiver.status is Status.ENDED:
         raise InvalidCommandError("id", f"{sent.id!r} has ended")
     waiting = waiting_of(receiver)
     return waiting.to if waiting is not None and sent.message.name in waiting.names else None
+
+
+def _not_there(sent: Signal) -> StateNotFoundError:
+    return StateNotFoundError(f"there is no state {sent.id!r}")

@@ -10,7 +10,7 @@ from flowstate.data import Data, DataRef
 from flowstate.effect_keys import kept, origin_of
 from flowstate.errors import InvalidInputError
 from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_STEPS
+from flowstate.limits import MAX_STEPS, to_utc
 from flowstate.state import State, Status, Transition, checked, frozen
 from flowstate.timers import changed_timers, lasting_timers
 
@@ -34,6 +34,7 @@ class Draft:
     is_timed: bool = False  # Its timers may have changed; known when it has its state to put.
     data: dict[str, Data] | None = None  # What becomes of ``ctx.data``, if anything.
     put: bool = False  # The state gets a new revision.
+    keeps: bool = False  # That only changes it, and keeps its delays.
 
     @classmethod
     def of(cls, ctx: StateContext) -> "Draft":
@@ -77,6 +78,22 @@ class Draft:
             return True
         return any(changed_timers(current.timers, committed))
 
+    @property
+    def stays(self) -> bool:
+        """Whether the state stays where it is, as far as that can be told."""
+        current, known = self.current, self.committed
+        if not known.rev or self.steps or self.taken or current.status is not known.status:
+            return False
+        return current.transition is known.transition or self._is_same_step()
+
+    def _is_same_step(self) -> bool:
+        new, last = self.current.transition, self.committed.transition
+        try:
+            is_same: bool = new.annotations == last.annotations
+        except Exception:  # noqa: BLE001 - user's values; the check of the state refuses them
+            return False
+        return is_same and (new.to, new.cause) == (last.to, last.cause)
+
     def step(self, state: State) -> None:
         """Take the step that leads to ``state``."""
         self.current = state
@@ -93,10 +110,11 @@ class Draft:
             timers = lasting_timers(self.current, self.committed)
             if timers is not self.current.timers:
                 self.current = replace(self.current, timers=timers)
-        transition = self.current.transition
-        if self.begun or transition.origin or not transition.to:
+        transition, known = self.current.transition, self.committed
+        since = (known.transition.since or known.rev) if self.keeps else 0
+        if self.begun or not transition.to or (transition.origin and transition.since == since):
             return
-        self.stayed = kept(transition, self.origin)
+        self.stayed = kept(transition, self.origin, since)
         self.current = replace(self.current, transition=self.stayed)
 
     def hold(self, annotations: Mapping[str, str], data: Mapping[str, DataRef]) -> None:
@@ -108,15 +126,24 @@ class Draft:
     def state(self) -> State:
         """Return the state to put: checked, and with the revision that it expects."""
         state, known = self.current, self.committed
-        if not self.is_known or not self._is_step(state, known):
+        own = self._own(known) if self.is_known else None
+        if own is None or state.transition is not own or not self._is_step(state, known):
             self.is_timed = bool(state.timers or known.timers)
-            state = checked(state, known)
+            # Only what ``replace`` has brought in may not be frozen.
+            state = checked(state, known, own, is_frozen=self.is_known)
             if state.transition is not self.current.transition:
                 self.current = replace(self.current, transition=state.transition)
             return state
         if state.rev != known.rev or state.delayed_until is not None:
             state = replace(state, rev=known.rev, delayed_until=None)
         return state
+
+    def as_delayed(self, state: State) -> State:
+        """Return a state to put that waits for as long as it did before."""
+        until = self.committed.delayed_until
+        if until is None:
+            return state
+        return replace(state, delayed_until=to_utc("committed.delayed_until", until))
 
     def _is_step(self, state: State, known: State) -> bool:
         """Return whether nothing differs but the transition and status, by a step of ours."""
@@ -129,11 +156,12 @@ class Draft:
             and state.values is known.values
             and state.timers is known.timers
             and type(state.status) is Status
-            and state.transition is (self.steps[-1] if self.begun else self._last(known))
         )
 
-    def _last(self, known: State) -> Transition | None:
-        """Return the transition of a step that has begun before, if it was made by the core."""
+    def _own(self, known: State) -> Transition | None:
+        """Return the transition that the state has now, if it was made by the core."""
+        if self.begun:
+            return self.steps[-1]
         taken = self.ctx._steps
         before = taken[-1] if taken else known.transition
         if self.ctx.current.transition is not before:

@@ -41,6 +41,7 @@ from flowstate.limits import (
     check_rev,
     check_text,
 )
+from flowstate.options import check_flag
 from flowstate.planning.delays import new_delay, new_timer, passed_on, placed, timer_writes
 from flowstate.planning.draft import Draft
 from flowstate.planning.steps import FORGET, STEPS, Step, check_forgotten, fired, forgotten, stepped
@@ -81,6 +82,7 @@ class Plan:
     _stacked: tuple[tuple[Draft, State], ...] = ()
     received: tuple[tuple[Draft, Transition], ...] = ()
     forgotten: tuple[Draft, ...] = ()
+    _kept: tuple[Draft, ...] = ()
     _puts: Sequence[Draft] = ()  # Of the writes.
     _is_timed: bool = False  # Timers of one of them may have changed.
 
@@ -117,8 +119,8 @@ class Plan:
                 self._forget(self.draft(ctx))
             case commands.Check(ctx):
                 self.check(self.draft(ctx).committed)
-            case commands.Put(ctx):
-                self._put(self.draft(ctx))
+            case commands.Put(ctx, keep):
+                self._put(self.draft(ctx), keep)
             case commands.StoreData(ctx, alias):
                 self.store_data(ctx, alias)
             case commands.Stack(carrier, stacked, name):
@@ -135,9 +137,11 @@ class Plan:
         self._checks.append((check_id("state.id", committed.id), committed.rev))
         check_number("checks", self._checks, MAX_CHECKS_PER_COMMIT)
 
-    def _put(self, draft: Draft) -> None:
+    def _put(self, draft: Draft, keep: bool) -> None:
+        check_flag("keep", keep)
         if draft.is_changed:
             draft.put = True
+            self._kept += (draft,) if keep else ()
             self._note_forgotten(draft)  # By a command outside a commit.
         elif not draft.put:
             self.check(draft.committed)
@@ -279,6 +283,7 @@ class Plan:
             self._check_order()
         self._puts = [draft for draft in self._drafts.values() if draft.put]
         check_number("states", self._puts, MAX_STATES_PER_COMMIT)
+        keeps = self._keeps() if self._kept else ()
         needs: set[str] = set()
         states = tuple([self._state(draft, needs) for draft in self._puts])
         if len({state.id for state in states}) < len(states):
@@ -304,6 +309,7 @@ class Plan:
             size,
             timers,
             forgets,
+            keeps,
         )
 
     def _state(self, draft: Draft, needs: set[str]) -> State:
@@ -312,12 +318,22 @@ class Plan:
             draft.keep()
             self._note_forgotten(draft)
         state = draft.state()
+        if draft.keeps:
+            state = draft.as_delayed(state)
         if draft.is_timed:
             self._is_timed = True
         if draft.current.data:
             needs |= newly_referred(draft.current.data, draft.committed.data)
             needs.difference_update([data.checksum for data in self._data])
         return state
+
+    def _keeps(self) -> tuple[int, ...]:
+        """Return the places of the states that keep their delays: those that get no others."""
+        for draft in self._kept:
+            draft.keeps = draft.stays
+        for draft, _ in self._delays:
+            draft.keeps = False
+        return tuple([place for place, draft in enumerate(self._puts) if draft.keeps])
 
     def _forgets(self, states: Sequence[State], delays: Sequence[NewDelay]) -> tuple[int, ...]:
         """Return the places of the states that are forgotten."""

@@ -73,7 +73,8 @@ def _base_of(kind: type[Any]) -> type[Any]:
 def _retried(last: Transition, annotations: Mapping[str, str], origin: str) -> Transition:
     """Return a transition like the last one, with more annotations; always a new object."""
     merged = FrozenDict({**last.annotations, **annotations})
-    return replace(last, annotations=check_annotations("annotations", merged), origin=origin)
+    annotations = check_annotations("annotations", merged)
+    return replace(last, annotations=annotations, origin=origin, since=0)
 
 
 def forgotten(state: State) -> State:

@@ -62,6 +62,7 @@ def _writes(w: World, rng: Random, token: str) -> Writes:
     delays: tuple[NewDelay, ...] = ()
     if likely(rng, 0.2) and len(puts) - 1 not in forgets:
         delays = (_new_delay(puts[-1], len(puts) - 1, rng),)
+    keeps = _keeps(w, rng, puts, {*forgets, *(delay.put for delay in delays)})
     needed = puts[0].data and refers and not brings
     drops = (Drop(_delay_id(w, rng), rng.choice((*HOLDERS, NO_HOLDER))),)
     return Writes(
@@ -76,7 +77,22 @@ def _writes(w: World, rng: Random, token: str) -> Writes:
         size=1_000 * (1 + len(puts)),
         timers=tuple(_new_timers(puts, rng)),
         forgets=forgets,
+        keeps=keeps,
     )
+
+
+def _keeps(w: World, rng: Random, puts: list[State], others: set[int | None]) -> tuple[int, ...]:
+    """Return which puts keep their delays, and let these be delayed for as long as before."""
+    keeps = [
+        place
+        for place, put in enumerate(puts)
+        if put.rev and place not in others and likely(rng, 0.3)
+    ]
+    for place in keeps:
+        before = w.model.log.get(puts[place].rev)
+        until = before.delayed_until if before and before.id == puts[place].id else None
+        puts[place] = replace(puts[place], delayed_until=until)
+    return tuple(keeps)
 
 
 def _writes_without_puts(w: World, rng: Random, token: str, blob: Data) -> Writes:

@@ -58,6 +58,7 @@ class Model:
             is right: it is due with the latest revision.
         holders: of the delays and timers that were claimed, by id.
         references: what data each delay keeps, by id.
+        alone: the ids of delays that were stored by themselves, with a state of their own.
         stalls: when the latest revisions stall, by id of the state.
         beats: the last heartbeat for each latest revision, by id of the state.
     """
@@ -72,6 +73,7 @@ class Model:
         self.delays: dict[str, DelayedState] = {}
         self.holders: dict[str, str] = {}
         self.references: dict[str, tuple[str, ...]] = {}
+        self.alone: set[str] = set()
         self.stalls: dict[str, datetime] = {}
         self.beats: dict[str, Beat] = {}
 
@@ -117,6 +119,8 @@ class Model:
     ) -> list[State]:
         committed = []
         for place, state in enumerate(writes.puts):
+            keeps, before = place in writes.keeps, self.stalls.get(state.id)
+            kept = self._kept(state.id) if keeps else {}
             self._leave(state.id)
             own = [
                 dues[writes.delay_id(index)]
@@ -124,11 +128,14 @@ class Model:
                 if new.put == place
             ]
             self.head += 1
-            put = replace(
-                state, rev=self.head, committed_at=stamp, delayed_until=min(own, default=None)
-            )
+            until = state.delayed_until if keeps else min(own, default=None)
+            put = replace(state, rev=self.head, committed_at=stamp, delayed_until=until)
             self.log[put.rev], self.latest[put.id], self.last = put, put.rev, stamp
             self._set_stall(put, put.delayed_until or now)
+            if keeps and before is not None and put.id in self.stalls:
+                self.stalls[put.id] = min(before, self.stalls[put.id])
+            self.delays |= {key: replace(delay, state=put) for key, (delay, _) in kept.items()}
+            self.holders |= {key: holder for key, (_, holder) in kept.items() if holder}
             committed.append(put)
         return committed
 
@@ -165,6 +172,14 @@ class Model:
         self.stalls.pop(id, None)
         self.beats.pop(id, None)
 
+    def _kept(self, id: str) -> dict[str, tuple[DelayedState, str]]:
+        """Return the delays that were committed with a state, each with its holder."""
+        return {
+            key: (each, self.holders.get(key, ""))
+            for key, each in self.delays.items()
+            if each.state.id == id and not each.timer and key not in self.alone
+        }
+
     def _set_timer(self, timer: NewTimer, state_id: str, due: datetime) -> None:
         state = State(state_id)
         self.delays[timer.id] = DelayedState(
@@ -187,6 +202,8 @@ class Model:
             self.references[id] = new.references
             state = new.state if new.put is None else committed[new.put]
             self.delays[id] = DelayedState(id, state, new.to, new.annotations, due, new.commit)
+            if new.put is None:
+                self.alone.add(id)
             is_latest = self.latest.get(state.id) == state.rev
             if new.put is None and state.id in self.stalls and is_latest:
                 after = stalls_after(self.log[state.rev])

@@ -10,16 +10,19 @@ from flowstate.recovery.lease import HOLDER, lease_id
 from flowstate.recovery.policy import attempt
 from flowstate.state import State, Status
 from flowstate.testing.histories.checker import check as find_violations
+from flowstate.testing.simulation import clients, key_rules, message_rules, policy_rules, updates
 from flowstate.testing.simulation.nemesis import MOST_BACK
+from flowstate.testing.simulation.plans import AT
+from flowstate.testing.simulation.policy_rules import is_given_up
 from flowstate.testing.simulation.process import DUTY, Watched
 from flowstate.testing.simulation.recording import operations_of
-from flowstate.testing.simulation.workload import AT, BY, COUNT, COUNTER, SEEN, counter_of
+from flowstate.testing.simulation.workload import BY, COUNT, COUNTER, SEEN, counter_of
 from flowstate.timers import TIMER
 
 if TYPE_CHECKING:
     from flowstate.testing.simulation.world import World
 
-__all__ = ["check", "is_firing", "wanted"]
+__all__ = ["check", "is_dropped", "is_firing", "wanted"]
 
 RECOVERY_LEASE = lease_id("recovery.default")
 DUTY_LEASE = lease_id("duty")
@@ -108,9 +111,14 @@ def _writers_hold_leases(world: "World") -> Iterator[str]:
         by = DUTY_LEASE if is_duty else RECOVERY_LEASE
         is_attempt = attempt(state) > attempts.get(state.id, 0)
         attempts[state.id] = attempt(state)
-        is_fenced = is_duty or is_attempt or is_dead(state)
+        is_fenced = is_duty or is_attempt or is_dropped(state)
         if is_fenced and holders.get(by) != author:
             yield f"{state.id}@{state.rev} is by {author}, and {holders.get(by)!r} held {by}"
+
+
+def is_dropped(state: State) -> bool:
+    """Return whether recovery has ended a state by force."""
+    return is_dead(state) and not is_given_up(state)
 
 
 def _everybody_ended(world: "World") -> Iterator[str]:
@@ -124,7 +132,7 @@ def _everybody_ended(world: "World") -> Iterator[str]:
             yield f"{state.id}@{state.rev} is attempt {number}"
         if number and (before is None or number - attempt(before) not in {0, 1}):
             yield f"{state.id}@{state.rev} is attempt {number} after {before!r}"
-        if is_dead(state) and (before is None or attempt(before) != max_attempts(before)):
+        if is_dropped(state) and (before is None or attempt(before) != max_attempts(before)):
             yield f"{state.id}@{state.rev} was ended by force after {before!r}"
     for plan in world.plans:
         if plan.id in last and last[plan.id].status is not Status.ENDED:
@@ -252,4 +260,9 @@ RULES: tuple[Callable[["World"], Iterator[str]], ...] = (
     _runs_are_of_their_own,
     _history_is_allowed,
     _nothing_is_left,
+    *policy_rules.RULES,
+    *key_rules.RULES,
+    *message_rules.RULES,
+    *updates.RULES,
+    *clients.RULES,
 )

@@ -16,9 +16,9 @@ from datetime import timedelta
 __all__ = ["Fault", "MOST_BACK", "draw_faults", "strike"]
 
 HOUR = 3600.0
-SEEN_AFTER = 1.5  # Seconds.
-SMALLEST_JUMP = timedelta(seconds=1)
 MOST_BACK = 3.0  # Seconds by which the clock of the store is behind.
+RETURNS = 0.5  # How often that clock is soon right again.
+RETURNS_SOON = 0.5  # Of the seconds of other faults.
 # How often each kind comes, in relation to the others.
 WEIGHTS = {
     "crash": 4,
@@ -116,24 +116,15 @@ def _store_clock_back(world: "World", process: "SimulatedProcess", seconds: floa
     clock = world.store.clock
     back = timedelta(seconds=world.rng.uniform(0.01, MOST_BACK))
     clock.error = max(clock.error - back, timedelta(seconds=-MOST_BACK))
-    world.store.stepped_back_at = world.loop.time()
+    if world.rng.random() < RETURNS:
+        world.after(seconds * RETURNS_SOON, lambda: _store_clock_ahead(world, process, seconds))
 
 
 def _store_clock_ahead(world: "World", process: "SimulatedProcess", seconds: float) -> None:
-    """Let the clock of the store jump ahead, to where it would be had it not stepped back.
-
-    Only as a leader can see it, whose states stall after less than a second here. A small jump
-    looks like a clock that runs fast. Of a clock that is back and ahead again between two looks it
-    sees neither.
-    """
-
-    def jump() -> None:
-        if world.store.clock.error <= -SMALLEST_JUMP:
-            world.store.clock.error = timedelta(0)
-            world.store.jumped_at = world.loop.time()
-
-    passed = world.loop.time() - world.store.stepped_back_at
-    world.after(max(0.0, SEEN_AFTER - passed), jump)
+    """Let the clock of the store jump ahead, to where it would be had it not stepped back."""
+    if world.store.clock.error:
+        world.store.clock.error = timedelta(0)
+        world.store.jumped_at = world.loop.time()
 
 
 def _damage(world: "World", process: "SimulatedProcess", seconds: float) -> None:

@@ -25,6 +25,7 @@ from flowstate.recovery import Lease, Recoverer
 from flowstate.recovery.policy import attempt
 from flowstate.testing.simulation.driver import SimulatedDriver
 from flowstate.testing.simulation.loop import Group, SimulatedTask, SimulationLoop
+from flowstate.testing.simulation.plans import AT
 from flowstate.testing.simulation.store import Link, SimulatedStore
 from flowstate.testing.simulation.workload import incremented, make_flows, untimed
 
@@ -84,6 +85,8 @@ class Run(Struct, eq=False):
         began: when.
         ctx: that the flow was given.
         task: in which.
+        key: of its effects.
+        at: which step of its plan the state is in.
         ended: when; ``None`` while it goes on.
         how: it ended: ``"returned"``, ``"raised"``, ``"stopped"`` or ``"crashed"``.
     """
@@ -97,6 +100,8 @@ class Run(Struct, eq=False):
     began: float
     ctx: StateContext
     task: "asyncio.Task[Any] | None"
+    key: str
+    at: str
     ended: float | None = None
     how: str = ""
 
@@ -237,13 +242,17 @@ class SimulatedProcess:
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self.engine)
             delaying, recovering, on_duty = self._chances
-            delayer = Delayer(engine, batch=4, poll_interval=0.5, lease=CLAIMED_FOR, rng=delaying)
+            delayer = Delayer(
+                engine, batch=4, poll_interval=0.5, lease_seconds=CLAIMED_FOR, rng=delaying
+            )
             await stack.enter_async_context(delayer)
-            self._recoverer = Recoverer(engine, lease=2.0, poll_interval=0.8, rng=recovering)
+            self._recoverer = Recoverer(
+                engine, lease_seconds=2.0, poll_interval=0.8, rng=recovering
+            )
             await stack.enter_async_context(self._recoverer)
             tasks = [self.start(self._watch_on(), "watcher")]
             if self._has_duty:
-                lease = Lease(engine, "duty", seconds=1.5, poll_interval=0.8, rng=on_duty)
+                lease = Lease(engine, "duty", lease_seconds=1.5, poll_interval=0.8, rng=on_duty)
                 self._lease = await stack.enter_async_context(lease)
                 tasks.append(self.start(self._do_duty(lease), "duty"))
             self.is_started = True
@@ -259,11 +268,14 @@ class SimulatedProcess:
 
     # Users
 
-    async def create(self, ctx: StateContext, to: str, *, by_execute: bool) -> None:
-        """Commit a state and execute it."""
+    async def create(self, ctx: StateContext, to: str, way: str) -> None:
+        """Commit a state, and see in one of four ways that it is executed."""
         with contextlib.suppress(FlowstateError):
+            if way in {"started", "started elsewhere"}:
+                await self.engine.start(ctx, to, elsewhere=way == "started elsewhere")
+                return
             await self.engine.do(Commit(Transit(ctx, to)))
-            if by_execute:
+            if way == "executed in the background":
                 await self.engine.do(Execute(ctx))
             else:
                 with contextlib.suppress(Exception):  # What a flow raises is for recovery.
@@ -346,10 +358,12 @@ class SimulatedProcess:
             rev=ctx.committed.rev,
             flow=state.transition.to,
             attempt=attempt(state),
-            is_held=bool(ctx.transitions),
+            is_held=not ctx.committed.transition.to,  # Only its revision is known then.
             began=self._loop.time(),
             ctx=ctx,
             task=asyncio.current_task(),
+            key=ctx.effect_key,
+            at=state.annotations[AT],
         )
         self._begin(run)
         how = "returned"

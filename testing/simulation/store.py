@@ -80,8 +80,7 @@ class SimulatedStore:
         recording: of what drivers asked and were told, for the checker of histories.
         clock: of the store.
         set_back: by how much it was ahead at first.
-        stepped_back_at: when it stepped back last, in seconds of the loop.
-        jumped_at: when it jumped ahead last.
+        jumped_at: when it jumped ahead last, in seconds of the loop.
         on_commit: called after every batch.
     """
 
@@ -90,7 +89,6 @@ class SimulatedStore:
         self.rng = rng
         self.clock = clock
         self.set_back = timedelta(0)
-        self.stepped_back_at = 0.0
         self.jumped_at = -math.inf
         self.memory = MemoryDriver(clock)
         self.log: list[State] = []

@@ -6,13 +6,10 @@ commits its step in another way.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from random import Random
-from typing import Any
-
-from msgspec import Struct
 
 from flowstate.commands import (
     CancelTimer,
@@ -31,67 +28,47 @@ from flowstate.commands import (
 from flowstate.context import StateContext
 from flowstate.engine import Engine, Flow
 from flowstate.errors import RevisionMismatchError, StateNotFoundError
-from flowstate.recovery import retry_after, set_max_attempts, set_retry_after
-from flowstate.registry import FlowRegistry
+from flowstate.recovery import retry_after
+from flowstate.registry import FlowOptions, FlowRegistry
 from flowstate.state import State
+from flowstate.testing.simulation.messages import receive
+from flowstate.testing.simulation.plans import Body, Plan, advanced, goes_on_in
+from flowstate.testing.simulation.policies import (
+    POLICIES,
+    FlowFailedError,
+    amend,
+    attempt_strictly,
+    attempt_with_effect,
+)
 
 __all__ = [
-    "AT",
     "BY",
     "COUNT",
     "COUNTER",
-    "FlowFailedError",
-    "Plan",
     "SEEN",
     "counter_of",
     "draw_plans",
-    "goes_on_in",
     "incremented",
     "make_flows",
-    "new_context",
     "untimed",
 ]
 
 STEPS = (
     *("work", "count", "count", "check", "delay", "delay", "claim", "long", "long", "fail"),
-    *("alarm", "race", "remind"),
+    *("alarm", "race", "remind", "try", "try", "strict", "receive", "receive"),
 )
-PLAN, AT, SEEN, COUNT, BY = "plan", "at", "seen", "count", "by"  # Annotations.
+SEEN, COUNT, BY = "seen", "count", "by"  # Annotations.
 COUNTER = "counter-"
 COUNTERS = 2
 LONG = 1.6  # Times the retry_after of a state.
 SHORT = 0.2
 FAILURES = 0.35
 ALARM, DEADLINE, REMINDER = "alarm", "deadline", "reminder"  # Timers.
+WITH_POLICY = 0.2  # A part of the states.
 INTERRUPTED = 0.5  # A part of the flows: those are cancelled when others move their state on.
 
 Running = Callable[[StateContext], AbstractContextManager[None]]
 """Made around every run of a flow, so that a record can be kept."""
-
-
-class FlowFailedError(Exception):
-    """A flow raised, as it was meant to."""
-
-
-class Plan(Struct, frozen=True):
-    """A state that is to be.
-
-    Attributes:
-        id: of the state.
-        steps: the flows it goes through.
-        retry_after: seconds.
-        max_attempts: of recovery.
-        at: when it is created.
-        lives: how often it is created; it is forgotten in between, and if it is created twice, also
-            in the end.
-    """
-
-    id: str
-    steps: tuple[str, ...]
-    retry_after: float
-    max_attempts: int
-    at: float
-    lives: int
 
 
 def draw_plans(rng: Random, count: int, within: float) -> list[Plan]:
@@ -104,28 +81,13 @@ def _drawn(rng: Random, id: str, at: float) -> Plan:
     lives = rng.choice((0, 0, 1, 2))
     return Plan(
         id=id,
-        steps=(*rng.choices(STEPS, k=rng.randint(1, 4)), "leave" if lives else "finish"),
+        steps=(*rng.choices(STEPS, k=rng.randint(1, 5)), "leave" if lives else "finish"),
         retry_after=rng.choice((0.6, 1.0, 1.6)),
         max_attempts=rng.choice((2, 3, 4)),
         at=at,
         lives=max(1, lives),
+        attempts=rng.choice((2, 3)) if rng.random() < WITH_POLICY else None,
     )
-
-
-def new_context(plan: Plan) -> StateContext:
-    """Return the context of a state that is not committed yet."""
-    kind = "even" if int(plan.id[1:]) % 2 == 0 else "odd"
-    ctx = StateContext(State(plan.id, labels={"kind": kind}))
-    ctx.set_annotation(PLAN, " ".join(plan.steps))
-    ctx.set_annotation(AT, "0")
-    set_retry_after(ctx, timedelta(seconds=plan.retry_after))
-    set_max_attempts(ctx, plan.max_attempts)
-    return ctx
-
-
-def goes_on_in(state: State) -> str:
-    """Return the flow that a state is in, or that it is delayed to, by its plan."""
-    return state.annotations[PLAN].split()[int(state.annotations[AT])]
 
 
 def counter_of(id: str) -> str:
@@ -149,12 +111,10 @@ def make_flows(rng: Random, running: Running) -> FlowRegistry:
     """Return the flows of one process."""
     flows = FlowRegistry()
     for id, body in FLOWS.items():
-        interrupt = rng.random() < INTERRUPTED
-        flows.set(id, _recorded(body, rng, running), interrupt=interrupt)
+        options = POLICIES.get(id, FlowOptions())
+        options = {**options, "interrupt": rng.random() < INTERRUPTED}
+        flows.set(id, _recorded(body, rng, running), **options)
     return flows
-
-
-Body = Callable[[StateContext, Engine, Random], Coroutine[Any, Any, Command[None]]]
 
 
 def _recorded(body: Body, rng: Random, running: Running) -> Flow:
@@ -165,16 +125,9 @@ def _recorded(body: Body, rng: Random, running: Running) -> Flow:
     return flow
 
 
-def _advanced(ctx: StateContext) -> str:
-    """Note that one more step is done; return the next."""
-    at = int(ctx.current.annotations[AT]) + 1
-    ctx.set_annotation(AT, str(at))
-    return goes_on_in(ctx.current)
-
-
 async def _work(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     await asyncio.sleep(SHORT * rng.random())
-    return Commit(Transit(ctx, _advanced(ctx)))
+    return Commit(Transit(ctx, advanced(ctx)))
 
 
 async def _long(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
@@ -182,19 +135,19 @@ async def _long(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]
     seconds = retry_after(ctx.current).total_seconds() * LONG
     for _ in range(4):
         await asyncio.sleep(seconds * rng.uniform(0.5, 1.5) / 4)
-    return Commit(Transit(ctx, _advanced(ctx)))
+    return Commit(Transit(ctx, advanced(ctx)))
 
 
 async def _fail(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     await asyncio.sleep(SHORT * rng.random())
     if rng.random() < FAILURES:
         raise FlowFailedError(ctx.current.id)
-    return Commit(Transit(ctx, _advanced(ctx)))
+    return Commit(Transit(ctx, advanced(ctx)))
 
 
 async def _count(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     """Increment a counter in the commit of the step, and go on within this execution."""
-    to = _advanced(ctx)
+    to = advanced(ctx)
     while True:
         counter = await incremented(engine, counter_of(ctx.current.id), ctx.current.id)
         try:
@@ -208,7 +161,7 @@ async def _count(ctx: StateContext, engine: Engine, rng: Random) -> Command[None
 
 async def _check(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     """Commit the step only if a counter is still what it was."""
-    to = _advanced(ctx)
+    to = advanced(ctx)
     while True:
         try:
             counter = StateContext(await engine.get_state(counter_of(ctx.current.id)))
@@ -227,25 +180,25 @@ async def _check(ctx: StateContext, engine: Engine, rng: Random) -> Command[None
 
 async def _delay(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     after = timedelta(seconds=rng.uniform(0.0, 1.5))
-    return Commit(Delay(ctx, _advanced(ctx), after=after))
+    return Commit(Delay(ctx, advanced(ctx), after=after))
 
 
 async def _claim(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     """Go on after a delay that does not commit when it fires."""
     after = timedelta(seconds=rng.uniform(0.0, 1.0))
-    return Commit(Delay(ctx, _advanced(ctx), after=after, commit=False))
+    return Commit(Delay(ctx, advanced(ctx), after=after, commit=False))
 
 
 async def _alarm(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     """Pause until a timer goes on."""
-    to, after = _advanced(ctx), timedelta(seconds=rng.uniform(0.0, 1.5))
+    to, after = advanced(ctx), timedelta(seconds=rng.uniform(0.0, 1.5))
     return Commit(SetTimer(ctx, ALARM, to, after=after), Pause(ctx))
 
 
 async def _race(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     """Go on, or let a timer do that, whichever comes first."""
     if DEADLINE not in ctx.current.timers:
-        to, after = _advanced(ctx), timedelta(seconds=rng.uniform(0.0, 0.8))
+        to, after = advanced(ctx), timedelta(seconds=rng.uniform(0.0, 0.8))
         try:
             await engine.do(Commit(SetTimer(ctx, DEADLINE, to, after=after)))
         except RevisionMismatchError:
@@ -257,7 +210,7 @@ async def _race(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]
 async def _remind(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
     """Go on, and be interrupted some time later, wherever the state is by then."""
     after = timedelta(seconds=rng.uniform(0.0, 2.0))
-    return Commit(SetTimer(ctx, REMINDER, "reminded", after=after), Transit(ctx, _advanced(ctx)))
+    return Commit(SetTimer(ctx, REMINDER, "reminded", after=after), Transit(ctx, advanced(ctx)))
 
 
 async def _reminded(ctx: StateContext, engine: Engine, rng: Random) -> Command[None]:
@@ -278,7 +231,7 @@ async def _finish(ctx: StateContext, engine: Engine, rng: Random) -> Command[Non
     return Commit(End(ctx))
 
 
-FLOWS = {
+FLOWS: dict[str, Body] = {
     "work": _work,
     "long": _long,
     "fail": _fail,
@@ -290,6 +243,10 @@ FLOWS = {
     "race": _race,
     "remind": _remind,
     "reminded": _reminded,
+    "try": attempt_with_effect,
+    "strict": attempt_strictly,
+    "amends": amend,
+    "receive": receive,
     "leave": _leave,
     "finish": _finish,
 }

@@ -12,13 +12,14 @@ from typing import Any
 
 from flowstate.context import StateContext
 from flowstate.driver import DelayedState
-from flowstate.recovery import is_dead
 from flowstate.recovery.policy import attempt
 from flowstate.state import Status
-from flowstate.testing.simulation import invariants
+from flowstate.testing.simulation import clients, invariants, message_rules, policy_rules, updates
+from flowstate.testing.simulation.clients import CALM_FROM, Clients
 from flowstate.testing.simulation.driver import REPLY_TIMEOUT
 from flowstate.testing.simulation.loop import DeadlockError, SimulatedTask, SimulationLoop
 from flowstate.testing.simulation.nemesis import Fault, draw_faults, strike
+from flowstate.testing.simulation.plans import Plan, goes_on_in, new_context
 from flowstate.testing.simulation.process import (
     CLAIMED_FOR,
     Run,
@@ -27,18 +28,18 @@ from flowstate.testing.simulation.process import (
     Watched,
 )
 from flowstate.testing.simulation.store import SimulatedStore
-from flowstate.testing.simulation.workload import Plan, draw_plans, goes_on_in, new_context
+from flowstate.testing.simulation.workload import draw_plans
 
 __all__ = ["World"]
 
 CREATED_WITHIN = 4.0
-FAULTY_UNTIL = 6.0
 WITH_DUTY = 0.4  # A part of the worlds.
 WITH_CLOCK_AHEAD = 0.2
 AHEAD = timedelta(hours=1)
 GRACE = 0.3  # Seconds in which a process that was paused finds out what it has lost.
 LIMIT = 90.0  # Virtual seconds after which all must be quiet.
 LOOK_EVERY = 0.25
+WAYS = ("executed", "executed in the background", "started", "started elsewhere")
 FILTERS: tuple[dict[str, str], ...] = ({}, {"kind": "even"}, {"kind": "odd"})
 
 
@@ -55,6 +56,8 @@ class World:
         runs: of flows.
         plans: of the workload.
         violations: what must not have happened.
+        clients: those who send messages, update and wait.
+        is_over: whether the end has come, so that nothing more is to begin.
     """
 
     def __init__(self, seed: int) -> None:
@@ -66,7 +69,7 @@ class World:
         self.violations: list[str] = []
         self.runs: list[Run] = []
         self.plans: list[Plan] = draw_plans(rng, rng.randint(4, 7), CREATED_WITHIN)
-        self.faults: list[Fault] = draw_faults(rng, rng.randint(2, 8), FAULTY_UNTIL)
+        self.faults: list[Fault] = draw_faults(rng, rng.randint(2, 8), CALM_FROM)
         count = rng.randint(2, 3)
         self.watched = [Watched(f"watch-{place}", rng.choice(FILTERS)) for place in range(count)]
         self.processes: list[SimulatedProcess] = []
@@ -75,7 +78,8 @@ class World:
         self._incarnations = [0] * count
         self._everybody: list[SimulatedProcess] = []
         self._is_calm = False
-        self._is_over = False
+        self.is_over = False
+        self.clients = Clients(self)
 
     def run(self) -> None:
         """Let everything happen, and check it."""
@@ -106,7 +110,8 @@ class World:
             self.after(plan.at, lambda plan=plan: self._create(plan))  # type: ignore[misc]
         for fault in self.faults:
             self.after(fault.at, lambda fault=fault: strike(self, fault))  # type: ignore[misc]
-        await asyncio.sleep(FAULTY_UNTIL)
+        self.clients.begin()
+        await asyncio.sleep(CALM_FROM)
         self._calm_down()
         while not self._is_quiet():
             if self.loop.time() > LIMIT:
@@ -116,7 +121,7 @@ class World:
         await self._stop()
 
     async def _stop(self) -> None:
-        self._is_over = True
+        self.is_over = True
         for process in self.processes:
             process.stop()
         tasks = [process.main for process in self.processes if process.is_alive]
@@ -127,7 +132,7 @@ class World:
     async def _bury(self) -> None:
         """Let the tasks of dead processes come to an end, so that nothing warns of them."""
         tasks = []
-        self._is_over = True
+        self.is_over = True
         for process in self._everybody:
             process.driver.is_dead = True
             process.driver.leave()
@@ -169,7 +174,7 @@ class World:
 
     def restart(self, process: SimulatedProcess) -> None:
         """Start a process again, unless that was done or the end has come."""
-        if process in self.processes and not process.is_alive and not self._is_over:
+        if process in self.processes and not process.is_alive and not self.is_over:
             self._start(self.processes.index(process))
 
     def crash(self, process: SimulatedProcess) -> None:
@@ -201,19 +206,21 @@ class World:
 
     # The workload
 
-    def _usable(self) -> list[SimulatedProcess]:
+    def usable(self) -> list[SimulatedProcess]:
+        """Return the processes that clients can ask."""
         return [each for each in self.processes if each.is_alive and each.is_started]
 
     def _create(self, plan: Plan) -> None:
         """Let some process create a state, another one if that comes to nothing, and again."""
-        if self._is_over or self.store.lives[plan.id] >= plan.lives:
+        if self.is_over or self.store.lives[plan.id] >= plan.lives:
             return
-        usable = self._usable()
+        usable = self.usable()
         if usable and plan.id not in self.store.there:
             process = self.rng.choice(usable)
             ctx = new_context(plan)
-            by_execute = self.rng.choice((False, True))
-            work = process.create(ctx, plan.steps[0], by_execute=by_execute)
+            way = self.rng.choice(WAYS)
+            self.store.counts[way] += 1
+            work = process.create(ctx, plan.steps[0], way)
             process.serve(work, plan.id)
         self.after(2.5, lambda: self._create(plan))
 
@@ -239,9 +246,10 @@ class World:
             if other.id == run.id and other.ended is None:
                 self._judge_overlap(run, other)
         self.runs.append(run)
+        self.clients.see(run.flow, run.id)
         latest = self.store.latest[run.id]
         is_late = latest.rev != run.rev and not self._is_excused(run.process)
-        if is_late and not (self._was_overtaken(run) or self._is_moved_by_timer(run)):
+        if is_late and not (self._was_overtaken(run) or self._is_moved_by_others(run)):
             self.violations.append(f"{run.process} begins {run.id}@{run.rev} after {latest.rev}")
 
     def _was_overtaken(self, run: Run) -> bool:
@@ -252,6 +260,8 @@ class World:
         """
         if not run.is_held:
             return False
+        if self.loop.time() < self.store.jumped_at + CLAIMED_FOR:
+            return True  # The claim of another holder ended early, by the store's clock.
         after = self._successor(run)
         if after is None:
             return False
@@ -266,10 +276,13 @@ class World:
         is_late = author in sleepers | cancelled or self.store.is_unknown(state)
         return is_late and self.store.age(state) <= REPLY_TIMEOUT
 
-    def _is_moved_by_timer(self, run: Run) -> bool:
-        """Return whether a timer has moved the state of a run on, which may happen at any time."""
-        after = self._successor(run)
-        return after is not None and self.store.log[after].transition.cause == "timer"
+    def _is_moved_by_others(self, run: Run) -> bool:
+        """Return whether a timer or an update came to a state, which may happen at any time."""
+        after, log = self._successor(run), self.store.log
+        if after is None:
+            return False
+        is_timer = log[after].transition.cause == "timer"
+        return is_timer or updates.is_updated(log[run.rev - 1], log[after])
 
     def _successor(self, run: Run) -> int | None:
         """Return where in the log the revision is that made the one of a run outdated."""
@@ -289,7 +302,7 @@ class World:
         has_jumped = self.loop.time() < self.store.jumped_at + CLAIMED_FOR
         if has_jumped and all(each.is_held for each in runs):
             return  # A claim ends by the store's clock, and its holder finds out when it renews.
-        if any(each.ctx.superseded or self._is_moved_by_timer(each) for each in runs):
+        if any(each.ctx.superseded or self._is_moved_by_others(each) for each in runs):
             return  # It knows, or it will with its next heartbeat.
         if not any(self._is_excused(each.process) or self._only_waits(each) for each in runs):
             self.violations.append(
@@ -332,12 +345,14 @@ class World:
             counts["takeovers"] += state.id == invariants.RECOVERY_LEASE and state.rev > 1
             counts["retried attempts"] += attempt(state) > 0
             counts["second attempts"] += attempt(state) > 1
-            counts["dead"] += is_dead(state)
+            counts["dead"] += invariants.is_dropped(state)
             counts["delays fired"] += state.transition.cause == "delay" and not attempt(state)
             counts["timers fired"] += invariants.is_firing(state)
             counts["forgotten"] += state.transition.cause == "forget"
         counts["begun again"] = sum(self.store.lives[plan.id] > 1 for plan in self.plans)
         counts["superseded runs"] = sum(run.ctx.superseded for run in self.runs)
+        for part in (policy_rules, message_rules, updates, clients):
+            counts.update(part.tally_of(self))
         return counts
 
     def _is_quiet(self) -> bool:
@@ -363,6 +378,7 @@ class World:
             if wanted and watched.cursor < wanted[-1]:
                 yield f"a watcher is at {watched.cursor} of {wanted[-1]}"
         yield from (f"{each!r} is left" for each in store.delays())
+        yield from self.clients.outstanding()
 
 
 def _is_waiting(each: DelayedState) -> bool:

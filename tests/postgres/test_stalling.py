@@ -134,6 +134,23 @@ async def test_a_heartbeat_does_not_wait_for_ever(
         assert await driver.beat(beats_for([a, b])) == [True, True]
 
 
+async def test_the_time_of_a_heartbeat_rises_while_the_clock_is_behind(
+    driver: PostgresDriver, connection: Connection
+) -> None:
+    """Its deadline counts from the clock all the same, so that the two show the difference."""
+    (a,) = await put(driver, *new("a"))
+    await driver.beat(beats_for([a]))
+    await connection.execute("UPDATE latest SET beat_at = beat_at + interval '1 hour'")
+    ahead = (await liveness_of(driver, "a")).beat_at
+    assert ahead is not None
+    for number in (1, 2):
+        await driver.beat(beats_for([a]))
+        found = await liveness_of(driver, "a")
+        assert found.beat_at == ahead + timedelta(microseconds=number)
+        assert found.stalls_at is not None
+        assert timedelta(seconds=50) < found.stalls_at - found.now <= timedelta(seconds=60)
+
+
 class Load:
     """Commits and heartbeats of the same states, taken in all orders."""
 

@@ -207,6 +207,22 @@ async def test_delays_that_move_nothing(
     check_keys(redis_server, redis_namespace)
 
 
+async def test_the_time_of_a_heartbeat_rises_while_the_clock_is_behind(
+    redis_server: RedisLike, redis_namespace: str, driver: RedisDriver
+) -> None:
+    """Its deadline counts from the clock all the same, so that the two show the difference."""
+    await commit_one(driver, writes(active("a")))
+    ahead = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    with Redis.from_url(redis_server.url()) as client:
+        client.hset(f"{{{redis_namespace}}}:beats", "a", f"1 {int(ahead.timestamp())}000000 ")
+    for number in (1, 2):
+        await driver.beat([Heartbeat("a", 1, 60.0, "")])
+        found = await liveness_of(driver, "a")
+        assert found.beat_at == ahead + timedelta(microseconds=number)
+        assert found.stalls_at is not None
+        assert timedelta(seconds=50) < found.stalls_at - found.now <= timedelta(seconds=60)
+
+
 async def test_nothing_is_left_of_what_is_over(
     redis_server: RedisLike, redis_namespace: str, driver: RedisDriver
 ) -> None:

@@ -123,3 +123,19 @@ async def test_an_engine(server: RedisServer, store: Any) -> None:
         assert time.monotonic() - started < LIMIT
         started = time.monotonic()
     assert time.monotonic() - started < LIMIT
+
+
+async def test_what_waits_behind_a_commit(driver: RedisDriver) -> None:
+    """It is not sent any more, and takes no longer than the commit that it waited for."""
+    flows = FlowRegistry()
+    flows.declare("work")
+    async with Engine(driver, flows, shutdown_timeout=0.1) as engine:
+        started = time.monotonic()
+        commit = asyncio.ensure_future(engine.do(Commit(Pause(StateContext(State("b"))))))
+        await asyncio.sleep(0.01)  # reason: it is to be on its way
+        starts = [engine.start(StateContext(State(f"s-{n}")), "work") for n in range(100)]
+        found = await asyncio.gather(commit, *starts, return_exceptions=True)
+        assert time.monotonic() - started < LIMIT
+    assert [type(each) for each in found] == [CommitUnknownError, *[StoreUnavailableError] * 100]
+    assert isinstance(found[0], CommitUnknownError)
+    assert isinstance(found[0].__cause__, StoreUnavailableError)

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from random import Random
 
 import pytest
 
@@ -28,6 +29,7 @@ from tests.world.places import Place
 LIMIT = 15.0  # Real seconds; the others pass in no time.
 HOURS = 3
 STEP = 0.01
+ROUNDS = 12
 
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 
@@ -125,7 +127,7 @@ async def test_recovery_of_what_was_committed_while_the_clock_was_ahead(
         async with Engine(driver, fired.flows, clock=clock) as engine:
             await engine.do(Commit(Transit(stalling("late"), "fire")))
             began = clock.monotonic()
-            async with Recoverer(engine, lease=2.0, poll_interval=0.1):
+            async with Recoverer(engine, lease_seconds=2.0, poll_interval=0.1):
                 await ended(engine, "late")
         assert 1.0 <= fired.after(began, "late") < 1.5
 
@@ -145,8 +147,8 @@ async def test_what_runs_while_the_clock_jumps_is_not_recovered(
     async with (
         Engine(driver, flows, clock=clock) as worker,
         Engine(driver, flows, clock=clock) as other,
-        Recoverer(other, lease=2.0, poll_interval=0.1),
-        Lease(worker, "held", seconds=2.0, poll_interval=0.1) as lease,
+        Recoverer(other, lease_seconds=2.0, poll_interval=0.1),
+        Lease(worker, "held", lease_seconds=2.0, poll_interval=0.1) as lease,
     ):
         ctx = stalling("a")
         await worker.do(Commit(Transit(ctx, "long")))
@@ -164,13 +166,67 @@ async def test_what_runs_while_the_clock_jumps_is_not_recovered(
     assert len(runs) == 1
 
 
+@pytest.mark.parametrize("behind", [2.1, 2.9, 60.0])
+async def test_a_clock_that_is_behind_for_a_moment_takes_no_execution_over(
+    driver: Driver, clock: WrongClock, behind: float
+) -> None:
+    """The deadline that a heartbeat sets meanwhile comes too early, and no look shows why."""
+    runs, flows, go_on = [], FlowRegistry(), asyncio.Event()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        runs.append(ctx.current.id)
+        await go_on.wait()
+        return Commit(End(ctx))
+
+    async with (
+        Engine(driver, flows, clock=clock) as worker,
+        Engine(driver, flows, clock=clock) as other,
+        Recoverer(other, lease_seconds=2.0, poll_interval=0.1, rng=Random(0)) as recoverer,
+    ):
+        ctx = stalling("a")
+        set_retry_after(ctx, timedelta(seconds=3))
+        await worker.do(Commit(Transit(ctx, "long")))
+        task = asyncio.create_task(worker.execute(ctx))
+        for step in range(ROUNDS):
+            await clock.sleep(1.0 + step / ROUNDS)
+            clock.error = timedelta(seconds=-behind)
+            await clock.sleep(1.1)  # A heartbeat comes each second.
+            clock.error = timedelta(0)
+        assert recoverer.stats().retried == 0
+        go_on.set()
+        await asyncio.wait_for(task, LIMIT)
+    assert runs == ["a"]
+
+
+@pytest.mark.parametrize("behind", [0.0, 2.9, 8.0])
+async def test_what_dies_while_the_clock_is_behind_is_recovered_within_twice_its_time(
+    driver: Driver, clock: WrongClock, behind: float
+) -> None:
+    fired = Fired(clock)
+    async with (
+        Engine(driver, fired.flows, clock=clock) as engine,
+        Recoverer(engine, lease_seconds=2.0, poll_interval=0.1),
+    ):
+        for id in "abc":
+            await clock.sleep(1.0)
+            clock.error = timedelta(seconds=-behind)
+            await clock.sleep(0.3)
+            await engine.do(Commit(Transit(stalling(id), "fire")))
+            committed = clock.monotonic()
+            await clock.sleep(0.3)
+            clock.error = timedelta(0)
+            await ended(engine, id)
+            assert 1.0 <= fired.after(committed, id) < (2.1 if behind else 1.2)
+
+
 async def test_what_has_crashed_is_recovered_soon_after_a_jump_ahead(
     driver: Driver, clock: WrongClock
 ) -> None:
     """Not at once: only the next heartbeat would show that it has not crashed."""
     fired = Fired(clock)
     async with Engine(driver, fired.flows, clock=clock) as engine:
-        async with Recoverer(engine, lease=2.0, poll_interval=0.1):
+        async with Recoverer(engine, lease_seconds=2.0, poll_interval=0.1):
             ctx = stalling("crashed")
             set_retry_after(ctx, timedelta(seconds=1.5))
             await engine.do(Commit(Transit(ctx, "fire")))

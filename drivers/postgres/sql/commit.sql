@@ -18,9 +18,12 @@ LANGUAGE sql STABLE RETURN coalesce(
 --   labels [put, key, value], references [put, checksum],
 --   delays [commit, delay, put or null, id, rev, due or null, after or null, body, flow, checksums],
 --   timers [commit, timer, put, null, -1, due or null, after or null, body, flow];
---   and forgets: whether a put is forgotten.
+--   keeps [put, until when it is delayed or null]; and forgets: whether a put is forgotten.
 --   Places count from 1; due and after are microseconds.
 -- blobs: of rest.data.
+--
+-- Of a put that keeps something, the state takes over the delays that were committed with it, and
+-- stalls no later than before.
 --
 -- revs: what each put got; null for those that were refused.
 -- stamp: when they were committed, in microseconds; rises with revisions.
@@ -47,7 +50,8 @@ DECLARE
     has_checks constant boolean := coalesce(rest ? 'checks', false);
     has_needs constant boolean := coalesce(rest ? 'needs', false);
     has_claims constant boolean := coalesce(rest ?| '{claims,drops}', false);
-    has_special boolean;  -- Claims, drops, or states that are forgotten.
+    has_keeps constant boolean := coalesce(rest ? 'keeps', false);
+    has_special boolean;  -- Claims, drops, or states that are forgotten or kept.
     locked boolean;
     asked jsonb;
     number bigint;
@@ -59,10 +63,13 @@ DECLARE
     stored bigint[];  -- By place of id; negative if the state was forgotten with that revision.
     had_labels boolean[];
     had_delays boolean[];  -- Perhaps, if the state is new: a delay can be stored before it.
+    stalled timestamptz[];  -- By place of id; only where all puts of the batch keep that time.
     current bigint[];
     last_put integer[];
+    last_move integer[];  -- The last put that drops the delays of before.
     refused boolean[] := array_fill(false, ARRAY[commits]);
     put_labels boolean[];  -- By place of put: whether it has any.
+    keeps boolean[];  -- By place of put.
     first_put integer := 1;
     next_put integer := 1;
     here integer;
@@ -113,7 +120,27 @@ BEGIN
     last_put := array_fill(NULL::integer, ARRAY[ids]);
     put_labels := array_fill(false, ARRAY[puts]);
     mismatched := '{}';
-    has_special := has_claims OR coalesce(rest ? 'forgets', false) OR 0 > ANY (stored);
+    has_special := has_claims OR has_keeps OR coalesce(rest ? 'forgets', false) OR 0 > ANY (stored);
+    IF has_keeps THEN
+        keeps := array_fill(false, ARRAY[puts]);
+        until := array_fill(NULL::timestamptz, ARRAY[puts]);
+        last_move := last_put;
+        FOR here, here_until IN
+            SELECT (kept ->> 0)::integer, {schema}.from_micros((kept ->> 1)::bigint)
+            FROM jsonb_array_elements(rest -> 'keeps') AS kept
+        LOOP
+            keeps[here] := true;
+            until[here] := here_until;
+        END LOOP;
+        stalled := ARRAY(
+            SELECT latest.stalls_at
+            FROM unnest(words[commits + 1 : commits + ids]) WITH ORDINALITY AS named (id, place)
+            LEFT JOIN LATERAL (
+                SELECT * FROM {schema}.latest WHERE latest.id = named.id OFFSET 0
+            ) AS latest ON true
+            ORDER BY place
+        );
+    END IF;
 
     FOR place IN 1 .. commits LOOP
         WHILE next_put <= puts AND counts[4 * next_put - 1] = place LOOP
@@ -180,7 +207,16 @@ BEGIN
                 revs[put] := head;
                 last_put[here] := put;
                 IF has_special THEN
-                    replaced := replaced || words[commits + here];
+                    IF keeps[put] THEN
+                        DELETE FROM {schema}.delay WHERE state_id = words[commits + here]
+                            AND rev <> -1 AND {schema}.has_state(body);
+                    ELSE
+                        replaced := replaced || words[commits + here];
+                        IF has_keeps THEN
+                            last_move[here] := put;
+                            stalled[here] := NULL;
+                        END IF;
+                    END IF;
                     IF current[here] < 0 THEN  -- It begins again; the chain of its revisions goes on.
                         counts[4 * put + 1] := -current[here];
                     END IF;
@@ -198,14 +234,17 @@ BEGIN
         first_put := next_put;
     END LOOP;
 
+    IF NOT has_keeps THEN
+        last_move := last_put;
+    END IF;
     IF rest IS NOT NULL THEN
         FOR here IN
             SELECT (label ->> 0)::integer FROM jsonb_array_elements(rest -> 'labels') AS label
         LOOP
             put_labels[here] := true;
         END LOOP;
-        IF rest ? 'delays' THEN
-            until := array_fill(NULL::timestamptz, ARRAY[puts]);
+        IF rest ?| '{delays,keeps}' THEN
+            until := coalesce(until, array_fill(NULL::timestamptz, ARRAY[puts]));
             FOR here, here_until IN
                 SELECT (delay ->> 2)::integer, min({schema}.due_at(delay, moment))
                 FROM jsonb_array_elements(rest -> 'delays') AS delay
@@ -235,8 +274,13 @@ BEGIN
     END IF;
     IF true = ANY (had_delays) THEN
         DELETE FROM {schema}.delay AS old USING generate_series(1, ids) AS slot
-            WHERE had_delays[slot] AND last_put[slot] IS NOT NULL
+            WHERE had_delays[slot] AND last_move[slot] IS NOT NULL
                 AND old.state_id = words[commits + slot] AND old.rev <> -1;  -- Timers stay.
+        IF has_keeps THEN
+            UPDATE {schema}.delay AS old SET rev = current[slot] FROM generate_series(1, ids) AS slot
+                WHERE had_delays[slot] AND last_put[slot] IS NOT NULL AND last_move[slot] IS NULL
+                    AND old.state_id = words[commits + slot] AND old.rev >= 0;
+        END IF;
     END IF;
     INSERT INTO {schema}.log
         SELECT revs[put], words[commits + counts[4 * put]], counts[4 * put + 1],
@@ -246,12 +290,15 @@ BEGIN
     INSERT INTO {schema}.latest (id, rev, status, flow, labelled, delayed, stalls_at, stalls_after)
         SELECT words[commits + slot], current[slot],
             CASE WHEN current[slot] < 0 THEN 'forgotten' ELSE words[before_first_put + 3 * put + 1] END,
-            words[before_first_put + 3 * put + 2], put_labels[put], false,
-            {schema}.stalling(
-                coalesce(until[put], moment), counts[4 * put + 2], words[before_first_put + 3 * put + 1]
-            ),
+            words[before_first_put + 3 * put + 2], put_labels[put],
+            last_move[slot] IS NULL AND had_delays[slot],
+            CASE WHEN isfinite(stalls_at) THEN least(stalls_at, stalled[slot]) ELSE stalls_at END,
             nullif(counts[4 * put + 2], -1)
-        FROM generate_series(1, ids) AS slot, LATERAL (SELECT last_put[slot]) AS last (put)
+        FROM generate_series(1, ids) AS slot, LATERAL (SELECT last_put[slot]) AS last (put), LATERAL (
+            SELECT {schema}.stalling(
+                coalesce(until[put], moment), counts[4 * put + 2], words[before_first_put + 3 * put + 1]
+            )
+        ) AS stalling (stalls_at)
         WHERE put IS NOT NULL
         ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, status = excluded.status,
             flow = excluded.flow, labelled = excluded.labelled, delayed = excluded.delayed,
@@ -294,7 +341,8 @@ BEGIN
         WITH added AS (
             INSERT INTO {schema}.delay (id, state_id, rev, due, body, flow, refs, written)
                 SELECT delay ->> 1, words[commits + (delay ->> 3)::integer],
-                    coalesce(revs[(delay ->> 2)::integer], (delay ->> 4)::bigint),
+                    CASE WHEN delay ->> 2 IS NULL THEN (delay ->> 4)::bigint
+                        ELSE current[(delay ->> 3)::integer] END,
                     {schema}.due_at(delay, moment), (delay ->> 7)::json, delay ->> 8,
                     CASE WHEN delay -> 9 <> '[]' THEN
                         ARRAY(SELECT jsonb_array_elements_text(delay -> 9))
@@ -302,7 +350,9 @@ BEGIN
                 FROM jsonb_array_elements(rest -> 'delays') AS delay
                 WHERE NOT refused[(delay ->> 0)::integer]
                     AND coalesce(
-                        counts[4 * last_put[(delay ->> 3)::integer] - 1] <= (delay ->> 0)::integer, true
+                        counts[4 * CASE WHEN delay ->> 2 IS NULL THEN last_put[(delay ->> 3)::integer]
+                            ELSE last_move[(delay ->> 3)::integer] END - 1] <= (delay ->> 0)::integer,
+                        true
                     )
                 ON CONFLICT (id) DO NOTHING
                 RETURNING state_id, rev, due, body -> 'state' IS NOT NULL AS by_itself

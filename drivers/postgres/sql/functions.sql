@@ -31,6 +31,13 @@ LANGUAGE sql IMMUTABLE BEGIN ATOMIC
     ) AS found, json_each_text(CASE WHEN json_typeof(labels) = 'object' THEN labels END) AS pair;
 END;
 
+-- Whether a delay has a state of its own; not if it is damaged.
+CREATE FUNCTION {schema}.has_state(body json) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN CASE
+    WHEN body::text ~ E'\\\\u(0000|[dD][89a-fA-F])' THEN strpos(body::text, '"state":') > 0
+    ELSE json_typeof(body) = 'object' AND body -> 'state' IS NOT NULL
+END;
+
 -- So many microseconds after a moment, but no later than drivers can tell; null if they are negative.
 CREATE FUNCTION {schema}.later(moment timestamptz, micros bigint) RETURNS timestamptz
 LANGUAGE sql STABLE RETURN CASE WHEN micros >= 0 THEN least(
@@ -95,8 +102,9 @@ BEGIN
             FOR NO KEY UPDATE OF latest SKIP LOCKED
         )
         UPDATE {schema}.latest SET note = held.note,
-            beat_at = moment + CASE WHEN beat_at = moment THEN interval '1 microsecond'
-                ELSE interval '0' END,
+            -- The time always rises, so that a heartbeat can be told from those before it.
+            beat_at = CASE WHEN beat_at >= moment AND beat_at < '9999-12-31 23:59:59.999999+00'
+                THEN beat_at + interval '1 microsecond' ELSE moment END,
             stalls_at = CASE WHEN isfinite(stalls_at) AND held.micros IS NOT NULL
                 THEN {schema}.later(moment, held.micros) ELSE stalls_at END
         FROM held WHERE latest.id = held.id RETURNING held.place

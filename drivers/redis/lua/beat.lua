@@ -1,6 +1,7 @@
 -- Notes heartbeats. ARGV[1]: MessagePack of a list of {id, revision, microseconds until it stalls
 --   or false, note}, at most 1,000.
 -- Returns MessagePack of a list: for each whether the revision is the latest.
+local LAST_EXACT = 2 ^ 53 - 1
 local beats, ids = cmsgpack.unpack(ARGV[1]), {}
 for place, beat in ipairs(beats) do
     ids[place] = beat[1]
@@ -15,8 +16,8 @@ for place, beat in ipairs(beats) do
     found[place] = rev > 0 and state.rev == rev
     if found[place] then
         local last = tonumber(string.match(before[place] or '', '^%d+ (%d+) ') or '')
-        -- A reader can tell that there was another one.
-        local at = now() == last and last + 1 or now()
+        -- The time always rises, so that a heartbeat can be told from those before it.
+        local at = last and last >= now() and last < LAST_EXACT and last + 1 or now()
         -- It comes first, because it is refused when the memory is full.
         collect(beginning, 'HSET', 'beats', id, text(rev) .. ' ' .. text(at) .. ' ' .. note)
         if micros and state.kind == 'stall' then

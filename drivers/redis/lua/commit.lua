@@ -3,7 +3,8 @@
 -- ARGV: blobs after the first, which is MessagePack of a list of commits:
 --   {token, puts, checks, needs, data, delays, claims, drops}, false for what is empty, with
 --   put {id, expected revision, status, body, labels {key, value, ...}, checksums, digits of the
---   microseconds after which it stalls or false, flow, whether it is forgotten},
+--   microseconds after which it stalls or false, flow, whether it is forgotten, whether it keeps
+--   the delays that were committed with it, and then until when it is delayed or false},
 --   check {id, revision}, data {checksum, annotations, place of its blob},
 --   delay {id, place of put or false, state id, revision or -1 of a timer, due or false, seconds
 --   and microseconds after now, flow, body, checksums}, claim {id, holder, seconds and
@@ -124,7 +125,7 @@ for place, commit in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     for number = 1, #puts do
         local put = puts[number]
-        local id, _, status, body, labels, sums, _, _, is_forgotten = unpack(put)
+        local id, _, status, body, labels, sums, _, _, is_forgotten, keeps, kept_until = unpack(put)
         local state, until_ = states[id], untils and untils[number]
         local previous = state.last or state.current
         labels, sums = labels or NONE, sums or NONE
@@ -133,7 +134,20 @@ for place, commit in ipairs(cmsgpack.unpack(ARGV[1])) do
         shown_head = rev
         state.current, state.last = is_forgotten and 0 or head, is_forgotten and head
         state.postponed = nil
+        if keeps then
+            delays = delays or delay_changes(states)
+            until_, untils = kept_until, untils or {}
+            for other = 1, #puts do
+                untils[other] = untils[other] or false
+            end
+            untils[number] = until_
+        else
+            state.moved_at = place
+        end
         state.put = {rev = rev, place = place, until_ = until_, what = put}
+        if keeps then
+            delays.keep(id, head)
+        end
         check_stream('log', old_head)
         additions[#additions + 1] = {command = 'XADD', name = 'log', rev .. '-0', 'i', id,
             'p', text(previous), 's', status, 'c', shown_stamp, 'u', until_ or '', 't', token,
@@ -211,8 +225,10 @@ for id, state in pairs(states) do
         if state.status or size_of('HLEN', 'delay_heads') > 0 then
             local own = redis.call('ZRANGE', prefix .. 'delays_of:' .. id, '0', '-1')
             delays = delays or own[1] and delay_changes(states)
-            if own[1] then
+            if own[1] and state.moved_at then
                 delays.leave_all(id, own)
+            elseif own[1] then
+                delays.keep_all(own, state.current)
             end
         end
         if is_forgotten then
@@ -222,6 +238,9 @@ for id, state in pairs(states) do
             end
         else
             local due = after and later(0, tonumber(after), new.until_)
+            if due and state.after and not state.moved_at and state.due < due then
+                due = state.due
+            end
             collect(additions, 'ZADD', 'latest_status:' .. status, new.rev, id)
             set_latest(id, state, new.rev, status, labels[1], after, due, flow)
         end

@@ -4,10 +4,27 @@ local function delay_changes(states)
     local delay_of, place_of = delay_reading()
     local delays, damaged = {}, {}
 
-    -- Whether a put of the batch has dropped a delay.
+    -- Whether a delay has a state of its own, as one that was stored by itself.
+    local function has_state(delay)
+        if delay.has_state == nil then
+            local text = delay.body or redis.call('HGET', prefix .. 'delay_bodies', delay.id)
+            local whole, body = pcall(cjson.decode, text or '')
+            delay.has_state = whole and type(body) == 'table' and body.state ~= nil
+        end
+        return delay.has_state
+    end
+
+    -- Whether a put of the batch has dropped a delay; no put keeps one that has its own state.
     local function is_gone(delay)
         local state = states[delay.state]
-        return delay.rev ~= -1 and state and state.put and state.put.place > delay.place
+        if delay.rev == -1 or not state or not state.put then
+            return false
+        end
+        local place = state.moved_at or -1
+        if state.put.place > place and delay.place < state.put.place and has_state(delay) then
+            place = state.put.place
+        end
+        return place > delay.place
     end
 
     -- A delay as it is when the commit at a place comes, or nothing.
@@ -100,6 +117,28 @@ local function delay_changes(states)
         end
     end
 
+    -- Let the delays of a state that are known here belong to its next revision.
+    local function keep(state, rev)
+        for _, delay in pairs(delays) do
+            if delay and delay.state == state and delay.rev ~= -1 and not is_gone(delay) then
+                delay.rev, delay.moved = rev, true
+            end
+        end
+    end
+
+    -- Let what is at places of delays of a state belong to its next revision.
+    local function keep_all(members, rev)
+        for _, member in ipairs(members) do
+            local id = place_of(member).id
+            local delay = pending(id)
+            if delay then
+                delay.rev, delay.moved = rev, true
+            elseif delays[id] and not delays[id].dropped then
+                leave(delays[id].was)
+            end
+        end
+    end
+
     -- Collect what is to be written; return whether there is news.
     local function finish()
         local is_news = false
@@ -122,5 +161,5 @@ local function delay_changes(states)
     end
 
     return {pending = pending, claim = claim, drop = drop, add = add, store = store,
-        leave_all = leave_all, finish = finish}
+        leave_all = leave_all, keep = keep, keep_all = keep_all, finish = finish}
 end

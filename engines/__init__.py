@@ -1,0 +1,3 @@
+"""Engines on the primitives: what people use instead of a platform."""
+
+__all__: list[str] = []

@@ -1,0 +1,169 @@
+"""Children of an instance: started in stages, cancelled, and asked for their results."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import attrs
+import msgspec
+from msgspec import Raw
+
+from flowstate.commands import Commit, Delay, Put, Transit
+from flowstate.context import StateContext
+from flowstate.engine import Engine
+from flowstate.engines.kernel.control import CONTROL, Cancel
+from flowstate.engines.kernel.errors import ChildFailed, restored, stored
+from flowstate.engines.kernel.instance import PARENT, RESULT, Instance
+from flowstate.engines.kernel.operations import Each
+from flowstate.engines.kernel.progress import Progress
+from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
+from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
+from flowstate.errors import (
+    EngineOverloadedError,
+    EngineStoppedError,
+    InvalidCommandError,
+    InvalidInputError,
+    RevisionMismatchError,
+    StateNotFoundError,
+    UnknownFlowError,
+)
+
+__all__ = ["Family"]
+
+STAGE = 100  # Children that start with one commit.
+AT_ONCE = 32  # Messages on their way.
+
+
+@attrs.define(eq=False)
+class Family:
+    """The children of one instance, in one turn."""
+
+    ctx: StateContext
+    engine: Engine
+    instance: Instance
+    progress: Progress
+
+    async def tend(self) -> bool:
+        """Do what is to be done next for children; return whether there was anything."""
+        for name, thread in list(self.instance.threads.items()):
+            if thread.does == "each" and await self._tend(name, thread):
+                return True
+        return False
+
+    async def _tend(self, name: str, thread: Thread) -> bool:
+        each, children = self.progress.ask(name), thread.children
+        assert isinstance(each, Each)  # noqa: S101 - see Progress.resume
+        assert children is not None  # noqa: S101 - who stands at such a stop has them
+        prefix = self._prefix(name, thread, each)
+        if children.are_over:
+            ended = await self._ended(prefix, thread, children)
+            if ended is None:
+                self.progress.raise_owed(name)
+            else:
+                self.progress.finish(name, ended)
+        elif children.stopping and not children.told:
+            await self._cancel([f"{prefix}{index}" for index in range(children.started)])
+            children.told = self.instance.is_changed = True
+        elif self._room(each, children):
+            await self._start(name, thread, each, children, prefix)
+        else:
+            return False
+        return True
+
+    def _prefix(self, name: str, thread: Thread, each: Each) -> str:
+        """Return what the ids of the children begin with; the number of the item follows."""
+        own = self.instance.id if name == MAIN else f"{self.instance.id}.{name}"
+        return f"{own}.{each.name}.{thread.passed}."
+
+    def _room(self, each: Each, children: Children) -> int:
+        """Return how many children may start now."""
+        if children.stopping or self.instance.notes.paused:
+            return 0
+        free = max(1, each.limit) - (children.started - children.done)
+        return max(0, min(free, children.total - children.started, STAGE))
+
+    async def _start(
+        self, name: str, thread: Thread, each: Each, children: Children, prefix: str
+    ) -> None:
+        """Start some children with the commit that counts them."""
+        origin = Origin(self.instance.id, name, thread.passed)
+        first, count = children.started, self._room(each, children)
+        try:
+            made = [
+                new_instance(
+                    each.workflow,
+                    f"{prefix}{index}",
+                    each.items[index],
+                    {},
+                    self.engine.clock,
+                    origin=origin,
+                )
+                for index in range(first, first + count)
+            ]
+            self.engine.flows.check(flow_of(each.workflow.name))
+        except (InvalidInputError, UnknownFlowError) as error:
+            children.error, children.stopping = stored(error), True
+            self.instance.is_changed = True
+            return
+        children.started += count
+        self.instance.save(self.ctx)
+        to = flow_of(each.workflow.name)
+        await self._commit(made, to)
+        for child in made:
+            await self._execute(child, to)
+
+    async def _commit(self, made: list[StateContext], to: str) -> None:
+        """Commit the parent with its children, but for those that are there already."""
+        while True:
+            try:
+                steps = [Transit(child, to) for child in made]
+                await self.engine.do(Commit(Put(self.ctx), *steps))
+            except RevisionMismatchError as error:
+                if self.instance.id in error.ids:
+                    raise
+                made[:] = [child for child in made if child.current.id not in error.ids]
+            else:
+                return
+
+    async def _execute(self, child: StateContext, to: str) -> None:
+        """Execute a child here, or let another engine do it."""
+        try:
+            await self.engine.begin(child)
+        except (EngineOverloadedError, EngineStoppedError, UnknownFlowError):
+            with contextlib.suppress(RevisionMismatchError):  # It has moved on.
+                await self.engine.do(Delay(child, to, timedelta(0)))
+
+    async def _cancel(self, ids: list[str]) -> None:
+        """Tell children to end."""
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def cancel(id: str) -> None:
+            async with room:
+                with contextlib.suppress(InvalidCommandError, StateNotFoundError):  # It has ended.
+                    await self.engine.signal(id, CONTROL, Cancel())
+
+        await asyncio.gather(*map(cancel, ids))
+
+    async def _ended(self, prefix: str, thread: Thread, children: Children) -> Ended | None:
+        """Return what has come of the children; ``None``: what the thread is owed."""
+        if thread.owed:
+            return None
+        if children.error is None:
+            return await self._results(prefix, children)
+        if not children.failed:
+            return Ended(error=children.error)
+        error = ChildFailed(children.failed, children.error.text)
+        error.__cause__ = restored(children.error)
+        return Ended(error=stored(error))
+
+    async def _results(self, prefix: str, children: Children) -> Ended:
+        found: dict[str, Raw] = {}
+        labels = {PARENT: self.instance.id}
+        async for state in self.engine.states(labels=labels, latest_only=True):
+            if state.id.startswith(prefix) and RESULT in state.values:
+                found[state.id] = state.values[RESULT]
+        ids = [f"{prefix}{index}" for index in range(children.total)]
+        for id in ids:
+            if id not in found:
+                return Ended(error=stored(ChildFailed(id, "its result is not there any more")))
+        return Ended(Raw(msgspec.json.encode([found[id] for id in ids])))

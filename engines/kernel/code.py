@@ -1,0 +1,177 @@
+"""Code with named stops: what a thread of an instance runs, and how it is entered again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+from msgspec import Raw, Struct
+
+from flowstate.frozen import EMPTY
+from flowstate.retrying import RetryPolicy
+
+if TYPE_CHECKING:
+    from flowstate.engines.kernel.operations import Operation, Outcome
+
+__all__ = [
+    "At",
+    "Code",
+    "CodeOptions",
+    "Frame",
+    "MisfitError",
+    "Raised",
+    "Reached",
+    "Returned",
+    "Stop",
+    "Update",
+]
+
+
+class Frame(Struct, frozen=True, omit_defaults=True):
+    """Where code stands, and what is alive there: the stored form.
+
+    Attributes:
+        code: the name of the code.
+        stop: the name of the stop before which it stands; empty at the beginning.
+        names: values that are alive there, as JSON; at the beginning the arguments.
+        place: what else the code needs to be entered there, as JSON: positions of loops by name,
+            the error that is alive, the exit that is pending.
+        version: of the code that has stored it, if that counts its versions.
+    """
+
+    code: str
+    stop: str = ""
+    names: Mapping[str, Raw] = EMPTY
+    place: Mapping[str, Raw] = EMPTY
+    version: int = 0
+
+
+@attrs.frozen
+class Stop:
+    """What is known about a stop before it is reached.
+
+    Attributes:
+        name: unique within the code.
+        kind: ``step``, ``wait``, ``call``, ``join``, ``each``, ``until`` or ``go``.
+        line: in the source, from 1; 0 if there is none.
+        names: the names that must be stored there, and the types by which they are decoded.
+        optional: those of them that need not be bound there.
+        levels: what encloses it and is part of the place, from the outside in: ``for item``,
+            ``except 2``, ``finally 1``.
+    """
+
+    name: str
+    kind: str
+    line: int = 0
+    names: Mapping[str, Any] = EMPTY
+    optional: frozenset[str] = frozenset()
+    levels: Sequence[str] = ()
+
+
+@attrs.frozen
+class At:
+    """The code stands before a stop."""
+
+    frame: Frame
+
+
+@attrs.frozen
+class Returned:
+    """The code has returned a value."""
+
+    value: Any
+
+
+@attrs.frozen
+class Raised:
+    """The code has raised an error."""
+
+    error: BaseException
+
+
+Reached = At | Returned | Raised
+
+
+@attrs.frozen
+class Update:
+    """A request that changes the data of an instance and is answered, both in one commit.
+
+    Attributes:
+        takes: the type of the request.
+        call: is given the data and the request, changes the data in place, and returns the answer.
+            What it raises is the answer, too; the data then stays as it was.
+    """
+
+    takes: Any
+    call: Callable[[Any, Any], Any]
+
+
+@attrs.frozen
+class CodeOptions:
+    """How instances of a code are run.
+
+    Attributes:
+        retry: of steps that have no policy of their own; ``None``: that of the kernel.
+        timeout: of the whole instance: then ``TimeoutError`` is raised at its next stop.
+        updates: by the names under which they are asked for.
+    """
+
+    retry: RetryPolicy | None = None
+    timeout: timedelta | None = None
+    updates: Mapping[str, Update] = EMPTY
+
+
+class MisfitError(Exception):
+    """A stored frame does not fit the code any more; says what differs."""
+
+
+class Code(Protocol):
+    """Code with named stops. It is entered anew for each question, and keeps nothing.
+
+    User code between two stops runs synchronously inside of ``begin`` and ``go_on``. ``data`` is
+    the value that all threads of the instance share; the code changes it in place.
+
+    Attributes:
+        name: what frames call it.
+        stops: by name.
+        takes: the names of its arguments, and the types by which they are decoded.
+        gives: the type of its result.
+        data: the type of the data that its instances have; ``None`` for a helper, which is only
+            called by other code.
+        uses: further code that it may call, run in threads or start children of, by name: what a
+            stored frame may name.
+        options: of its instances.
+    """
+
+    name: str
+    stops: Mapping[str, Stop]
+    takes: Mapping[str, Any]
+    gives: Any
+    data: Any
+    uses: "Mapping[str, Code]"
+    options: CodeOptions
+
+    def begin(self, frame: Frame, data: Any) -> Reached:
+        """Run from the beginning to the first stop. ``frame`` has the arguments."""
+
+    def ask(self, frame: Frame, data: Any) -> "Operation":
+        """Return what is to be done at the stop of ``frame``, with arguments as of now.
+
+        Raises:
+            MisfitError: the frame does not fit.
+            BaseException: what evaluating the arguments raises; to be given to ``go_on`` as the
+                outcome.
+        """
+
+    def go_on(self, frame: Frame, data: Any, outcome: "Outcome") -> Reached:
+        """Give the stop of ``frame`` its outcome, and run to the next one.
+
+        Code that returns ``At(frame)`` stays at its stop: what it asks for there is done again,
+        under the same key.
+
+        Raises:
+            MisfitError: the frame does not fit.
+        """
+
+    def check(self, frame: Frame) -> None:
+        """Raise ``MisfitError`` unless ``frame`` can be entered; runs no user code."""

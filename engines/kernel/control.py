@@ -1,0 +1,132 @@
+"""Control messages: what is said to an instance as a whole, by clients and by its children."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from flowstate.context import StateContext
+from flowstate.engines.kernel.errors import StoredError, stored
+from flowstate.engines.kernel.instance import ANSWERS, Instance
+from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.progress import Progress
+from flowstate.engines.kernel.threads import Ended
+
+__all__ = [
+    "CONTROL",
+    "Cancel",
+    "ChildEnded",
+    "Control",
+    "Look",
+    "Pause",
+    "Request",
+    "Resume",
+    "answers_of",
+    "obey",
+]
+
+CONTROL = "$control"  # The name of these messages.
+MOST_ANSWERS = 100  # That an instance keeps.
+
+
+class Cancel(Struct, frozen=True, tag_field="do", tag="cancel"):
+    """Raise ``Cancelled`` at the next stop of each thread."""
+
+
+class Pause(Struct, frozen=True, tag_field="do", tag="pause"):
+    """Begin no step, and take no message, until it is resumed."""
+
+
+class Resume(Struct, frozen=True, tag_field="do", tag="resume"):
+    """Go on."""
+
+
+class Look(Struct, frozen=True, tag_field="do", tag="look"):
+    """Go on, if the code fits by now."""
+
+
+class Request(Struct, frozen=True, tag_field="do", tag="update"):
+    """Change the data, and answer.
+
+    Attributes:
+        name: of the update.
+        value: what is asked for.
+        key: names the answer.
+    """
+
+    name: str
+    value: Raw
+    key: str
+
+
+class ChildEnded(Struct, frozen=True, omit_defaults=True, tag_field="do", tag="child"):
+    """A child has ended.
+
+    Attributes:
+        child: its id.
+        thread: of the parent, which waits for it.
+        passed: how many stops that had passed.
+        error: why there is no result.
+    """
+
+    child: str
+    thread: str
+    passed: int
+    error: StoredError | None = None
+
+
+Control = Cancel | Pause | Resume | Look | Request | ChildEnded
+
+
+def obey(raw: Raw, ctx: StateContext, instance: Instance, progress: Progress) -> None:
+    """Do what a control message says."""
+    message: Control = decoded(Control, raw)
+    notes = instance.notes
+    instance.is_changed = True
+    match message:
+        case Cancel() if not notes.cancelled:
+            notes.cancelled, notes.paused = True, False
+            progress.interrupt_all()
+        case Pause() | Resume():
+            notes.paused = isinstance(message, Pause)
+        case Request():
+            _keep_answer(ctx, message.key, _answer(instance, progress, message))
+        case ChildEnded():
+            _count(instance, message)
+        case _:
+            pass
+
+
+def _answer(instance: Instance, progress: Progress, request: Request) -> Ended:
+    """Change the data as an update says, or as who waits for it says, and return the answer."""
+    update = instance.code.options.updates.get(request.name)
+    try:
+        if update is not None:
+            return Ended(instance.change(update, request.value))
+        return Ended(progress.answer(request.name, request.value))
+    except Exception as error:  # noqa: BLE001 - the caller gets it
+        return Ended(error=stored(error))
+
+
+def answers_of(ctx: Any) -> dict[str, Ended]:
+    """Return the newest answers that a state or context has, by their keys."""
+    answers: dict[str, Ended] = ctx.get(dict[str, Ended], ANSWERS, default={})
+    return answers
+
+
+def _keep_answer(ctx: StateContext, key: str, answer: Ended) -> None:
+    answers = {**answers_of(ctx), key: answer}
+    for old in list(answers)[:-MOST_ANSWERS]:
+        del answers[old]
+    ctx.put(Raw(msgspec.json.encode(answers)), ANSWERS)
+
+
+def _count(instance: Instance, ended: ChildEnded) -> None:
+    """Count a child that has ended, unless its thread does not wait for it any more."""
+    thread = instance.threads.get(ended.thread)
+    if thread is None or thread.children is None or thread.passed != ended.passed:
+        return
+    children = thread.children
+    children.done += 1
+    if ended.error is not None and children.error is None and not children.stopping:
+        children.failed, children.error, children.stopping = ended.child, ended.error, True

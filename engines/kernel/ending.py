@@ -1,0 +1,54 @@
+"""How instances end, and how those are set aside that do not fit their code."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from flowstate.commands import Command, Commit, End, Transit
+from flowstate.context import StateContext
+from flowstate.engines.kernel.control import CONTROL
+from flowstate.engines.kernel.instance import (
+    NOTES,
+    ORIGIN,
+    PARKED,
+    RESERVED,
+    Instance,
+    Notes,
+)
+from flowstate.mailboxes.receiving import Receive
+
+__all__ = ["TELL", "ended", "parked", "take_delivered"]
+
+TELL = "workflows.tell"  # The flow in which a child tells its parent that it has ended.
+
+
+def ended(ctx: StateContext, instance: Instance) -> Command[Any]:
+    """Return the command that ends an instance, or lets it tell its parent first."""
+    instance.end(ctx)
+    if ORIGIN in ctx.current.values:
+        return Commit(Transit(ctx, TELL))
+    return Commit(End(ctx))
+
+
+def parked(ctx: StateContext, error: Exception) -> Command[Any]:
+    """Set an instance aside as it was committed last, until its code fits."""
+    ctx.current = ctx.committed
+    if messages := take_delivered(ctx):
+        notes = ctx.get(Notes, NOTES, default=Notes())
+        notes.kept += messages
+        ctx.put(Raw(msgspec.json.encode(notes)), NOTES)
+    ctx.set_label(PARKED, "misfit")
+    ctx.put(str(error), PARKED)
+    return Commit(Receive(ctx, CONTROL, to=ctx.current.transition.to))
+
+
+def take_delivered(ctx: StateContext) -> list[tuple[str, Raw]]:
+    """Return the messages that were delivered to an instance, out of its values.
+
+    There is one at most, unless others have moved the state on before it was taken.
+    """
+    found = [each for each in ctx.current.values.items() if each[0] not in RESERVED]
+    for name, _ in found:
+        ctx.remove(name)
+    return found

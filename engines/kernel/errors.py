@@ -1,0 +1,177 @@
+"""Errors that instances raise, and the stored form of any error."""
+
+import sys
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from flowstate.errors import FlowstateError, InvalidInputError
+from flowstate.retrying import text_of
+from flowstate.values import encoded
+
+__all__ = [
+    "Cancelled",
+    "ChildFailed",
+    "InstanceCancelledError",
+    "InstanceFailedError",
+    "LostError",
+    "StepFailed",
+    "StoredError",
+    "ThreadExistsError",
+    "restored",
+    "stored",
+]
+
+DEEPEST = 8  # Causes of causes that are stored.
+
+
+class Cancelled(BaseException):
+    """The instance, or this branch of it, is cancelled: clean up, and raise it again."""
+
+
+class StepFailed(Exception):  # noqa: N818 - it says what happened, as Cancelled does
+    """A step has failed and is not tried again; ``__cause__`` is the last error.
+
+    Args:
+        step: its name.
+        attempts: how many there were.
+        text: the last error.
+    """
+
+    def __init__(self, step: str, attempts: int, text: str) -> None:
+        super().__init__(step, attempts, text)
+
+    def __str__(self) -> str:
+        step, attempts, text = self.args
+        times = "once" if attempts == 1 else f"{attempts} times"
+        return f"step {step!r} failed {times}: {text}"
+
+    @property
+    def step(self) -> str:
+        """The name of the step."""
+        return str(self.args[0])
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there were."""
+        return int(self.args[1])
+
+
+class ChildFailed(Exception):  # noqa: N818 - as StepFailed
+    """A child has not come to a result; ``__cause__`` is its error.
+
+    Args:
+        child: the id of its instance.
+        text: its error.
+    """
+
+    def __init__(self, child: str, text: str) -> None:
+        super().__init__(child, text)
+
+    def __str__(self) -> str:
+        return f"child {self.args[0]!r}: {self.args[1]}"
+
+    @property
+    def child(self) -> str:
+        """The id of the child."""
+        return str(self.args[0])
+
+
+class ThreadExistsError(Exception):
+    """The instance has a thread of that name."""
+
+
+class LostError(Exception):
+    """Stands for an error that was stored and whose class is not here any more."""
+
+
+class InstanceFailedError(FlowstateError):
+    """An instance has ended with an error, which is the ``__cause__``.
+
+    Attributes:
+        id: of the instance.
+    """
+
+    def __init__(self, id: str, text: str) -> None:
+        super().__init__(f"{id!r} failed: {text}")
+        self.id = id
+
+
+class InstanceCancelledError(FlowstateError):
+    """An instance was cancelled, so it has no result.
+
+    Attributes:
+        id: of the instance.
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"{id!r} was cancelled")
+        self.id = id
+
+
+class StoredError(Struct, frozen=True, omit_defaults=True):
+    """An error as JSON.
+
+    Attributes:
+        kind: its class, as ``module:name``.
+        text: for people.
+        args: of the error, if JSON can have them.
+        attributes: the same.
+        cause: its ``__cause__``.
+    """
+
+    kind: str
+    text: str = ""
+    args: list[Any] = msgspec.field(default_factory=list)
+    attributes: dict[str, Any] = msgspec.field(default_factory=dict)
+    cause: "StoredError | None" = None
+
+
+def stored(error: BaseException, depth: int = 0) -> StoredError:
+    """Return the stored form of an error."""
+    kind = f"{type(error).__module__}:{type(error).__qualname__}"
+    cause = error.__cause__
+    return StoredError(
+        kind,
+        text_of(error),
+        _plain([*error.args], []),
+        _plain(dict(vars(error)), {}),
+        stored(cause, depth + 1) if cause is not None and depth < DEEPEST else None,
+    )
+
+
+def _plain(value: Any, default: Any) -> Any:
+    """Return what JSON makes of a value, or the default if it cannot have it."""
+    if not value:
+        return default
+    try:
+        return msgspec.json.decode(encoded("error", value))
+    except (InvalidInputError, RecursionError):
+        return default
+
+
+def restored(error: StoredError) -> BaseException:
+    """Return an error that was stored; its ``__init__`` is not called."""
+    kind = _class_of(error.kind)
+    try:
+        made = kind.__new__(kind, *error.args)
+        made.args = tuple(error.args)
+        vars(made).update(error.attributes)
+    except Exception:  # noqa: BLE001 - the class is the user's own
+        made = LostError(error.text)
+    if kind is LostError and not made.args:
+        made.args = (error.text,)
+    if error.cause is not None:
+        made.__cause__ = restored(error.cause)
+    return made
+
+
+def _class_of(kind: str) -> type[BaseException]:
+    """Return a class that is loaded already; nothing is imported because a store says so."""
+    module, _, name = kind.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    is_error = isinstance(found, type) and issubclass(found, BaseException)
+    return found if is_error else LostError

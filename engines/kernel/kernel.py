@@ -1,0 +1,312 @@
+"""The kernel: starts instances, sends them messages, and waits for their results."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from flowstate.commands import End
+from flowstate.context import StateContext
+from flowstate.engine import Engine
+from flowstate.engines.kernel.code import Code
+from flowstate.engines.kernel.control import (
+    CONTROL,
+    Cancel,
+    Control,
+    Look,
+    Pause,
+    Request,
+    Resume,
+    answers_of,
+)
+from flowstate.engines.kernel.definitions import Definitions
+from flowstate.engines.kernel.errors import (
+    InstanceCancelledError,
+    InstanceFailedError,
+    StoredError,
+    restored,
+)
+from flowstate.engines.kernel.fitting import misfit
+from flowstate.engines.kernel.flows import register
+from flowstate.engines.kernel.instance import (
+    ERROR,
+    OUTCOME,
+    PARKED,
+    RESULT,
+    WORKFLOW,
+    Codes,
+)
+from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.starting import flow_of, new_instance
+from flowstate.engines.kernel.steps import MakeTransaction
+from flowstate.errors import (
+    InvalidCommandError,
+    RevisionMismatchError,
+)
+from flowstate.frozen import EMPTY
+from flowstate.retrying import RetryPolicy
+from flowstate.state import State, Status
+from flowstate.values import encoded
+
+__all__ = ["Kernel"]
+
+
+class Kernel:
+    """Runs the instances of workflows on an engine.
+
+    It registers a flow for each workflow with the registry of the engine, so instances go on
+    wherever an engine with such a kernel is open. Retries, timeouts and messages need a
+    ``Delayer``, and instances of processes that die need a ``Recoverer``, as all flows do.
+
+    Args:
+        engine: open until the kernel is left.
+        codes: of the workflows, with all that they use.
+        retry: of steps for which neither they nor their workflow say it; ``None``: they fail at
+            once.
+        transaction: makes a transaction of the store for each step that wants one.
+        rng: draws pauses.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        codes: Iterable[Code],
+        *,
+        retry: RetryPolicy | None = None,
+        transaction: MakeTransaction | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.engine = engine
+        rng = rng or Random()  # noqa: S311 - no secret
+        self.definitions = Definitions(Codes(codes), retry=retry, transaction=transaction, rng=rng)
+
+    async def __aenter__(self) -> Self:
+        self.engine.check_open()
+        register(self.engine.flows, self.definitions)
+        await self.look_at_parked()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass  # What runs is seen to by the engine.
+
+    async def start(
+        self,
+        code: Code,
+        id: str,
+        data: Any,
+        args: Mapping[str, Any] = EMPTY,
+        *,
+        labels: Mapping[str, str] = EMPTY,
+    ) -> bool:
+        """Start an instance, unless there is one of that id.
+
+        Args:
+            code: of the workflow.
+            id: of the instance, and of its state.
+            data: of the instance.
+            args: of the code, by name.
+            labels: of its state, apart from those that the kernel sets.
+
+        Returns:
+            Whether it was started by this call.
+
+        Raises:
+            InvalidInputError: the data or an argument is not of its type, or JSON cannot hold it.
+            UnknownFlowError: the kernel does not have the workflow.
+            CommitUnknownError: it could not be found out whether it was started; start it again.
+        """
+        ctx = new_instance(code, id, data, args, self.engine.clock, labels=labels)
+        try:
+            await self.engine.start(ctx, flow_of(code.name))
+        except RevisionMismatchError:
+            return False
+        return True
+
+    async def send(
+        self,
+        id: str,
+        message: Any,
+        *,
+        key: str | None = None,
+        early: bool = False,
+        thread: str = "",
+        name: str = "",
+    ) -> bool:
+        """Send a message to an instance.
+
+        Args:
+            id: of the instance.
+            message: of the class that the instance waits for.
+            key: makes it safe to send again.
+            early: the instance need not be there yet.
+            thread: only this thread takes it.
+            name: what the message is called; otherwise as its class is.
+
+        Returns:
+            Whether it was sent; ``False`` if its key was seen before.
+
+        Raises:
+            StateNotFoundError: there is no such instance, and the message is not ``early``.
+            InvalidCommandError: the instance has ended.
+            MailboxFullError: too many messages were not taken.
+            InvalidInputError: JSON cannot hold the message.
+            CommitUnknownError: it could not be found out whether it was sent.
+        """
+        name = name or type(message).__name__
+        name = f"{name}/{thread}" if thread else name
+        return await self.engine.signal(id, name, message, key=key, early=early)
+
+    async def cancel(self, id: str, *, hard: bool = False) -> None:
+        """Raise ``Cancelled`` at the next stop of each thread of an instance.
+
+        Args:
+            id: of the instance; one that has ended is left alone.
+            hard: end it at once instead; nothing of it cleans up. Its children are told.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+        """
+        if hard:
+            await self._end(id)
+        else:
+            await self._control(id, Cancel())
+
+    async def pause(self, id: str) -> None:
+        """Let an instance begin no step, and take no message, until it is resumed.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+        """
+        await self._control(id, Pause())
+
+    async def resume(self, id: str) -> None:
+        """Let an instance go on that was paused.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+        """
+        await self._control(id, Resume())
+
+    async def update(
+        self,
+        id: str,
+        name: str,
+        value: Any,
+        *,
+        key: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - by the clock of the engine
+    ) -> Any:
+        """Ask an instance to change its data, and return its answer.
+
+        Args:
+            id: of the instance.
+            name: of the update, in the options of its code.
+            value: of the type that the update takes.
+            key: makes it safe to ask again: the same key gets the same answer, as long as the
+                instance keeps it.
+            timeout: seconds to wait for the answer.
+
+        Returns:
+            The answer, as JSON has it.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+            InvalidCommandError: it has ended.
+            TimeoutError: there was no answer in time; it may come later.
+            Exception: what the update has raised.
+        """
+        key = key or uuid.uuid4().hex
+        await self.engine.signal(
+            id, CONTROL, Request(name, encoded("value", value), key), key=f"update {key}"
+        )
+        state = await self.engine.wait_for(
+            id,
+            until=lambda each: each.status is Status.ENDED or key in answers_of(each),
+            timeout=timeout,
+        )
+        answer = answers_of(state).get(key)
+        if answer is None:
+            raise InvalidCommandError("id", f"{id!r} has ended")
+        if answer.error is not None:
+            raise restored(answer.error)
+        return decoded(Any, answer.gave)
+
+    async def result(
+        self,
+        id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - by the clock of the engine
+    ) -> Any:
+        """Return what an instance has returned, as soon as it has.
+
+        Args:
+            id: of the instance, which need not be there yet.
+            timeout: seconds to wait at most.
+
+        Raises:
+            InstanceFailedError: it has ended with an error, which is the cause.
+            InstanceCancelledError: it was cancelled.
+            TimeoutError: it has not ended in time.
+        """
+        state = await self.engine.wait_for(id, until=_is_over, timeout=timeout)
+        return self.result_of(state)
+
+    def result_of(self, state: State) -> Any:
+        """Return the result that the state of an instance has.
+
+        Raises:
+            InstanceFailedError: it has ended with an error, which is the cause.
+            InstanceCancelledError: it was cancelled.
+        """
+        outcome = state.labels.get(OUTCOME)
+        if outcome == "done":
+            code = state.labels.get(WORKFLOW, "")
+            kind = self.definitions.codes[code].gives if code in self.definitions.codes else Any
+            return state.get(kind, RESULT)
+        if outcome == "cancelled":
+            raise InstanceCancelledError(state.id)
+        error = state.get(StoredError, ERROR, default=None)
+        if error is None:
+            raise InstanceFailedError(state.id, "it was ended by force")
+        raise InstanceFailedError(state.id, error.text) from restored(error)
+
+    async def look_at_parked(self) -> int:
+        """Let instances go on that were set aside, if the codes here fit them; return how many."""
+        count = 0
+        async for state in self.engine.states(
+            labels={PARKED: "misfit"}, latest_only=True, status=Status.PAUSED
+        ):
+            if not misfit(state, self.definitions.codes):
+                await self._control(state.id, Look())
+                count += 1
+        return count
+
+    async def _control(self, id: str, message: Control) -> None:
+        try:
+            await self.engine.signal(id, CONTROL, message)
+        except InvalidCommandError:
+            return  # It has ended.
+
+    async def _end(self, id: str) -> None:
+        """End an instance by one commit, and cancel its children."""
+
+        def end(ctx: StateContext) -> End | None:
+            if ctx.current.status is Status.ENDED:
+                return None
+            ctx.set_label(OUTCOME, "cancelled")
+            return End(ctx)
+
+        await self.engine.update(id, end)
+        async for child in self.engine.states(labels={"parent": id}, latest_only=True):
+            if child.status is not Status.ENDED:
+                await self._control(child.id, Cancel())
+
+
+def _is_over(state: State) -> bool:
+    return OUTCOME in state.labels or state.status is Status.ENDED

@@ -1,0 +1,181 @@
+"""What a definition asks for at a stop, and what it is told there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import attrs
+
+from flowstate.engines.kernel.code import Code, Update
+from flowstate.frozen import EMPTY
+from flowstate.retrying import RetryPolicy
+
+__all__ = [
+    "Call",
+    "Each",
+    "Failed",
+    "Gave",
+    "Go",
+    "Handler",
+    "Join",
+    "Operation",
+    "Outcome",
+    "Run",
+    "StepOptions",
+    "Until",
+    "Wait",
+]
+
+
+@attrs.frozen
+class Gave:
+    """A stop gave a value."""
+
+    value: Any = None
+
+
+@attrs.frozen
+class Failed:
+    """A stop raised an error."""
+
+    error: BaseException
+
+
+Outcome = Gave | Failed
+
+
+@attrs.frozen
+class StepOptions:
+    """How a step is run.
+
+    Attributes:
+        retry: of its failures; ``None``: the policy of the workflow.
+        timeout: seconds of one attempt.
+        local: cheap and pure; it gets no commit of its own.
+        gives: the type of its result, by which it is decoded.
+        transaction: it runs in a transaction of the store, in which the place is committed, too.
+    """
+
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    local: bool = False
+    gives: Any = Any
+    transaction: bool = False
+
+
+@attrs.frozen
+class Run:
+    """Run a step: a function with effects."""
+
+    name: str
+    call: Callable[..., Any]
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = EMPTY
+    options: StepOptions = StepOptions()
+
+
+@attrs.frozen
+class Wait:
+    """Wait for the first of some messages, or until a time has passed.
+
+    Attributes:
+        name: of the stop.
+        sources: classes of messages, and handlers. Without any it is a sleep,
+            and the outcome is ``Gave(None)`` when the time has passed.
+        timeout: after which the outcome is ``Failed(TimeoutError())``.
+    """
+
+    name: str
+    sources: Sequence[Any]
+    timeout: timedelta | None = None
+
+
+@attrs.frozen
+class Handler:
+    """Among the sources of a wait: messages of a name that are handled before they count.
+
+    When one comes, the data is changed by the commit that ends the wait, which gives ``name``. If
+    handling it raises, it does not count. Whoever sends it by ``Kernel.update`` gets the answer.
+
+    Attributes:
+        name: of the messages.
+        update: handles them.
+    """
+
+    name: str
+    update: Update
+
+
+@attrs.frozen
+class Until:
+    """Go on as soon as a condition of the data is true."""
+
+    name: str
+    condition: Callable[[Any], bool]
+
+
+@attrs.frozen
+class Call:
+    """Call code that has stops of its own; it keeps its place in a frame of its own."""
+
+    name: str
+    code: Code
+    args: Mapping[str, Any]
+
+
+@attrs.frozen
+class Join:
+    """Do several operations at once; those that are not wanted any more are cancelled.
+
+    The outcome is ``Gave`` of a list: with ``wanted=None`` the values of all branches in their
+    order, else the values of the first so many that gave one, in the order of their coming (of
+    fewer branches: of all). Without branches the list is empty, at once.
+
+    Attributes:
+        name: of the stop.
+        branches: none of them is a ``Go``. They are asked for again in each turn, so their number
+            and order must not depend on what other threads change.
+        wanted: how many must give a value; ``None``: all.
+        strict: the first branch that raises makes the join raise that. Otherwise the others go on,
+            and the first error is raised when there are too few left. ``None``: strict if all are
+            wanted.
+    """
+
+    name: str
+    branches: Sequence["Operation"]
+    wanted: int | None
+    strict: bool | None = None
+
+
+@attrs.frozen
+class Each:
+    """Start a child instance for each item, which is its data, at most ``limit`` at a time.
+
+    The outcome is ``Gave`` of the list of results, in the order of the items. The first child that
+    fails ends the others, and is raised as ``ChildFailed``.
+    """
+
+    name: str
+    workflow: Code
+    items: Sequence[Any]
+    limit: int
+
+
+@attrs.frozen
+class Go:
+    """Begin a thread of the instance, and go on; the outcome is ``Gave`` of the thread's name.
+
+    Attributes:
+        name: of the stop.
+        code: of the thread.
+        args: by name.
+        thread: its name; empty: it gets one.
+    """
+
+    name: str
+    code: Code
+    args: Mapping[str, Any]
+    thread: str = ""
+
+
+Operation = Run | Wait | Until | Call | Join | Each | Go

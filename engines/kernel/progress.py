@@ -1,0 +1,256 @@
+"""Moves the threads of an instance on, until each of them stands where it takes time.
+
+It decides purely: no step runs in here, and nothing is written.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Raw
+
+from flowstate.engines.kernel.branching import Branching
+from flowstate.engines.kernel.code import At, Frame, MisfitError, Reached, Returned
+from flowstate.engines.kernel.errors import (
+    Cancelled,
+    StepFailed,
+    ThreadExistsError,
+    restored,
+    stored,
+)
+from flowstate.engines.kernel.joining import check_held
+from flowstate.engines.kernel.operations import (
+    Call,
+    Each,
+    Failed,
+    Gave,
+    Go,
+    Join,
+    Operation,
+    Outcome,
+    Run,
+    Until,
+    Wait,
+)
+from flowstate.engines.kernel.outcomes import decoded, outcome_of
+from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
+from flowstate.errors import InvalidInputError
+from flowstate.retrying import text_of
+from flowstate.values import encoded
+
+__all__ = ["Progress"]
+
+DOES = {Run: ("step", "pause"), Wait: ("wait",), Until: ("until",), Join: ("join",)}
+DOES |= {Each: ("each",), Call: (), Go: ()}
+MOST_MOVES = 1_000  # Between two looks of others at the event loop.
+
+
+class Progress(Branching):
+    """The threads of one instance in one turn."""
+
+    __slots__ = ()
+
+    def resume(self) -> None:
+        """Take the threads up as they are stored, and ask again what they want.
+
+        Raises:
+            MisfitError: the code does not fit to where they stand.
+        """
+        for name, thread in list(self.instance.threads.items()):
+            if thread.does == "go":
+                self._ready.append(name)
+            elif thread.does != "ended" and self._is_asked_again(name, thread):
+                self._take_up(name, thread)
+
+    def _take_up(self, name: str, thread: Thread) -> None:
+        operation = self._asked[name]
+        check_held(operation, thread, len(self.instance.branches(name)))
+        if thread.does not in DOES[type(operation)]:  # The code has changed meanwhile.
+            self._again(name, thread)
+        elif thread.does == "step":
+            self.to_start[name] = None
+
+    def _is_asked_again(self, name: str, thread: Thread) -> bool:
+        try:
+            self.ask(name)
+        except MisfitError:
+            raise
+        except (Exception, Cancelled) as error:  # noqa: BLE001 - of the user's arguments
+            self._go_on(name, thread, Failed(error))
+            return False
+        return True
+
+    def run(self) -> bool:
+        """Move threads on as far as they come by themselves.
+
+        Returns whether that is all; otherwise others should have their turn, then call it again.
+
+        Raises:
+            MisfitError: the code does not fit to where a thread stands.
+        """
+        for _ in range(MOST_MOVES):
+            if not self._ready and not self._check_conditions():
+                return True
+            self._move(self._ready.popleft())
+        return False
+
+    def _check_conditions(self) -> bool:
+        """Let threads go on whose condition is true; return whether there are any."""
+        for name, thread in self._doing("until"):
+            if thread.does == "until":  # No other one has ended it just now.
+                self._check_condition(name)
+        return bool(self._ready)
+
+    def _check_condition(self, name: str) -> None:
+        operation = self.ask(name)
+        try:
+            is_true = isinstance(operation, Until) and operation.condition(self.instance.data)
+        except Exception as error:  # noqa: BLE001 - of the user's condition
+            self.finish(name, Ended(error=stored(error)))
+        else:
+            if is_true:
+                self.finish(name, Ended())
+
+    def _move(self, name: str) -> None:
+        thread = self.instance.threads.get(name)
+        if thread is None or thread.does != "go":
+            return
+        if thread.frames and not thread.stop:
+            frame = thread.frames[-1]
+            self.instance.is_changed = True
+            reached = self._code(frame).begin(frame, self.instance.data)
+            self._reached(name, thread, thread.frames, reached)
+        elif thread.owed:
+            self.raise_owed(name)
+        elif self._is_asked_again(name, thread):
+            try:
+                self._enter(name, thread, self._asked[name])
+            except InvalidInputError as error:
+                self.finish(name, Ended(error=stored(error)))
+
+    def _enter(self, name: str, thread: Thread, operation: Operation) -> None:
+        """Begin with what a thread wants at its stop."""
+        match operation:
+            case Run():
+                thread.does = "step"
+                self.to_start[name] = None
+            case Wait():
+                self._wait(name, thread, operation)
+            case Until():
+                thread.does = "until"
+            case Call():
+                thread.frames = (*thread.frames, self.first_frame(operation))
+                self._again(name, thread)
+            case Join():
+                self._join(name, thread, operation)
+            case Each():
+                thread.does, thread.children = "each", Children(len(operation.items))
+                if not operation.items:
+                    self.finish(name, Ended(Raw(b"[]")))
+            case Go():
+                self.finish(name, self._go(name, thread, operation))
+        if not isinstance(operation, Run):
+            self.instance.is_changed = True
+
+    def _go(self, name: str, thread: Thread, operation: Go) -> Ended:
+        new = operation.thread or f"{name}.{operation.name}.{thread.passed}"
+        if new in self.instance.threads:
+            return Ended(error=stored(ThreadExistsError(f"there is a thread {new!r}")))
+        try:
+            self.instance.threads[new] = Thread((self.first_frame(operation),))
+        except InvalidInputError as error:
+            return Ended(error=stored(error))
+        self._ready.append(new)
+        return Ended(encoded("thread", new))
+
+    def step_failed(self, name: str, error: Exception) -> None:
+        """Try a step again later, or raise at its stop that it has failed."""
+        thread, operation = self.instance.threads[name], self.ask(name)
+        assert isinstance(operation, Run)  # noqa: S101 - only such have steps
+        policy = operation.options.retry or self.instance.code.options.retry or self.retry
+        thread.failures += 1
+        self.instance.is_changed = True
+        if policy and thread.failures < policy.attempts and policy.retries(error):
+            thread.does, thread.text = "pause", text_of(error)
+            thread.at = self.later(policy.pause(thread.failures, error, self.rng))
+            return
+        failed = StepFailed(operation.name, thread.failures, text_of(error))
+        failed.__cause__ = error
+        self.finish(name, Ended(error=stored(failed)))
+
+    def finish(self, name: str, ended: Ended) -> None:
+        """Give the stop of a thread its outcome."""
+        thread = self.instance.threads[name]
+        self.instance.is_changed = True
+        self.to_start.pop(name, None)
+        if not thread.frames:
+            self._end(name, thread, ended)
+        elif ended.error is not None:
+            self._go_on(name, thread, Failed(restored(ended.error)))
+        else:
+            self._go_on(name, thread, outcome_of(self.ask(name), ended))
+
+    def _go_on(self, name: str, thread: Thread, outcome: Outcome) -> None:
+        self.instance.is_changed = True
+        self._asked.pop(name, None)
+        if not thread.frames:
+            assert isinstance(outcome, Failed)  # noqa: S101 - asking for it has raised
+            self._end(name, thread, Ended(error=stored(outcome.error)))
+            return
+        thread.leave_stop()
+        frames = thread.frames
+        reached = self._code(frames[-1]).go_on(frames[-1], self.instance.data, outcome)
+        if isinstance(reached, At) and reached.frame is frames[-1]:
+            thread.passed -= 1  # It has not left its stop.
+        self._reached(name, thread, frames, reached)
+
+    def _reached(
+        self, name: str, thread: Thread, before: Sequence[Frame], reached: Reached
+    ) -> None:
+        """Let a thread stand where its code has come to, in it or in what has called it."""
+        *outer, frame = before
+        while not isinstance(reached, At):
+            ended = self._ended(frame, reached)
+            if not outer:
+                # Where an error was raised stays known, for those who want to try again.
+                thread.frames = before if ended.error is not None and name == MAIN else ()
+                self._end(name, thread, ended)
+                return
+            raw_value = ended.gave
+            outcome: Outcome = (
+                Failed(restored(ended.error))
+                if ended.error is not None
+                else Gave(decoded(self._code(frame).gives, raw_value))
+            )
+            frame = outer.pop()
+            thread.passed += 1
+            reached = self._code(frame).go_on(frame, self.instance.data, outcome)
+        thread.frames = (*outer, reached.frame)
+        thread.does = "go"
+        self._ready.append(name)
+
+    def _ended(self, frame: Frame, reached: Reached) -> Ended:
+        if not isinstance(reached, Returned):
+            return Ended(error=stored(reached.error))  # type: ignore[union-attr] # it is Raised
+        try:
+            raw = encoded(f"result of {frame.code!r}", reached.value)
+            decoded(self._code(frame).gives, raw)
+        except (InvalidInputError, msgspec.MsgspecError) as error:
+            return Ended(error=stored(error))
+        return Ended(raw)
+
+    def _end(self, name: str, thread: Thread, ended: Ended) -> None:
+        thread.does, thread.outcome, thread.at = "ended", ended, None
+        if thread.parent:
+            self._branch_ended(thread, ended)
+        elif name == MAIN:
+            self.interrupt_all()
+        else:
+            self._forget(name)
+            if ended.error is not None and not is_cancelled(ended):
+                self.instance.notes.failure = self.instance.notes.failure or ended.error
+                self.interrupt_all()
+
+
+def is_cancelled(ended: Ended) -> bool:
+    """Return whether what has ended was cancelled."""
+    return ended.error is not None and isinstance(restored(ended.error), Cancelled)

@@ -1,0 +1,346 @@
+"""What a definition writes where it stops: ``await step(...)``, ``await wait(...)``, ``go(...)``.
+
+The compiler puts its own code in place of these calls, so that the functions here never run.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
+from inspect import signature
+from typing import Any, TypeVar, overload
+
+import attrs
+from msgspec import Struct
+
+from flowstate.engines.kernel.code import Code
+from flowstate.engines.kernel.operations import (
+    Call,
+    Each,
+    Go,
+    Join,
+    Operation,
+    Run,
+    StepOptions,
+    Until,
+    Wait,
+)
+from flowstate.retrying import RetryPolicy
+
+__all__ = [
+    "Defined",
+    "Mark",
+    "MarkError",
+    "Point",
+    "Timeout",
+    "all_of",
+    "any_of",
+    "each",
+    "first",
+    "go",
+    "mark_of",
+    "sleep",
+    "step",
+    "sub",
+    "until",
+    "wait",
+]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+MARK = "__flowstate_mark__"
+OPTIONS = StepOptions()
+OWN = ("name", "retry", "timeout", "local", "transaction", "thread", "limit")
+
+
+class MarkError(TypeError):
+    """A mark, or a definition, was called as if it were a plain function."""
+
+
+class Timeout(Struct, frozen=True):
+    """Among what ``wait`` waits for: the time after which it gives a ``Timeout()``.
+
+    Args:
+        weeks: of the time, from 0, as are the others; they are added.
+        days: the same.
+        hours: the same.
+        minutes: the same.
+        seconds: the same.
+    """
+
+    weeks: float = 0
+    days: float = 0
+    hours: float = 0
+    minutes: float = 0
+    seconds: float = 0
+
+    @property
+    def time(self) -> timedelta:
+        """How long it is."""
+        return timedelta(self.days, self.seconds, 0, 0, self.minutes, self.hours, self.weeks)
+
+
+class Defined(Code, ABC):
+    """Code that a mark can name: a workflow, or a helper."""
+
+    @abstractmethod
+    def arguments(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        """Return arguments by name, without the data, which it shares.
+
+        Raises:
+            TypeError: they do not fit.
+        """
+
+
+@attrs.define
+class Point:
+    """What the compiler knows about one call of a mark: a stop, or a branch of one.
+
+    Attributes:
+        name: of it.
+        gives: the type of its value.
+        options: of a step without options of its own.
+    """
+
+    name: str
+    gives: Any = Any
+    options: StepOptions = OPTIONS
+
+    def set_type(self, gives: Any) -> None:
+        """Set the type."""
+        self.gives = gives
+        self.options = StepOptions(gives=gives)
+
+
+@attrs.frozen
+class Mark:
+    """What makes a function a mark.
+
+    Attributes:
+        name: of the function.
+        kind: of the stop.
+        takes_code: its first argument is a function, or a definition, that gives it its name, and
+            that is given the others.
+        options: arguments that are its own.
+    """
+
+    name: str
+    kind: str
+    takes_code: bool
+    options: frozenset[str]
+
+    @property
+    def is_join(self) -> bool:
+        """Whether it has branches."""
+        return self.kind == "join"
+
+
+def mark_of(thing: Any) -> Mark | None:
+    """Return what makes a function a mark, or ``None`` if it is not one."""
+    found = getattr(thing, MARK, None)
+    return found if isinstance(found, Mark) else None
+
+
+def _mark(
+    kind: str, operation: Callable[..., Operation], *, takes_code: bool = False
+) -> Callable[[F], F]:
+    def marked(function: F) -> F:
+        options = frozenset(OWN) & {*signature(operation).parameters, "name"}
+        setattr(function, MARK, Mark(function.__name__, kind, takes_code, options))
+        function.operation = operation  # type: ignore[attr-defined] # compiled code calls it
+        return function
+
+    return marked
+
+
+def _outside(name: str) -> MarkError:
+    return MarkError(f"{name}(...) works only within a function with @workflow or @helper")
+
+
+def _run(
+    point: Point,
+    call: Callable[..., Any],
+    /,
+    *args: Any,
+    retry: RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    local: bool = False,
+    transaction: bool = False,
+    **kwargs: Any,
+) -> Operation:
+    options = point.options
+    if retry is not None or timeout is not None or local or transaction:
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        options = StepOptions(retry, seconds, local, point.gives, transaction)
+    return Run(point.name, call, args, kwargs, options)
+
+
+@overload
+def step(
+    call: Callable[..., Coroutine[Any, Any, T]],
+    *args: Any,
+    name: str = ...,
+    retry: RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    local: bool = False,
+    transaction: bool = False,
+    **kwargs: Any,
+) -> Awaitable[T]: ...
+@overload
+def step(
+    call: Callable[..., T],
+    *args: Any,
+    name: str = ...,
+    retry: RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    local: bool = False,
+    transaction: bool = False,
+    **kwargs: Any,
+) -> Awaitable[T]: ...
+@_mark("step", _run, takes_code=True)
+def step(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a function that has effects: a ``def`` in a worker thread, or an ``async def``.
+
+    Args:
+        call: the function.
+        *args: its arguments. They are evaluated for every attempt, so they must change nothing.
+        name: of the stop, a literal; that of the function otherwise.
+        retry: of failures; the policy of the workflow otherwise.
+        timeout: seconds of one attempt.
+        local: it is cheap and pure, and needs no commit of its own.
+        transaction: it runs in a transaction of the store, as does the next place.
+        **kwargs: more of its arguments.
+
+    Raises:
+        StepFailed: it failed, and is not tried again.
+    """
+    raise _outside("step")
+
+
+def _wait(point: Point, /, *sources: Any, timeout: timedelta | None = None) -> Operation:
+    times = [each.time for each in sources if isinstance(each, Timeout)]
+    classes = [each for each in sources if not isinstance(each, str | Timeout)]
+    return Wait(point.name, classes, min(times) if times else timeout)
+
+
+@overload
+def wait(*sources: type[T], name: str = ..., timeout: timedelta | None = None) -> Awaitable[T]: ...
+@overload
+def wait(*sources: Any, name: str = ..., timeout: timedelta | None = None) -> Awaitable[Any]: ...
+@_mark("wait", _wait)
+def wait(*sources: Any, name: str = "", timeout: timedelta | None = None) -> Any:
+    """Wait for the first message of some classes.
+
+    Args:
+        *sources: the classes. A text before them names the stop; after the time of a ``Timeout``
+            among them it gives a ``Timeout()``.
+        name: of the stop, a literal; the names of the classes otherwise.
+        timeout: after which it raises.
+
+    Raises:
+        TimeoutError: no message has come within ``timeout``.
+    """
+    raise _outside("wait")
+
+
+def _sleep(point: Point, time: float | timedelta, /) -> Operation:
+    return Wait(point.name, (), time if isinstance(time, timedelta) else timedelta(seconds=time))
+
+
+@_mark("wait", _sleep)
+def sleep(time: float | timedelta, *, name: str = "") -> Awaitable[None]:
+    """Wait for seconds, or for a ``timedelta``."""
+    raise _outside("sleep")
+
+
+def _until(point: Point, condition: Callable[[Any], bool], /) -> Operation:
+    return Until(point.name, condition)
+
+
+@_mark("until", _until)
+def until(condition: Callable[[Any], bool], *, name: str = "") -> Awaitable[None]:
+    """Wait until a condition of the data is true."""
+    raise _outside("until")
+
+
+def _sub(point: Point, code: Defined, /, *args: Any, **kwargs: Any) -> Operation:
+    return Call(point.name, code, code.arguments(*args, **kwargs))
+
+
+@_mark("call", _sub, takes_code=True)
+def sub(
+    code: Callable[..., Awaitable[T]], *args: Any, name: str = "", **kwargs: Any
+) -> Awaitable[T]:
+    """Call a helper. It shares the data, and is given the other arguments as JSON."""
+    raise _outside("sub")
+
+
+def _go(point: Point, code: Defined, /, *args: Any, thread: str = "", **kwargs: Any) -> Operation:
+    return Go(point.name, code, code.arguments(*args, **kwargs), thread)
+
+
+@_mark("go", _go, takes_code=True)
+def go(
+    code: Callable[..., Awaitable[Any]],
+    *args: Any,
+    name: str = "",
+    thread: str = "",
+    **kwargs: Any,
+) -> None:
+    """Begin a thread of the instance, and go on. It is a statement of its own.
+
+    Args:
+        code: the helper that it runs.
+        *args: its arguments without the data, which it shares.
+        name: of the stop, a literal; that of the helper otherwise.
+        thread: its name, which no other thread has; it gets one otherwise.
+        **kwargs: more of its arguments.
+    """
+    raise _outside("go")
+
+
+def _each(
+    point: Point, workflow: Defined, items: Sequence[Any], /, *, limit: int = 100
+) -> Operation:
+    return Each(point.name, workflow, items, limit)
+
+
+@_mark("each", _each, takes_code=True)
+def each(
+    workflow: Callable[..., Awaitable[T]],
+    items: Sequence[Any],
+    *,
+    limit: int = 100,
+    name: str = "",
+) -> Awaitable[list[T]]:
+    """Start a child for each item, at most ``limit`` at a time; gives what they return."""
+    raise _outside("each")
+
+
+def _all_of(point: Point, /, *branches: Operation) -> Operation:
+    return Join(point.name, branches, None)
+
+
+@_mark("join", _all_of)
+def all_of(*branches: Awaitable[T], name: str = "") -> Awaitable[tuple[T, ...]]:
+    """Do branches at once, written without ``await``; gives a tuple of their values."""
+    raise _outside("all_of")
+
+
+def _any_of(point: Point, /, *branches: Operation) -> Operation:
+    return Join(point.name, branches, 1)
+
+
+@_mark("join", _any_of)
+def any_of(*branches: Awaitable[T], name: str = "") -> Awaitable[T]:
+    """Do branches at once; gives the value of the first, and cancels the others."""
+    raise _outside("any_of")
+
+
+def _first(point: Point, count: int, /, *branches: Operation) -> Operation:
+    return Join(point.name, branches, count)
+
+
+@_mark("join", _first)
+def first(count: int, *branches: Awaitable[T], name: str = "") -> Awaitable[tuple[T, ...]]:
+    """Do branches at once; gives a tuple of the first values, and cancels the others."""
+    raise _outside("first")

@@ -1,0 +1,69 @@
+"""Sources: what sends messages from outside, set up before a wait and torn down after it."""
+
+from abc import ABC, abstractmethod
+from hashlib import sha256
+from typing import Any
+
+import attrs
+
+from flowstate.engines.kernel.steps import effect_key, instance_id
+from flowstate.retrying import RetryPolicy
+
+__all__ = ["Source", "Subscription"]
+
+
+@attrs.frozen
+class Subscription:
+    """What a source is set up for.
+
+    Attributes:
+        wait: the name of the wait.
+        name: of the messages.
+    """
+
+    wait: str
+    name: str
+
+    @property
+    def instance(self) -> str:
+        """The id of the instance; known within ``setup``."""
+        return instance_id()
+
+    @property
+    def token(self) -> str:
+        """Differs each time that a thread comes to the wait; known within ``setup``.
+
+        Messages with the name ``<name>#<token>`` are taken by this wait only.
+        """
+        return sha256(effect_key().encode()).hexdigest()[:32]
+
+
+class Source(ABC):
+    """Sends messages while an instance waits for them.
+
+    ``setup`` and ``teardown`` are steps: each a ``def`` in a worker thread, or an ``async def``, of
+    which the effects have a key, and which may run again after a crash. What they change of the
+    data is lost.
+
+    Attributes:
+        retry: of both. What was begun to be set up is torn down, even if setting up has failed or
+            the instance is cancelled. If tearing down is given up, the instance fails there.
+    """
+
+    retry: RetryPolicy = RetryPolicy(attempts=1_000_000, first=1.0, longest=60.0)
+
+    async def setup(self, data: Any, subscription: Subscription) -> Any:  # noqa: B027 - or not
+        """Let messages be sent from now on; return what ``teardown`` needs to know, as JSON."""
+
+    @abstractmethod
+    def handle(self, data: Any, message: Any) -> Any:
+        """Change the data in place, and return the answer, as the handler of ``On`` does."""
+
+    async def teardown(self, data: Any, set_up: Any, handled: bool) -> None:  # noqa: B027
+        """Let no more messages be sent.
+
+        Args:
+            data: a copy.
+            set_up: what ``setup`` returned; ``None`` if it did not get that far.
+            handled: whether it was a message of this source that ended the wait.
+        """

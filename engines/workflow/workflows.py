@@ -1,0 +1,221 @@
+"""The client of workflows: starts instances, talks to them, and repairs them."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from flowstate.engines.kernel.code import Code
+from flowstate.engines.kernel.instance import (
+    DATA,
+    OUTCOME,
+    PARKED,
+    STOP,
+    WORKFLOW,
+)
+from flowstate.engines.workflow.explaining import Explanation, Moment, explain, moments
+from flowstate.engines.workflow.operating import Operators, workflow_of
+from flowstate.errors import InvalidInputError
+from flowstate.frozen import EMPTY
+from flowstate.state import State, Status
+
+if TYPE_CHECKING:
+    from flowstate.engines.workflow.schedules import Overlap, Scheduled, Schedules
+
+__all__ = ["Kind", "Workflows"]
+
+LIVE = (Status.ACTIVE, Status.PAUSED)
+
+Kind = Literal["live", "parked", "done", "failed", "cancelled"]
+"""Which instances: those that have not ended, those of them that do not fit their code, or those
+that have ended in one of three ways."""
+
+
+class Workflows(Operators):
+    """The instances of some workflows, for the code that uses them and for operators."""
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if find_spec("cronsim"):  # Otherwise others run the schedules.
+            from flowstate.engines.workflow.schedules import register_schedules  # noqa: PLC0415
+
+            register_schedules(self.engine.flows, self.definitions.codes)
+        return self
+
+    @cached_property
+    def _schedules(self) -> "Schedules":
+        from flowstate.engines.workflow.schedules import Schedules  # noqa: PLC0415 - an extra
+
+        return Schedules(self.engine, self.definitions.codes)
+
+    async def start(
+        self,
+        code: Code,
+        id: str,
+        data: Any,
+        args: Mapping[str, Any] = EMPTY,
+        *,
+        labels: Mapping[str, str] = EMPTY,
+    ) -> bool:
+        """Start an instance, unless there is one of that id.
+
+        Args:
+            code: the workflow.
+            id: of the instance, and of its state.
+            data: its first argument.
+            args: its further arguments, by name.
+            labels: of its state, apart from those that are set anyway.
+
+        Returns:
+            Whether it was started by this call; ``False`` if it was started before.
+
+        Raises:
+            InvalidInputError: the data or an argument is refused, or the id is that of an instance
+                of another workflow.
+            UnknownFlowError: the workflow is not among those given here.
+            CommitUnknownError: it could not be found out whether it was started; start it again.
+        """
+        if await super().start(code, id, data, args, labels=labels):
+            return True
+        name = (await self.engine.get_state(id)).labels.get(WORKFLOW)
+        if name != code.name:
+            what = "a state that is no instance" if name is None else f"an instance of {name!r}"
+            raise InvalidInputError("id", f"{id!r} is the id of {what}")
+        return False
+
+    async def query(self, id: str, ask: Callable[[Any], Any] | None = None) -> Any:
+        """Read the data of an instance.
+
+        Args:
+            id: of the instance, which may have ended.
+            ask: is given the data, and returns the answer; ``None``: the data is the answer.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+            MisfitError: the workflow is not among those given here.
+            ValueDecodeError: the data is not of its type any more.
+        """
+        state = await self.engine.get_state(id)
+        data = state.get(self.definitions.codes[workflow_of(state)].data, DATA)
+        return data if ask is None else ask(data)
+
+    # --- What there is. ---
+
+    async def explain(self, id: str) -> Explanation:
+        """Explain an instance; the cost follows the number of its revisions.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+        """
+        return await explain(self.engine, self.definitions.codes, id)
+
+    def history(self, id: str) -> AsyncIterator[Moment]:
+        """Iterate over the revisions of an instance that are stored, the oldest first."""
+        return moments(self.engine, id)
+
+    async def instances(
+        self,
+        code: Code | None = None,
+        *,
+        stop: str = "",
+        kind: Kind | None = None,
+        labels: Mapping[str, str] = EMPTY,
+    ) -> AsyncIterator[State]:
+        """Iterate over the latest revisions of instances.
+
+        Args:
+            code: of this workflow; ``None``: of all that were given here.
+            stop: only those whose main thread stands there.
+            kind: only these; ``None``: all.
+            labels: only those with these labels.
+        """
+        found = self._labels(code, stop, kind, labels)
+        statuses = LIVE if kind in ("live", "parked") else (None,)
+        for status in statuses:
+            async for state in self.engine.states(labels=found, latest_only=True, status=status):
+                yield state
+
+    async def count(
+        self,
+        code: Code | None = None,
+        *,
+        stop: str = "",
+        kind: Kind | None = None,
+        labels: Mapping[str, str] = EMPTY,
+    ) -> int:
+        """Return how many instances :meth:`instances` would give."""
+        found = self._labels(code, stop, kind, labels)
+        statuses = LIVE if kind in ("live", "parked") else (None,)
+        return sum([await self.engine.count(labels=found, status=each) for each in statuses])
+
+    async def standing(self, code: Code) -> dict[str, int]:
+        """Return at how many live instances of a workflow the main thread stands, by stop."""
+        counts = {stop: await self.count(code, stop=stop, kind="live") for stop in code.stops}
+        return {stop: count for stop, count in counts.items() if count}
+
+    # --- Schedules. ---
+
+    async def schedule(
+        self,
+        name: str,
+        code: Code,
+        cron: str,
+        data: Any,
+        args: Mapping[str, Any] = EMPTY,
+        *,
+        zone: str = "UTC",
+        overlap: "Overlap" = "skip",
+    ) -> bool:
+        """Start an instance at each time of a cron expression, from now on.
+
+        It needs ``cronsim``, which the extra ``workflow`` installs. The id of an instance is
+        ``<name>@<time in UTC>``, and an argument that is called ``slot`` gets that time. Of the
+        times that pass while nothing runs, the first is made up for, and the others are left out.
+        A schedule of that name is changed; what it has started goes on.
+
+        Args:
+            name: of the schedule.
+            code: the workflow.
+            cron: five fields, or six with seconds first.
+            data: of each instance.
+            args: further arguments of each instance.
+            zone: the time zone in which the expression is read, such as ``Europe/Berlin``. A time
+                that the clock leaves out comes right after the gap; one that it has twice comes
+                once, unless the expression has a time in each hour.
+            overlap: what becomes of an occurrence while the one before it runs: ``skip`` leaves it
+                out, ``queue`` starts it after that (of up to 1,000), ``parallel`` at once.
+
+        Returns:
+            Whether this changed anything.
+
+        Raises:
+            InvalidInputError: the expression, the zone, the data or an argument is refused.
+            UnknownFlowError: the workflow is not among those given here.
+            ModuleNotFoundError: ``cronsim`` is not installed.
+        """
+        return await self._schedules.set(name, code, cron, data, args, zone=zone, overlap=overlap)
+
+    async def unschedule(self, name: str) -> None:
+        """End a schedule; what it has started goes on.
+
+        Raises:
+            StateNotFoundError: there is no such schedule.
+        """
+        await self._schedules.end(name)
+
+    def schedules(self) -> "AsyncIterator[Scheduled]":
+        """Iterate over the schedules of the workflows that were given here."""
+        return self._schedules.all()
+
+    def _labels(
+        self, code: Code | None, stop: str, kind: Kind | None, labels: Mapping[str, str]
+    ) -> list[Mapping[str, str]]:
+        wanted = dict(labels)
+        if stop:
+            wanted[STOP] = stop
+        if kind == "parked":
+            wanted[PARKED] = "misfit"
+        elif kind not in (None, "live"):
+            wanted[OUTCOME] = str(kind)
+        codes = self.definitions.codes if code is None else [code]
+        return [{**wanted, WORKFLOW: each.name} for each in codes if each.data is not None]

@@ -1,0 +1,191 @@
+"""Children: started in stages, counted, cancelled, and asked for their results."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from flowstate import End, FakeClock, Status
+from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
+from flowstate.engines.kernel.operations import Each
+from tests.engines.kernel.running import kernel_of, revisions, stands
+from tests.engines.kernel.tables import Ask, Done, Table, line, run, wait
+
+
+class Note(msgspec.Struct):
+    n: int
+
+
+def each(workflow: Table, items: list[Any], limit: int = 100) -> Ask:
+    return lambda *_: Each("a", workflow, items, limit)
+
+
+async def nothing() -> None:
+    pass
+
+
+class Crowd:
+    """A workflow that counts how many of it run at once."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.now, self.most = clock, 0, 0
+
+        def ask(names: object, data: int) -> Any:
+            return run("x", self.work, data, gives=int)(names, data)  # type: ignore[arg-type]
+
+        table = {"x": (ask, lambda _, __, v: Done(v))}
+        self.workflow = Table("child", table, data=int, gives=int)
+
+    async def work(self, n: int) -> int:
+        self.now += 1
+        self.most = max(self.now, self.most)
+        await self.clock.sleep(1)
+        self.now -= 1
+        if n < 0:
+            raise ValueError("negative")
+        return 10 * n
+
+
+async def test_each_item_has_a_child_and_the_results_are_in_order() -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    code = line("parent", each(crowd.workflow, [3, 1, 2], limit=2), uses={"c": crowd.workflow})
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+        assert await kernel.result("p") == [[30, 10, 20]]
+        children = [
+            state async for state in kernel.engine.states(labels={"parent": "p"}, latest_only=True)
+        ]
+
+    assert sorted(child.id for child in children) == ["p.a.0.0", "p.a.0.1", "p.a.0.2"]
+    assert {child.status for child in children} == {Status.ENDED}
+    assert crowd.most == 2
+
+
+async def test_no_item_has_no_child() -> None:
+    crowd = Crowd(FakeClock())
+    code = line("parent", each(crowd.workflow, []), uses={"c": crowd.workflow})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+
+        assert await kernel.result("p") == [[]]
+
+
+async def test_hundreds_of_children_start_in_stages() -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    items = [*range(450)]
+    code = line("parent", each(crowd.workflow, items, limit=250), uses={"c": crowd.workflow})
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+
+        assert await kernel.result("p") == [[10 * n for n in items]]
+    assert 100 < crowd.most <= 250
+
+
+async def test_the_first_child_that_fails_ends_the_others() -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    code = line(
+        "parent",
+        each(crowd.workflow, [1, -1, *[5] * 20], limit=2),
+        run("b", nothing),
+        catch=True,
+        uses={"c": crowd.workflow},
+    )
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+        assert await kernel.result("p") == ["ChildFailed of StepFailed", None]
+
+        assert await kernel.engine.count(labels={"parent": "p"}) <= 3
+
+
+async def test_cancelling_a_parent_cancels_its_children_which_end_first() -> None:
+    child = line("child", wait("w", Note), data=dict)
+    code = line("parent", each(child, [{}] * 5), run("b", nothing), catch=True, uses={"c": child})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+        await stands(kernel, "p", "a")
+        await stands(kernel, "p.a.0.4", "a")
+        await kernel.cancel("p")
+        assert await kernel.result("p") == ["Cancelled", None]
+
+        for n in range(5):
+            with pytest.raises(InstanceCancelledError):
+                await kernel.result(f"p.a.0.{n}", timeout=0)
+
+
+async def test_a_hard_cancel_tells_the_children() -> None:
+    child = line("child", wait("w", Note), data=dict)
+    code = line("parent", each(child, [{}] * 2), uses={"c": child})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+        await stands(kernel, "p.a.0.1", "a")
+        await kernel.cancel("p", hard=True)
+
+        for n in range(2):
+            with pytest.raises(InstanceCancelledError):
+                await kernel.result(f"p.a.0.{n}")
+
+
+async def test_children_of_children() -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    middle = Table(
+        "middle",
+        {"a": (lambda _, d: Each("a", crowd.workflow, d, 10), lambda _, __, v: Done(sum(v)))},
+        data=list[int],
+        gives=int,
+        uses={"c": crowd.workflow},
+    )
+    code = line("top", each(middle, [[1, 2], [], [3]]), uses={"m": middle})
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+
+        assert await kernel.result("p") == [[30, 0, 30]]
+
+
+async def test_an_item_that_is_not_of_the_type_of_the_data() -> None:
+    crowd = Crowd(FakeClock())
+    code = line("parent", each(crowd.workflow, ["x"]), catch=True, uses={"c": crowd.workflow})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+
+        assert await kernel.result("p") == ["InvalidInputError of ValidationError"]
+
+
+async def test_a_parent_that_ends_before_its_children_tell_it() -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    code = line("parent", each(crowd.workflow, [1, 2]), uses={"c": crowd.workflow})
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+        await asyncio.sleep(0)
+        await kernel.engine.update("p", End)
+        with pytest.raises(InstanceFailedError):
+            await kernel.result("p")
+        for n in range(2):
+            await kernel.engine.wait_for(f"p.a.0.{n}", status=Status.ENDED)
+
+
+async def test_what_a_parent_commits_for_a_child() -> None:
+    child = line("child", run("x", nothing), data=dict)
+    code = line("parent", each(child, [{}] * 50), uses={"c": child})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+        await kernel.result("p")
+
+        # Of a child: its start, its end, and that it has told. Of the parent: two for each child.
+        assert len(await revisions(kernel, "p.a.0.7")) == 3
+        assert len(await revisions(kernel, "p")) <= 4 + 2 * 50

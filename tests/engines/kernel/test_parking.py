@@ -1,0 +1,177 @@
+"""Instances that do not fit their code: set aside, explained, and gone on with later."""
+
+import asyncio
+
+import msgspec
+
+from flowstate import Engine, FakeClock, FlowRegistry, Status
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.engines.kernel.kernel import Kernel
+from flowstate.engines.kernel.operations import Call
+from flowstate.recovery import Recoverer
+from tests.engines.kernel.running import kernel_of, stands
+from tests.engines.kernel.tables import join, line, run, wait
+
+
+class Note(msgspec.Struct):
+    n: int
+
+
+async def nothing() -> None:
+    pass
+
+
+OLD = line("code", wait("a", Note), wait("b", Note))
+NEW = line("code", wait("a", Note), wait("c", Note), stops="ac")
+BACK = line("code", wait("a", Note), wait("c", Note), wait("b", Note), stops="acb")
+
+
+async def parked(kernel: Kernel, id: str = "i") -> str:
+    state = await kernel.engine.wait_for(id, until=lambda each: "parked" in each.labels)
+    assert state.status is Status.PAUSED
+    return state.get(str, "parked")
+
+
+async def test_it_is_explained_and_goes_on_when_code_fits() -> None:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        await kernel.start(OLD, "i", {})
+        await kernel.send("i", Note(1))
+        await stands(kernel, "i", "b")
+        async with kernel_of(NEW, clock=clock, driver=driver) as newer:
+            await newer.send("i", Note(2))
+            assert await parked(newer) == "code has no stop 'b'"
+            await newer.send("i", Note(3))
+            await newer.engine.idle()
+            assert await newer.look_at_parked() == 0
+            async with kernel_of(BACK, clock=clock, driver=driver) as newest:
+                assert await newest.result("i") == [{"n": 1}, {"n": 2}]
+
+
+async def test_the_newest_code_applies_at_the_next_turn() -> None:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    newer = line("code", wait("a", Note), run("x", nothing), wait("c", Note), stops="axc")
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        await kernel.start(OLD, "i", {})
+        await stands(kernel, "i", "a")
+    async with kernel_of(newer, clock=clock, driver=driver) as kernel:
+        await kernel.send("i", Note(1))
+        await kernel.send("i", Note(2))
+
+        assert await kernel.result("i") == [{"n": 1}, None, {"n": 2}]
+
+
+async def test_data_that_does_not_decode() -> None:
+    code = line("code", wait("a", Note), data=dict[str, list[int]])
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "i", {})
+        await stands(kernel, "i", "a")
+        await kernel.engine.update("i", lambda ctx: ctx.put([1], "data"))
+        await kernel.send("i", Note(1))
+        assert "value 'data' of 'i'" in await parked(kernel)
+        await kernel.engine.update("i", lambda ctx: ctx.put({}, "data"))
+        assert await kernel.look_at_parked() == 1
+
+        assert await kernel.result("i") == [{"n": 1}]
+
+
+async def test_data_that_json_cannot_hold_parks_it_where_it_was() -> None:
+    def spoil(names: object, data: dict[str, object], value: object) -> str:
+        data["x"] = object()
+        return "b"
+
+    code = line("code", wait("a", Note), wait("b", Note))
+    code.table = {**code.table, "a": (code.table["a"][0], spoil)}
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "i", {})
+        await stands(kernel, "i", "a")
+        await kernel.send("i", Note(1))
+
+        assert "cannot be stored as JSON" in await parked(kernel)
+        assert (await kernel.engine.get_state("i")).labels["stop"] == "a"
+
+
+async def test_code_that_is_not_here() -> None:
+    helper = line("helper", wait("w", Note), data=None)
+    code = line("code", lambda *_: Call("a", helper, {}), uses={"h": helper})
+    without = line("code", lambda *_: Call("a", helper, {}))
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with kernel_of(code, clock=clock, driver=driver) as kernel:
+        await kernel.start(code, "i", {})
+        await stands(kernel, "i", "a")
+    async with kernel_of(without, clock=clock, driver=driver) as kernel:
+        await kernel.send("i", Note(1))
+        assert await parked(kernel) == "there is no code 'helper' here"
+    async with kernel_of(code, clock=clock, driver=driver) as kernel:
+        assert await kernel.result("i") == [[{"n": 1}]]
+
+
+async def test_a_join_with_another_number_of_branches() -> None:
+    two = line("code", join("a", wait("x", Note), wait("y", Note)))
+    three = line("code", join("a", *[wait("x", Note)] * 3))
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with kernel_of(two, clock=clock, driver=driver) as kernel:
+        await kernel.start(two, "i", {})
+        await stands(kernel, "i", "a")
+    async with kernel_of(three, clock=clock, driver=driver) as kernel:
+        await kernel.send("i", Note(1))
+        assert await parked(kernel) == "stop 'a' has 3 branches, and had 2"
+
+
+async def test_a_wait_that_has_become_a_step() -> None:
+    newer = line("code", run("a", nothing), wait("b", Note))
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        await kernel.start(OLD, "i", {})
+        await stands(kernel, "i", "a")
+    async with kernel_of(newer, clock=clock, driver=driver) as kernel:
+        await kernel.send("i", Note(1))
+
+        # What was delivered is kept for the next stop that waits for it.
+        assert await kernel.result("i") == [None, {"n": 1}]
+
+
+async def test_a_cancel_reaches_a_parked_instance_when_it_goes_on() -> None:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        await kernel.start(OLD, "i", {})
+        await kernel.send("i", Note(1))
+        await stands(kernel, "i", "b")
+    async with kernel_of(NEW, clock=clock, driver=driver) as kernel:
+        await kernel.cancel("i")
+        await parked(kernel)
+    catching = line("code", wait("a", Note), wait("b", Note), catch=True)
+    async with kernel_of(catching, clock=clock, driver=driver) as kernel:
+        assert await kernel.result("i") == [{"n": 1}, "Cancelled"]
+
+
+async def test_an_engine_that_stops_hands_its_instances_over() -> None:
+    begun, ran = asyncio.Event(), []
+
+    async def work() -> None:
+        ran.append("work")
+        begun.set()
+        if len(ran) == 1:
+            await asyncio.Event().wait()
+
+    code = line("code", run("a", work), run("b", nothing))
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with driver:
+        engine = Engine(driver, FlowRegistry(), clock=clock, shutdown_timeout=0.0)
+        async with engine, Kernel(engine, [code]) as kernel:
+            await kernel.start(code, "i", {})
+            await begun.wait()
+        async with (
+            kernel_of(code, clock=clock, driver=driver) as kernel,
+            Recoverer(kernel.engine),
+        ):
+            assert await kernel.result("i") == [None, None]
+    assert clock.monotonic() < 60
+    assert ran == ["work", "work"]

@@ -1,0 +1,77 @@
+"""Starting, asking and counting."""
+
+import pytest
+
+from flowstate import FakeClock, InvalidInputError, State, StateContext
+from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
+from tests.engines.workflow.orders import Approved, Order, count_up, opened, order, shop, stands
+
+CLOCK = {"autojump": False}
+
+
+async def test_an_instance_starts_once_and_gives_its_result() -> None:
+    async with opened() as workflows:
+        assert await workflows.start(order, "o", Order(["tea"]))
+        assert not await workflows.start(order, "o", Order(["tea"]))
+        await workflows.send("o", Approved("anna"), key="click")
+        await workflows.send("o", Approved("anna"), key="click")
+
+        assert await workflows.result("o") == "charge 1 by anna"
+        assert not await workflows.start(order, "o", Order(["coffee"]))
+
+    assert shop.names() == ["charge", "ship tea"]
+
+
+async def test_an_id_belongs_to_one_workflow() -> None:
+    async with opened() as workflows:
+        await workflows.start(order, "o", Order([]))
+        with pytest.raises(InvalidInputError, match="'o' is the id of an instance of 'order'"):
+            await workflows.start(count_up, "o", {}, {"to": 1})
+        await workflows.engine.start(StateContext(State("x")), "workflow.order")
+        with pytest.raises(InvalidInputError, match="a state that is no instance"):
+            await workflows.start(order, "x", Order([]))
+
+
+async def test_an_instance_that_fails_or_is_cancelled_has_no_result() -> None:
+    async with opened() as workflows:
+        shop.broken.add("charge")
+        await workflows.start(order, "o", Order(["tea"]))
+        with pytest.raises(InstanceFailedError, match="charge is down"):
+            await workflows.result("o")
+        await workflows.start(count_up, "c", {}, {"to": 1})
+        await workflows.cancel("c")
+        with pytest.raises(InstanceCancelledError):
+            await workflows.result("c")
+
+
+async def test_an_update_is_answered_and_a_query_reads() -> None:
+    async with opened(clock=FakeClock(autojump=False)) as workflows:
+        await workflows.start(order, "o", Order(["tea"], "otto"))
+        assert await workflows.update("o", "rename", "anna") == "otto"
+        with pytest.raises(ValueError, match="a name is needed"):
+            await workflows.update("o", "rename", "")
+
+        assert await workflows.query("o") == Order(["tea"], "anna")
+        assert await workflows.query("o", lambda data: data.by) == "anna"
+
+
+async def test_instances_are_listed_and_counted() -> None:
+    async with opened(clock=FakeClock(autojump=False)) as workflows:
+        for id in ("a", "b", "c"):
+            await workflows.start(order, id, Order([]), labels={"shop": id})
+            await stands(workflows, id, "approval")
+        await workflows.start(count_up, "n", {}, {"to": 1})
+        await stands(workflows, "n", "tick")
+        await workflows.send("c", Approved("anna"))
+        await workflows.result("c")
+
+        assert await workflows.count() == 4
+        assert await workflows.count(order) == 3
+        assert await workflows.count(order, kind="live") == 2
+        assert await workflows.count(order, kind="done") == 1
+        assert await workflows.count(kind="failed") == 0
+        assert await workflows.count(order, labels={"shop": "a"}) == 1
+        assert await workflows.standing(order) == {"approval": 2}
+        assert [each.id async for each in workflows.instances(stop="tick")] == ["n"]
+        found = {each.id async for each in workflows.instances(order, kind="live")}
+        assert found == {"a", "b"}
