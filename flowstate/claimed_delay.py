@@ -32,7 +32,7 @@ logger = logging.getLogger("flowstate.delayer")
 # free   the flow has moved the state on, and the delay  flow over → done
 #        went with that; heartbeats keep the state
 # lost   others may fire it: its flow is cancelled       flow over → done, without a drop
-# done   dropped, handed over by a stop, or it fires again after the lease
+# done   dropped, handed over by a stop or after a lost race, or it fires again after the lease
 @attrs.define(eq=False)
 class ClaimedDelay:
     """A delay that is claimed instead of committed, while its flow runs.
@@ -67,8 +67,10 @@ class ClaimedDelay:
 
     async def _execute(self) -> None:
         try:
-            await self._engine.execute(self._ctx)
-            await self._drop()
+            if await self._engine.execute_delay(self._ctx):
+                await self._drop()
+            else:
+                await self._fire_again()
         except asyncio.CancelledError:
             await self._hand_over()
             raise
@@ -83,7 +85,20 @@ class ClaimedDelay:
         with contextlib.suppress(FlowstateError):
             flow = self._engine.flows.runnable(self._ctx.current.transition.to)
             if not flow.blocking:  # Else it goes on in its thread.
-                await self._engine.claim(Claim(self._delay.id, self._holder, 0.0))
+                await self._release()
+
+    async def _fire_again(self) -> None:
+        """Let it fire again after a lost race, if it is still there (best effort).
+
+        The flow may lose the next race as well, if it is one against itself: so not at once.
+        """
+        log_delay(self._delay, logging.INFO, "delay %s fires again, if it is left: race lost")
+        await self._sleep_until(self._tenure.retry_at(self._now()))
+        with contextlib.suppress(FlowstateError):
+            await self._release()
+
+    async def _release(self) -> None:
+        await self._engine.claim(Claim(self._delay.id, self._holder, 0.0))
 
     async def _drop(self) -> None:
         while True:

@@ -52,7 +52,8 @@ class StateContext:
     #   _known      the very object that the store gave for ``committed``: it needs no check.
     #   _on_commit  is called after each commit of this context with the monotonic time at which
     #               the commit was sent; set by what executes the context.
-    #   _sent_at    that time, of the last commit; None if there was none.
+    #   _sent_at    from when the store counts, as far as is known: that time, of the last commit
+    #               or heartbeat; None if there was none.
     #   _stayed     a transition that a commit without a step has only given its origin.
     #   _steps      taken since the last commit; of more than twice MAX_STEPS the newest.
     #   _notice     what those who execute the context tell its flow.

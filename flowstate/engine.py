@@ -312,6 +312,13 @@ class Engine(Changing):
         plan.apply()
         return ctx
 
+    async def execute_delay(self, ctx: StateContext) -> bool:
+        """Do :meth:`execute`, and return whether it lost no race.
+
+        If it lost one, the delay that gave the context has come to nothing, and fires again.
+        """
+        return await self._here().flow_loop.execute_delay(ctx)
+
     async def commit_delay(self, delayed: DelayedState) -> StateContext:
         """Commit the step of a delay or timer that is due, and return the context to execute.
 

@@ -21,8 +21,10 @@ __all__ = [
     "PREFIX",
     "RETRY_AFTER",
     "SHORTEST",
+    "STOP_AT",
     "WAIT",
     "attempt",
+    "counts_from",
     "read_count",
     "retry_after",
     "stalls_after",
@@ -42,6 +44,7 @@ DEFAULT_RETRY_AFTER = timedelta(minutes=2)
 MOST_ATTEMPTS = 1_000_000
 SHORTEST = 0.001
 LONGEST = 365_000 * 86_400.0
+STOP_AT = 9 / 10  # Part of the time: what was not kept alive is stopped then, before it stalls.
 ACTIVE = Status.ACTIVE  # Enums look their members up slowly.
 
 
@@ -64,6 +67,24 @@ def stalls_after(state: State) -> timedelta | None:
     if DISABLED in state.annotations:
         return None
     return _seconds(transition.annotations.get(WAIT)) or retry_after(state)
+
+
+def counts_from(last: State, state: State, since: float, now: float) -> float:
+    """Return from when a revision counts that stalls no later than the last one.
+
+    It is so that the execution of the state has to stop no later than before, and no sooner unless
+    the revision asks for that.
+
+    Args:
+        last: the revision before it, which counts from ``since``.
+        state: the revision, committed at ``now``.
+        since: in seconds, like the result.
+        now: in seconds.
+    """
+    before, after = stalls_after(last), stalls_after(state)
+    if before is None or after is None:
+        return now
+    return min(now, since + (before - after).total_seconds() * STOP_AT)
 
 
 def _seconds(text: str | None) -> timedelta | None:

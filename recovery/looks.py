@@ -17,6 +17,7 @@ FIRST = datetime.min.replace(tzinfo=UTC)
 MOST_LOOKS = 1_000
 PART_OF_AGE = 1 / 25  # So far apart are those that are kept.
 MOST_DOUBTS = 10_000
+TIDY_EVERY = 1.0  # Seconds: each of many that find no room must not look through all of them.
 
 
 @attrs.define(eq=False)
@@ -45,6 +46,7 @@ class Looks:
     _looks: list[Look] = attrs.field(init=False, factory=list)
     _began: datetime = attrs.field(init=False, default=FIRST)  # What the first look has shown.
     _doubts: dict[str, tuple[object, float]] = attrs.field(init=False, factory=dict)
+    _tidy_at: float = attrs.field(init=False, default=-math.inf)
 
     def add(self, at: float, store_now: datetime, head: int) -> None:
         """Remember a look; the older they are, the fewer are kept, and always the first."""
@@ -96,7 +98,9 @@ class Looks:
         noted, at = self._doubts.get(id, (None, math.inf))
         if noted == sign:
             return at
-        if len(self._doubts) >= MOST_DOUBTS:  # Those whose time is over have moved on.
+        if len(self._doubts) >= MOST_DOUBTS and seen_at >= self._tidy_at:
+            self._tidy_at = seen_at + TIDY_EVERY
+            # Those whose time is over have moved on.
             self._doubts = {id: doubt for id, doubt in self._doubts.items() if doubt[1] > seen_at}
         if len(self._doubts) < MOST_DOUBTS:  # The others have their turn after these.
             self._doubts[id] = sign, seen_at + tenure

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from flowstate.commands import Command, Commit, Delay, End, Pause, SetTimer, Transit
+from flowstate.commands import Command, Commit, Delay, End, Pause, Put, SetTimer, Transit
 from flowstate.context import StateContext
 from flowstate.delayer import Delayer
 from flowstate.driver import (
@@ -31,6 +31,7 @@ from flowstate.testcases.support import committed, delays_of, encoded, know, sto
 __all__ = ["CASES"]
 
 HOUR = timedelta(hours=1)
+LEASE = 3.0  # Seconds; what has lost a race fires again after a part of them.
 WORKING = Transition("work")
 OWN = FrozenDict({RETRY_AFTER: "600"})
 
@@ -298,23 +299,48 @@ async def updates_put_off_no_recovery(h: Harness) -> None:
 
 @case()
 async def update_of_a_claimed_delay(h: Harness) -> None:
-    """G2: an update supersedes what a claimed delay executes, which commits nothing any more."""
+    """G2, G10: an update supersedes what a claimed delay executes, and the delay fires again."""
     is_told = asyncio.Event()
 
     @h.flows.flow("slow")
     async def slow(ctx: StateContext, engine: Engine) -> Command[None]:
-        h.visit("slow")
-        await ctx.wait_superseded()
-        is_told.set()
+        h.visit(f"slow {ctx.get(str, 'note', default='')}")
+        if not is_told.is_set():
+            await ctx.wait_superseded()
+            is_told.set()
         return Commit(End(ctx))
 
     ctx = await committed(h, "a")
     await h.engine.do(Commit(Delay(ctx, "slow", after=timedelta(0), commit=False)))
-    async with Delayer(h.engine):
-        await h.visited("slow")
+    async with Delayer(h.engine, lease_seconds=LEASE):
+        await h.visited("slow ")
         state = await h.engine.update("a", _note)
         await is_told.wait()
-    check(await h.engine.get_state("a"), state, "the state, which the flow did not end")
+        check(await h.engine.get_state("a"), state, "the state, which the flow did not end")
+        await h.engine.wait_for("a", status=Status.ENDED)
+    check((h.visits, await delays_of(h)), (["slow ", "slow new"], []), "visits, and what is left")
+
+
+@case()
+async def claimed_delay_that_loses_a_race(h: Harness) -> None:
+    """G10: a claimed delay of which nothing has come, because of another state, fires again."""
+    other = await committed(h, "other")
+
+    @h.flows.flow("both")
+    async def both(ctx: StateContext, engine: Engine) -> Command[None]:
+        h.visit("both")
+        found = StateContext(await engine.get_state("other"))
+        found.put(len(h.visits), "n")
+        if len(h.visits) == 1:
+            await engine.do(Commit(Pause(other)))
+        return Commit(End(ctx), Put(found))
+
+    ctx = await committed(h, "a")
+    await h.engine.do(Commit(Delay(ctx, "both", after=timedelta(0), commit=False)))
+    async with Delayer(h.engine, lease_seconds=LEASE):
+        await h.engine.wait_for("a", status=Status.ENDED)
+    check(h.visits, ["both"] * 2, "visits")
+    check((await h.engine.get_state("other")).get(int, "n"), 2, "what was committed with it")
 
 
 CASES: tuple[Case, ...] = (
@@ -329,4 +355,5 @@ CASES: tuple[Case, ...] = (
     update_that_moves_a_state_drops_its_delays,
     updates_put_off_no_recovery,
     update_of_a_claimed_delay,
+    claimed_delay_that_loses_a_race,
 )

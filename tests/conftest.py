@@ -61,6 +61,7 @@ TEST_EQUIPMENT = {
 SLOW = (
     "many_increments_of_shared_counters",
     "memory-explanations_of_all_combinations",
+    "sections/test_crashes.py",
     "sqlite/test_wal.py",
     "test_5000_schedules",
     "test_code_runs[",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -182,3 +183,44 @@ async def test_a_claimed_delay_that_the_store_calls_due_does_not_run_twice_at_on
         await next_ended(engine)
 
     assert most == 1
+
+
+async def test_a_flow_that_supersedes_itself_fires_again_and_again_but_not_at_once(
+    clock: FakeClock,
+) -> None:
+    flows, ran = FlowRegistry(), list[float]()
+
+    @flows.flow("long")
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(clock.monotonic())
+        await engine.update("a", lambda own: own.put(len(ran)))
+        return Commit(End(ctx))
+
+    async with Engine(MemoryDriver(clock), flows, clock=clock) as engine:
+        ctx = StateContext(State("a"))
+        await engine.do(Commit(Delay(ctx, "long", after=SECOND, commit=False)))
+        async with Delayer(engine, lease_seconds=60.0):
+            await clock.sleep(100.0)
+    assert 15 <= len(ran) <= 20
+    assert all(later - sooner >= 5.0 for sooner, later in pairwise(ran))
+
+
+async def test_what_is_interrupted_because_its_state_was_moved_on_fires_again(
+    clock: FakeClock,
+) -> None:
+    flows, ran = FlowRegistry(), list[str]()
+
+    @flows.flow("long", interrupt=True)
+    async def long(ctx: StateContext, engine: Engine) -> Command[None]:
+        ran.append(ctx.get(str, default=""))
+        await clock.sleep(30.0)
+        return Commit(End(ctx))
+
+    async with Engine(MemoryDriver(clock), flows, clock=clock) as engine:
+        ctx = StateContext(State("a"))
+        await engine.do(Commit(Delay(ctx, "long", after=SECOND, commit=False)))
+        async with Delayer(engine, lease_seconds=60.0):
+            await clock.sleep(10.0)
+            await engine.update("a", lambda own: own.put("new"))
+            await engine.wait_for("a", status=Status.ENDED, timeout=100.0)
+    assert ran == ["", "new"]

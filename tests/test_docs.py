@@ -45,7 +45,8 @@ from tests.servers import Postgres
 pytestmark = pytest.mark.repository
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = [ROOT / "docs", ROOT / "docs" / "engines"]
+PAGES = [ROOT / "README.md", *(page for each in FOLDERS for page in sorted(each.glob("*.md")))]
 FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 OBJECTS: dict[str, tuple[object, ...]] = {

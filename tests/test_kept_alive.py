@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from flowstate import (
     Command,
@@ -14,9 +15,11 @@ from flowstate import (
     FlowRegistry,
     Noop,
     Pause,
+    Put,
     Resume,
     State,
     StateContext,
+    Status,
     Transit,
 )
 from flowstate.recovery_rules import RETRY_AFTER
@@ -159,3 +162,40 @@ async def test_nested_executions_of_one_context_are_kept_alive(
     ctx = StateContext(State("a"))
     await engine.do(Commit(Transit(ctx, "outer")))
     await engine.execute(ctx)
+
+
+@pytest.mark.parametrize("rules", [{}, {RETRY_AFTER: "200"}, {RETRY_AFTER: "60"}])
+async def test_what_its_own_flow_only_changes_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock, rules: dict[str, str]
+) -> None:
+    """Such a commit puts off nothing, so heartbeats go on as if there had been none."""
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        for number in range(50):
+            await kept_through(engine, driver, clock, 35)
+            ctx.put(number)
+            ctx.current = replace(ctx.current, annotations=rules if number % 2 else {})
+            await engine.do(Commit(Put(ctx, keep=True)))
+        return Commit(End(ctx))
+
+    ctx = await committed(engine)
+    await engine.execute(ctx)
+    assert ctx.committed.status is Status.ENDED
+    assert len(driver.beats) < 200
+
+
+async def test_what_is_only_changed_before_it_is_executed_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        await kept_through(engine, driver, clock, 500)
+        return Commit(End(ctx))
+
+    ctx = await committed(engine)
+    await clock.sleep(100.0)
+    ctx.put("changed")
+    await engine.do(Commit(Put(ctx, keep=True)))
+    await engine.execute(ctx)
+    assert ctx.committed.status is Status.ENDED

@@ -24,7 +24,7 @@ from flowstate.frozen import EMPTY
 from flowstate.recovery_rules import stalls_after
 from flowstate.state import State, Status
 
-__all__ = ["LAST", "Deadlines", "Delays", "Idle", "due_of", "stalls_at"]
+__all__ = ["Deadlines", "Delays", "Idle", "LAST", "due_of", "stalls_at"]
 
 FIRST = datetime.min.replace(tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)

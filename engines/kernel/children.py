@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import attrs
@@ -13,9 +14,10 @@ from flowstate.context import StateContext
 from flowstate.engine import Engine
 from flowstate.engines.kernel.control import CONTROL, Cancel
 from flowstate.engines.kernel.errors import ChildFailed, restored, stored
-from flowstate.engines.kernel.instance import PARENT, RESULT, Instance
+from flowstate.engines.kernel.instance import ORIGIN, OUTCOME, PARENT, RESULT, Instance
 from flowstate.engines.kernel.operations import Each
 from flowstate.engines.kernel.progress import Progress
+from flowstate.engines.kernel.reviving import revived
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
 from flowstate.errors import (
@@ -27,6 +29,7 @@ from flowstate.errors import (
     StateNotFoundError,
     UnknownFlowError,
 )
+from flowstate.state import State, Status
 
 __all__ = ["Family"]
 
@@ -62,7 +65,7 @@ class Family:
             else:
                 self.progress.finish(name, ended)
         elif children.stopping and not children.told:
-            await self._cancel([f"{prefix}{index}" for index in range(children.started)])
+            await self._cancel(prefix)
             children.told = self.instance.is_changed = True
         elif self._room(each, children):
             await self._start(name, thread, each, children, prefix)
@@ -95,7 +98,6 @@ class Family:
                     f"{prefix}{index}",
                     each.items[index],
                     {},
-                    self.engine.clock,
                     origin=origin,
                 )
                 for index in range(first, first + count)
@@ -108,12 +110,12 @@ class Family:
         children.started += count
         self.instance.save(self.ctx)
         to = flow_of(each.workflow.name)
-        await self._commit(made, to)
+        await self._commit(children, made, to)
         for child in made:
             await self._execute(child, to)
 
-    async def _commit(self, made: list[StateContext], to: str) -> None:
-        """Commit the parent with its children, but for those that are there already."""
+    async def _commit(self, children: Children, made: list[StateContext], to: str) -> None:
+        """Commit the parent with its children; those that are there already are wanted again."""
         while True:
             try:
                 steps = [Transit(child, to) for child in made]
@@ -121,9 +123,23 @@ class Family:
             except RevisionMismatchError as error:
                 if self.instance.id in error.ids:
                     raise
-                made[:] = [child for child in made if child.current.id not in error.ids]
+                for child in [each for each in made if each.current.id in error.ids]:
+                    made.remove(child)
+                    made += await self._adopted(children, child)
+                self.instance.save(self.ctx)
             else:
                 return
+
+    async def _adopted(self, children: Children, fresh: StateContext) -> list[StateContext]:
+        """Count a child that is done; return it if it has ended otherwise, so that it goes on."""
+        state = await self.engine.get_state(fresh.current.id)
+        if state.values.get(ORIGIN) != fresh.current.values[ORIGIN]:
+            raise InvalidInputError("id", f"{state.id!r} is there already, and is no child of it")
+        if state.labels.get(OUTCOME) == "done":
+            children.done += 1
+        elif OUTCOME in state.labels or state.status is Status.ENDED:
+            return [revived(state, fresh, self.instance.codes)]
+        return []
 
     async def _execute(self, child: StateContext, to: str) -> None:
         """Execute a child here, or let another engine do it."""
@@ -133,8 +149,8 @@ class Family:
             with contextlib.suppress(RevisionMismatchError):  # It has moved on.
                 await self.engine.do(Delay(child, to, timedelta(0)))
 
-    async def _cancel(self, ids: list[str]) -> None:
-        """Tell children to end."""
+    async def _cancel(self, prefix: str) -> None:
+        """Tell children to end, but for those that have come to an end already."""
         room = asyncio.Semaphore(AT_ONCE)
 
         async def cancel(id: str) -> None:
@@ -142,7 +158,15 @@ class Family:
                 with contextlib.suppress(InvalidCommandError, StateNotFoundError):  # It has ended.
                     await self.engine.signal(id, CONTROL, Cancel())
 
-        await asyncio.gather(*map(cancel, ids))
+        children = [state async for state in self._children(prefix)]
+        live = [state.id for state in children if OUTCOME not in state.labels]
+        await asyncio.gather(*map(cancel, live))
+
+    async def _children(self, prefix: str) -> AsyncIterator[State]:
+        labels = {PARENT: self.instance.id}
+        async for state in self.engine.states(labels=labels, latest_only=True):
+            if state.id.startswith(prefix):
+                yield state
 
     async def _ended(self, prefix: str, thread: Thread, children: Children) -> Ended | None:
         """Return what has come of the children; ``None``: what the thread is owed."""
@@ -158,9 +182,8 @@ class Family:
 
     async def _results(self, prefix: str, children: Children) -> Ended:
         found: dict[str, Raw] = {}
-        labels = {PARENT: self.instance.id}
-        async for state in self.engine.states(labels=labels, latest_only=True):
-            if state.id.startswith(prefix) and RESULT in state.values:
+        async for state in self._children(prefix):
+            if RESULT in state.values:
                 found[state.id] = state.values[RESULT]
         ids = [f"{prefix}{index}" for index in range(children.total)]
         for id in ids:

@@ -1,5 +1,6 @@
 """How instances end, and how those are set aside that do not fit their code."""
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from flowstate.engines.kernel.instance import (
     Instance,
     Notes,
 )
+from flowstate.errors import CodecError
 from flowstate.mailboxes.receiving import Receive
 
 __all__ = ["TELL", "ended", "parked", "take_delivered"]
@@ -34,10 +36,13 @@ def ended(ctx: StateContext, instance: Instance) -> Command[Any]:
 def parked(ctx: StateContext, error: Exception) -> Command[Any]:
     """Set an instance aside as it was committed last, until its code fits."""
     ctx.current = ctx.committed
-    if messages := take_delivered(ctx):
+    with contextlib.suppress(CodecError):  # Then they stay where they are.
         notes = ctx.get(Notes, NOTES, default=Notes())
-        notes.kept += messages
-        ctx.put(Raw(msgspec.json.encode(notes)), NOTES)
+        known = {(name, bytes(raw)) for name, raw in notes.kept if name == CONTROL}
+        messages = take_delivered(ctx)
+        notes.kept += [each for each in messages if (each[0], bytes(each[1])) not in known]
+        if notes.kept:
+            ctx.put(Raw(msgspec.json.encode(notes)), NOTES)
     ctx.set_label(PARKED, "misfit")
     ctx.put(str(error), PARKED)
     return Commit(Receive(ctx, CONTROL, to=ctx.current.transition.to))

@@ -42,7 +42,7 @@ async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:
     error = ctx.get(StoredError, ERROR, default=None)
     told = ChildEnded(id, origin.thread, origin.passed, error)
     try:
-        await engine.signal(origin.parent, CONTROL, told, key=f"child {id}")
+        await engine.signal(origin.parent, CONTROL, told, key=ctx.effect_key)
     except StateNotFoundError:
         pass  # The parent is forgotten.
     except InvalidCommandError:

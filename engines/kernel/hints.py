@@ -1,19 +1,17 @@
 """Hints that there is something to look at while the steps of a turn run."""
 
 import asyncio
-import logging
+import contextlib
 
 import attrs
 
 from flowstate.context import StateContext
 from flowstate.engine import Engine
-from flowstate.errors import FlowstateError
+from flowstate.errors import EngineStoppedError
 from flowstate.mailboxes.mailbox import mailbox_id
-from flowstate.tasks import cancel_and_wait, spawn
+from flowstate.tasks import cancel_and_wait, spawn, supervised
 
 __all__ = ["Hints"]
-
-logger = logging.getLogger("flowstate.engines")
 
 AFTER = 0.25  # Seconds of a step; most are over by then, and need no watch.
 LATE = 1.0  # Seconds of a turn of short steps; where many turns run at once, each takes longer.
@@ -51,15 +49,18 @@ class Hints:
             self._tasks = [spawn(work, "flowstate hints") for work in works]
 
     async def _watch(self) -> None:
-        await self._engine.clock.sleep(AFTER)
-        try:
-            id = mailbox_id(self._ctx.current.id)
+        sleep, what = self._engine.clock.sleep, f"the watch of messages to {self._ctx.current.id!r}"
+        await sleep(AFTER)
+        await supervised(what, self._look, sleep)
+
+    async def _look(self) -> None:
+        """Note each change of the mailbox, until the engine stops."""
+        id = mailbox_id(self._ctx.current.id)
+        with contextlib.suppress(EngineStoppedError):
             async with self._engine.watch(id=id, since_latest=True) as states:
                 async for _ in states:
                     self.has_messages = True
                     self.hint.set()
-        except FlowstateError as error:  # Messages are then noticed when a step has ended.
-            logger.debug("cannot watch the mailbox of %r: %s", self._ctx.current.id, error)
 
     async def _wait_superseded(self) -> None:
         await self._ctx.wait_superseded()

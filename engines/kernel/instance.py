@@ -59,6 +59,7 @@ class Notes(Struct, omit_defaults=True):
     Attributes:
         paused: by an operator: no step begins, and no message but a control message is taken.
         cancelled: its threads were told.
+        timeout: seconds that it may take, until its first turn makes the deadline of it.
         deadline: when it has taken too long.
         failure: what a thread has raised that no other one waits for.
         kept: messages that were delivered and that no thread waits for any more.
@@ -66,6 +67,7 @@ class Notes(Struct, omit_defaults=True):
 
     paused: bool = False
     cancelled: bool = False
+    timeout: float | None = None
     deadline: datetime | None = None
     failure: StoredError | None = None
     kept: list[tuple[str, Raw]] = msgspec.field(default_factory=list)

@@ -1,12 +1,13 @@
 """The kernel: starts instances, sends them messages, and waits for their results."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from flowstate.commands import End
+from flowstate.commands import Command, Delay, End, Transit
 from flowstate.context import StateContext
 from flowstate.engine import Engine
 from flowstate.engines.kernel.code import Code
@@ -21,16 +22,20 @@ from flowstate.engines.kernel.control import (
     answers_of,
 )
 from flowstate.engines.kernel.definitions import Definitions
+from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.errors import (
+    Cancelled,
     InstanceCancelledError,
     InstanceFailedError,
     StoredError,
     restored,
+    stored,
 )
 from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import (
     ERROR,
+    ORIGIN,
     OUTCOME,
     PARKED,
     RESULT,
@@ -121,7 +126,7 @@ class Kernel:
             UnknownFlowError: the kernel does not have the workflow.
             CommitUnknownError: it could not be found out whether it was started; start it again.
         """
-        ctx = new_instance(code, id, data, args, self.engine.clock, labels=labels)
+        ctx = new_instance(code, id, data, args, labels=labels)
         try:
             await self.engine.start(ctx, flow_of(code.name))
         except RevisionMismatchError:
@@ -296,11 +301,14 @@ class Kernel:
     async def _end(self, id: str) -> None:
         """End an instance by one commit, and cancel its children."""
 
-        def end(ctx: StateContext) -> End | None:
-            if ctx.current.status is Status.ENDED:
-                return None
+        def end(ctx: StateContext) -> Sequence[Command[Any]]:
+            if _is_over(ctx.current):
+                return ()
             ctx.set_label(OUTCOME, "cancelled")
-            return End(ctx)
+            if ORIGIN not in ctx.current.values:
+                return (End(ctx),)
+            ctx.put(stored(Cancelled()), ERROR)
+            return (Transit(ctx, TELL), Delay(ctx, TELL, timedelta(0)))  # Its parent waits for it.
 
         await self.engine.update(id, end)
         async for child in self.engine.states(labels={"parent": id}, latest_only=True):

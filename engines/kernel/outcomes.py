@@ -1,6 +1,5 @@
 """How operations end, as JSON, and back: a run without a crash sees what a run after one would."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +24,7 @@ from flowstate.engines.kernel.operations import (
 from flowstate.engines.kernel.threads import Ended
 from flowstate.errors import InvalidInputError
 
-__all__ = ["decoded", "gave_list", "message_name", "outcome_of", "source_of"]
+__all__ = ["decoded", "message_name", "outcome_of", "source_of"]
 
 
 def outcome_of(operation: Operation, ended: Ended) -> Outcome:
@@ -79,11 +78,6 @@ def source_of(wait: Wait, name: str) -> Any:
         if message_name(source) == name:
             return source
     raise MisfitError(f"stop {wait.name!r} does not wait for {name!r} any more")
-
-
-def gave_list(values: Sequence[tuple[int, Raw]]) -> Raw:
-    """Return the values of branches with their places, as JSON."""
-    return Raw(msgspec.json.encode(values))
 
 
 def decoded(kind: Any, raw: Raw) -> Any:

@@ -166,6 +166,8 @@ class Progress(Branching):
         """Try a step again later, or raise at its stop that it has failed."""
         thread, operation = self.instance.threads[name], self.ask(name)
         assert isinstance(operation, Run)  # noqa: S101 - only such have steps
+        if thread.owed:
+            return  # That is raised instead.
         policy = operation.options.retry or self.instance.code.options.retry or self.retry
         thread.failures += 1
         self.instance.is_changed = True

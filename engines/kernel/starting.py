@@ -5,7 +5,6 @@ from typing import Any
 
 import attrs
 
-from flowstate.clock import Clock
 from flowstate.context import StateContext
 from flowstate.engines.kernel.code import At, Code, Frame
 from flowstate.engines.kernel.instance import (
@@ -52,7 +51,6 @@ def new_instance(
     id: str,
     data: Any,
     args: Mapping[str, Any],
-    clock: Clock,
     *,
     labels: Mapping[str, str] = EMPTY,
     origin: Origin | None = None,
@@ -71,7 +69,7 @@ def new_instance(
         id, code, Codes(), _own(code, data), {MAIN: Thread((Frame(code.name, names=names),))}
     )
     if code.options.timeout is not None:
-        instance.notes = Notes(deadline=clock.now() + code.options.timeout)
+        instance.notes = Notes(timeout=code.options.timeout.total_seconds())
     reached = code.begin(instance.main.frames[0], instance.data)
     if isinstance(reached, At):
         instance.main.frames = (reached.frame,)

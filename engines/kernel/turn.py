@@ -34,6 +34,7 @@ __all__ = ["Turn"]
 logger = logging.getLogger("flowstate.engines")
 
 TURNS_OF_LOOP = 2  # For steps that take no time.
+MOST_AHEAD = timedelta(seconds=10)
 
 
 @attrs.define(eq=False)
@@ -56,6 +57,7 @@ class Turn:
     _family: Family = attrs.field(init=False)
     _steps: Steps = attrs.field(init=False)
     _hints: Hints = attrs.field(init=False)
+    _first: State = attrs.field(init=False)
     _seen: State | None = attrs.field(init=False, default=None)
     _seen_at: float = attrs.field(init=False, default=0.0)
 
@@ -63,7 +65,7 @@ class Turn:
         """Go on with an instance until it waits or has ended, and return what is done then."""
         engine, definitions = self.engine, self.definitions
         self._steps = Steps(engine.clock, definitions.threads, definitions.transaction)
-        self._hints = Hints(engine, self.ctx)
+        self._hints, self._first = Hints(engine, self.ctx), self.ctx.committed
         try:
             while True:
                 command = await self._last_commit()
@@ -105,7 +107,10 @@ class Turn:
             ctx.set_label(PARKED, None)
             ctx.remove(PARKED)
             self._instance.is_changed = True
-        kept, self._instance.notes.kept = self._instance.notes.kept, []
+        notes = self._instance.notes
+        if notes.timeout is not None:
+            notes.deadline, notes.timeout = self._later(notes.timeout), None
+        kept, notes.kept = notes.kept, []
         self._take([*kept, *take_delivered(ctx)])
         self._progress.tick(self._now())
 
@@ -288,7 +293,15 @@ class Turn:
         return at + timedelta(seconds=now - self._seen_at)
 
     def _later(self, seconds: float) -> datetime:
-        return max(self._now(), self.engine.clock.now()) + timedelta(seconds=seconds)
+        """Return the time so many seconds from now.
+
+        Until the turn has committed something, its revision may be older than it looks, for it may
+        have waited for its execution. What the clock of the process says then counts a little.
+        """
+        now = self._now()
+        if self.ctx.committed is self._first:
+            now = max(now, min(self.engine.clock.now(), now + MOST_AHEAD))
+        return now + timedelta(seconds=seconds)
 
     async def _after_loss(self) -> Command[Any]:
         """Go on from what others have made of the state, if they leave that to this execution.

@@ -36,10 +36,10 @@ class Waiting(Asking):
         self.is_listening = self.is_listening or bool(operation.sources)
         if operation.timeout is not None:
             thread.at = self.later(operation.timeout.total_seconds())
-        for kept in self.instance.notes.kept:
-            if self._is_taken_by(name, operation, *kept):
-                self.instance.notes.kept.remove(kept)
-                return
+        kept = self.instance.notes.kept
+        for message in [*kept]:
+            if thread.does == "wait" and self._is_taken_by(name, operation, *message):
+                kept.remove(message)
 
     def names(self) -> list[str]:
         """Return the names of the messages that threads wait for.

@@ -95,7 +95,9 @@ class Definition(Defined, Generic[T]):
         found: dict[str, Definition[Any]] = {self.name: self}
         waiting: list[Any] = [self]
         while waiting:
-            for code in waiting.pop().compiled.targets:
+            last = waiting.pop()
+            is_function = isinstance(last, Definition)
+            for code in last.compiled.targets if is_function else last.uses.values():
                 if code.name not in found:
                     found[code.name] = code
                     waiting.append(code)
@@ -160,6 +162,8 @@ class Workflow(Definition[T]):
     Attributes:
         options: of its instances.
     """
+
+    has_instances = True
 
     def __init__(
         self,

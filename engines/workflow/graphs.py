@@ -8,6 +8,7 @@ from msgspec import Struct
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way, ways_of
 from flowstate.engines.workflow.definition import Definition
+from flowstate.engines.workflow.section_code import Body
 from flowstate.frozen import EMPTY
 
 __all__ = ["Graph", "Node", "graph_of"]
@@ -89,7 +90,7 @@ def graph_of(code: Code, live: Mapping[str, int] = EMPTY) -> Graph:
     """Return the graph of a definition.
 
     Args:
-        code: a workflow or a helper; of other code it has only the stops.
+        code: a workflow, a helper or sections; of other code it has only the stops.
         live: how many live instances stand at each stop, see ``Workflows.standing``.
 
     Raises:
@@ -100,6 +101,8 @@ def graph_of(code: Code, live: Mapping[str, int] = EMPTY) -> Graph:
     if isinstance(code, Definition):
         assert code.stops is not None  # noqa: S101 - what cannot be compiled has no graph
         ways, uses = ways_of(code.function)
+    elif isinstance(code, Body):
+        ways = code.ways
     nodes = [
         Node(stop.name, stop.kind, stop.line, uses.get(stop.name, ()), live.get(stop.name, 0))
         for stop in code.stops.values()

@@ -80,7 +80,13 @@ class Timeout(Struct, frozen=True):
 
 
 class Defined(Code, ABC):
-    """Code that a mark can name: a workflow, or a helper."""
+    """Code that a mark can name: a workflow, or a helper.
+
+    Attributes:
+        has_instances: it is a workflow.
+    """
+
+    has_instances = False
 
     @abstractmethod
     def arguments(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:

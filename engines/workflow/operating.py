@@ -112,10 +112,7 @@ class Operators(Kernel):
             MisfitError: the instance does not fit the code.
             RevisionMismatchError: it moves too fast.
         """
-        now = self.engine.clock.now()
-        await self._repair(
-            id, "retry", lambda ctx: retry(ctx, self.definitions.codes, now), by, why
-        )
+        await self._repair(id, "retry", lambda ctx: retry(ctx, self.definitions.codes), by, why)
 
     async def fork(
         self, id: str, new_id: str, *, rev: int | None = None, by: str = "", why: str = ""
@@ -141,7 +138,7 @@ class Operators(Kernel):
             MisfitError: it does not fit the code.
         """
         state = await self.engine.get_state(id, rev)
-        ctx = forked(state, self.definitions.codes, new_id, self.engine.clock.now())
+        ctx = forked(state, self.definitions.codes, new_id)
         _note(ctx, Note("fork", state.rev, by, why, id))
         try:
             await self.engine.start(ctx, flow_of(workflow_of(state)))

@@ -1,7 +1,6 @@
 """What operators do to the stored form of an instance. Nothing is written in here."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -12,7 +11,6 @@ from flowstate.engines.kernel.code import Frame, MisfitError
 from flowstate.engines.kernel.instance import (
     ANSWERS,
     DATA,
-    ERROR,
     NOTES,
     ORIGIN,
     OUTCOME,
@@ -25,13 +23,13 @@ from flowstate.engines.kernel.instance import (
     Notes,
 )
 from flowstate.engines.kernel.outcomes import decoded
-from flowstate.engines.kernel.progress import is_cancelled
-from flowstate.engines.kernel.threads import MAIN, Thread, Threads
+from flowstate.engines.kernel.reviving import begin_again, new_notes, revive
+from flowstate.engines.kernel.threads import Thread, Threads
 from flowstate.errors import InvalidInputError
 from flowstate.state import State, Status
 from flowstate.values import encoded
 
-__all__ = ["OPERATOR", "Note", "edit", "forked", "goto", "note_of", "retry"]
+__all__ = ["Note", "OPERATOR", "edit", "forked", "goto", "note_of", "retry"]
 
 OPERATOR = "operator"  # The annotation that says who has changed an instance last.
 ASKED = frozenset({"step", "pause", "wait", "until", "each"})  # Doing what can be asked for again.
@@ -141,7 +139,7 @@ def goto(
         frames, passed=held.passed + 1, parent=held.parent, index=held.index
     )
     instance.notes.cancelled = False
-    _revive(ctx)
+    revive(ctx)
     instance.save(ctx)
 
 
@@ -151,7 +149,7 @@ def _drop_branches(instance: Instance, name: str) -> None:
         del instance.threads[each]
 
 
-def retry(ctx: StateContext, codes: Codes, now: datetime) -> None:
+def retry(ctx: StateContext, codes: Codes) -> None:
     """Try at once what waits for its next attempt; what has ended by an error, at its last stop."""
     instance = _opened(ctx, codes)
     if OUTCOME not in ctx.current.labels:
@@ -161,45 +159,22 @@ def retry(ctx: StateContext, codes: Codes, now: datetime) -> None:
         for each in paused:
             each.does, each.at, each.failures = "step", None, 0
     else:
-        _begin_again(instance, now)
-        _revive(ctx)
+        if not begin_again(instance):
+            reason = "was cancelled, or a thread has failed that is not there any more: fork it"
+            raise InvalidInputError("id", reason)
+        revive(ctx)
     instance.save(ctx)
 
 
-def _begin_again(instance: Instance, now: datetime) -> None:
-    """Let the main thread stand where it was before its last stop, with the same keys."""
-    main = instance.main
-    if main.outcome is None or not main.frames or is_cancelled(main.outcome):
-        reason = "was cancelled, or a thread has failed that is not there any more: fork it"
-        raise InvalidInputError("id", reason)
-    frame = main.frames[-1]
-    stop = instance.codes.of(frame).stops.get(frame.stop)
-    if stop is not None and stop.kind == "each":
-        reason = f"its children have ended: goto {stop.name!r} starts all of them once more"
-        raise InvalidInputError("id", reason)
-    # Each frame that the error has left counts as a stop that was passed.
-    passed = main.passed - len(main.frames) + (0 if frame.stop else 1)
-    instance.threads.clear()
-    instance.threads[MAIN] = Thread(main.frames, passed=passed)
-    instance.notes = _new_notes(instance, now)
-
-
-def _new_notes(instance: Instance, now: datetime, kept: Notes | None = None) -> Notes:
-    timeout = instance.code.options.timeout
-    made = Notes(deadline=None if timeout is None else now + timeout)
-    if kept is not None:
-        made.kept, made.failure = kept.kept, kept.failure
-    return made
-
-
-def forked(state: State, codes: Codes, new_id: str, now: datetime) -> StateContext:
+def forked(state: State, codes: Codes, new_id: str) -> StateContext:
     """Return the context of a new instance that stands where another one stood.
 
     It asks again for what that waited for: its waits begin anew, and its children are its own.
     """
     ctx = StateContext(state).fork(new_id)
     instance = _opened(ctx, codes)
-    instance.notes = _new_notes(instance, now, instance.notes)
+    notes, instance.notes = instance.notes, new_notes(instance)
+    instance.notes.kept, instance.notes.failure = notes.kept, notes.failure
     for held in instance.threads.values():
         held.owed, held.told = "", False
         if held.does in ASKED or (not held.parent and held.does == "ended"):
@@ -209,14 +184,9 @@ def forked(state: State, codes: Codes, new_id: str, now: datetime) -> StateConte
         ctx.remove(name)
     for label in (PARENT, PARKED):
         ctx.set_label(label, None)
-    _revive(ctx)
+    revive(ctx)
     instance.save(ctx)
     return ctx
-
-
-def _revive(ctx: StateContext) -> None:
-    ctx.remove(ERROR)
-    ctx.set_label(OUTCOME, None)
 
 
 def _opened(ctx: StateContext, codes: Codes, *, raw: bool = False) -> Instance:

@@ -200,7 +200,7 @@ async def _start_queued(engine: Engine, codes: Codes, name: str, plan: Plan, due
             del due.queue[most:]
             return
         slot = due.queue.pop(0)
-        made = _instance(engine, codes[plan.workflow], name, plan, slot)
+        made = _instance(codes[plan.workflow], name, plan, slot)
         due.last = made.current.id
         try:
             await engine.start(made, flow_of(plan.workflow))
@@ -218,7 +218,7 @@ async def _runs(engine: Engine, id: str) -> bool:
     return state.status is not Status.ENDED and OUTCOME not in state.labels
 
 
-def _instance(engine: Engine, code: Code, name: str, plan: Plan, slot: datetime) -> StateContext:
+def _instance(code: Code, name: str, plan: Plan, slot: datetime) -> StateContext:
     """Return the new instance of a slot."""
     at = slot.isoformat()
     args = {key: decoded(Any, raw) for key, raw in plan.args.items()}
@@ -229,7 +229,6 @@ def _instance(engine: Engine, code: Code, name: str, plan: Plan, slot: datetime)
         f"{name}@{at}",
         decoded(Any, plan.data),
         {**args, SLOT: slot} if SLOT in code.takes else args,
-        engine.clock,
         labels={SCHEDULE: name, SLOT: at},
         origin=origin,
     )

@@ -1,6 +1,6 @@
 """Sections as code with named stops."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -20,6 +20,7 @@ from flowstate.engines.kernel.code import (
 from flowstate.engines.kernel.errors import Cancelled
 from flowstate.engines.kernel.operations import Operation, Outcome
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way
 from flowstate.engines.workflow.marks import Defined
 from flowstate.engines.workflow.section_nodes import Kept, Leave, Node, Now, Place, as_json
 from flowstate.errors import InvalidInputError
@@ -97,7 +98,15 @@ class Body(Defined):
         self.name, self.data, self.gives, self.options = name, data, gives, options or CodeOptions()
         self._first = link(Leave(None), links)
         self._places, self._renamed, self.uses = links.places, links.renamed, links.threads
-        self.stops = {each.name: Stop(each.name, each.kind) for each in links.places.values()}
+        places = reversed(links.places.values())  # They are linked from the end.
+        self.stops = {each.name: Stop(each.name, each.kind) for each in places}
+
+    @property
+    def ways(self) -> list[Way]:
+        """The ways from stop to stop."""
+        places = {name: self._places[name].leads() for name in self.stops}
+        begins = {BEGIN: (self._first,), **places}
+        return [Way(name, to) for name, nodes in begins.items() for to in _reached(nodes)]
 
     def arguments(self) -> Mapping[str, Any]:
         """Return none: there are only the data."""
@@ -137,7 +146,7 @@ class Body(Defined):
         """Go on to the next stop, or to the end."""
         seen = set[Node]()
         try:
-            while not isinstance(node, Place | Leave):
+            while not _stays(node):
                 if node in seen:
                     raise LoopError("a pass of a loop came to no step and no wait")
                 seen.add(node)
@@ -150,6 +159,22 @@ class Body(Defined):
             return Raised(error)
         names = {} if now.kept == Kept() else {KEPT: as_json(now.kept)}
         return At(Frame(self.name, node.name, names))
+
+
+def _reached(nodes: Iterable[Node]) -> list[str]:
+    """Return the stops, or the end, to which a thread comes next from nodes."""
+    seen, waiting = dict[Node, None](), [*nodes]
+    while waiting:
+        node = waiting.pop(0)
+        if node not in seen:
+            seen[node] = None
+            waiting += () if isinstance(node, Place) else node.leads()
+    names = [node.name if isinstance(node, Place) else END for node in seen if _stays(node)]
+    return list(dict.fromkeys(names))
+
+
+def _stays(node: Node) -> bool:
+    return isinstance(node, Place | Leave)
 
 
 def _kept(frame: Frame) -> Kept:

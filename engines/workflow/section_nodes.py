@@ -1,7 +1,7 @@
 """What sections are linked to: where a thread stands, and where it goes on from there."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -79,6 +79,10 @@ class Now:
 class Node:
     """A point to which a thread can come."""
 
+    def leads(self) -> Iterable["Node"]:
+        """Return where a thread can come to from here."""
+        return ()
+
 
 @attrs.define(eq=False)
 class Leave(Node):
@@ -103,6 +107,10 @@ class Branch(Node):
         found = (node for condition, node in self.cases if condition(now.data))
         return next(found, self.otherwise)
 
+    def leads(self) -> Iterable[Node]:
+        """Return where a thread can come to from here."""
+        return *(node for _, node in self.cases), self.otherwise
+
 
 @attrs.define(eq=False)
 class Place(Node, ABC):
@@ -124,6 +132,10 @@ class Place(Node, ABC):
     @abstractmethod
     def take(self, now: Now, outcome: Outcome) -> Node | None:
         """Return where a thread comes to with an outcome; ``None``: it is to be done again."""
+
+    def leads(self) -> Iterable[Node]:
+        """Return where a thread can come to from here."""
+        return (self.after,)
 
 
 @attrs.define(eq=False)

@@ -1,6 +1,6 @@
 """The stops of a wait: its sources are set up, it waits for messages, and they are torn down."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from inspect import iscoroutinefunction, signature
@@ -70,6 +70,10 @@ class Settle(Node):
             raise MisfitError(f"nothing is done for {now.kept.handled!r} any more")
         handled, now.kept.handled, now.kept.set_up = now.kept.handled, "", {}
         return self.bodies[handled]
+
+    def leads(self) -> Iterable[Node]:
+        """Return where a thread can come to from here."""
+        return self.bodies.values()
 
 
 @attrs.define(eq=False)
@@ -154,6 +158,10 @@ class Setup(OfSources):
         now.kept.set_up = {name: SetUp() for name in names}
         now.kept.error = stored(outcome.error)
         return self.failed
+
+    def leads(self) -> Iterable[Node]:
+        """Return where a thread can come to from here."""
+        return self.after, self.failed
 
 
 @attrs.define(eq=False)

@@ -155,9 +155,8 @@ class Switch(Statement):
 
     def link(self, after: Node, links: Links) -> Node:
         """Link all cases."""
-        return Branch(
-            [(each.condition, each.body.link(after, links)) for each in self.cases], after
-        )
+        cases = [(each.condition, each.body.link(after, links)) for each in self.cases[::-1]]
+        return Branch(cases[::-1], after)
 
 
 @attrs.frozen(init=False)
@@ -327,10 +326,10 @@ class Wait(Statement):
 
     def link(self, after: Node, links: Links) -> Node:
         """Link what is done before, and after."""
-        bodies = {each.name: each.body.link(after, links) for each in self.on}
-        time = None
+        bodies, time = {}, None
         if self.after is not None:
             bodies[""], time = self.after.body.link(after, links), self.after.time
+        bodies |= {each.name: each.body.link(after, links) for each in self.on[::-1]}
         receivers = [each.receiver for each in self.on]
         end: Node = Settle(bodies)
         sources = [each for each in receivers if each.source is not None]

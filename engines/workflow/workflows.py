@@ -211,11 +211,22 @@ class Workflows(Operators):
         self, code: Code | None, stop: str, kind: Kind | None, labels: Mapping[str, str]
     ) -> list[Mapping[str, str]]:
         wanted = dict(labels)
-        if stop:
-            wanted[STOP] = stop
         if kind == "parked":
             wanted[PARKED] = "misfit"
         elif kind not in (None, "live"):
             wanted[OUTCOME] = str(kind)
         codes = self.definitions.codes if code is None else [code]
-        return [{**wanted, WORKFLOW: each.name} for each in codes if each.data is not None]
+        return [
+            {**wanted, WORKFLOW: each.name, **at}
+            for each in codes
+            if each.data is not None
+            for at in _stands_at(each, stop)
+        ]
+
+
+def _stands_at(code: Code, stop: str) -> list[dict[str, str]]:
+    """Return labels of instances that stand at a stop, by its name and by older ones."""
+    if not stop:
+        return [{}]
+    renamed: Mapping[str, str] = getattr(code, "renamed", EMPTY)
+    return [{STOP: each} for each in (stop, *(old for old in renamed if renamed[old] == stop))]

@@ -76,6 +76,7 @@ class Execution(Held):
         is_in_thread: whether a thread runs its flow, which cannot be stopped.
         may_interrupt: whether a flow runs that is cancelled when others move the state on.
         is_interrupted: whether it was cancelled because of that.
+        is_beaten: whether it has ended by a lost race, so that nothing has come of its last flow.
         cancellations: of the task, before the flow was called.
     """
 
@@ -99,6 +100,7 @@ class Execution(Held):
     is_in_thread: bool = attrs.field(init=False, default=False)
     may_interrupt: bool = attrs.field(init=False, default=False)
     is_interrupted: bool = attrs.field(init=False, default=False)
+    is_beaten: bool = attrs.field(init=False, default=False)
     cancellations: int = attrs.field(init=False)
     _entered: "Begun | None" = attrs.field(init=False)
     _outer: Callable[[float], None] | None = attrs.field(init=False, default=None)
@@ -199,6 +201,8 @@ class Execution(Held):
         """Note that the store has heard of the state after this time."""
         self.is_doubtful = False
         super().renewed(sent_at)
+        if self.tenure is not None:
+            self.ctx._sent_at = self.sent_at
 
     def release(self) -> None:
         """Keep it no longer: it is not ours any more.

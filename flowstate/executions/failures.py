@@ -60,6 +60,7 @@ class Failures:
             await self._commit(execution, begun, outcome, text_of(error))
         except RevisionMismatchError:
             logger.debug("%r has failed, and others have moved it on", execution.id, extra=extra)
+            execution.is_beaten = True
             return "over"
         except EngineStoppedError:
             return "not taken"

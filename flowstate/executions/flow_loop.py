@@ -92,12 +92,21 @@ class FlowLoop:
 
     async def execute(self, ctx: StateContext) -> None:
         """Run an execution in the task of the caller."""
+        await self._run(self._taken(ctx))
+
+    async def execute_delay(self, ctx: StateContext) -> bool:
+        """Do the same, and return whether it lost no race."""
+        execution = self._taken(ctx)
+        await self._run(execution)
+        return not execution.is_beaten
+
+    def _taken(self, ctx: StateContext) -> Execution:
         if _get_running_loop() is not self._loop:
             raise InvalidInputError("engine", OTHER_LOOP)
         if self._is_stopping:
             raise EngineStoppedError("the engine takes no more executions")
         self._check(ctx)
-        await self._run(self._kept(ctx))
+        return self._kept(ctx)
 
     async def submit(
         self, ctx: StateContext, slot: Slot | None = None
@@ -230,6 +239,7 @@ class FlowLoop:
             self._hand_over(execution)
             if not execution.is_only_interrupted(asyncio.current_task()):
                 raise
+            execution.is_beaten = True
         except EngineStoppedError:
             self._hand_over(execution)
             raise
@@ -261,6 +271,7 @@ class FlowLoop:
         flow = flows.get(to) or self._flows.runnable(to)
         for step in itertools.count(1):
             if monotonic() >= execution.fresh_until and not await self._is_ours(execution):
+                execution.is_beaten = True
                 return
             if execution.task is None and (task := asyncio.current_task(self._loop)) is not None:
                 execution.task, execution.cancellations = task, task.cancelling()
@@ -285,6 +296,7 @@ class FlowLoop:
                     except RevisionMismatchError as lost:
                         extra = {"state_id": ctx.current.id, "ids": lost.ids}
                         logger.debug("%s", lost, extra=extra)
+                        execution.is_beaten = True
                         return
                     after = ctx.current
                     moved = after.transition

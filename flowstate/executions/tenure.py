@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.driver import Heartbeat
+from flowstate.recovery_rules import STOP_AT
 from flowstate.retrying import text_of
 
 __all__ = ["Held", "NEVER", "Note", "RENEW_AT", "RETRY_AFTER", "STOP_AT", "Tenure", "read_note"]
@@ -23,7 +24,6 @@ NEVER = -math.inf
 # Parts of the time.
 RENEW_AT = 1 / 3
 RETRY_AFTER = 1 / 12
-STOP_AT = 9 / 10
 
 
 class Tenure(Struct, frozen=True, gc=False):

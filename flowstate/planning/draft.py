@@ -1,5 +1,6 @@
 """What becomes of one context by a commit, which is left alone until the commit has its verdict."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -11,6 +12,7 @@ from flowstate.effect_keys import kept, origin_of
 from flowstate.errors import InvalidInputError
 from flowstate.frozen import FrozenDict
 from flowstate.limits import MAX_STEPS, to_utc
+from flowstate.recovery_rules import counts_from
 from flowstate.state import State, Status, Transition, checked, frozen
 from flowstate.timers import changed_timers, lasting_timers
 
@@ -198,6 +200,10 @@ class Draft:
         if self.data is not None:
             self.ctx.data = self.data
         self.ctx._stayed = self.stayed
+        if self.keeps:  # The store counts on from where it was.
+            heard_at = self.ctx._sent_at
+            since = -math.inf if heard_at is None else heard_at
+            sent_at = counts_from(self.committed, state, since, sent_at)
         settle(self.ctx, store_id, sent_at, (state,))
 
     def apply(self) -> None:

@@ -1,5 +1,6 @@
 """A state has stalled only if the process that would recover it has seen it stand still."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ from msgspec.structs import replace
 
 from flowstate import State
 from flowstate.driver import Liveness
-from flowstate.recovery.looks import MOST_LOOKS, Looks
+from flowstate.recovery.looks import MOST_DOUBTS, MOST_LOOKS, Looks
 from flowstate.recovery_rules import RETRY_AFTER
 from flowstate.state import Transition
 
@@ -99,6 +100,17 @@ def test_of_too_many_states_in_doubt_some_wait_for_the_others(
     assert found == [10 + RELIED_ON, 10 + RELIED_ON, 11 + RELIED_ON]
     assert made.recoverable_at(many[2], behind, 30) == 30 + RELIED_ON
     assert made.recoverable_at(many[2], behind, 31) == 30 + RELIED_ON
+
+
+def test_states_in_doubt_that_find_no_room_cost_no_more_than_the_others() -> None:
+    made, (ahead, behind) = looks((0, 0, 5)), BEHIND[1]
+    seconds = list[float]()
+    for half in range(2):
+        began = time.process_time()
+        for number in range(MOST_DOUBTS):
+            made.recoverable_at(replace(ahead, id=f"{half} {number}"), behind, 10)
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 10 * seconds[0]  # A look through all of them for each: 300 times as much.
 
 
 def test_a_clock_that_is_behind_at_a_look_makes_older_looks_worth_nothing() -> None:

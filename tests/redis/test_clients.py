@@ -11,13 +11,13 @@ from flowstate.drivers.redis import RedisDriver
 from flowstate.testcases import ALL, Capabilities, Case, run, select
 from tests.redis.support import head_of
 from tests.redis_servers import RedisLike
-from tests.slow_cases import SLOW_CASES
 from tests.support import commit_one, put, read_log
 
 pytestmark = pytest.mark.slow
 
 CAPABILITIES = Capabilities(shared=True, durable=True, fake_clock=False, any_loop=False)
-CASES = [case for case in select(ALL, CAPABILITIES) if case.name not in SLOW_CASES][::8]
+# Not what takes real time: there other event loops take part, and a client belongs to one.
+CASES = [case for case in select(ALL, CAPABILITIES) if not case.real_time][::8]
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

@@ -221,6 +221,7 @@ class _Bindings:
                 return join(*map(self._message, sources))
             case "sub" | "each":
                 kind = call.target.gives if call.target else UNKNOWN
+                kind = UNKNOWN if kind is Any else kind  # It may just not have been said.
                 is_list = call.mark.name == "each"
                 return made(list, kind) if is_list else kind
         return self._joined(call) if call.mark.is_join else type(None)

@@ -80,8 +80,8 @@ SAME_TEXT = {"replace", "join", "center", "ljust", "rjust", "zfill", "removepref
 def constructed(function: Any) -> Any:
     """Return the class of which a builtin function, such as ``datetime.now``, makes a value."""
     owner = getattr(function, "__self__", None)
-    is_known = owner in SAMPLES and getattr(function, "__name__", "") in CONSTRUCTORS
-    return owner if is_known else UNKNOWN
+    is_one = isinstance(owner, type) and getattr(function, "__name__", "") in CONSTRUCTORS
+    return owner if is_one and owner in SAMPLES else UNKNOWN
 
 
 def called(name: str, function: Any, kinds: list[Any]) -> Any:
@@ -178,7 +178,7 @@ def index(kind: Any, at: ast.expr) -> Any:
     if isinstance(at, ast.Constant) and base is tuple:
         return element(inner, at.value)
     if isinstance(at, ast.Constant) and is_typeddict(base):
-        return hints_of(base).get(at.value, UNKNOWN)
+        return hints_of(base).get(str(at.value), UNKNOWN)
     if base in {dict, Mapping}:
         return inner[1] if inner else UNKNOWN
     return item_of(kind) if base in {list, str, bytes, tuple} else UNKNOWN

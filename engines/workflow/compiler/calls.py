@@ -54,21 +54,23 @@ class Calls:
         if is_branch and any(self._is_timeout(each) for each in node.args):
             fix = "write any_of(wait(...), sleep(...))"
             self.problems.add(node, "Timeout", "stands in a branch", fix)
-        target = self._target(node) if mark.kind in {"call", "go", "each"} else None
+        target = self._target(node, mark) if mark.kind in {"call", "go", "each"} else None
         self._check_arguments(node, mark, target)
         return MarkCall(node, mark, Point(self._name(node, mark)), target, branches)
 
     def _is_timeout(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Call) and self.lookup.value(node.func) is Timeout
 
-    def _target(self, node: ast.Call) -> Defined | None:
+    def _target(self, node: ast.Call, mark: Mark) -> Defined | None:
         """Return the code that a call names."""
         found = self.lookup.value(node.args[0]) if node.args else None
-        if isinstance(found, Defined):
+        if isinstance(found, Defined) and (found.has_instances or mark.kind != "each"):
             return found
+        what, fix = "a helper or a workflow", "decorate the function with @helper"
+        if mark.kind == "each":
+            what, fix = "a workflow", 'decorate the function with @workflow("...")'
         text = ast.unparse(node.args[0] if node.args else node)
-        reason = "is not the name of a helper or a workflow"
-        self.problems.add(node, text, reason, "decorate the function with @helper")
+        self.problems.add(node, text, f"is not the name of {what}", fix)
         return None
 
     def _check_arguments(self, node: ast.Call, mark: Mark, target: Defined | None) -> None:

@@ -82,6 +82,9 @@ class Compiled:
             coroutine.send(None)
         except StopIteration:
             raise self._missed(frame) from None
+        except BaseException as error:
+            visit.detach(error)
+            raise
         finally:
             coroutine.close()
             visit.errors.clear()
@@ -157,6 +160,7 @@ class Compiled:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            visit.restore()
             return Raised(error.with_traceback(self._own_lines(error)))
         finally:
             coroutine.close()

@@ -1,37 +1,48 @@
-"""Marks the ways out of a ``try`` whose ``finally`` has stops, so that they can be taken again."""
+"""Marks the ways out of a region whose ``finally`` has stops, so that they can be taken again."""
 
 import ast
 from typing import Any
 
 from flowstate.engines.workflow.compiler.nodes import visit
-from flowstate.engines.workflow.compiler.stops import Stops
 
 __all__ = ["mark_exits"]
 
 
-def mark_exits(node: ast.Try, number: int, stops: Stops) -> set[str]:
-    """Mark each ``return``, ``break`` and ``continue`` that leaves a region; return their kinds."""
-    marker = _Marker(number, stops)
-    node.body, node.orelse = marker.all(node.body), marker.all(node.orelse)
-    for each in node.handlers:
-        marker.visit(each)
+def mark_exits(region: list[ast.stmt], number: int) -> set[str]:
+    """Mark each ``return``, ``break`` and ``continue`` that leaves a region; return their kinds.
+
+    The region is rewritten already: how inner ones are left again is marked, too.
+    """
+    marker = _Marker(number)
+    region[:] = marker.all(region)
     return marker.found
 
 
 class _Marker(ast.NodeTransformer):
-    def __init__(self, number: int, stops: Stops) -> None:
+    def __init__(self, number: int) -> None:
         self.found: set[str] = set()
         self._number = number
-        self._stops = stops
         self._loops = 0
+
+    def all(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """Mark some statements."""
+        made: list[ast.stmt] = []
+        for each in body:
+            found = self.visit(each)
+            made += found if isinstance(found, list) else [found]
+        return made
+
+    def visit(self, node: ast.AST) -> Any:
+        is_apart = isinstance(
+            node, ast.expr | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        )
+        return node if is_apart else super().visit(node)
 
     def visit_Return(self, node: ast.Return) -> Any:
         self.found.add("return")
         value = node.value or ast.Constant(None)
         made = visit("leave", self._number, "return", value)
-        self._stops.wrap(value, made)
-        node.value = ast.copy_location(made, node.value or node)
-        return node
+        return ast.copy_location(ast.Return(ast.copy_location(made, node.value or node)), node)
 
     def visit_Break(self, node: ast.Break | ast.Continue) -> Any:
         if self._loops:
@@ -51,16 +62,3 @@ class _Marker(ast.NodeTransformer):
         return node
 
     visit_While = visit_For
-
-    def all(self, body: list[ast.stmt]) -> list[ast.stmt]:
-        """Mark some statements."""
-        made: list[ast.stmt] = []
-        for each in body:
-            found = self.visit(each)
-            made += found if isinstance(found, list) else [found]
-        return made
-
-    def visit_FunctionDef(self, node: ast.AST) -> Any:
-        return node
-
-    visit_AsyncFunctionDef = visit_Lambda = visit_ClassDef = visit_FunctionDef

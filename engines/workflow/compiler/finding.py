@@ -64,7 +64,7 @@ class _Finder:
             case ast.For():
                 self._expression(node.iter, levels)
                 self._none_in(("the target of a for", OUT), node.target)
-                target = ast.unparse(node.target).strip("()")
+                target = ast.unparse(node.target).removeprefix("(").removesuffix(")")
                 self.block(node.body, self._within(levels, f"for {target}", node))
                 self.block(node.orelse, levels)
             case ast.Try():

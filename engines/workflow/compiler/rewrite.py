@@ -137,8 +137,8 @@ class Rewriter:
             final = [guarded(idle(), node.finalbody)] if node.finalbody else []
             return [self._caught(node, final)]
         number = self._levels[node]
-        exits = mark_exits(node, number, self._stops)
         region = [self._caught(node, [])] if node.handlers else self._block(node.body)
+        exits = mark_exits(region, number)
         body = ast.If(entering(inner), _resumed(number, exits), _watched(region, number))
         arrived = ast.If(entering(inner), [ast.Expr(visit("restore"))], [])
         return [ast.Try([body], [], [], [arrived, *self._block(node.finalbody)])]
@@ -150,12 +150,13 @@ class Rewriter:
             inner = self._below(*handler.body)
             kind = handler.type or any_error()
             others: ast.expr = never()
-            body = handler.body
+            body = [ast.Expr(visit("restore")), *handler.body]
             if inner:
                 number = self._levels[handler]
                 rethrown.append(ast.If(entering(inner), [ast.Expr(visit("rethrow", number))], []))
                 others = ast.IfExp(entering(inner), any_error(), never())
-                body = [ast.Expr(visit("caught", number)), *self._block(body)]
+                body = [ast.Expr(visit("caught", number)), *self._block(handler.body)]
+            ast.copy_location(body[0], handler)
             made = ast.ExceptHandler(ast.IfExp(idle(), kind, others), handler.name, body)
             handlers.append(ast.copy_location(made, handler))
         body = [*rethrown, *self._block(node.body)]

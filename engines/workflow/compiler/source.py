@@ -91,12 +91,17 @@ def _find(text: str, code: CodeType) -> tuple[ast.AsyncFunctionDef, str] | None:
     return (_copy(found[0]), found[1]) if found else None
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _parse(text: str) -> ast.Module:
-    return ast.parse(text)
+    try:
+        return ast.parse(text)
+    except SystemError:
+        # Python miscounts its depth if what is collected meanwhile has source parsed, as a
+        # warning about a forgotten coroutine does.
+        return ast.parse(text)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _functions(tree: ast.Module) -> Mapping[tuple[int, str], tuple[ast.AsyncFunctionDef, str]]:
     """Return each coroutine function by its first line and name, and the class around it."""
     return {(_first_line(node), node.name): (node, it) for node, it in _functions_in(tree, "")}

@@ -108,8 +108,3 @@ class Stops:
         if found:
             self._below[node] = found
         return found
-
-    def wrap(self, node: ast.AST, around: ast.AST) -> None:
-        """Note that a new node holds one that is known."""
-        if found := self._below.get(node):
-            self._below[around] = found

@@ -116,20 +116,48 @@ class Visit:
     def arrive(self, _to: int) -> Any:
         """Give the outcome of the stop."""
         self.has_arrived = True
-        self.contexts = []  # From now on it is the user's code that raises.
+        self.contexts = []
         if isinstance(self.outcome, Failed):
+            self._keep_context(self.outcome.error)
             raise self.outcome.error
         return self.outcome.value if self.outcome else None
+
+    def _keep_context(self, error: BaseException) -> None:
+        """Let what an error was raised in come from what is handled here.
+
+        To raise it would put what is handled in its place.
+        """
+        handled, last = sys.exception(), error
+        if error.__context__ is None or handled is None:
+            return
+        self.contexts = [(error, error.__context__)]
+        while last.__context__ is not None and last is not handled:
+            last = last.__context__
+        if last is not handled:
+            last.__context__ = handled
+
+    def detach(self, error: BaseException) -> None:
+        """Take what is handled here away from what an error comes from.
+
+        The error is raised again where that is handled once more.
+        """
+        handled = [id(each) for each in self.errors.values()]
+        while error.__context__ is not None and id(error.__context__) not in handled:
+            error = error.__context__
+        error.__context__ = None
 
     def over(self, level: int, items: Any) -> Loop:
         """Begin a loop."""
         loop = self.loops[level] = Loop(items if self.is_indexed[level] else list(items))
         return loop
 
-    def again(self, level: int, items: Any = None) -> Iterator[Any]:
-        """Enter a loop; the first item stands for the present one."""
+    def again(self, level: int, *read: Any) -> Iterator[Any]:
+        """Enter a loop, with what it goes over if that is read again.
+
+        The first item stands for the present one.
+        """
         loop = self.loops[level]
-        if items is not None:
+        for items in read:
             loop.over = items
         yield None
         yield from loop
@@ -150,6 +178,8 @@ class Visit:
         """Give errors back what they were raised in; raising them again has changed it."""
         for error, context in self.contexts:
             error.__context__ = context
+        if self.has_arrived:
+            self.contexts = []  # From now on it is the user's code that raises.
 
     def failed(self, level: int) -> None:
         """Note that a region is left by an error."""

@@ -2,24 +2,15 @@
 
 from random import Random
 
+from tests.engines.compiler.program_values import Values
+
 __all__ = ["program"]
 
-VARIABLES = "abcd"
 CLASSES = ("Alpha", "Beta", "KeyError", "(Beta, ValueError)", "Exception")
 
 
-class Writer:
+class Writer(Values):
     """Writes one program."""
-
-    def __init__(self, rng: Random) -> None:
-        self._rng = rng
-        self._lines: list[str] = []
-        self._stops = 0
-        self._serial = 0
-        self._loops = 0  # Around the present statement, within its function.
-        self._handlers = 0
-        self._has_inner = False
-        self._fixed: list[str] = []  # Lists that the present loops go over.
 
     def text(self) -> str:
         """Write the program."""
@@ -47,14 +38,15 @@ class Writer:
         """Write some statements; what they raise often does not end the program."""
         if self._rng.random() < 0.4:
             return self._block(1, 4)
-        self._line(1, self._rng.choice(["while tick(s):", "for j in range(2):", "if a < 9:"]))
+        heads = ["while tick(s):", "for j in range(2):", "if a < 9:", "for t in 'xyz':"]
+        self._line(1, self._rng.choice(heads))
         self._line(2, "try:")
         self._loops += "if" not in self._lines[-2]
         self._block(3, 5)
         self._loops = 0
         name = self._new("e")
         self._line(2, f"except Exception as {name}:")
-        self._line(3, f"log(s, 'survived', repr({name}))")
+        self._line(3, f"log(s, 'survived', chain({name}))")
         self._handlers += 1
         self._block(3, 2)
         self._handlers -= 1
@@ -66,9 +58,6 @@ class Writer:
         for name in "bcd":
             self._line(1, f"{name}: int")
 
-    def _line(self, depth: int, text: str) -> None:
-        self._lines.append("    " * depth + text)
-
     def _block(self, depth: int, most: int) -> None:
         for _ in range(self._rng.randint(1, most)):
             if self._budget <= 0:
@@ -76,100 +65,6 @@ class Writer:
             self._budget -= 1
             self._statement(depth)
         self._line(depth, f"log(s, {self._new('x')!r})")
-
-    def _new(self, kind: str) -> str:
-        self._serial += 1
-        return f"{kind}{self._serial}"
-
-    def _var(self) -> str:
-        return self._rng.choice(VARIABLES)
-
-    def _value(self, deep: int = 2) -> str:  # noqa: C901, PLR0911 - one return for each form
-        kinds = ["var", "const", "n", "index"]
-        if deep:
-            kinds += ["add", "if", "len", "sum", "lambda", "min", "walrus"]
-        match self._rng.choice(kinds):
-            case "var":
-                return self._var()
-            case "const":
-                return str(self._rng.randint(-2, 9))
-            case "n":
-                return "s.n"
-            case "index":
-                return f"ys[{self._rng.choice(['0', '-1', '1'])}]"
-            case "add":
-                return f"({self._value(deep - 1)} {self._rng.choice('+-')} {self._value(deep - 1)})"
-            case "if":
-                return f"({self._value(deep - 1)} if {self._test(deep - 1)} else {self._value(0)})"
-            case "len":
-                return "len(s.xs)"
-            case "sum":
-                return f"sum(v + {self._var()} for v in ys[:3] if v)"
-            case "lambda":
-                return f"(lambda v: v + {self._var()})({self._value(deep - 1)})"
-            case "min":
-                return f"min({self._value(0)}, {self._value(0)})"
-        return f"({self._var()} := {self._value(deep - 1)})"
-
-    def _test(self, deep: int = 2) -> str:  # noqa: PLR0911 - as above
-        match self._rng.choice(["cmp", "cmp", "odd", "in", "not", "and", "chain"]):
-            case "cmp":
-                return f"{self._value(max(0, deep - 1))} {self._rng.choice('<>')} {self._value(0)}"
-            case "odd":
-                return f"{self._value(0)} % 2 == 0"
-            case "in":
-                return f"{self._value(0)} in ys"
-            case "chain":
-                return f"0 <= {self._value(0)} < 6"
-            case "not" if deep:
-                return f"not ({self._test(deep - 1)})"
-            case "and" if deep:
-                word = self._rng.choice(["and", "or"])
-                return f"({self._test(deep - 1)}) {word} ({self._test(deep - 1)})"
-        return "True"
-
-    def _stop(self, call: str = "number") -> str:
-        self._stops += 1
-        if call == "number" and self._has_inner and self._rng.random() < 0.1:
-            return f"await sub(inner, {self._value(0)}, name='s{self._stops}')"
-        return f"await step({call}, {self._argument()}, name='s{self._stops}')"
-
-    def _argument(self) -> str:
-        """Return a value that changes nothing, as what is evaluated for every attempt must."""
-        return self._rng.choice([self._var(), "s.n", "ys[0]", f"{self._var()} + 1", "len(s.xs)"])
-
-    def _stop_value(self) -> str:
-        """Return an expression with a stop whose value is a number."""
-        stop = self._stop()
-        return self._rng.choice(
-            [
-                stop,
-                stop,
-                f"{self._var()} + {stop}",
-                f"({stop}) + {self._value(1)}",
-                f"({stop}) if {self._test(1)} else {self._value(0)}",
-                f"{self._value(0)} if {self._test(1)} else {stop}",
-                f"max({self._var()}, {stop}, {self._value(1)})",
-                f"({self._var()} := {stop})",
-                f"[{stop}, {self._value(1)}][0]",
-                f"int(f'{{{stop}}}')".replace("'s", '"s').replace("',", '",').replace("')}", '")}'),
-            ]
-        )
-
-    def _stop_test(self) -> str:
-        return self._rng.choice(
-            [
-                f"{self._stop('fact')}",
-                f"({self._stop()}) > {self._value(0)}",
-                f"{self._test(1)} and {self._stop('fact')}",
-                f"{self._test(1)} or {self._test(1)} or {self._stop('fact')}",
-                f"not ({self._stop('fact')}) and {self._test(1)}",
-                f"({self._var()} := {self._stop()}) < 4",
-            ]
-        )
-
-    def _any_test(self) -> str:
-        return self._stop_test() if self._rng.random() < 0.3 else self._test()
 
     def _statement(self, depth: int) -> None:
         kinds = ["assign", "stop", "stop", "stop", "log", "data", "list"]
@@ -181,7 +76,7 @@ class Writer:
             kinds += ["leave", "leave"]
         if self._handlers:
             kinds += ["again"]
-        kinds += ["delete", "join", "assert", "alias"]
+        kinds += ["delete", "join", "assert", "alias", "keep", "box", "suppress", "shared"]
         kind = self._rng.choice(kinds)
         getattr(self, "_stop_statement" if kind == "stop" else f"_{kind}")(depth)
 
@@ -258,7 +153,11 @@ class Writer:
             self._block(depth + 1, 2)
 
     def _while(self, depth: int) -> None:
-        self._line(depth, f"while tick(s) and ({self._any_test()}):")
+        if self._rng.random() < 0.3:
+            self._line(depth, "while True:")
+            self._line(depth + 1, "if not tick(s): break")
+        else:
+            self._line(depth, f"while tick(s) and ({self._any_test()}):")
         self._body(depth)
 
     def _for(self, depth: int) -> None:
@@ -290,8 +189,11 @@ class Writer:
 
     def _try(self, depth: int) -> None:
         self._line(depth, "try:")
+        if depth < 6 and self._budget > 0 and self._rng.random() < 0.3:
+            self._budget -= 1
+            self._try(depth + 1)
         self._block(depth + 1, 3)
-        shape = self._rng.choice(["except", "except", "finally", "both"])
+        shape = self._rng.choice(["except", "finally", "both"])
         if shape != "finally":
             for kind in self._rng.sample(CLASSES, self._rng.choice([1, 1, 2])):
                 self._handler(depth, kind)
@@ -300,13 +202,17 @@ class Writer:
                 self._block(depth + 1, 2)
         if shape != "except":
             self._line(depth, "finally:")
+            if self._rng.random() < 0.5:
+                self._line(depth + 1, f"log(s, {self._stop()})")
             self._block(depth + 1, 2)
 
     def _handler(self, depth: int, kind: str) -> None:
         name = self._new("e") if self._rng.random() < 0.7 else ""
         self._line(depth, f"except {kind} as {name}:" if name else f"except {kind}:")
         self._handlers += 1
-        self._line(depth + 1, f"log(s, 'caught', repr({name}))" if name else "log(s, 'caught')")
+        self._line(
+            depth + 1, f"log(s, 'caught', {self._shown}({name}))" if name else "log(s, 'caught')"
+        )
         self._block(depth + 1, 3)
         if self._rng.random() < 0.4:
             forms = [
@@ -387,6 +293,41 @@ class Writer:
             self._line(depth, f"{var}, _ = await all_of({two}, {name})")
         else:
             self._line(depth, f"{var} = sum(await all_of({many}, {name}))")
+
+    def _keep(self, depth: int) -> None:
+        """Keep an error in a name."""
+        new = self._new("last")
+        self._line(depth, f"{new}: Exception | None = None")
+        self._line(depth, "try:")
+        self._stop_statement(depth + 1)
+        self._raise(depth + 1)
+        self._line(depth, f"except Exception as {new}e:")
+        self._line(depth + 1, f"{new} = {new}e")
+        self._stop_statement(depth)
+        self._line(depth, f"log(s, repr({new}))")
+
+    def _box(self, depth: int) -> None:
+        """Change a value that is stored."""
+        new = self._new("box")
+        self._line(depth, f"{new} = Box({self._value(1)}, 'new')")
+        self._line(depth, f"for {new}k, {new}v in {{'x': {new}.n, 'y': 2}}.items():")
+        self._line(depth + 1, f"{new}.n += {new}v")
+        self._stop_statement(depth + 1)
+        self._line(depth + 1, f"{new}.label += {new}k")
+        self._line(depth, f"log(s, {new})")
+
+    def _suppress(self, depth: int) -> None:
+        self._line(depth, "with suppress(IndexError):")
+        self._line(depth + 1, f"{self._var()} = ys[{self._value(1)}]")
+        self._line(depth + 1, "log(s, 'within')")
+
+    def _shared(self, depth: int) -> None:
+        """Bind a name from within a nested function."""
+        name, var = self._new("f"), self._var()
+        self._line(depth, f"def {name}() -> None:")
+        self._line(depth + 1, f"nonlocal {var}")
+        self._line(depth + 1, f"{var} = {self._value(0)}")
+        self._line(depth, f"{name}()")
 
     def _assert(self, depth: int) -> None:
         if self._rng.random() < 0.5:

@@ -1,6 +1,5 @@
 """Each construct by itself, where generated programs do not go."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +26,7 @@ from flowstate.engines.workflow import (
 )
 from flowstate.retrying import RetryPolicy
 from tests.engines.compiler.driving import compiled, drive
-from tests.engines.compiler.world import Beta, Data, number
+from tests.engines.compiler.world import Data, number
 
 
 class Yes(msgspec.Struct, tag=True):
@@ -213,216 +212,6 @@ def test_uses_names_all_code_that_is_called() -> None:
     assert dict(top.uses) == {"middle": middle, "counted": counted, "child": child}
 
 
-def test_a_list_that_grows_while_it_is_gone_over_is_gone_over_to_its_end() -> None:
-    code = compiled("""
-for x in s.xs:
-    if await step(number, x) and len(s.xs) < 5:
-        s.xs.append(x * 10)
-""")
-
-    driven = drive(code, iter([1] * 9))
-
-    assert [asked.args for asked in driven.asked] == [(1,), (2,), (3,), (10,), (20,)]  # type: ignore[union-attr]
-    assert bytes(driven.frames[3].place["for x"]) == b"3"
-
-
-class Shelf(msgspec.Struct):
-    books: list[str] | None
-    sizes: Sequence[int] = (3, 4)
-    heat: float | None = 0.5
-
-    @property
-    def titles(self) -> list[str]:
-        return [book.title() for book in self.books or []]
-
-
-def test_loops_go_over_attributes_of_many_types() -> None:
-    @helper
-    async def it(s: Shelf) -> None:
-        for book in s.books:  # type: ignore[union-attr] # it is there
-            await step(number, len(book), name="book")
-        for size in s.sizes:
-            await step(number, size, name="size")
-        for title in s.titles:
-            s.books = []
-            await step(number, len(title), name="title")
-
-    driven = drive(it, iter(range(9)), Shelf(["ab", "c"]))
-
-    assert driven.stops == ["book", "book", "size", "size", "title", "title"]
-    places = [bytes(raw).decode() for frame in driven.frames for raw in frame.place.values()]
-    assert places[1::2] == ["1", '{"at":1,"items":[3,4]}', '{"at":1,"items":["Ab","C"]}']
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ("float('nan')", "must not contain NaN or an infinite number"),
-        ("'\\0'", "must not contain NUL"),
-    ],
-)
-def test_what_json_would_change_is_refused(value: str, reason: str) -> None:
-    code = compiled(f"a: float | str | None = {value}\nawait step(number, 1)\nlog(s, a)")
-
-    error = drive(code, [1]).error
-
-    assert str(error) == f"'a' is alive at a stop and cannot be stored: {reason}"
-
-
-def test_what_is_bound_again_is_not_what_a_loop_goes_over() -> None:
-    code = compiled("""
-for x in s.xs:
-    s.xs = []
-    await step(number, x)
-""")
-
-    driven = drive(code, [1, 2, 3])
-
-    assert [asked.args for asked in driven.asked] == [(1,), (2,), (3,)]  # type: ignore[union-attr]
-    assert bytes(driven.frames[1].place["for x"]) == b'{"at":1,"items":[1,2,3]}'
-
-
-def test_nested_loops_over_one_name_keep_both_places() -> None:
-    code = compiled("""
-for i in range(2):
-    for i in [7, 8]:
-        log(s, await step(number, i))
-""")
-
-    driven = drive(code, [1, 2, 3, 4])
-
-    assert [asked.args for asked in driven.asked] == [(7,), (8,), (7,), (8,)]  # type: ignore[union-attr]
-    assert list(driven.frames[0].place) == ["for i", "for i #2"]
-
-
-def test_one_error_at_two_levels_stays_one() -> None:
-    code = compiled("""
-try:
-    try:
-        raise Beta(3)
-    except Beta as inner:
-        inner.add_note("a note")
-        try:
-            raise
-        finally:
-            await step(number, 1)
-except Alpha as outer:
-    log(s, outer.args, outer.__notes__, outer.__context__)
-""")
-
-    driven = drive(code, [1])
-
-    assert driven.data.log == ["(3,) ['a note'] None"]
-    place = driven.frames[0].place
-    assert bytes(place["except 1"]) == b"0"
-    assert bytes(place["finally 1"]) == b'{"exit":"raise","error":0}'
-
-
-def test_what_an_error_comes_from_is_kept() -> None:
-    code = compiled("""
-try:
-    try:
-        await step(number, 1, name="fails")
-    except KeyError as error:
-        raise Beta(1) from error
-except Alpha as caught:
-    await step(number, 2)
-    raise
-""")
-    error = KeyError("key")
-    error.__context__ = OSError(2, "before")
-
-    raised = drive(code, [error, 1]).error
-
-    assert isinstance(raised, Beta)
-    assert isinstance(raised.__cause__, KeyError)
-    assert raised.__context__ is raised.__cause__
-    before = raised.__cause__.__context__
-    assert isinstance(before, OSError)
-    assert before.errno == 2
-
-
-def test_an_error_can_be_kept_in_a_name() -> None:
-    code = compiled("""
-last: Exception | None = None
-for i in range(2):
-    try:
-        await step(number, i)
-    except Alpha as error:
-        last = error
-await step(number, 3, name="after")
-raise last
-""")
-
-    driven = drive(code, [Beta(4), 1, 1])
-
-    assert isinstance(driven.error, Beta)
-    assert driven.error.args == (4,)
-
-
-def test_an_error_whose_class_cannot_be_found_is_refused_where_it_is_alive() -> None:
-    class Local(Exception):  # noqa: N818 - short
-        pass
-
-    code = compiled(
-        "try:\n    raise Local(1)\nexcept Local:\n    await step(number, 1)", Local=Local
-    )
-
-    error = drive(code, [1]).error
-
-    assert isinstance(error, TypeError)
-    assert "Local is alive at a stop and cannot be stored" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ("[1, 'x']", "Expected `int`, got `str` - at `$[1]`"),
-        ("{1: 2}", "Expected `array`, got `object`"),
-        ("[1.5]", "Expected `int`, got `float` - at `$[0]`"),
-    ],
-)
-def test_a_value_that_is_not_of_its_type_fails_at_the_line_of_the_stop(
-    value: str, reason: str
-) -> None:
-    code = compiled(f"a: list[int] = {value}\nawait step(number, 1)\nlog(s, a)", "<value>")
-
-    error = drive(code, [1]).error
-
-    assert isinstance(error, TypeError)
-    assert str(error) == f"'a' is alive at a stop and cannot be stored: {reason}"
-    traceback = error.__traceback__
-    assert traceback
-    assert (traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) == ("<value>", 8)
-
-
-def test_a_value_is_after_a_stop_what_a_decode_gives() -> None:
-    code = compiled("""
-a: list[int] = (1, 2)
-await step(number, 1)
-log(s, a)
-""")
-
-    assert drive(code, [1]).data.log == ["[1, 2]"]
-
-
-def test_what_returns_from_a_finally_wins() -> None:
-    code = compiled("""
-for i in range(3):
-    try:
-        return await step(number, i)
-    finally:
-        if await step(number, 9, name="check"):
-            continue
-return -1
-""")
-
-    assert drive(code, [1, 0]).result == 1
-    driven = drive(code, [1, 1, 2, 1, 3, 0])
-    assert driven.result == 3
-    assert bytes(driven.frames[1].place["finally 1"]) == b'{"exit":"return","value":1}'
-
-
 def test_closures_are_read_and_private_names_are_mangled() -> None:
     factor = 3
 
@@ -522,6 +311,20 @@ return "yes" if a or await step(number, 5, name="last") else "no"
     assert driven.stops == ["more", "if", "elif", "more", "if", "assert"]
     assert isinstance(driven.error, AssertionError)
     assert driven.data.log == ["elif"]
+
+
+def test_an_assert_that_pytest_has_rewritten_is_the_users_own() -> None:
+    @helper
+    async def it(s: Data) -> int:
+        assert s.n < 3
+        total = await step(number, 1)
+        assert total == 4, "no"
+        return total
+
+    assert drive(it, [4]).result == 4
+    error = drive(it, [5]).error
+    assert isinstance(error, AssertionError)
+    assert error.args == ("no",)
 
 
 def test_marks_and_definitions_are_not_called() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.compiler.test_refusals import TABLE
+from tests.engines.compiler.refusals import TABLE
 from tests.engines.compiler.world import loaded
 
 pytestmark = pytest.mark.repository

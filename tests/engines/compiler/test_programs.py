@@ -20,7 +20,7 @@ def compare(seed: int) -> None:
     assert compiled == plain, source
 
 
-@pytest.mark.parametrize("group", range(5))
+@pytest.mark.parametrize("group", range(10))
 def test_a_program_does_the_same(group: int) -> None:
     for seed in range(group * GROUP, (group + 1) * GROUP):
         compare(seed)

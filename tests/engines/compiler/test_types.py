@@ -216,7 +216,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("body", UNKNOWN)
 def test_the_type_of_a_name_is_not_guessed(body: str) -> None:
-    names = {"untyped": untyped, "numbers": numbers}
+    names: dict[str, Any] = {"untyped": untyped, "numbers": numbers}
     code = compiled(f"{body}\nawait step(number, 1)\nlog(s, a)", **names)
 
     with pytest.raises(CompileError) as raised:

@@ -3,6 +3,7 @@
 import asyncio
 import linecache
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from random import Random
 from typing import Any
@@ -14,7 +15,18 @@ from flowstate.engines.kernel.code import At, Frame, Raised, Returned
 from flowstate.engines.kernel.operations import Call, Failed, Gave, Join, Operation, Outcome, Run
 from flowstate.engines.workflow import CompileError, Helper, helper, marks
 
-__all__ = ["Alpha", "Beta", "Box", "Data", "Ended", "NAMES", "World", "compiled_run", "plain_run"]
+__all__ = [
+    "Alpha",
+    "Beta",
+    "Box",
+    "Data",
+    "Ended",
+    "NAMES",
+    "World",
+    "codes_of",
+    "compiled_run",
+    "plain_run",
+]
 
 MOST_STOPS = 400
 
@@ -96,12 +108,6 @@ def tick(s: Data) -> bool:
     return s.fuel > 0
 
 
-NAMES: Mapping[str, Any] = {
-    each.__name__: each
-    for each in (Alpha, Beta, Box, Data, number, numbers, pair, box, maybe, fact, log, tick)
-}
-
-
 class Ended(Struct, frozen=True):
     """How a run has ended, as what is compared."""
 
@@ -118,6 +124,21 @@ def described(error: BaseException | None, seen: tuple[int, ...] = ()) -> Any:
     seen = (*seen, id(error))
     cause, context = described(error.__cause__, seen), described(error.__context__, seen)
     return (type(error).__name__, error.args, cause, context, error.__suppress_context__)
+
+
+def chain(error: BaseException) -> str:
+    """Return an error with all that it comes from, for the log."""
+    return repr(described(error))
+
+
+NAMES: Mapping[str, Any] = {
+    each.__name__: each
+    for each in (
+        *(Alpha, Beta, Box, Data),
+        *(number, numbers, pair, box, maybe, fact),
+        *(chain, log, suppress, tick),
+    )
+}
 
 
 def loaded(source: str, name: str, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,10 +195,11 @@ def plain_run(source: str, data: Data, seed: int) -> Ended:
 
 
 @lru_cache(maxsize=4)
-def compiled_twice(source: str) -> Sequence[Mapping[str, Helper[Any]]]:
-    """Return the codes of a source, compiled twice."""
+def codes_of(source: str) -> Sequence[Mapping[str, Helper[Any]]]:
+    """Return the codes of a source; of every third one, compiled twice."""
     real = {"step": marks.step, "sub": marks.sub, "all_of": marks.all_of, "helper": helper}
-    modules = [loaded(source, "<compiled>", real) for _ in range(2)]
+    count = 1 if len(source) % 3 else 2
+    modules = [loaded(source, "<compiled>", real) for _ in range(count)]
     return [{"inner": each["inner"], "program": helper(each["program"])} for each in modules]
 
 
@@ -185,7 +207,7 @@ class Crashing:
     """Runs compiled code; nothing but JSON is kept from one question to the next."""
 
     def __init__(self, source: str, world: World, rng: Random) -> None:
-        self._loaded = compiled_twice(source)
+        self._loaded = codes_of(source)
         self._world = world
         self._rng = rng
 
@@ -204,13 +226,18 @@ class Crashing:
                 lambda code, it, frame=frame, outcome=outcome: code.go_on(frame, it, outcome),
                 frame,
                 data,
+                _linked(outcome),
             )
         return reached
 
-    def _twice(self, ask: Any, frame: Frame, data: Data) -> tuple[Any, Data]:
+    def _twice(
+        self, ask: Any, frame: Frame, data: Data, linked: Sequence[Any] = ()
+    ) -> tuple[Any, Data]:
         """Do what is lost by a crash, and do it again."""
         found = []
         for _ in range(self._rng.choice([1, 1, 2])):
+            for error, context in linked:
+                error.__traceback__, error.__context__ = None, context
             own = as_json(data, Data)
             found.append((ask(self.code(frame.code), own), own))
         shown = {f"{_shown(reached)} {own!r}" for reached, own in found}
@@ -256,6 +283,16 @@ class Crashing:
         failed = [each for each in outcomes if isinstance(each, Failed)]
         values = [each.value for each in outcomes if isinstance(each, Gave)]
         return failed[0] if failed else Gave(values), data
+
+
+def _linked(outcome: Outcome) -> list[tuple[BaseException, BaseException | None]]:
+    """Return what an error comes from, so that a second try finds it as it was."""
+    found: list[tuple[BaseException, BaseException | None]] = []
+    error = outcome.error if isinstance(outcome, Failed) else None
+    while error is not None and error not in [each for each, _ in found]:
+        found.append((error, error.__context__))
+        error = error.__context__
+    return found
 
 
 def _shown(reached: Any) -> str:

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowstate import FakeClock, InvalidCommandError, RetryPolicy, StateNotFoundError, Status
+from flowstate import (
+    FakeClock,
+    InvalidCommandError,
+    RetryPolicy,
+    StateNotFoundError,
+    Status,
+    StoreUnavailableError,
+)
+from flowstate.driver import StateQuery, States
+from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.code import CodeOptions, Update
 from flowstate.engines.kernel.errors import Cancelled, InstanceCancelledError
 from flowstate.engines.kernel.operations import Until
@@ -92,6 +101,34 @@ async def test_a_step_that_runs_is_cancelled() -> None:
 
         assert await kernel.result("i") == ["Cancelled", None]
         assert step.ended.is_set()
+
+
+async def test_a_cancel_is_noticed_although_the_mailbox_could_not_be_read_for_a_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    step = Forever()
+    code = line("code", run("a", step), catch=True)
+
+    class Flaky(MemoryDriver):
+        fails = 0
+
+        async def get_states(self, query: StateQuery) -> States:
+            if self.fails:
+                self.fails -= 1
+                raise StoreUnavailableError("for a moment")
+            return await super().get_states(query)
+
+    clock = FakeClock()
+    driver = Flaky(clock)
+    async with kernel_of(code, clock=clock, driver=driver) as kernel:
+        await kernel.start(code, "i", {})
+        await step.begun.wait()
+        driver.fails = 3
+        await kernel.cancel("i")
+
+        await step.ended.wait()
+        assert await kernel.result("i") == ["Cancelled"]
+    assert "the watch of messages to 'i' failed" in caplog.text
 
 
 async def test_a_step_in_a_worker_thread_is_told() -> None:

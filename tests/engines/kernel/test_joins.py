@@ -185,3 +185,17 @@ async def test_a_thousand_branches() -> None:
         await kernel.start(code, "i", {})
 
         assert await kernel.result("i") == [[*range(1_000)]]
+
+
+async def test_a_branch_that_fails_at_the_moment_of_its_cancel_is_not_tried_again() -> None:
+    clock = FakeClock()
+    patient = RetryPolicy(attempts=9, first=1e6, jitter=False, longest=1e6)
+    branches = [run("x", after(clock, 0, NO)), run("y", after(clock, 0, NO), retry=patient)]
+    code = line("join", join("a", *branches), catch=True)
+
+    async with kernel_of(code, clock=clock) as kernel:
+        began = clock.monotonic()
+        await kernel.start(code, "i", {})
+
+        assert await kernel.result("i") == ["StepFailed of ValueError"]
+        assert clock.monotonic() - began < 1e6

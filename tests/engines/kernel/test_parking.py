@@ -136,6 +136,21 @@ async def test_a_wait_that_has_become_a_step() -> None:
         assert await kernel.result("i") == [None, {"n": 1}]
 
 
+async def test_messages_that_were_kept_are_taken_in_order_and_checked() -> None:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    newer = line("code", run("a", nothing), wait("b", Note), wait("c", Note))
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        await kernel.start(OLD, "i", {})
+        await stands(kernel, "i", "a")
+    kept = {"kept": [["Note", {"n": "wrong"}], ["Note", {"n": 1}], ["Note", {"n": 2}]]}
+    async with kernel_of(newer, clock=clock, driver=driver) as kernel:
+        await kernel.engine.update("i", lambda ctx: ctx.put(kept, "notes"))
+        await kernel.send("i", Note(3))
+
+        assert await kernel.result("i") == [None, {"n": 1}, {"n": 2}]
+
+
 async def test_a_cancel_reaches_a_parked_instance_when_it_goes_on() -> None:
     clock = FakeClock()
     driver = MemoryDriver(clock)

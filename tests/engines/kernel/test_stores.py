@@ -205,6 +205,28 @@ async def test_another_engine_goes_on_with_what_one_leaves(
     assert ran == ["i/main/a/0"] * 2
 
 
+async def test_what_another_process_says_is_noticed_while_a_step_runs(driver: Driver) -> None:
+    begun = asyncio.Event()
+
+    async def long() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    code = line("code", join("a", run("x", long), wait("y", Note)), catch=True)
+
+    async with kernel_on(driver, code) as kernel, Engine(driver, FlowRegistry()) as engine:
+        other = Kernel(engine, [])
+        await kernel.start(code, "i", {})
+        await begun.wait()
+        await other.send("i", Note(1))
+        await engine.wait_for(
+            "i", until=lambda each: b'"ended"' in bytes(each.values["threads"]), timeout=10.0
+        )
+        await other.cancel("i")
+
+        assert await ends(other) == ["Cancelled"]
+
+
 async def test_rows_and_the_next_place_are_one_transaction(
     request: pytest.FixtureRequest, postgres_schema: str
 ) -> None:

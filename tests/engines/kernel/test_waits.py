@@ -1,12 +1,15 @@
 """Waits: for typed messages, for times, and for conditions of the data."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
-from flowstate import FakeClock
+from flowstate import FakeClock, RetryPolicy
+from flowstate.drivers.memory import MemoryDriver
+from flowstate.engines.kernel.code import CodeOptions
 from flowstate.engines.kernel.operations import Call, Join, Run, Until
 from tests.engines.kernel.running import kernel_of, revisions, stands
 from tests.engines.kernel.tables import Done, Table, join, line, run, wait
@@ -186,6 +189,47 @@ async def test_a_sleep_lasts_as_long_as_it_says() -> None:
         assert await kernel.result("i") == [None]
         assert clock.now() - began == timedelta(days=1)
         assert len(await revisions(kernel, "i")) == 4
+
+
+class Wrong:
+    """A clock that shows another time of day than the one of the process."""
+
+    def __init__(self, clock: FakeClock, ahead: timedelta) -> None:
+        self.clock, self.ahead = clock, ahead
+        self.monotonic, self.sleep, self.working = clock.monotonic, clock.sleep, clock.working
+
+    def now(self) -> datetime:
+        return self.clock.now() + self.ahead
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+async def test_a_clock_that_is_wrong_ends_no_wait_early_and_none_much_later(hours: int) -> None:
+    clock = FakeClock()
+    store: Any = Wrong(clock, timedelta(hours=hours))
+    fails = RetryPolicy(attempts=2, first=60.0, jitter=False)
+
+    async def fail() -> None:
+        raise ConnectionError
+
+    code = line(
+        "code",
+        wait("a", seconds=60),
+        join("b", run("x", lambda: 1), wait("y", Approved, seconds=60), wanted=2),
+        run("c", fail, retry=fails),
+        wait("d", Approved),
+        catch=True,
+        options=CodeOptions(timeout=timedelta(seconds=300)),
+    )
+    async with kernel_of(code, clock=clock, driver=MemoryDriver(store)) as kernel:
+        await kernel.start(code, "i", {})
+        assert await kernel.result("i") == [
+            None,
+            "TimeoutError",
+            "StepFailed of ConnectionError",
+            "TimeoutError",
+        ]
+
+    assert 300 <= clock.monotonic() <= 311
 
 
 async def test_what_is_no_message_of_the_type_does_not_count(

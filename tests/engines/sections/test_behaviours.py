@@ -149,7 +149,8 @@ async def test_a_wait_in_a_loop(workflows: Workflows, code: Sections) -> None:
     await workflows.start(code, "i", Data())
     logs = []
     for _ in range(2):
-        await stands(workflows, "i", "wait")
+        state = await stands(workflows, "i", "wait")
+        assert state.get(Threads, "threads")["main"].frames[-1].names == {}
         await workflows.update("i", "note", Note("h"), timeout=SECONDS)
         logs.append((await workflows.query("i")).log)
 

@@ -94,7 +94,7 @@ def changed(token: str, place: int) -> str:
 
 
 async def test_what_is_not_signed_here_or_too_old_is_refused() -> None:
-    clock, given = FakeClock(), []
+    clock, given = FakeClock(), list[str]()
     ours = SignedUrls(BASE, SECRETS, timedelta(hours=1), clock=clock)
     rotated = SignedUrls(BASE, [b"the secret from today on", *SECRETS], clock=clock)
     theirs = SignedUrls(BASE, [b"a secret of others"], clock=clock)

@@ -5,13 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from flowstate import FakeClock, SystemClock
+from flowstate import FakeClock, RetryPolicy, SystemClock
 from flowstate.engines.kernel.errors import (
     InstanceCancelledError,
     InstanceFailedError,
     StepFailed,
 )
 from flowstate.engines.workflow.sections import After, Go, On, Sections, Step, Wait
+from flowstate.engines.workflow.sources import Source, Subscription
 from flowstate.engines.workflow.workflows import Workflows
 from tests.engines.sections.bells import Bell, Ringing, rung
 from tests.engines.sections.definitions import Data, Note, add, noted
@@ -136,6 +137,55 @@ async def test_a_cancel_while_it_is_torn_down_waits_for_that() -> None:
 
         assert (await workflows.query("i")).log == "h"
     assert here.listening == {}
+
+
+async def test_one_that_is_given_up_does_not_end_the_teardown_of_others() -> None:
+    lost, slow = Bell(fails={"teardown": 99}), Bell(fails={"teardown": 2})
+    patient = RetryPolicy(attempts=5, first=60.0, jitter=False)
+    some = Sections(
+        "some",
+        Data,
+        Wait(
+            "wait",
+            On("ring", Ringing(lost, RetryPolicy(attempts=1))),
+            On("slow", Ringing(slow, patient)),
+        ),
+    )
+    async with in_memory(some) as workflows:
+        await workflows.send("i", Note("h"), name="ring", early=True)
+        await workflows.start(some, "i", Data())
+        with pytest.raises(InstanceFailedError, match=r"wait\.teardown\.ring"):
+            await workflows.result("i")
+
+    assert (len(lost.listening), slow.listening) == (1, {})
+
+
+class Threaded(Source):
+    """Is set up in a worker thread."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def setup(self, _data: Data, subscription: Subscription) -> None:  # type: ignore[override]
+        self.names.append(f"{subscription.name}#{subscription.token}")
+
+    def handle(self, data: Data, note: Note) -> None:
+        data.log += note.text
+
+
+async def test_a_message_for_one_wait_only() -> None:
+    source = Threaded()
+    some = Sections("some", Data, Wait("1", On("a", source)), Wait("2", On("a", source)))
+    async with in_memory(some) as workflows:
+        await workflows.start(some, "i", Data())
+        await stands(workflows, "i", "1")
+        await workflows.send("i", Note("1"), name=source.names[0])
+        await stands(workflows, "i", "2")
+        with pytest.raises(LookupError):
+            await workflows.update("i", source.names[0], Note("!"))
+        await workflows.update("i", source.names[1], Note("2"))
+
+        assert (await ended(workflows, "i")).log == "12"
 
 
 async def test_a_wait_of_a_time_is_a_sleep() -> None:

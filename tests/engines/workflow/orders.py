@@ -22,7 +22,9 @@ __all__ = [
     "count_up",
     "opened",
     "order",
+    "parcel",
     "parcels",
+    "shipped",
     "shop",
     "stands",
 ]
@@ -120,6 +122,11 @@ async def parcels(s: Order) -> list[str]:
     return [*sent, str(len(both))]
 
 
+@workflow("shipped")
+async def shipped(s: Order) -> list[str]:
+    return await each(parcel, [Parcel(item) for item in s.cart], limit=3)
+
+
 @workflow("count_up")
 async def count_up(s: dict[str, int], to: int) -> int:
     n = 0
@@ -135,11 +142,13 @@ async def opened(
 ) -> AsyncIterator[Workflows]:
     """Open an engine with a delayer and workflows, and a shop where nothing has happened."""
     shop.__init__()  # type: ignore[misc]
-    clock = clock or FakeClock()
+    clock, codes = clock or FakeClock(), codes or (order, parcels, parcel, shipped, count_up)
     async with (
         Engine(driver or MemoryDriver(clock), FlowRegistry(), clock=clock) as engine,
         Delayer(engine),
-        Workflows(engine, codes or [order, parcels, parcel, count_up], **options) as workflows,
+        Workflows(
+            engine, codes or [order, parcels, parcel, shipped, count_up], **options
+        ) as workflows,
     ):
         yield workflows
 

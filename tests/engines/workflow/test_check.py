@@ -114,7 +114,7 @@ async def older(s: dict[str, int]) -> int:
     return paid
 
 
-FITS = {first_form, more_around_it, renamed, one_name_more, older}
+FITS = [first_form, more_around_it, renamed, one_name_more, older]
 WHY = {
     another_stop: "w: has no stop 'approval'; its stops: pay, consent",
     another_name: "w: stop 'approval' needs 'got', which is not stored; what is stored: paid",

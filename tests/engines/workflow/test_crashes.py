@@ -12,11 +12,13 @@ from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import Codes
 from flowstate.engines.kernel.steps import effect_key
-from flowstate.engines.workflow import step, wait, workflow
+from flowstate.engines.workflow import each, step, wait, workflow
 from flowstate.engines.workflow.schedules import Due, register_schedules, schedule_id
 from flowstate.engines.workflow.workflows import Workflows
 from flowstate.testing import explore_crashes
 from tests.engines.workflow.orders import Approved, Order
+
+pytestmark = pytest.mark.slow
 
 
 @attrs.define
@@ -24,11 +26,12 @@ class Service:
     """Acts once for each key; outlives the processes."""
 
     acts: dict[str, str] = attrs.Factory(dict)
-    is_broken: bool = False
+    broken: set[str] = attrs.Factory(set)
+    is_mended: bool = False
 
     async def act(self, what: str) -> str:
         await asyncio.sleep(0)
-        if self.is_broken:
+        if what in self.broken:
             raise ConnectionError
         self.acts.setdefault(effect_key(), what)
         return what
@@ -50,6 +53,16 @@ async def small(s: Order) -> str:
     return f"{paid} {s.by}"
 
 
+@workflow("part")
+async def part(s: Order) -> str:
+    return await step(act, s.by)
+
+
+@workflow("whole")
+async def whole(s: Order) -> list[str]:
+    return await each(part, [Order([], item) for item in s.cart], limit=1)
+
+
 @workflow("daily")
 async def daily(s: Order) -> str:
     return await step(act, "work")
@@ -63,7 +76,7 @@ def world() -> Service:
 
 def flows(_: Service) -> FlowRegistry:
     registry = FlowRegistry()
-    codes = Codes([small, daily])
+    codes = Codes([small, daily, whole])
     register(registry, Definitions(codes, rng=Random(0)))
     register_schedules(registry, codes)
     return registry
@@ -86,11 +99,20 @@ async def edits(workflows: Workflows) -> None:
 
 
 async def retries(workflows: Workflows) -> None:
-    service.is_broken = not service.acts
+    service.broken = set() if service.acts else {"pay"}
     await workflows.start(small, "o", Order([], "x"))
     await workflows.send("o", Approved("x"), key="k", early=True)
     state = await workflows.engine.wait_for("o", until=lambda s: s.status == "ended")
-    service.is_broken = False
+    service.broken = set()
+    if state.labels["outcome"] == "failed":
+        await workflows.retry("o")
+
+
+async def retries_of_children(workflows: Workflows) -> None:
+    service.broken = set() if service.is_mended else {"b"}
+    await workflows.start(whole, "o", Order(["a", "b"]))
+    state = await workflows.engine.wait_for("o", until=lambda s: s.status == "ended")
+    service.is_mended, service.broken = True, set()
     if state.labels["outcome"] == "failed":
         await workflows.retry("o")
 
@@ -105,10 +127,10 @@ async def forks(workflows: Workflows) -> None:
     await workflows.result("a")
 
 
-@pytest.mark.parametrize("use", [edits, forks])
+@pytest.mark.parametrize("use", [edits, retries, retries_of_children, forks])
 def test_what_operators_do_ends_alike(use: Callable[[Workflows], Awaitable[None]]) -> None:
     async def run(engine: Engine, _: Service) -> None:
-        workflows = Workflows(engine, [small, daily], rng=Random(0))
+        workflows = Workflows(engine, [small, daily, whole], rng=Random(0))
         await use(workflows)
         await workflows.result("o")
 
@@ -119,7 +141,7 @@ def test_what_operators_do_ends_alike(use: Callable[[Workflows], Awaitable[None]
         outside=lambda world: sorted(world.acts.items()),
         ignore=("operator",),
         crashes=2,
-        max_runs=150,
+        max_runs=100,
     )
 
 
@@ -146,5 +168,5 @@ def test_a_schedule_starts_each_occurrence_once() -> None:
         outside=lambda world: len(world.acts),
         until=until,
         crashes=2,
-        max_runs=150,
+        max_runs=100,
     )

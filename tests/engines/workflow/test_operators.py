@@ -1,19 +1,23 @@
 """What operators do: edit, goto, retry, fork."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from flowstate import FakeClock, InvalidInputError, StateNotFoundError, Status
-from flowstate.engines.kernel.errors import InstanceFailedError
+from flowstate.engines.workflow import WorkflowCancelled, WorkflowFailed, step, wait, workflow
 from flowstate.engines.workflow.operators import note_of
 from tests.engines.workflow.orders import (
     Approved,
     Order,
+    charge,
     count_up,
     opened,
     order,
+    parcel,
     parcels,
+    shipped,
     shop,
     stands,
 )
@@ -144,7 +148,7 @@ async def test_retry_of_what_has_failed_uses_the_same_key() -> None:
     async with opened() as workflows:
         shop.broken.add("charge")
         await workflows.start(order, "o", Order([]))
-        with pytest.raises(InstanceFailedError):
+        with pytest.raises(WorkflowFailed):
             await workflows.result("o")
         shop.broken.clear()
         await workflows.retry("o", by="ops")
@@ -240,3 +244,89 @@ async def test_a_fork_of_a_child_is_no_child() -> None:
 
     assert "parent" in state.labels
     assert "parent" not in own.labels
+
+
+async def test_retry_goes_on_with_the_children_that_are_not_done() -> None:
+    """One is done, one failed at its step, one was cancelled, one was never started."""
+    async with opened(clock=still()) as workflows:
+        shop.broken.add("ship milk")
+        await workflows.start(shipped, "p", Order(["tea", "milk", "rice", "salt"]))
+        for number in range(3):
+            await stands(workflows, f"p.parcel.0.{number}", "sent")
+        await workflows.send("p.parcel.0.0", Approved("x"))
+        await workflows.result("p.parcel.0.0")
+        await stands(workflows, "p.parcel.0.3", "sent")
+        await workflows.send("p.parcel.0.1", Approved("x"))
+        with pytest.raises(WorkflowFailed, match=r"child 'p.parcel.0.1'"):
+            await workflows.result("p", timeout=60)
+        assert await workflows.count(parcel, kind="cancelled") == 2
+        shop.broken.clear()
+        await workflows.retry("p")
+        for number in (2, 3):
+            await stands(workflows, f"p.parcel.0.{number}", "sent")
+            await workflows.send(f"p.parcel.0.{number}", Approved("x"))
+
+        result = await workflows.result("p", timeout=60)
+
+    assert [each.rpartition(" ")[0] for each in result] == [
+        "ship tea",
+        "ship milk",
+        "ship rice",
+        "ship salt",
+    ]
+    assert shop.names().count("ship tea") == 1
+    assert len(set(shop.keys("ship milk"))) == 1
+
+
+async def test_a_state_that_has_the_id_of_a_child_is_left_alone() -> None:
+    async with opened(clock=still()) as workflows:
+        await workflows.start(count_up, "p.parcel.0.0", {}, {"to": 0})
+        await workflows.result("p.parcel.0.0")
+        await workflows.start(shipped, "p", Order(["tea"]))
+        await workflows.engine.wait_for("p", until=lambda s: "parked" in s.labels)
+
+        assert "is there already, and is no child" in (await workflows.explain("p")).why
+        assert await workflows.result("p.parcel.0.0") == 0
+
+
+async def test_a_hard_cancel_of_a_child_is_told_to_its_parent() -> None:
+    async with opened(clock=still()) as workflows:
+        await workflows.start(shipped, "p", Order(["tea", "milk"]))
+        for number in range(2):
+            await stands(workflows, f"p.parcel.0.{number}", "sent")
+        await workflows.cancel("p.parcel.0.0", hard=True)
+        with pytest.raises(WorkflowCancelled):
+            await workflows.result("p.parcel.0.0")
+        with pytest.raises(WorkflowFailed, match=r"child 'p.parcel.0.0'"):
+            await workflows.result("p", timeout=60)
+
+        assert await workflows.count(parcel, kind="cancelled") == 2
+
+
+@workflow("timed", timeout=timedelta(hours=1))
+async def timed(s: dict[str, int]) -> str:
+    await wait("go_on", Approved)
+    return await step(charge, [])
+
+
+async def test_what_goes_on_again_has_its_whole_time_again() -> None:
+    clock = still()
+    async with opened(timed, clock=clock) as workflows:
+        await workflows.start(timed, "t", {})
+        waiting = await stands(workflows, "t", "go_on")
+        shop.broken.add("charge")
+        await workflows.send("t", Approved("x"))
+        with pytest.raises(WorkflowFailed):
+            await workflows.result("t", timeout=60)
+        clock.advance(5_000)
+        shop.broken.clear()
+        await workflows.retry("t")
+        assert await workflows.result("t", timeout=60) == "charge 2"
+        await workflows.fork("t", "u", rev=waiting.rev)
+        await stands(workflows, "u", "go_on")
+        clock.advance(3_000)
+        await workflows.engine.idle()
+        assert (await workflows.engine.get_state("u")).status is Status.PAUSED
+        clock.advance(700)
+        with pytest.raises(WorkflowFailed, match="taken longer than it may"):
+            await workflows.result("u", timeout=60)

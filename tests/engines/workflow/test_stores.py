@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from flowstate import Delayer, Engine, FlowRegistry, SystemClock
+from flowstate import Delayer, Engine, FlowRegistry, Status, SystemClock
 from flowstate.driver import Driver
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.errors import InstanceFailedError
@@ -114,7 +114,7 @@ async def test_a_schedule_starts_what_is_due(driver: Driver) -> None:
         await workflows.schedule("s", brittle, "* * * * * *", Order([]), overlap="queue")
         async with (
             asyncio.timeout(SECONDS),
-            workflows.engine.watch(labels={"outcome": "done"}) as states,
+            workflows.engine.watch(labels={"outcome": "done"}, status=Status.ENDED) as states,
         ):
             for _ in range(2):
                 await anext(states)
