@@ -59,9 +59,12 @@ TEST_EQUIPMENT = {
 }
 # What takes seconds each, and little of it depends on the interpreter.
 SLOW = (
+    "compiler/test_programs.py",
+    "kernel/test_races.py",
     "many_increments_of_shared_counters",
     "memory-explanations_of_all_combinations",
     "sections/test_crashes.py",
+    "sections/test_programs.py",
     "sqlite/test_wal.py",
     "test_5000_schedules",
     "test_code_runs[",
@@ -71,6 +74,7 @@ SLOW = (
     "test_ends_alike_wherever_its_processes_die",
     "test_flipped_bytes",
     "test_fuzz.py",
+    "test_hundreds_of_children_start_in_stages",
     "test_idle_consumers_do_not_keep_each_other_awake",
     "test_lmdb_driver.py",
     "test_mailbox_bounds.py",
@@ -82,9 +86,11 @@ SLOW = (
     "test_simulation.py",
     "test_sizes.py",
     "test_stalling.py",
+    "test_the_command_line_",
     "test_typing.py",
     "test_values.py",
     "test_what_watches_hold_is_bounded",
+    "workflow/test_races.py",
     "world/test_files.py",
 )
 SERVER_FOLDERS = {"postgres", "redis"}

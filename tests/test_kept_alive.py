@@ -199,3 +199,22 @@ async def test_what_is_only_changed_before_it_is_executed_is_kept_alive(
     await engine.do(Commit(Put(ctx, keep=True)))
     await engine.execute(ctx)
     assert ctx.committed.status is Status.ENDED
+
+
+async def test_what_may_stand_still_for_less_from_now_on_is_kept_alive(
+    engine: Engine, driver: Recorder, clock: FakeClock
+) -> None:
+    """The pause after a heartbeat of before is longer than all of the time."""
+
+    @engine.flows.flow("work")
+    async def work(ctx: StateContext, engine: Engine) -> Command[None]:
+        while not driver.beats:
+            await clock.sleep(1.0)
+        ctx.current = replace(ctx.current, annotations={RETRY_AFTER: "5"})
+        await engine.do(Commit(Put(ctx)))
+        await kept_through(engine, driver, clock, 100)
+        return Commit(End(ctx))
+
+    ctx = await committed(engine)
+    await engine.execute(ctx)
+    assert ctx.committed.status is Status.ENDED

@@ -182,6 +182,7 @@ class Execution(Held):
     def _keep(self, sent_at: float) -> None:
         self.state = state = self.ctx.committed
         self.sent_at = sent_at
+        self._retry_at = 0.0  # It was for another revision, which may stand still for longer.
         # Of a state whose delay fires without a commit only the revision is known.
         known = state if state.transition.to else self.ctx.current
         rules = known.annotations

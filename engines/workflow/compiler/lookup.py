@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import attrs
 
-__all__ = ["MISSING", "Lookup", "evaluated", "hints_of"]
+__all__ = ["Lookup", "MISSING", "evaluated", "hints_of"]
 
 
 class Missing:

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 
 from flowstate.engines.kernel.errors import LostError, StoredError, restored, stored
 
-__all__ = ["ERRORS", "LiveErrors", "LiveError", "read_errors"]
+__all__ = ["ERRORS", "LiveError", "LiveErrors", "read_errors"]
 
 ERRORS = "errors"  # In the place of a frame.
 ALONE = sys.maxsize  # So deep that the kernel leaves causes out; they are stored here.
