@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 from msgspec import Raw, Struct
 
+from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
 from flowstate.retrying import RetryPolicy
 
@@ -106,6 +107,11 @@ class Update:
     call: Callable[[Any, Any], Any]
 
 
+def _is_time(_: object, __: object, value: Any) -> None:
+    if value is not None and not isinstance(value, timedelta):
+        raise InvalidInputError("timeout", f"must be a timedelta, not {value!r}")
+
+
 @attrs.frozen
 class CodeOptions:
     """How instances of a code are run.
@@ -114,10 +120,13 @@ class CodeOptions:
         retry: of steps that have no policy of their own; ``None``: that of the kernel.
         timeout: of the whole instance: then ``TimeoutError`` is raised at its next stop.
         updates: by the names under which they are asked for.
+
+    Raises:
+        InvalidInputError: the timeout is no ``timedelta``.
     """
 
     retry: RetryPolicy | None = None
-    timeout: timedelta | None = None
+    timeout: timedelta | None = attrs.field(default=None, validator=_is_time)
     updates: Mapping[str, Update] = EMPTY
 
 

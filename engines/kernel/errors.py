@@ -94,7 +94,7 @@ class InstanceFailedError(FlowstateError):
     """
 
     def __init__(self, id: str, text: str) -> None:
-        super().__init__(f"{id!r} failed: {text}")
+        super().__init__(f"{id!r} failed: {text.removesuffix(': ')}")
         self.id = id
 
 

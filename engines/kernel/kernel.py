@@ -259,7 +259,10 @@ class Kernel:
             InstanceCancelledError: it was cancelled.
             TimeoutError: it has not ended in time.
         """
-        state = await self.engine.wait_for(id, until=_is_over, timeout=timeout)
+        try:
+            state = await self.engine.wait_for(id, until=_is_over, timeout=timeout)
+        except TimeoutError:
+            raise TimeoutError(f"{id!r} has not ended within {timeout:g} seconds") from None
         return self.result_of(state)
 
     def result_of(self, state: State) -> Any:

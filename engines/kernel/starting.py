@@ -87,4 +87,5 @@ def _own(code: Code, data: Any) -> Any:
     try:
         return decoded(code.data, encoded(DATA, data))
     except ValueError as error:
-        raise InvalidInputError(DATA, f"is not of its type: {error}") from error
+        name = getattr(code.data, "__name__", str(code.data))
+        raise InvalidInputError(DATA, f"is not of the type {name}: {error}") from error

@@ -217,7 +217,7 @@ def workflow(
             effects. The data has ``__flowstate_upgrade__`` for this; see ``State.get``.
 
     Raises:
-        InvalidInputError: the name is refused.
+        InvalidInputError: the name or the timeout is refused.
     """
     check_id("name", name)
     options, versions = CodeOptions(retry, timeout), Versions(version, upgrade)

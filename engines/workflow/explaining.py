@@ -90,7 +90,7 @@ class Explanation(Struct, frozen=True, omit_defaults=True):
     note: Note | None = None
 
     def __str__(self) -> str:
-        why = f": {self.why}" if self.why else ""
+        why = f": {self.why.removesuffix(': ')}" if self.why else ""  # An error without a message.
         head = f"{self.id}: {self.workflow}, {self.status}{why}"
         return "\n".join([head, *(f"  {each}" for each in self.threads)])
 

@@ -162,6 +162,14 @@ def _outside(name: str) -> MarkError:
     return MarkError(f"{name}(...) works only within a function with @workflow or @helper")
 
 
+def _span(time: float | timedelta) -> timedelta:
+    if isinstance(time, timedelta):
+        return time
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        raise TypeError(f"a time is seconds or a timedelta, not {time!r}")
+    return timedelta(seconds=time)
+
+
 def _run(
     point: Point,
     call: Callable[..., Any],
@@ -175,7 +183,7 @@ def _run(
 ) -> Operation:
     options = point.options
     if retry is not None or timeout is not None or local or transaction:
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        seconds = None if timeout is None else _span(timeout).total_seconds()
         options = StepOptions(retry, seconds, local, point.gives, transaction)
     return Run(point.name, call, args, kwargs, options)
 
@@ -211,7 +219,7 @@ def step(call: Any, *args: Any, **kwargs: Any) -> Any:
         *args: its arguments. They are evaluated for every attempt, so they must change nothing.
         name: of the stop, a literal; that of the function otherwise.
         retry: of failures; the policy of the workflow otherwise.
-        timeout: seconds of one attempt.
+        timeout: of one attempt, in seconds or as a ``timedelta``.
         local: it is cheap and pure, and needs no commit of its own.
         transaction: it runs in a transaction of the store, as does the next place.
         **kwargs: more of its arguments.
@@ -222,25 +230,35 @@ def step(call: Any, *args: Any, **kwargs: Any) -> Any:
     raise _outside("step")
 
 
-def _wait(point: Point, /, *sources: Any, timeout: timedelta | None = None) -> Operation:
+def _wait(point: Point, /, *sources: Any, timeout: float | timedelta | None = None) -> Operation:
     times = [each.time for each in sources if isinstance(each, Timeout)]
     classes = [each for each in sources if not isinstance(each, str | Timeout)]
-    return Wait(point.name, classes, min(times) if times else timeout)
+    return Wait(point.name, classes, _shortest(times, timeout))
+
+
+def _shortest(times: Sequence[timedelta], timeout: float | timedelta | None) -> timedelta | None:
+    if times or timeout is None:
+        return min(times, default=None)
+    return _span(timeout)
 
 
 @overload
-def wait(*sources: type[T], name: str = ..., timeout: timedelta | None = None) -> Awaitable[T]: ...
+def wait(
+    *sources: type[T], name: str = ..., timeout: float | timedelta | None = None
+) -> Awaitable[T]: ...
 @overload
-def wait(*sources: Any, name: str = ..., timeout: timedelta | None = None) -> Awaitable[Any]: ...
+def wait(
+    *sources: Any, name: str = ..., timeout: float | timedelta | None = None
+) -> Awaitable[Any]: ...
 @_mark("wait", _wait)
-def wait(*sources: Any, name: str = "", timeout: timedelta | None = None) -> Any:
+def wait(*sources: Any, name: str = "", timeout: float | timedelta | None = None) -> Any:
     """Wait for the first message of some classes.
 
     Args:
         *sources: the classes. A text before them names the stop; after the time of a ``Timeout``
             among them it gives a ``Timeout()``.
         name: of the stop, a literal; the names of the classes otherwise.
-        timeout: after which it raises.
+        timeout: after which it raises, in seconds or as a ``timedelta``.
 
     Raises:
         TimeoutError: no message has come within ``timeout``.
@@ -249,7 +267,7 @@ def wait(*sources: Any, name: str = "", timeout: timedelta | None = None) -> Any
 
 
 def _sleep(point: Point, time: float | timedelta, /) -> Operation:
-    return Wait(point.name, (), time if isinstance(time, timedelta) else timedelta(seconds=time))
+    return Wait(point.name, (), _span(time))
 
 
 @_mark("wait", _sleep)

@@ -186,8 +186,10 @@ class Compiled:
 
 def finished_timeout(outcome: Outcome) -> Outcome:
     """Return the outcome of a wait that gives a value when its time is over."""
-    is_over = isinstance(outcome, Failed) and isinstance(outcome.error, TimeoutError)
-    return Gave(Timeout()) if is_over else outcome
+    match outcome:
+        case Failed(TimeoutError(args=())):  # That of the whole workflow has a text.
+            return Gave(Timeout())
+    return outcome
 
 
 def finished_all(outcome: Outcome) -> Outcome:

@@ -197,6 +197,10 @@ def _fix(name: str, types: Types) -> str:
             return "define it after the stop, or outside of the function"
         case ast.alias():
             return "import it at the top of the file"
+        case ast.Assign(value=ast.Await()):
+            return (
+                f"write {name}: ... = ... with a type that JSON can hold, or annotate what it calls"
+            )
         case ast.AugAssign() | ast.Assign() | ast.AnnAssign():
             return f"write {name}: ... = ... with a type that JSON can hold"
     return f"write {name}: ... with a type that JSON can hold on a line before"

@@ -1,0 +1,72 @@
+"""Times are given in seconds or as a timedelta, and each timeout is told from the others."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from flowstate import InvalidInputError
+from flowstate.engines.workflow import Timeout, WorkflowFailed, wait, workflow
+from flowstate.engines.workflow.sections import Sections
+from tests.engines.workflow.orders import opened
+
+
+class Waiting(Struct):
+    time: Any
+
+
+class Never(Struct):
+    pass
+
+
+@workflow("waiting")
+async def waiting(s: Waiting) -> str:
+    try:
+        await wait(Never, timeout=s.time)
+    except TimeoutError:
+        return "over"
+    return "never"
+
+
+@workflow("limited", timeout=timedelta(seconds=5))
+async def limited(s: Waiting) -> str:
+    match await wait(Never, Timeout(minutes=5)):
+        case Timeout():
+            return "the wait is over"
+    return "never"
+
+
+async def test_a_timeout_of_a_wait_may_be_seconds() -> None:
+    async with opened(waiting) as workflows:
+        began = workflows.engine.clock.now()
+        await workflows.start(waiting, "w", Waiting(1.5))
+        assert await workflows.result("w") == "over"
+        assert workflows.engine.clock.now() - began == timedelta(seconds=1.5)
+
+
+async def test_a_timeout_that_is_no_time_is_refused_at_its_line() -> None:
+    async with opened(waiting) as workflows:
+        await workflows.start(waiting, "w", Waiting("soon"))
+        with pytest.raises(WorkflowFailed, match="a time is seconds or a timedelta, not 'soon'"):
+            await workflows.result("w")
+
+
+async def test_the_timeout_of_a_workflow_is_not_that_of_its_wait() -> None:
+    async with opened(limited) as workflows:
+        await workflows.start(limited, "w", Waiting(0))
+        with pytest.raises(WorkflowFailed, match="the workflow has taken longer than it may"):
+            await workflows.result("w")
+
+
+def test_a_timeout_of_a_workflow_is_a_timedelta() -> None:
+    with pytest.raises(InvalidInputError, match="timeout: must be a timedelta, not 10"):
+        workflow("w", timeout=10)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="timeout: must be a timedelta, not 10"):
+        Sections("w", Waiting, timeout=10)  # type: ignore[arg-type]
+
+
+async def test_a_result_that_is_late_says_of_what() -> None:
+    async with opened(waiting) as workflows:
+        with pytest.raises(TimeoutError, match="'w' has not ended within 3 seconds"):
+            await workflows.result("w", timeout=3)
