@@ -56,12 +56,13 @@ async def order(s: Order) -> str:
         await step(book, f"reserve {s.item}", s.item, name="reserve")
         approved = await wait("approval", Approved, timeout=2 * 86_400)
         await step(book, f"ship {s.item}", name="ship")
-        return f"shipped, approved by {approved.by}"
     except (StepFailed, TimeoutError, Cancelled):
         while s.undo:
             await step(book, f"{s.undo[-1]} {s.item}", name="undo")
             s.undo.pop()
         raise
+    else:
+        return f"shipped, approved by {approved.by}"
 
 
 def is_settled(state: State) -> bool:

@@ -8,6 +8,8 @@ before a block can say more:
 - ``<!-- alone -->``: the block starts with a new namespace.
 - ``<!-- from PATH -->``: the block is part of that file, which is tested elsewhere.
 - ``<!-- pytest SELECTION -->``: the block is a test file; the selected tests in it pass.
+- ``<!-- file NAME -->``: the block is a file of that name, for blocks that are run.
+- ``<!-- run -->``, ``<!-- run killed -->``: the shell runs the block; it succeeds, or is killed.
 - ``<!-- prints -->``: the text block is what the block before it prints.
 """
 
@@ -18,9 +20,11 @@ import contextlib
 import importlib
 import inspect
 import io
+import os
 import pkgutil
 import re
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +104,23 @@ def execute(block: Block, page: Path, names: dict[str, Any], runner: asyncio.Run
     return printed.getvalue()
 
 
+def run_shell(code: str, folder: Path, *, is_killed: bool) -> str:
+    """Run the lines of a block one after the other; return what they print."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/sh", "-ec", code],
+        cwd=folder,
+        capture_output=True,
+        env={**os.environ, "PATH": path},
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    killed = {-signal.SIGKILL, 128 + signal.SIGKILL}
+    assert done.returncode in (killed if is_killed else {0}), done.stderr
+    return done.stdout
+
+
 def run_pytest(code: str, selection: str, folder: Path) -> None:
     (folder / "test_block.py").write_text(code)
     options = ["-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "-k", selection]
@@ -164,8 +185,12 @@ def test_code_runs(
             kind, _, rest = block.note.partition(" ")
             if kind == "prints":
                 assert block.code == printed
+            elif kind == "run":
+                printed = run_shell(block.code, tmp_path, is_killed=rest == "killed")
             elif block.language != "python":
                 continue
+            elif kind == "file":
+                (tmp_path / rest).write_text(block.code)
             elif kind == "from":
                 assert block.code in (ROOT / rest).read_text(), rest
             elif kind == "pytest":

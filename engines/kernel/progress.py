@@ -233,11 +233,14 @@ class Progress(Branching):
     def _ended(self, frame: Frame, reached: Reached) -> Ended:
         if not isinstance(reached, Returned):
             return Ended(error=stored(reached.error))  # type: ignore[union-attr] # it is Raised
+        what = f"result of {frame.code!r}"
         try:
-            raw = encoded(f"result of {frame.code!r}", reached.value)
+            raw = encoded(what, reached.value)
             decoded(self._code(frame).gives, raw)
-        except (InvalidInputError, msgspec.MsgspecError) as error:
+        except InvalidInputError as error:
             return Ended(error=stored(error))
+        except msgspec.MsgspecError as error:
+            return Ended(error=stored(InvalidInputError(what, f"is not of its type: {error}")))
         return Ended(raw)
 
     def _end(self, name: str, thread: Thread, ended: Ended) -> None:

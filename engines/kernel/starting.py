@@ -84,8 +84,9 @@ def new_instance(
 
 def _own(code: Code, data: Any) -> Any:
     """Return the data as a decode gives it, apart from what the caller has."""
+    raw = encoded(DATA, data)
     try:
-        return decoded(code.data, encoded(DATA, data))
+        return decoded(code.data, raw)
     except ValueError as error:
         name = getattr(code.data, "__name__", str(code.data))
         raise InvalidInputError(DATA, f"is not of the type {name}: {error}") from error

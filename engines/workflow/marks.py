@@ -56,7 +56,7 @@ class MarkError(TypeError):
     """A mark, or a definition, was called as if it were a plain function."""
 
 
-class Timeout(Struct, frozen=True):
+class Timeout(Struct, frozen=True, kw_only=True):
     """Among what ``wait`` waits for: the time after which it gives a ``Timeout()``.
 
     Args:

@@ -379,6 +379,8 @@ class Sections(Body):
         InvalidInputError: a name is taken, or a statement not in its place.
     """
 
+    has_instances = True
+
     def __init__(
         self,
         name: str,

@@ -54,9 +54,22 @@ class Calls:
         if is_branch and any(self._is_timeout(each) for each in node.args):
             fix = "write any_of(wait(...), sleep(...))"
             self.problems.add(node, "Timeout", "stands in a branch", fix)
+        if mark.name == "wait":
+            self._check_sources(node)
         target = self._target(node, mark) if mark.kind in {"call", "go", "each"} else None
         self._check_arguments(node, mark, target)
         return MarkCall(node, mark, Point(self._name(node, mark)), target, branches)
+
+    def _check_sources(self, node: ast.Call) -> None:
+        """Refuse a wait that no message can end."""
+        fix = 'write wait("name of the stop", Class, ...)'
+        for each in node.args[1:]:
+            if isinstance(each, ast.Constant):
+                self.problems.add(each, ast.unparse(each), "is not the class of a message", fix)
+        names = {each.arg for each in node.keywords}
+        is_named = all(isinstance(each, ast.Constant) for each in node.args)
+        if is_named and not node.args[1:] and not names & {"timeout", None}:
+            self.problems.add(node, ast.unparse(node), "waits for nothing", fix)
 
     def _is_timeout(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Call) and self.lookup.value(node.func) is Timeout

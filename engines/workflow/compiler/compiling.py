@@ -199,7 +199,7 @@ def _fix(name: str, types: Types) -> str:
             return "import it at the top of the file"
         case ast.Assign(value=ast.Await()):
             return (
-                f"write {name}: ... = ... with a type that JSON can hold, or annotate what it calls"
+                f"write {name}: ... = ... with a type that JSON can hold, or annotate the function"
             )
         case ast.AugAssign() | ast.Assign() | ast.AnnAssign():
             return f"write {name}: ... = ... with a type that JSON can hold"

@@ -26,11 +26,13 @@ class Source:
         function: as it was imported.
         node: a tree of its own, which may be changed; lines and columns are those of the file.
         within: the name of the class that it stands in, by which private names are mangled.
+        imports: names that the file imports. Python calls their attributes with other code.
     """
 
     function: Any
     node: ast.AsyncFunctionDef
     within: str
+    imports: tuple[str, ...]
 
 
 def read_source(function: Any, problems: Problems) -> Source:
@@ -80,15 +82,15 @@ def _name(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _find(text: str, code: CodeType) -> tuple[ast.AsyncFunctionDef, str] | None:
-    """Return a new tree of the function, and the class that it stands in."""
+def _find(text: str, code: CodeType) -> tuple[ast.AsyncFunctionDef, str, tuple[str, ...]] | None:
+    """Return a new tree of the function, the class that it stands in, and what its file imports."""
     try:
         # Parsed as a whole file: lines, columns and texts of many lines stay as they are.
         tree = _parse(text)
     except (SyntaxError, ValueError):
         return None
     found = _functions(tree).get((code.co_firstlineno, code.co_name))
-    return (_copy(found[0]), found[1]) if found else None
+    return (_copy(found[0]), found[1], _imports(tree)) if found else None
 
 
 @lru_cache(maxsize=2)
@@ -105,6 +107,22 @@ def _parse(text: str) -> ast.Module:
 def _functions(tree: ast.Module) -> Mapping[tuple[int, str], tuple[ast.AsyncFunctionDef, str]]:
     """Return each coroutine function by its first line and name, and the class around it."""
     return {(_first_line(node), node.name): (node, it) for node, it in _functions_in(tree, "")}
+
+
+@lru_cache(maxsize=2)
+def _imports(tree: ast.Module) -> tuple[str, ...]:
+    """Return the names that a file imports, outside of its functions and classes."""
+    return tuple({each: None for each in _imports_in(tree) if each != "*"})
+
+
+def _imports_in(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield from (each.asname or each.name.partition(".")[0] for each in child.names)
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield from _imports_in(child)
 
 
 def _first_line(node: ast.AsyncFunctionDef) -> int:
@@ -139,7 +157,8 @@ def made_function(source: Source) -> Any:
         bare = _made(ast.ClassDef, name=source.within, bases=[], keywords=[], body=[bare])
     free = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
     outer = _made(ast.FunctionDef, name=".outer", args=free, body=[bare])
-    tree = ast.fix_missing_locations(ast.Module([outer], []))
+    imports: list[ast.stmt] = [ast.Import([ast.alias(each)]) for each in source.imports]
+    tree = ast.fix_missing_locations(ast.Module([*imports, outer], []))
     flags = function.__code__.co_flags & FUTURE
     whole = compile(tree, function.__code__.co_filename, "exec", flags, dont_inherit=True)
     code = _nested(whole, node.name)

@@ -229,6 +229,39 @@ TABLE: dict[str, tuple[str, list[tuple[int, str, str, str]]]] = {
             )
         ],
     ),
+    "a text as the class of a message": (
+        "await wait('there', 'Box')",
+        [
+            (
+                1,
+                "'Box'",
+                "is not the class of a message",
+                'write wait("name of the stop", Class, ...)',
+            )
+        ],
+    ),
+    "a wait for nothing": (
+        "await wait('there')",
+        [
+            (
+                1,
+                "wait('there')",
+                "waits for nothing",
+                'write wait("name of the stop", Class, ...)',
+            )
+        ],
+    ),
+    "a step without a return type": (
+        "a = await step(untyped, 1)\nawait step(number, 1)\nlog(s, a)",
+        [
+            (
+                1,
+                "a",
+                alive(1) + "its type is not known",
+                "write a: ... = ... with a type that JSON can hold, or annotate the function",
+            )
+        ],
+    ),
     "timeout in a branch": (
         "await any_of(wait(Box, Timeout(hours=1)), sleep(3))",
         [(1, "Timeout", "stands in a branch", "write any_of(wait(...), sleep(...))")],

@@ -49,6 +49,30 @@ def test_texts_of_many_lines_stay_as_they_are(tmp_path: Path) -> None:
     assert drive(imported(path).it, [3]).result == "one\n  two 3"
 
 
+IMPORTS = """
+import math, os.path
+from datetime import date as day
+from flowstate.engines.workflow import helper, step
+from tests.engines.compiler.world import Data, number
+try:
+    import json
+except ImportError:
+    raise
+@helper
+async def it(s: Data) -> str:
+    a: int = math.floor(1.5)
+    await step(number, 1)
+    return f"{a} {os.path.basename('x/y')} {day.fromordinal(1)} {json.dumps([math.ceil(0.5)])}"
+"""
+
+
+def test_what_is_imported_may_be_called_by_its_module(tmp_path: Path) -> None:
+    path = tmp_path / "imports.py"
+    path.write_text(IMPORTS)
+
+    assert drive(imported(path).it, [3]).result == "1 y 0001-01-01 [1]"
+
+
 def test_a_file_that_was_edited_after_the_import_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "edited.py"
     path.write_text(SOURCE)

@@ -66,6 +66,24 @@ def test_a_timeout_of_a_workflow_is_a_timedelta() -> None:
         Sections("w", Waiting, timeout=10)  # type: ignore[arg-type]
 
 
+@workflow("wrong")
+async def wrong(s: Waiting) -> str:
+    return s.time  # type: ignore[no-any-return]
+
+
+async def test_a_result_of_another_type_says_of_what() -> None:
+    async with opened(wrong) as workflows:
+        await workflows.start(wrong, "w", Waiting(5))
+        with pytest.raises(WorkflowFailed, match="result of 'wrong': is not of its type"):
+            await workflows.result("w")
+
+
+async def test_data_of_another_type_says_of_which() -> None:
+    async with opened(wrong) as workflows:
+        with pytest.raises(InvalidInputError, match="data: is not of the type Waiting: Object"):
+            await workflows.start(wrong, "w", {})
+
+
 async def test_a_result_that_is_late_says_of_what() -> None:
     async with opened(waiting) as workflows:
         with pytest.raises(TimeoutError, match="'w' has not ended within 3 seconds"):
