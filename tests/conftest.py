@@ -60,6 +60,7 @@ TEST_EQUIPMENT = {
 # What takes seconds each, and little of it depends on the interpreter.
 SLOW = (
     "compiler/test_programs.py",
+    "kernel/test_crashes.py",
     "kernel/test_races.py",
     "many_increments_of_shared_counters",
     "memory-explanations_of_all_combinations",
@@ -90,6 +91,7 @@ SLOW = (
     "test_typing.py",
     "test_values.py",
     "test_what_watches_hold_is_bounded",
+    "workflow/test_crashes.py",
     "workflow/test_races.py",
     "world/test_files.py",
 )
