@@ -162,6 +162,6 @@ def test_it_ends_alike(make: Make, client: Client) -> None:
         return sorted(world.acts.items()), world.listening
 
     explored = explore_crashes(
-        World, flows, use, outside=outside, ignore=["answers"], crashes=2, max_runs=150
+        World, flows, use, outside=outside, ignore=["answers"], crashes=2, max_runs=60
     )
     assert len(explored.points) > 5
