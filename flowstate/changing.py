@@ -1,4 +1,4 @@
-"""What an engine does to states by their ids: changes that nobody has to win a race for."""
+"""What an engine does to states by their ids: changes without a race to win."""
 
 from collections.abc import Mapping
 from datetime import datetime

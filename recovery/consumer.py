@@ -73,7 +73,7 @@ def _is_since(_: object, __: object, value: object) -> None:
 # handling  the handler runs, or its commit is on  committed → reading; it fails → handling again,
 #           its way                                after a pause, or passed over → reading; lease
 #                                                  lost → standby; leaving: first it has some time
-# failed    nobody can go on from the place; the lease is given back, ``run`` has raised
+# failed    no process can go on from the place; the lease is given back, ``run`` has raised
 # left      the place is stored, the lease given back
 @attrs.define(eq=False, repr=False)
 class Consumer:

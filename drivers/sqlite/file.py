@@ -167,7 +167,7 @@ class File:
     def _cover(self) -> None:
         """Write over what a failed COMMIT left in the write-ahead log.
 
-        When only the last sync failed, the log may hold a transaction that nobody sees, but that
+        When only the last sync failed, the log may hold a transaction that no reader sees, but that
         SQLite would find there after a crash of all processes.
         """
         self._writer.execute("BEGIN IMMEDIATE")

@@ -135,7 +135,7 @@ class MisfitError(Exception):
 
 
 class Code(Protocol):
-    """Code with named stops. It is entered anew for each question, and keeps nothing.
+    """Code with named stops. Each question enters it again; it keeps nothing.
 
     User code between two stops runs synchronously inside of ``begin`` and ``go_on``. ``data`` is
     the value that all threads of the instance share; the code changes it in place.

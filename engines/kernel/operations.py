@@ -95,7 +95,7 @@ class Handler:
     """Among the sources of a wait: messages of a name that are handled before they count.
 
     When one comes, the data is changed by the commit that ends the wait, which gives ``name``. If
-    handling it raises, it does not count. Whoever sends it by ``Kernel.update`` gets the answer.
+    handling it raises, it does not count. The sender by ``Kernel.update`` gets the answer.
 
     Attributes:
         name: of the messages.

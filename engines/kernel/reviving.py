@@ -46,7 +46,7 @@ def begin_again(instance: Instance) -> bool:
 def revived(state: State, fresh: StateContext, codes: Codes) -> StateContext:
     """Return the context of a child that has ended without a result and is wanted once more.
 
-    It goes on before the stop at which it has failed. One that was cancelled begins anew, with
+    It goes on before the stop at which it has failed. One that was cancelled starts over, with
     other keys, since it may have undone what it did.
 
     Args:
@@ -63,8 +63,8 @@ def revived(state: State, fresh: StateContext, codes: Codes) -> StateContext:
             revive(ctx)
             return ctx
         passed = instance.main.passed + 1
-    anew = Instance.of(fresh, code, codes)
-    anew.main.passed = passed
-    anew.save(fresh)
+    again = Instance.of(fresh, code, codes)
+    again.main.passed = passed
+    again.save(fresh)
     ctx.current = replace(state, values=fresh.current.values, labels=fresh.current.labels)
     return ctx

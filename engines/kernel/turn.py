@@ -306,8 +306,8 @@ class Turn:
     async def _after_loss(self) -> Command[Any]:
         """Go on from what others have made of the state, if they leave that to this execution.
 
-        Whoever moves a state on executes it. A change that moves it nowhere, such as an edit of
-        its data, does not.
+        The process that moves a state on executes it. A change that moves it nowhere, such as an
+        edit of its data, does not.
         """
         await self._steps.close()
         known = self.ctx.committed

@@ -42,7 +42,7 @@ class Address(Struct, frozen=True, array_like=True):
 
 @attrs.frozen
 class SignedUrls:
-    """Makes URLs that nobody else can make, and takes what comes to them.
+    """Makes URLs that no one else can make, and takes what comes to them.
 
     Attributes:
         base: what they begin with; the token follows it.

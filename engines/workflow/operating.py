@@ -75,7 +75,7 @@ class Operators(Kernel):
         by: str = "",
         why: str = "",
     ) -> None:
-        """Let a thread stand at another stop, where it begins anew: with another key for effects.
+        """Let a thread stand at another stop, where it starts over: with another key for effects.
 
         What it did is stopped, its branches are dropped, and its children are cancelled.
 
@@ -119,7 +119,7 @@ class Operators(Kernel):
     ) -> bool:
         """Start a new instance that stands where another one stood.
 
-        Its keys for effects are its own. It waits anew, with whole timeouts, and starts its own
+        Its keys for effects are its own. It waits again, with whole timeouts, and starts its own
         children. It is not a child, whatever the other one is.
 
         Args:

@@ -169,7 +169,7 @@ def retry(ctx: StateContext, codes: Codes) -> None:
 def forked(state: State, codes: Codes, new_id: str) -> StateContext:
     """Return the context of a new instance that stands where another one stood.
 
-    It asks again for what that waited for: its waits begin anew, and its children are its own.
+    It asks again for what that waited for: its waits start over, and its children are its own.
     """
     ctx = StateContext(state).fork(new_id)
     instance = _opened(ctx, codes)

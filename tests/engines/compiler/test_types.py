@@ -1,4 +1,4 @@
-"""The types of names that nobody has declared."""
+"""The types of names that are not declared."""
 
 import enum
 from collections.abc import Iterator
