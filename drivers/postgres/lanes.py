@@ -105,12 +105,18 @@ class Lane:
 
     async def _make(self, seconds: float) -> Link:
         self._check_open()
+        link: Link | None = None
         try:
-            link = await self._source.make(max(SHORTEST, seconds))
+            with preserve_cancellation():
+                link = await self._source.make(max(SHORTEST, seconds))
         except psycopg.Error as error:
             self._is_troubled = True
             # Nothing was asked yet, so nothing is lost.
             fail(error, self._source.name)
+        except asyncio.CancelledError:
+            if link is not None:
+                self._source.drop(link)
+            raise
         if self._is_closed:
             self._source.drop(link)
             self._check_open()
@@ -131,7 +137,6 @@ class Lane:
         deadline = self._loop.time() + seconds
         link = await self.lend(seconds)
         try:
-            # Python 3.11's wait_for, which older clients use, can lose a cancellation.
             with preserve_cancellation():
                 left = max(SHORTEST, deadline - self._loop.time())
                 return await link.rows(statement, parameters, left)

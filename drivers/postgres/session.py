@@ -23,7 +23,7 @@ from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.sources import Pool, PoolSource, Source, UrlSource, check_store
 from flowstate.errors import StoreUnavailableError
 from flowstate.options import count, flag, optional, seconds
-from flowstate.tasks import cancel_and_wait, spawn
+from flowstate.tasks import cancel_and_wait, preserve_cancellation, spawn
 
 __all__ = ["Options", "PostgresSession"]
 
@@ -149,7 +149,10 @@ class PostgresSession(Session):
     async def _extend(self, link: Link, seconds: float) -> None:
         """Move the end of what is done with a connection, until the server stands still."""
         loop = asyncio.get_running_loop()
-        while await self._answers(seconds / 2):
+        while True:
+            with preserve_cancellation():
+                if not await self._answers(seconds / 2):
+                    return
             link.ends_at = loop.time() + seconds
             await asyncio.sleep(seconds / 4)
 
