@@ -60,12 +60,13 @@ TEST_EQUIPMENT = {
 # What takes seconds each, and little of it depends on the interpreter.
 SLOW = (
     "compiler/test_programs.py",
+    "compiler/test_tracebacks.py",
+    "engines/sections/",
     "kernel/test_crashes.py",
     "kernel/test_races.py",
+    "kernel/test_stores.py",
     "many_increments_of_shared_counters",
     "memory-explanations_of_all_combinations",
-    "sections/test_crashes.py",
-    "sections/test_programs.py",
     "sqlite/test_wal.py",
     "test_5000_schedules",
     "test_code_runs[",
@@ -92,7 +93,9 @@ SLOW = (
     "test_values.py",
     "test_what_watches_hold_is_bounded",
     "workflow/test_crashes.py",
+    "workflow/test_order_example.py",
     "workflow/test_races.py",
+    "workflow/test_stores.py",
     "world/test_files.py",
 )
 SERVER_FOLDERS = {"postgres", "redis"}
