@@ -202,6 +202,24 @@ async def kept_delay_by_itself_puts_off_nothing(h: Harness) -> None:
     check((await _liveness(h)).stalls_at, await _in(h, state, 120), "when it stalls")
 
 
+@case()
+async def kept_states_of_a_batch_stall_in_time(h: Harness) -> None:
+    """G11: commits of one batch find when a state stalls as those before them have left it."""
+    now = await _now(h)
+    (state,) = await stored(h, Writes("begin", (State("a", transition=WORKING),)))
+    await h.clock.sleep(0.002)
+    alone = Writes("alone", delays=(_delay(state, now + HOUR, None),))
+    verdicts = await _verdicts(h, alone, Writes("keep", (state,), keeps=(0,)))
+    (state,) = verdicts[1]  # type: ignore[misc]
+    check((await _liveness(h)).stalls_at, await _in(h, state, 120), "after one by itself")
+    slow, rev = replace(state, transition=replace(WORKING, annotations=OWN)), state.rev
+    verdicts = await _verdicts(
+        h, Writes("quick", (state,)), Writes("slow", (replace(slow, rev=rev + 1),), keeps=(0,))
+    )
+    (first,), (state,) = verdicts  # type: ignore[misc]
+    check((await _liveness(h)).stalls_at, await _in(h, first, 120), "with longer rules since")
+
+
 @case("durable")
 async def kept_delays_survive(h: Harness) -> None:
     """G7: what was kept is there in the next process."""
@@ -350,6 +368,7 @@ CASES: tuple[Case, ...] = (
     kept_states_stall_no_later,
     kept_states_that_stall_or_never_do,
     kept_delay_by_itself_puts_off_nothing,
+    kept_states_of_a_batch_stall_in_time,
     kept_delays_survive,
     update_keeps_what_was_committed_with_a_state,
     update_that_moves_a_state_drops_its_delays,

@@ -91,6 +91,10 @@ class Delays:
             due, id = due_micros(timer, self._now), states[timer.put].id
             self._timers[timer.id] = (timer.id, id, TIMER_REV, due, timer.body, timer.to)
 
+    def last_by_itself(self, id: str, rev: int) -> int | None:
+        """Return when the last delay of the batch is due that a revision got by itself."""
+        return self._later.get((id, rev))
+
     def may_claim(self, claim: Claim) -> bool:
         """Return whether a claim is granted; what was to be stored before it must be flushed."""
         found = self._connection.execute(

@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from msgspec import json
 from msgspec.structs import replace
 
-from flowstate.codec import decode_annotations, encode_annotations
+from flowstate.codec import decode_annotations, decode_state, encode_annotations
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.kit.times import FIRST, LAST, from_micros, stalling_micros, to_micros
 from flowstate.drivers.sqlite.delays import Delays, Proof
@@ -15,6 +16,7 @@ from flowstate.drivers.sqlite.file import File, OutcomeUnknownError
 from flowstate.drivers.sqlite.rows import FORGOTTEN, Row, insert
 from flowstate.errors import (
     ClaimLostError,
+    CodecError,
     CommitUnknownError,
     DataNotFoundError,
     FlowstateError,
@@ -181,7 +183,7 @@ class Batch:
 
     def _keep(self, draft: State, body: str, token: str) -> State:
         """Put a state that keeps its delays, and stalls no later than before."""
-        until, before = draft.delayed_until, self._due(draft.id)
+        until, before = draft.delayed_until, self._due(draft.id, draft.rev)
         micros = None if until is None else to_micros(until)
         state = self._put(draft, body, token, micros, drops=False)
         *row, due, flow = self._latest[draft.id]
@@ -190,12 +192,26 @@ class Batch:
             self._delays.move(draft.id, state.rev)
         return state
 
-    def _due(self, id: str) -> object:
-        """Return when the latest revision of a state is due, as it is stored."""
+    def _due(self, id: str, rev: int) -> object:
+        """Return when the latest revision of a state is due, as the batch has made it so far."""
         if id in self._latest:
-            return self._latest[id][4]
-        (due,) = self._connection.execute("SELECT due FROM latest WHERE id = ?", (id,)).fetchone()
-        return due
+            due = self._latest[id][4]
+        else:
+            found = self._connection.execute("SELECT due FROM latest WHERE id = ?", (id,))
+            (due,) = found.fetchone()
+        last = None if self._delays is None else self._delays.last_by_itself(id, rev)
+        if last is None or type(due) is not int or due == FIRST:
+            return due
+        return max(due, min(last + self._stalls_after(rev), LAST))
+
+    def _stalls_after(self, rev: int) -> int:
+        body = next((row[7] for row in reversed(self._log) if row[0] == rev), None)
+        if body is None:
+            found = self._connection.execute("SELECT body FROM log WHERE rev = ?", (rev,))
+            (body,) = found.fetchone()
+        with suppress(CodecError):
+            return stalling_micros(decode_state(body)) or 0
+        return 0
 
     def _put(
         self, draft: State, body: str, token: str, until: int | None, *, drops: bool = True

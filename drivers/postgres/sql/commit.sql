@@ -63,7 +63,8 @@ DECLARE
     stored bigint[];  -- By place of id; negative if the state was forgotten with that revision.
     had_labels boolean[];
     had_delays boolean[];  -- Perhaps, if the state is new: a delay can be stored before it.
-    stalled timestamptz[];  -- By place of id; only where all puts of the batch keep that time.
+    stalled timestamptz[];  -- By place of id: when it stalls as things are; only if some put keeps.
+    rules bigint[];  -- And after how many microseconds.
     current bigint[];
     last_put integer[];
     last_move integer[];  -- The last put that drops the delays of before.
@@ -132,14 +133,24 @@ BEGIN
             keeps[here] := true;
             until[here] := here_until;
         END LOOP;
-        stalled := ARRAY(
-            SELECT latest.stalls_at
+        SELECT array_agg(CASE WHEN isfinite(latest.stalls_at) THEN latest.stalls_at END ORDER BY place),
+                array_agg(latest.stalls_after ORDER BY place)
+            INTO stalled, rules
             FROM unnest(words[commits + 1 : commits + ids]) WITH ORDINALITY AS named (id, place)
             LEFT JOIN LATERAL (
                 SELECT * FROM {schema}.latest WHERE latest.id = named.id OFFSET 0
-            ) AS latest ON true
-            ORDER BY place
-        );
+            ) AS latest ON true;
+    END IF;
+    IF rest ?| '{delays,keeps}' THEN
+        until := coalesce(until, array_fill(NULL::timestamptz, ARRAY[puts]));
+        FOR here, here_until IN
+            SELECT (delay ->> 2)::integer, min({schema}.due_at(delay, moment))
+            FROM jsonb_array_elements(rest -> 'delays') AS delay
+            WHERE delay ->> 2 IS NOT NULL GROUP BY 1
+        LOOP
+            until[here] := here_until;
+        END LOOP;
+        untils := ARRAY(SELECT {schema}.to_micros(item) FROM unnest(until) AS item);
     END IF;
 
     FOR place IN 1 .. commits LOOP
@@ -214,8 +225,16 @@ BEGIN
                         replaced := replaced || words[commits + here];
                         IF has_keeps THEN
                             last_move[here] := put;
-                            stalled[here] := NULL;
                         END IF;
+                    END IF;
+                    IF has_keeps THEN
+                        here_until := {schema}.stalling(
+                            coalesce(until[put], moment), counts[4 * put + 2],
+                            words[before_first_put + 3 * put + 1]
+                        );
+                        stalled[here] := CASE WHEN isfinite(here_until)
+                            THEN least(here_until, CASE WHEN keeps[put] THEN stalled[here] END) END;
+                        rules[here] := counts[4 * put + 2];
                     END IF;
                     IF current[here] < 0 THEN  -- It begins again; the chain of its revisions goes on.
                         counts[4 * put + 1] := -current[here];
@@ -230,6 +249,21 @@ BEGIN
                     USING jsonb_array_elements(rest -> 'drops' -> place::text) AS dropped
                     WHERE id = dropped ->> 0 AND coalesce(holder, '') = dropped ->> 1;
             END IF;
+            IF has_keeps THEN
+                FOR here, here_until IN
+                    SELECT (delay ->> 3)::integer, max({schema}.due_at(delay, moment))
+                    FROM jsonb_array_elements(rest -> 'delays') AS delay
+                    WHERE (delay ->> 0)::integer = place AND delay ->> 2 IS NULL
+                        AND (delay ->> 4)::bigint = current[(delay ->> 3)::integer]
+                    GROUP BY 1
+                LOOP
+                    IF stalled[here] IS NOT NULL THEN
+                        stalled[here] := greatest(
+                            stalled[here], {schema}.later(here_until, rules[here])
+                        );
+                    END IF;
+                END LOOP;
+            END IF;
         END IF;
         first_put := next_put;
     END LOOP;
@@ -243,17 +277,6 @@ BEGIN
         LOOP
             put_labels[here] := true;
         END LOOP;
-        IF rest ?| '{delays,keeps}' THEN
-            until := coalesce(until, array_fill(NULL::timestamptz, ARRAY[puts]));
-            FOR here, here_until IN
-                SELECT (delay ->> 2)::integer, min({schema}.due_at(delay, moment))
-                FROM jsonb_array_elements(rest -> 'delays') AS delay
-                WHERE delay ->> 2 IS NOT NULL GROUP BY 1
-            LOOP
-                until[here] := here_until;
-            END LOOP;
-            untils := ARRAY(SELECT {schema}.to_micros(item) FROM unnest(until) AS item);
-        END IF;
     END IF;
 
     IF true = ANY (had_labels) THEN

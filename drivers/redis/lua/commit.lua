@@ -83,6 +83,16 @@ local function refusal(commit)
     return found and 3, found
 end
 
+-- When a state stalls as things are: only what it has since its last put puts that off.
+local function stalls_at(state)
+    local at, after = state.stalls, state.put and state.put.what[7]
+    if not state.put then
+        at, after = state.after and state.due, state.after
+    end
+    local put_off = at and state.postponed and later(0, tonumber(after), state.postponed)
+    return put_off and put_off > at and put_off or at
+end
+
 local function check_stream(name, first)
     if not sizes[name] then
         sizes[name] = 1
@@ -125,7 +135,7 @@ for place, commit in ipairs(cmsgpack.unpack(ARGV[1])) do
     end
     for number = 1, #puts do
         local put = puts[number]
-        local id, _, status, body, labels, sums, _, _, is_forgotten, keeps, kept_until = unpack(put)
+        local id, _, status, body, labels, sums, after, _, is_forgotten, keeps, kept_until = unpack(put)
         local state, until_ = states[id], untils and untils[number]
         local previous = state.last or state.current
         labels, sums = labels or NONE, sums or NONE
@@ -133,6 +143,7 @@ for place, commit in ipairs(cmsgpack.unpack(ARGV[1])) do
         local rev = text(head)
         shown_head = rev
         state.current, state.last = is_forgotten and 0 or head, is_forgotten and head
+        local before = keeps and stalls_at(state)
         state.postponed = nil
         if keeps then
             delays = delays or delay_changes(states)
@@ -145,6 +156,10 @@ for place, commit in ipairs(cmsgpack.unpack(ARGV[1])) do
             state.moved_at = place
         end
         state.put = {rev = rev, place = place, until_ = until_, what = put}
+        state.stalls = after and later(0, tonumber(after), until_)
+        if before and state.stalls and before < state.stalls then
+            state.stalls = before
+        end
         if keeps then
             delays.keep(id, head)
         end
@@ -237,17 +252,14 @@ for id, state in pairs(states) do
                 index_due(removals, state.kind, state.flow, state.due .. id)
             end
         else
-            local due = after and later(0, tonumber(after), new.until_)
-            if due and state.after and not state.moved_at and state.due < due then
-                due = state.due
-            end
+            local due = stalls_at(state)
             collect(additions, 'ZADD', 'latest_status:' .. status, new.rev, id)
             set_latest(id, state, new.rev, status, labels[1], after, due, flow)
         end
     elseif state.postponed and state.after then
         -- A state that is delayed without a new revision stalls no earlier than after that delay,
         -- by the rules of the revision that is stored.
-        local due = later(0, tonumber(state.after), state.postponed)
+        local due = stalls_at(state)
         if due > state.due then
             set_latest(id, state, text(state.rev), state.status, state.labelled, state.after, due,
                 state.flow)
