@@ -82,10 +82,12 @@ from flowstate.errors import (
     ValueDecodeError,
     ValueNotFoundError,
 )
+from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.receiving import Receive
 from flowstate.registry import FlowRegistry
 from flowstate.retrying import RetryPolicy
 from flowstate.state import State, Status, Timer, Transition
+from flowstate.values import encoded
 from flowstate.watch import Watch
 
 __all__ = [
@@ -167,4 +169,6 @@ __all__ = [
     "ValueNotFoundError",
     "Watch",
     "check",
+    "encoded",
+    "mailbox_id",
 ]

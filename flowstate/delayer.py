@@ -106,7 +106,7 @@ class Delayer:
 
     A delay fires by a commit at the revision that it belongs to, so one of them wins, and a
     state that has moved on is left alone. Then the engine executes the state. A delay made with
-    ``commit=False`` is claimed for ``lease_seconds`` while its flow runs, and fires again if the
+    ``commit=False`` is claimed for ``lease`` seconds while its flow runs, and fires again if the
     process dies meanwhile. The claim is renewed in time; when that fails until the lease is
     nearly over, the execution is cancelled.
 
@@ -124,7 +124,7 @@ class Delayer:
             tried again. Delays that become due are fired at their time, and the driver tells of
             new ones.
         batch: how many delays are fired at the same time; ten times as many are read at once.
-        lease_seconds: for which a delay with ``commit=False`` is claimed.
+        lease: seconds for which a delay with ``commit=False`` is claimed.
         rng: where chance comes from; by default it differs from delayer to delayer.
 
     Raises:
@@ -134,7 +134,7 @@ class Delayer:
     _engine: Engine = attrs.field(validator=has("an Engine", "driver", "clock", "flows"))
     _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
     _batch: int = attrs.field(default=100, kw_only=True, validator=count(1, 10_000))
-    _lease_seconds: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0.05))
+    _lease: float = attrs.field(default=60.0, kw_only=True, validator=seconds(0.05))
     _rng: Random | None = attrs.field(
         default=None, kw_only=True, validator=optional(has("a random.Random", "sample", "uniform"))
     )
@@ -245,7 +245,7 @@ class Delayer:
             if fresh or "left" in outcomes:
                 sweep.pauses.add(self._poll_interval)
             if not all(delay.commit for delay in batch):
-                sweep.pauses.add(self._lease_seconds)
+                sweep.pauses.add(self._lease)
             self._order.learn(batch, lost)
             if len(lost) > MOST_LOST * len(batch) and start + self._batch < len(todo):
                 return False
@@ -324,9 +324,9 @@ class Delayer:
         if delay.id in self._claimed or len(self._claimed) >= self._batch:
             return "left"
         ctx = self._engine.draft_delay(delay)
-        tenure = Tenure(self._lease_seconds, self._engine.clock.monotonic())
+        tenure = Tenure(self._lease, self._engine.clock.monotonic())
         try:
-            await self._engine.claim(Claim(delay.id, self._holder, self._lease_seconds))
+            await self._engine.claim(Claim(delay.id, self._holder, self._lease))
         except ClaimLostError:
             return "lost"
         claimed = ClaimedDelay(self._engine, delay, ctx, self._holder, tenure)

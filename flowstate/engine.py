@@ -70,7 +70,8 @@ class Engine(Changing):
         clock: for everything but the time that the store stamps.
         max_executions: how many background executions run at once.
         max_pending: how many more may wait for their turn.
-        blocking_threads: how many ``blocking=True`` flows run at once.
+        blocking_threads: how many ``blocking=True`` flows, and functions that flows
+            have called in threads, run at once.
         shutdown_timeout: seconds that a stop waits for running flows before it cancels them. A
             thread cannot be cancelled; the stop does not wait for it any longer.
         tokens: makes a token for each commit; unique among all engines of a store.
@@ -296,6 +297,22 @@ class Engine(Changing):
     def waiting(self) -> int:
         """How many background executions wait for their turn."""
         return self._runtime.flow_loop.pool.pending if self._runtime is not None else 0
+
+    async def call_in_thread(self, name: str, call: Callable[[], R]) -> R:
+        """Return what a function returns that blocks; a thread of the engine calls it.
+
+        Of these there are ``blocking_threads``, which blocking flows have as well. A call that is
+        cancelled goes on in its thread, but nothing waits for it.
+
+        Args:
+            name: of the call, for logs.
+            call: has the context variables of the caller.
+
+        Raises:
+            EngineStoppedError: the engine is not open.
+        """
+        result: R = await self._here().flow_loop.call_in_thread(name, call)
+        return result
 
     async def idle(self) -> None:
         """Return when no background execution runs or waits any more."""

@@ -121,7 +121,7 @@ class Consumer:
         skip_gap: go on behind revisions that were compacted before they were handled.
         save_every: seconds.
         grace: seconds that a handler has to end when the consumer is left; then it is cancelled.
-        lease_seconds: after which a silent process is replaced.
+        lease: seconds after which a silent process is replaced.
         rng: draws pauses.
 
     Raises:
@@ -149,7 +149,7 @@ class Consumer:
     _skip_gap: bool = attrs.field(default=False, kw_only=True, validator=flag)
     _save_every: float = attrs.field(default=5.0, kw_only=True, validator=seconds(0.001))
     _grace: float = attrs.field(default=10.0, kw_only=True, validator=seconds())
-    _lease_seconds: float = attrs.field(
+    _lease: float = attrs.field(
         default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
     )
     _rng: random.Random | None = attrs.field(
@@ -166,7 +166,7 @@ class Consumer:
         # Drawn here: processes that were forked after this object was made must differ.
         chance = self._rng or random.Random()  # noqa: S311 - no secret
         place = place_id(self._name)
-        lease = Lease(self._engine, place, lease_seconds=self._lease_seconds, rng=chance)
+        lease = Lease(self._engine, place, seconds=self._lease, rng=chance)
         self._handling = Handling(
             self._engine,
             self._name,

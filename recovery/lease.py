@@ -145,7 +145,7 @@ class Lease:
     Args:
         engine: open until the lease is left.
         name: of what is leased.
-        lease_seconds: after which a silent holder is replaced.
+        seconds: after which a silent holder is replaced.
         poll_interval: seconds between two looks of a standby. On a quiet store one that is given
             back is taken at once, where the driver hears of other processes' commits.
         rng: for jitter.
@@ -161,7 +161,7 @@ class Lease:
 
     _engine: Engine = attrs.field(validator=has("an Engine", "do", "driver", "clock"))
     _name: str = attrs.field(validator=_is_name)
-    _lease_seconds: float = attrs.field(
+    _seconds: float = attrs.field(
         default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
     )
     _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
@@ -305,7 +305,7 @@ class Lease:
         if self._is_free(liveness, asked_at, now):
             await self._take(StateContext(self._state))
         else:
-            left = self._sign_at + self._lease_seconds - now
+            left = self._sign_at + self._seconds - now
             await self._wait_for_change(max(min(left, self._poll_interval), SHORTEST_PAUSE))
 
     def _is_free(self, liveness: Liveness, asked_at: float, now: float) -> bool:
@@ -319,7 +319,7 @@ class Lease:
         if sign != self._sign:
             self._sign, self._sign_at = sign, now
         # Not by now: this process may have stood still since the store replied.
-        return asked_at - self._sign_at >= self._lease_seconds
+        return asked_at - self._sign_at >= self._seconds
 
     async def _wait_for_change(self, pause: float) -> None:
         """Wait, or until others commit, unless they do all the time: then it says nothing."""
@@ -344,7 +344,7 @@ class Lease:
         finally:
             term = Term(ctx, self._clock, self._chance.uniform(0.8, 1.0), self._held)
             if ctx.committed.rev != before:  # Also when this is cancelled: it is given back then.
-                self._term = term.begin(self._lease_seconds, sent_at)
+                self._term = term.begin(self._seconds, sent_at)
         self._retakes = self._retakes + 1 if self._lost_term is not None else 0
         self._sign = self._lost_term = None
         if not term.is_held:

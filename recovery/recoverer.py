@@ -70,7 +70,7 @@ def _check_group(_: object, field: Any, value: str) -> None:
 
 
 def _check_lease(_: object, __: object, value: object) -> None:
-    check_seconds("lease_seconds", value, SHORTEST_SECONDS)
+    check_seconds("lease", value, SHORTEST_SECONDS)
 
 
 def _check_rate(_: object, field: Any, value: object) -> None:
@@ -120,7 +120,7 @@ class Recoverer:
             its registry does not have are left alone, and cost nothing.
         group: recoverers of one group elect one leader. Processes with other flows use another
             group, since the leader of theirs is the one that knows them.
-        lease_seconds: after which a silent leader is replaced.
+        lease: seconds after which a silent leader is replaced.
         poll_interval: seconds between two scans while others commit. When there are no commits,
             it scans when the next state stalls, and every few seconds.
         max_running: how many attempts are on their way at once. Those that have run for half a
@@ -134,7 +134,9 @@ class Recoverer:
 
     _engine: Engine = attrs.field(validator=has("an Engine", "driver", "clock", "flows"))
     _group: str = attrs.field(default="default", kw_only=True, validator=_check_group)
-    _lease_seconds: float = attrs.field(default=15.0, kw_only=True, validator=_check_lease)
+    _lease_seconds: float = attrs.field(
+        alias="lease", default=15.0, kw_only=True, validator=_check_lease
+    )
     _poll_interval: float = attrs.field(default=1.0, kw_only=True, validator=seconds(0.001))
     _max_running: int = attrs.field(default=100, kw_only=True, validator=count(1))
     _rate: float = attrs.field(default=100.0, kw_only=True, validator=_check_rate)
@@ -161,7 +163,7 @@ class Recoverer:
         self._lease = Lease(
             self._engine,
             lease_name(self._group),
-            lease_seconds=self._lease_seconds,
+            seconds=self._lease_seconds,
             poll_interval=self._poll_interval,
             rng=self._chance,
         )

@@ -78,7 +78,7 @@ class Retention:
         name: of the lease.
         every: seconds.
         batch: how many states are forgotten by one commit, at most 128.
-        lease_seconds: after which a silent process is replaced.
+        lease: seconds after which a silent process is replaced.
         rng: draws the pauses after failures.
 
     Raises:
@@ -98,7 +98,7 @@ class Retention:
     _batch: int = attrs.field(
         default=MAX_STATES_PER_COMMIT, kw_only=True, validator=count(1, MAX_STATES_PER_COMMIT)
     )
-    _lease_seconds: float = attrs.field(
+    _lease: float = attrs.field(
         default=15.0, kw_only=True, validator=seconds(SHORTEST_SECONDS, LONGEST)
     )
     _rng: random.Random | None = attrs.field(
@@ -115,7 +115,7 @@ class Retention:
         self._engine.check_open()
         # Drawn here: processes that were forked after this object was made must differ.
         self._chance = self._rng or random.Random()  # noqa: S311 - no secret
-        lease = Lease(self._engine, self._name, lease_seconds=self._lease_seconds, rng=self._chance)
+        lease = Lease(self._engine, self._name, seconds=self._lease, rng=self._chance)
         self._task = spawn(self._run(lease), f"flowstate {self._name}")
         return self
 

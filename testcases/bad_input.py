@@ -186,7 +186,7 @@ async def recovery_settings_are_checked(h: Harness) -> None:
         error = await raised(InvalidInputError, recovery.set_max_attempts, ctx, attempts)
         check(error.field, "attempts", "field")
     check(dict(ctx.current.annotations), {}, "annotations")
-    for field, bad in (("rate", 0), ("max_running", 0), ("lease_seconds", 0.0), ("group", "")):
+    for field, bad in (("rate", 0), ("max_running", 0), ("lease", 0.0), ("group", "")):
         error = await raised(InvalidInputError, Recoverer, h.engine, **{field: bad})
         check(error.field, field, "field")
     await raised(InvalidInputError, Recoverer, h.engine, poll_interval=0)

@@ -86,7 +86,7 @@ async def _consumer(
     defaults: dict[str, Any] = {
         "labels": ORDER,
         "retry": SOON,
-        "lease_seconds": SECONDS,
+        "lease": SECONDS,
         "grace": 1.0,
     }
     async with Consumer(engine, "orders", handler, **(defaults | options)) as consumer:
@@ -382,7 +382,7 @@ async def consumer_refuses_bad_input(h: Harness) -> None:
         "internal": ("yes",),
         "save_every": (0, -1, None),
         "grace": (-1, float("nan")),
-        "lease_seconds": (0, "1"),
+        "lease": (0, "1"),
         "rng": (5,),
     }.items():
         for value in values:

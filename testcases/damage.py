@@ -145,7 +145,7 @@ async def damaged_states_that_stall(h: Harness) -> None:
     check(told, [("bad", "bad"), ("newer", "newer")], "what stalls and is damaged")
     (found,) = await h.driver.get_liveness(["bad"])
     check(found and found.rev, contexts["bad"].committed.rev, "liveness of the damaged one")
-    async with Recoverer(h.engine, lease_seconds=1.0, poll_interval=0.05):
+    async with Recoverer(h.engine, lease=1.0, poll_interval=0.05):
         await h.visited("work")
 
 

@@ -36,7 +36,7 @@ Way = Callable[[StateContext], Command[None]]
 """What a flow returns, so that something runs again."""
 
 NOW = timedelta(0)
-QUICK = {"lease_seconds": 1.0, "poll_interval": 0.05}
+QUICK = {"lease": 1.0, "poll_interval": 0.05}
 ANNOTATED = {AGAIN: "", "flowstate.note": "kept", "own": "left out"}
 
 

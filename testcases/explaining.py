@@ -120,7 +120,7 @@ async def explanations_of_unknown_flows(h: Harness) -> None:
     h.flows.unset("gone")
     h.flows.declare("gone")
     await h.clock.sleep(0.05)
-    async with Delayer(h.engine), Recoverer(h.engine, lease_seconds=1.0, poll_interval=0.05):
+    async with Delayer(h.engine), Recoverer(h.engine, lease=1.0, poll_interval=0.05):
         for id in ("silent", "kept", "due"):
             why, text = await _why(h, id)
             while id == "due" and why == "overdue":  # Until the delayer has looked.

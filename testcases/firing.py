@@ -81,7 +81,7 @@ async def delay_without_commit_of_what_stays(h: Harness) -> None:
 
     ctx = await committed(h, "delayed")
     await h.engine.do(Delay(ctx, "later", after=SOON, commit=False))
-    async with Delayer(h.engine, lease_seconds=0.5):
+    async with Delayer(h.engine, lease=0.5):
         await h.visited("later")
         await h.clock.sleep(1.0)
     check(h.visits, ["later"], "visits")
@@ -102,7 +102,7 @@ async def delay_without_commit_is_retried(h: Harness) -> None:
 
     ctx = await committed(h, "delayed")
     await h.engine.do(Delay(ctx, "later", after=timedelta(seconds=10), commit=False))
-    async with Delayer(h.engine, lease_seconds=60), h.engine.watch(status=Status.ENDED) as ended:
+    async with Delayer(h.engine, lease=60), h.engine.watch(status=Status.ENDED) as ended:
         await anext(ended)
     check(h.visits, ["10", "70", "130"], "seconds of the attempts")
 
@@ -302,11 +302,11 @@ async def _hold(h: Harness, line: Driver) -> list[str]:
     await h.engine.do(Delay(ctx, "later", after=timedelta(0), commit=False))
     async with (
         h.make_engine(line) as holder,
-        Delayer(holder, lease_seconds=60),
+        Delayer(holder, lease=60),
         h.engine.watch(status=Status.ENDED) as ended,
     ):
         await h.until(lambda visits: len(visits) > 0)
-        async with Delayer(h.engine, lease_seconds=60):
+        async with Delayer(h.engine, lease=60):
             await anext(ended)
             await h.clock.sleep(600)
     check(await delays_of(h), [], "delays that are left")
@@ -347,7 +347,7 @@ async def held_delay_of_a_state_that_moves_on(h: Harness) -> None:
 
     ctx = await committed(h, "delayed")
     await h.engine.do(Delay(ctx, "later", after=timedelta(0), commit=False))
-    async with Delayer(h.engine, lease_seconds=60), h.engine.watch(status=Status.ENDED) as ended:
+    async with Delayer(h.engine, lease=60), h.engine.watch(status=Status.ENDED) as ended:
         await anext(ended)
     check(h.visits, ["later"], "visits")
 

@@ -304,10 +304,10 @@ async def prune_takes_mailboxes_along(h: Harness) -> None:
 async def prune_takes_leases_that_were_left(h: Harness) -> None:
     """G11: a lease that nobody holds can be forgotten, and be taken again."""
     for name in ("once", "twice"):
-        async with Lease(h.engine, name, lease_seconds=1.0) as lease:
+        async with Lease(h.engine, name, seconds=1.0) as lease:
             await lease.wait_held()
     check(await h.engine.prune(), 2, "how many were forgotten")
-    async with Lease(h.engine, "twice", lease_seconds=1.0) as lease:
+    async with Lease(h.engine, "twice", seconds=1.0) as lease:
         await lease.wait_held()
 
 

@@ -19,7 +19,7 @@ from flowstate.testcases.support import DriverWrapper, end
 __all__ = ["CASES"]
 
 LEASE = 1.0
-QUICK = {"lease_seconds": LEASE, "poll_interval": 0.05}
+QUICK = {"lease": LEASE, "poll_interval": 0.05}
 SOON = 5.0  # Seconds; recovery without a hand-over waits for two minutes.
 
 
@@ -101,7 +101,7 @@ async def stop_hands_over_claimed_delays(h: Harness) -> None:
 
     ctx = h.ctx("job")
     await h.engine.do(Commit(Pause(ctx)), Delay(ctx, "long", after=timedelta(0), commit=False))
-    async with h.make_engine(shutdown_timeout=0.01) as engine, Delayer(engine, lease_seconds=600.0):
+    async with h.make_engine(shutdown_timeout=0.01) as engine, Delayer(engine, lease=600.0):
         await begun.wait()
     started = h.clock.monotonic()
     async with Delayer(h.engine):
@@ -166,7 +166,7 @@ async def recovery_without_its_leader(h: Harness) -> None:
 @case("shared", real_time=True)
 async def recovery_handed_over(h: Harness) -> None:
     """G11: a leader that stops gives its lease back, and another one takes it at once."""
-    long = {"lease_seconds": 30.0, "poll_interval": 0.05}
+    long = {"lease": 30.0, "poll_interval": 0.05}
     async with h.other_driver() as away, h.make_engine(away) as first:
         async with Recoverer(first, **long) as leader:  # type: ignore[arg-type]
             await _leads(h, leader)

@@ -303,7 +303,7 @@ async def updates_put_off_no_recovery(h: Harness) -> None:
     short = timedelta(milliseconds=250 if h.has_fake_clock else 800)
     set_retry_after(ctx, short)
     await h.engine.do(Commit(Transit(ctx, "work")))
-    async with Recoverer(h.engine, lease_seconds=1.0, poll_interval=0.05):
+    async with Recoverer(h.engine, lease=1.0, poll_interval=0.05):
         count = 0
         while not h.visits:
             await h.engine.update("a", lambda ctx: ctx.put(ctx.current.rev, "n"))
@@ -330,7 +330,7 @@ async def update_of_a_claimed_delay(h: Harness) -> None:
 
     ctx = await committed(h, "a")
     await h.engine.do(Commit(Delay(ctx, "slow", after=timedelta(0), commit=False)))
-    async with Delayer(h.engine, lease_seconds=LEASE):
+    async with Delayer(h.engine, lease=LEASE):
         await h.visited("slow ")
         state = await h.engine.update("a", _note)
         await is_told.wait()
@@ -355,7 +355,7 @@ async def claimed_delay_that_loses_a_race(h: Harness) -> None:
 
     ctx = await committed(h, "a")
     await h.engine.do(Commit(Delay(ctx, "both", after=timedelta(0), commit=False)))
-    async with Delayer(h.engine, lease_seconds=LEASE):
+    async with Delayer(h.engine, lease=LEASE):
         await h.engine.wait_for("a", status=Status.ENDED)
     check(h.visits, ["both"] * 2, "visits")
     check((await h.engine.get_state("other")).get(int, "n"), 2, "what was committed with it")

@@ -86,7 +86,7 @@ class _Ahead:
 async def _lease(
     engine: Engine, name: str = "job", seconds: float = SECONDS
 ) -> AsyncIterator[Lease]:
-    async with Lease(engine, name, lease_seconds=seconds, poll_interval=0.05) as lease:
+    async with Lease(engine, name, seconds=seconds, poll_interval=0.05) as lease:
         yield lease
 
 
@@ -103,7 +103,7 @@ async def _asleep(h: Harness, driver: Driver) -> AsyncIterator[tuple[Engine, Lea
     """Return an engine with the lease, whose time stands still as in a stopped process."""
     clock = FakeClock(autojump=False)
     async with h.make_engine(driver, clock=clock) as engine:
-        lease = Lease(engine, "job", lease_seconds=SECONDS, poll_interval=0.05)
+        lease = Lease(engine, "job", seconds=SECONDS, poll_interval=0.05)
         await lease.__aenter__()
         await lease.wait_held()
         try:
@@ -118,7 +118,7 @@ async def lease_has_one_holder(h: Harness) -> None:
     terms: list[int] = []
     async with contextlib.AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(h.make_engine()) for _ in range(5)]
-        leases = [Lease(each, "job", lease_seconds=SECONDS, poll_interval=0.05) for each in engines]
+        leases = [Lease(each, "job", seconds=SECONDS, poll_interval=0.05) for each in engines]
         await asyncio.gather(*(lease.__aenter__() for lease in leases))
         while leases:
             waiting = [asyncio.create_task(lease.wait_held()) for lease in leases]
@@ -219,11 +219,11 @@ async def lease_and_clocks_an_hour_apart(h: Harness) -> None:
 
     async with (
         h.make_engine(clock=_Ahead(h.clock)) as ahead,
-        Recoverer(ahead, lease_seconds=SECONDS, poll_interval=0.05) as first,
+        Recoverer(ahead, lease=SECONDS, poll_interval=0.05) as first,
     ):
         while not first.is_leading:
             await h.clock.sleep(0.01)
-        async with Recoverer(h.engine, lease_seconds=SECONDS, poll_interval=0.05) as second:
+        async with Recoverer(h.engine, lease=SECONDS, poll_interval=0.05) as second:
             ctx, fresh = h.ctx("slow"), h.ctx("fresh")
             recovery.set_retry_after(ctx, timedelta(seconds=SECONDS))
             await h.engine.do(Commit(Transit(ctx, "slow")), Execute(ctx))
@@ -240,7 +240,7 @@ async def recovery_by_a_leader_that_was_asleep(h: Harness) -> None:
     h.flows.set("work", end)
     held, clock = _Held(h.driver, "job"), FakeClock(autojump=False)
     async with h.make_engine(held, clock=clock) as sleeper:
-        old = Recoverer(sleeper, lease_seconds=SECONDS, poll_interval=0.05, rate=1e9)
+        old = Recoverer(sleeper, lease=SECONDS, poll_interval=0.05, rate=1e9)
         await _leads(old)
         await _commit_short_lived(h, "job")
         while not held.reached.is_set():
@@ -264,9 +264,9 @@ async def recovery_beside_a_leader_that_is_asleep(h: Harness) -> None:
     h.flows.set("work", end)
     clock = FakeClock(autojump=False)
     async with h.make_engine(clock=clock) as sleeper:
-        old = Recoverer(sleeper, lease_seconds=SECONDS, poll_interval=0.05, rate=1e9)
+        old = Recoverer(sleeper, lease=SECONDS, poll_interval=0.05, rate=1e9)
         await _leads(old)
-        async with Recoverer(h.engine, lease_seconds=SECONDS, poll_interval=0.05) as new:
+        async with Recoverer(h.engine, lease=SECONDS, poll_interval=0.05) as new:
             while not new.is_leading:
                 await h.clock.sleep(0.01)
             check(old.is_leading, True, "the sleeper believes to lead")
@@ -306,8 +306,8 @@ async def lease_refuses_bad_input(h: Harness) -> None:
         error = await raised(InvalidInputError, Lease, h.engine, name)
         check(error.field, "name", "field")
     for seconds in (0, -1, "1", None, float("nan")):
-        error = await raised(InvalidInputError, Lease, h.engine, "job", lease_seconds=seconds)
-        check(error.field, "lease_seconds", "field")
+        error = await raised(InvalidInputError, Lease, h.engine, "job", seconds=seconds)
+        check(error.field, "seconds", "field")
     check(await h.engine.head(), 0, "head")
     lease = Lease(h.engine, "job")
     await raised(LeaseLostError, lease.check)

@@ -232,7 +232,7 @@ async def failures_and_crashes_count_apart(h: Harness) -> None:
     async with (
         h.make_engine(driver) as engine,
         Delayer(engine),
-        Recoverer(engine, lease_seconds=LEASE, poll_interval=0.05),
+        Recoverer(engine, lease=LEASE, poll_interval=0.05),
     ):
         await engine.execute(ctx)
         await ended(h)

@@ -22,7 +22,7 @@ from flowstate.testcases.support import end, raised
 __all__ = ["CASES"]
 
 LEASE = 1.0
-QUICK = {"lease_seconds": LEASE, "poll_interval": 0.05}
+QUICK = {"lease": LEASE, "poll_interval": 0.05}
 
 
 def _short(h: Harness) -> timedelta:
@@ -41,7 +41,7 @@ def _quick(h: Harness, id: str, attempts: int | None = None, **state: Any) -> St
 
 @contextlib.asynccontextmanager
 async def _recovering(h: Harness, engine: Engine | None = None) -> AsyncIterator[Recoverer]:
-    async with Recoverer(engine or h.engine, lease_seconds=LEASE, poll_interval=0.05) as recoverer:
+    async with Recoverer(engine or h.engine, lease=LEASE, poll_interval=0.05) as recoverer:
         yield recoverer
 
 

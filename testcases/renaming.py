@@ -37,7 +37,7 @@ async def renamed_flow_finds_what_has_stalled(h: Harness) -> None:
     await h.engine.do(Commit(Transit(ctx, "old")))
     key = ctx.effect_key
     rename(h)
-    async with Recoverer(h.engine, lease_seconds=1.0, poll_interval=0.05):
+    async with Recoverer(h.engine, lease=1.0, poll_interval=0.05):
         await h.visited("order in old")
         await h.engine.idle()
     state = await h.engine.get_state("order")

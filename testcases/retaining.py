@@ -27,7 +27,7 @@ async def _end(h: Harness, *ids: str, **state: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def _retention(h: Harness, keep: timedelta, **options: Any) -> AsyncIterator[Retention]:
-    options = {"every": 0.05, "lease_seconds": 2.0} | options
+    options = {"every": 0.05, "lease": 2.0} | options
     async with Retention(h.engine, keep, **options) as retention:
         yield retention
 
@@ -97,7 +97,7 @@ async def retention_has_one_leader(h: Harness) -> None:
     async with (
         h.other_driver() as driver,
         h.make_engine(driver) as engine,
-        Retention(engine, NOTHING, every=0.05, lease_seconds=2.0) as second,
+        Retention(engine, NOTHING, every=0.05, lease=2.0) as second,
     ):
         async with _retention(h, NOTHING) as first:
             pair = [first, second]
@@ -157,7 +157,7 @@ async def retention_refuses_bad_input(h: Harness) -> None:
         "name": ("", None, "x" * 510),
         "every": (0, -1, None),
         "batch": (0, 129, None),
-        "lease_seconds": (0, "1"),
+        "lease": (0, "1"),
     }.items():
         for value in values:
             options: dict[str, Any] = {"keep": DAY, field: value}

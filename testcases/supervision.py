@@ -140,7 +140,7 @@ async def helpers_go_on_after_a_failure(h: Harness) -> None:
     with errors_logged():
         async with (
             h.make_engine(_Blind(h.driver)) as one,
-            Recoverer(one, lease_seconds=1.0, poll_interval=0.05),
+            Recoverer(one, lease=1.0, poll_interval=0.05),
         ):
             await h.visited("stalled")
         async with h.make_engine(_Blind(h.driver)) as two, Delayer(two, poll_interval=0.05):

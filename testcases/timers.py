@@ -205,7 +205,7 @@ async def timers_postpone_no_recovery(h: Harness) -> None:
     ctx = h.ctx("job")
     recovery.set_retry_after(ctx, timedelta(milliseconds=250 if h.has_fake_clock else 800))
     await h.engine.do(Commit(Transit(ctx, "work"), SetTimer(ctx, "alarm", "ring", after=HOUR)))
-    async with Delayer(h.engine), Recoverer(h.engine, lease_seconds=1.0, poll_interval=0.05):
+    async with Delayer(h.engine), Recoverer(h.engine, lease=1.0, poll_interval=0.05):
         await h.visited("attempt 1, timers ['alarm']")
         await h.engine.idle()
     check(await delays_of(h), [], "timers that are left")

@@ -1,4 +1,4 @@
-"""For tests of flows and of drivers: find what a crash or a race would break."""
+"""For tests of flows, of workflows and of drivers: find what a crash or a race would break."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from flowstate.testing.plugin.reaching import reached
     from flowstate.testing.programs.programs import run_model
     from flowstate.testing.simulation.schedules import run_schedules
+    from flowstate.testing.workflows.crashes import explore_workflow
+    from flowstate.testing.workflows.opening import open_workflows, stands_at
+    from flowstate.testing.workflows.stops import StopCoverage, StopUse, cover_stops
 
 __all__ = [
     "Exploration",
@@ -24,9 +27,14 @@ __all__ = [
     "HistoryFile",
     "Outcome",
     "Recorder",
+    "StopCoverage",
+    "StopUse",
     "Violation",
     "check",
+    "cover_stops",
     "explore_crashes",
+    "explore_workflow",
+    "open_workflows",
     "reached",
     "read_history",
     "read_store",
@@ -34,6 +42,7 @@ __all__ = [
     "run_model",
     "run_processes",
     "run_schedules",
+    "stands_at",
 ]
 
 # Imported when they are asked for: pytest loads the plugin in here wherever flowstate is installed.
@@ -43,9 +52,14 @@ HOMES = {
     "HistoryFile": "histories.files",
     "Outcome": "crashes.outcome",
     "Recorder": "histories.recorder",
+    "StopCoverage": "workflows.stops",
+    "StopUse": "workflows.stops",
     "Violation": "histories.violation",
     "check": "histories.checker",
+    "cover_stops": "workflows.stops",
     "explore_crashes": "crashes.exploration",
+    "explore_workflow": "workflows.crashes",
+    "open_workflows": "workflows.opening",
     "reached": "plugin.reaching",
     "read_history": "histories.files",
     "read_store": "histories.recorder",
@@ -53,6 +67,7 @@ HOMES = {
     "run_model": "programs.programs",
     "run_processes": "histories.processes",
     "run_schedules": "simulation.schedules",
+    "stands_at": "workflows.opening",
 }
 
 

@@ -96,7 +96,7 @@ async def test_a_claim_is_renewed_while_the_flow_runs_and_dropped_after_it(
     driver, ran = Claims(clock), list[str]()
     async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
         await claimed(engine)
-        async with Delayer(engine, lease_seconds=60.0):
+        async with Delayer(engine, lease=60.0):
             while not ran:
                 await clock.sleep(0.5)
             driver.lost = lost
@@ -113,7 +113,7 @@ async def test_an_execution_whose_claim_cannot_be_renewed_is_cancelled_before_ot
     driver, ran = Claims(clock), list[str]()
     async with Engine(driver, long_flow(clock, ran, 1_000.0), clock=clock) as engine:
         await claimed(engine)
-        async with Delayer(engine, lease_seconds=60.0):
+        async with Delayer(engine, lease=60.0):
             while not ran:
                 await clock.sleep(0.5)
             driver.failing = True
@@ -130,8 +130,8 @@ async def test_two_engines_never_execute_a_claimed_delay_at_once(clock: FakeCloc
     async with (
         Engine(memory, flows, clock=clock) as first,
         Engine(memory, flows, clock=clock) as second,
-        Delayer(first, lease_seconds=10.0),
-        Delayer(second, lease_seconds=10.0),
+        Delayer(first, lease=10.0),
+        Delayer(second, lease=10.0),
     ):
         await claimed(first)
         await clock.sleep(1_000.0)
@@ -148,7 +148,7 @@ async def test_a_flow_that_moves_its_state_on_needs_no_claim_any_more(clock: Fak
         ran.append("ended")
         return Commit(End(ctx))
 
-    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease_seconds=60.0):
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=60.0):
         await claimed(engine)
         assert (await next_ended(engine))[0] == "a"
     assert ran == ["ended"]
@@ -172,7 +172,7 @@ async def test_a_claimed_delay_that_the_store_calls_due_does_not_run_twice_at_on
 
     flows.declare("other")
     driver = Claims(clock)
-    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease_seconds=30):
+    async with Engine(driver, flows, clock=clock) as engine, Delayer(engine, lease=30):
         await claimed(engine)
         while not driver.claims:
             await clock.sleep(0.5)
@@ -199,7 +199,7 @@ async def test_a_flow_that_supersedes_itself_fires_again_and_again_but_not_at_on
     async with Engine(MemoryDriver(clock), flows, clock=clock) as engine:
         ctx = StateContext(State("a"))
         await engine.do(Commit(Delay(ctx, "long", after=SECOND, commit=False)))
-        async with Delayer(engine, lease_seconds=60.0):
+        async with Delayer(engine, lease=60.0):
             await clock.sleep(100.0)
     assert 15 <= len(ran) <= 20
     assert all(later - sooner >= 5.0 for sooner, later in pairwise(ran))
@@ -219,7 +219,7 @@ async def test_what_is_interrupted_because_its_state_was_moved_on_fires_again(
     async with Engine(MemoryDriver(clock), flows, clock=clock) as engine:
         ctx = StateContext(State("a"))
         await engine.do(Commit(Delay(ctx, "long", after=SECOND, commit=False)))
-        async with Delayer(engine, lease_seconds=60.0):
+        async with Delayer(engine, lease=60.0):
             await clock.sleep(10.0)
             await engine.update("a", lambda own: own.put("new"))
             await engine.wait_for("a", status=Status.ENDED, timeout=100.0)

@@ -169,7 +169,7 @@ async def test_a_slow_commit_of_an_attempt_wastes_none() -> None:
     async with Engine(driver, flows, clock=clock) as engine:
         await committed(engine, "job")
         driver.seconds = 6.0
-        async with Recoverer(engine, lease_seconds=100.0) as recoverer:
+        async with Recoverer(engine, lease=100.0) as recoverer:
             while not ran:
                 await clock.sleep(1.0)
             assert recoverer.stats().retried == 1

@@ -221,7 +221,7 @@ async def test_goes_on_when_the_driver_has_no_hint_to_give(
     [
         ("poll_interval", [0, -1, float("nan"), float("inf"), "x", True]),
         ("batch", [0, -5, 1.5, True, "x"]),
-        ("lease_seconds", [0, -1, float("nan"), "x"]),
+        ("lease", [0, -1, float("nan"), "x"]),
         ("rng", [3, "x"]),
     ],
 )

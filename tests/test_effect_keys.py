@@ -156,7 +156,7 @@ async def test_a_claimed_delay_that_fails_keeps_its_key(engine: Engine, clock: F
     engine.flows.set("work", work, replace=True)
     ctx = await begun(engine)
     await engine.do(Delay(ctx, "work", after=timedelta(0), commit=False))
-    async with Delayer(engine, lease_seconds=10.0), engine.watch(status=Status.ENDED) as ended:
+    async with Delayer(engine, lease=10.0), engine.watch(status=Status.ENDED) as ended:
         await anext(ended)
     assert keys == ["a:1:work"] * VISITS
 
@@ -202,7 +202,7 @@ async def test_claimed_delays_of_one_commit_begin_different_steps(
     days = [timedelta(days=day) for day in (1, 2, 3)]
     delays = [Delay(ctx, "rework", after=day, commit=False) for day in days]
     await engine.do(Commit(Pause(ctx), *delays))
-    async with Delayer(engine, lease_seconds=10.0):
+    async with Delayer(engine, lease=10.0):
         await clock.sleep(4 * 86_400.0)
     assert keys == [
         key
@@ -232,7 +232,7 @@ async def test_claimed_delays_by_themselves_begin_different_steps(
     ctx = await begun(engine)
     commit = Delay(ctx, "rework", after=timedelta(hours=1), commit=False)
     await engine.do(Commit(Pause(ctx), commit, Delay(ctx, "work", after=AT_ONCE, commit=False)))
-    async with Delayer(engine, lease_seconds=10.0):
+    async with Delayer(engine, lease=10.0):
         await clock.sleep(3 * 86_400.0)
     assert keys == [f"a:{base}.1:rework" for base in ("2", "2-a1", "2-a2") for _ in range(2)]
 

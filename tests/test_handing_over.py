@@ -189,7 +189,7 @@ async def test_the_log_names_no_error_where_there_was_none(
     ("field", "values"),
     [
         ("group", ["", "a\0b", 3]),
-        ("lease_seconds", [0, -1, float("nan"), float("inf"), "x", True]),
+        ("lease", [0, -1, float("nan"), float("inf"), "x", True]),
         ("poll_interval", [0, -1, float("nan"), "x"]),
         ("max_running", [0, -1, 1.5, True, "x"]),
         ("rate", [0, -1, float("nan"), "x", True]),

@@ -68,7 +68,7 @@ async def test_a_lease_given_up_during_a_heartbeat_can_be_taken_again(clock: Fak
     driver = Moody(MemoryDriver(clock))
     async with (
         Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", lease_seconds=1.0) as lease,
+        Lease(engine, "job", seconds=1.0) as lease,
     ):
         await lease.wait_held()
         driver.on_beat = lease.give_up
@@ -89,7 +89,7 @@ async def lease_lost_to_time(
 
     async with (
         Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", lease_seconds=30.0, poll_interval=1.0) as lease,
+        Lease(engine, "job", seconds=30.0, poll_interval=1.0) as lease,
     ):
         await lease.wait_held()
         await clock.sleep(15.0)
@@ -137,7 +137,7 @@ async def test_a_lease_that_is_nearly_over_when_it_is_taken_is_renewed_at_once(
     driver = Moody(MemoryDriver(clock))
     async with (
         Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", lease_seconds=30.0, poll_interval=1.0) as lease,
+        Lease(engine, "job", seconds=30.0, poll_interval=1.0) as lease,
     ):
         driver.on_commit = lambda: clock.sleep(19.0)
         await lease.wait_held()
@@ -158,7 +158,7 @@ async def test_a_lease_whose_first_commits_are_acknowledged_too_late_is_taken_ag
     driver.on_commit = reply_late
     async with (
         Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", lease_seconds=30.0, poll_interval=1.0) as lease,
+        Lease(engine, "job", seconds=30.0, poll_interval=1.0) as lease,
     ):
         while not lease.is_held:
             await clock.sleep(0.5)
@@ -174,7 +174,7 @@ async def test_a_lease_survives_errors_of_any_kind(clock: FakeClock) -> None:
 
     async with (
         Engine(driver, FlowRegistry(), clock=clock) as engine,
-        Lease(engine, "job", lease_seconds=1.0) as lease,
+        Lease(engine, "job", seconds=1.0) as lease,
     ):
         await lease.wait_held()
         driver.on_beat = fail
@@ -237,10 +237,10 @@ async def test_a_lease_is_lost_in_time_whatever_becomes_of_the_last_heartbeat(
     async with (
         Engine(driver, FlowRegistry(), clock=clock) as engine,
         Engine(store, FlowRegistry(), clock=clock) as other,
-        Lease(engine, "job", lease_seconds=15.0) as lease,
+        Lease(engine, "job", seconds=15.0) as lease,
     ):
         await lease.wait_held()
-        async with Lease(other, "job", lease_seconds=15.0) as standby:
+        async with Lease(other, "job", seconds=15.0) as standby:
             driver.is_cut = True
             losing = asyncio.create_task(lease.wait_lost())
             await clock.sleep(10.1)

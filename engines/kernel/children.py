@@ -9,27 +9,31 @@ import attrs
 import msgspec
 from msgspec import Raw
 
-from flowstate.commands import Commit, Delay, Put, Transit
-from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate import (
+    Commit,
+    Delay,
+    Engine,
+    EngineOverloadedError,
+    EngineStoppedError,
+    InvalidCommandError,
+    InvalidInputError,
+    Put,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    StateNotFoundError,
+    Status,
+    Transit,
+    UnknownFlowError,
+)
 from flowstate.engines.kernel.control import CONTROL, Cancel
 from flowstate.engines.kernel.errors import ChildFailed, restored, stored
-from flowstate.engines.kernel.instance import ORIGIN, OUTCOME, PARENT, RESULT, Instance
+from flowstate.engines.kernel.instance import ORIGIN, OUTCOME, PARENT, RESULT, Codes, Instance
 from flowstate.engines.kernel.operations import Each
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.reviving import revived
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
-from flowstate.errors import (
-    EngineOverloadedError,
-    EngineStoppedError,
-    InvalidCommandError,
-    InvalidInputError,
-    RevisionMismatchError,
-    StateNotFoundError,
-    UnknownFlowError,
-)
-from flowstate.state import State, Status
 
 __all__ = ["Family"]
 
@@ -43,6 +47,7 @@ class Family:
 
     ctx: StateContext
     engine: Engine
+    codes: Codes
     instance: Instance
     progress: Progress
 
@@ -138,7 +143,7 @@ class Family:
         if state.labels.get(OUTCOME) == "done":
             children.done += 1
         elif OUTCOME in state.labels or state.status is Status.ENDED:
-            return [revived(state, fresh, self.instance.codes)]
+            return [revived(state, fresh, self.codes)]
         return []
 
     async def _execute(self, child: StateContext, to: str) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 from msgspec import Raw, Struct
 
-from flowstate.errors import InvalidInputError
+from flowstate import InvalidInputError, RetryPolicy
 from flowstate.frozen import EMPTY
-from flowstate.retrying import RetryPolicy
 
 if TYPE_CHECKING:
     from flowstate.engines.kernel.operations import Operation, Outcome
@@ -59,6 +58,8 @@ class Stop:
         optional: those of them that need not be bound there.
         levels: what encloses it and is part of the place, from the outside in: ``for item``,
             ``except 2``, ``finally 1``.
+        messages: those that it waits for, by name, and their types; as far as that can be told.
+        runs: further code that it runs in the same instance.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Stop:
     names: Mapping[str, Any] = EMPTY
     optional: frozenset[str] = frozenset()
     levels: Sequence[str] = ()
+    messages: Mapping[str, Any] = EMPTY
+    runs: "Sequence[Code]" = ()
 
 
 @attrs.frozen
@@ -142,6 +145,7 @@ class Code(Protocol):
 
     Attributes:
         name: what frames call it.
+        version: higher than those before; 0: its versions are not counted.
         stops: by name.
         takes: the names of its arguments, and the types by which they are decoded.
         gives: the type of its result.
@@ -153,6 +157,7 @@ class Code(Protocol):
     """
 
     name: str
+    version: int
     stops: Mapping[str, Stop]
     takes: Mapping[str, Any]
     gives: Any

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from flowstate.context import StateContext
+from flowstate import StateContext
 from flowstate.engines.kernel.errors import StoredError, stored
 from flowstate.engines.kernel.instance import ANSWERS, Instance
 from flowstate.engines.kernel.outcomes import decoded

@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from flowstate.commands import Command, Commit, End, Transit
-from flowstate.context import StateContext
+from flowstate import CodecError, Command, Commit, End, Receive, StateContext, Transit
 from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.instance import (
     NOTES,
@@ -17,8 +16,6 @@ from flowstate.engines.kernel.instance import (
     Instance,
     Notes,
 )
-from flowstate.errors import CodecError
-from flowstate.mailboxes.receiving import Receive
 
 __all__ = ["TELL", "ended", "parked", "take_delivered"]
 

@@ -6,9 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flowstate.errors import FlowstateError, InvalidInputError
-from flowstate.retrying import text_of
-from flowstate.values import encoded
+from flowstate import FlowstateError, InvalidInputError, encoded
 
 __all__ = [
     "Cancelled",
@@ -21,9 +19,11 @@ __all__ = [
     "ThreadExistsError",
     "restored",
     "stored",
+    "text_of",
 ]
 
 DEEPEST = 8  # Causes of causes that are stored.
+MOST_TEXT = 1_000  # Characters of an error.
 
 
 class Cancelled(BaseException):
@@ -127,6 +127,11 @@ class StoredError(Struct, frozen=True, omit_defaults=True):
     attributes: dict[str, Any] = msgspec.field(default_factory=dict)
     cause: "StoredError | None" = None
 
+    @property
+    def is_cancel(self) -> bool:
+        """Whether it is a ``Cancelled``."""
+        return issubclass(_class_of(self.kind), Cancelled)
+
 
 def stored(error: BaseException, depth: int = 0) -> StoredError:
     """Return the stored form of an error."""
@@ -139,6 +144,17 @@ def stored(error: BaseException, depth: int = 0) -> StoredError:
         _plain(dict(vars(error)), {}),
         stored(cause, depth + 1) if cause is not None and depth < DEEPEST else None,
     )
+
+
+def text_of(error: BaseException) -> str:
+    """Return what every store can keep of an error: its class and its message, cut short."""
+    try:
+        text = f"{type(error).__name__}: {error}"[:MOST_TEXT].replace(
+            "\0", "\N{REPLACEMENT CHARACTER}"
+        )
+    except Exception as broken:  # noqa: BLE001 - the class is the user's own
+        text = f"{type(error).__name__}, whose message raises {type(broken).__name__}"
+    return text.encode(errors="replace").decode()
 
 
 def _plain(value: Any, default: Any) -> Any:

@@ -3,37 +3,39 @@
 from functools import partial
 from typing import Any
 
-from flowstate.commands import Command, Commit, End
-from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate import (
+    Command,
+    Commit,
+    End,
+    Engine,
+    FlowRegistry,
+    InvalidCommandError,
+    RetryPolicy,
+    StateContext,
+    StateNotFoundError,
+)
 from flowstate.engines.kernel.control import CONTROL, ChildEnded
-from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.errors import StoredError
-from flowstate.engines.kernel.instance import ERROR, ORIGIN
+from flowstate.engines.kernel.instance import ERROR, ORIGIN, Codes
 from flowstate.engines.kernel.starting import Origin, flow_of
 from flowstate.engines.kernel.turn import Turn
-from flowstate.errors import InvalidCommandError, StateNotFoundError
-from flowstate.registry import FlowRegistry
-from flowstate.retrying import RetryPolicy
 
 __all__ = ["register"]
 
 PATIENT = RetryPolicy(attempts=1_000_000, first=0.1, longest=60.0)
 
 
-def register(flows: FlowRegistry, definitions: Definitions) -> None:
+def register(flows: FlowRegistry, codes: Codes) -> None:
     """Let a registry run the instances of all workflows, in place of those that it ran so far."""
-    for code in definitions.codes:
+    for code in codes:
         if code.data is not None:
-            flows.set(flow_of(code.name), partial(_turn, definitions, code.name), replace=True)
+            flows.set(flow_of(code.name), partial(_turn, codes, code.name), replace=True)
     flows.set(TELL, _tell, replace=True, retry=PATIENT)
 
 
-async def _turn(
-    definitions: Definitions, name: str, ctx: StateContext, engine: Engine
-) -> Command[Any]:
-    return await Turn(ctx, engine, definitions, name).run()
+async def _turn(codes: Codes, name: str, ctx: StateContext, engine: Engine) -> Command[Any]:
+    return await Turn(ctx, engine, codes, name).run()
 
 
 async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:

@@ -1,20 +1,21 @@
 """Hints that there is something to look at while the steps of a turn run."""
 
 import asyncio
-import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any
 
 import attrs
 
-from flowstate.context import StateContext
-from flowstate.engine import Engine
-from flowstate.errors import EngineStoppedError
-from flowstate.mailboxes.mailbox import mailbox_id
-from flowstate.tasks import cancel_and_wait, spawn, supervised
+from flowstate import Engine, EngineStoppedError, FlowstateError, StateContext, mailbox_id
 
 __all__ = ["Hints"]
 
+logger = logging.getLogger("flowstate.engines")
+
 AFTER = 0.25  # Seconds of a step; most are over by then, and need no watch.
 LATE = 1.0  # Seconds of a turn of short steps; where many turns run at once, each takes longer.
+PAUSE = 5.0  # Seconds after a failure.
 
 
 @attrs.define(eq=False)
@@ -39,38 +40,41 @@ class Hints:
 
     def begin_late(self) -> None:
         """Watch, if the turn has lasted for a while although each of its steps is short."""
-        if not self._tasks and self._engine.clock.monotonic() - self._began > LATE:
+        if self._engine.clock.monotonic() - self._began > LATE:
             self.begin()
 
     def begin(self) -> None:
         """Watch, if that has not begun."""
         if not self._tasks:
-            works = (self._watch(), self._wait_superseded(), self._wait_stopping())
-            self._tasks = [spawn(work, "flowstate hints") for work in works]
+            stopping, superseded = self._ctx.wait_stopping(), self._ctx.wait_superseded()
+            works = self._watch(), self._set_after(stopping), self._set_after(superseded)
+            self._tasks = [asyncio.create_task(work, name="flowstate hints") for work in works]
 
     async def _watch(self) -> None:
-        sleep, what = self._engine.clock.sleep, f"the watch of messages to {self._ctx.current.id!r}"
-        await sleep(AFTER)
-        await supervised(what, self._look, sleep)
+        id, pause = self._ctx.current.id, AFTER
+        while True:
+            await self._engine.clock.sleep(pause)
+            try:
+                await self._look(mailbox_id(id))
+            except EngineStoppedError:
+                return
+            except FlowstateError:
+                logger.exception("messages to %r are not noticed", id, extra={"state_id": id})
+                pause = PAUSE
 
-    async def _look(self) -> None:
-        """Note each change of the mailbox, until the engine stops."""
-        id = mailbox_id(self._ctx.current.id)
-        with contextlib.suppress(EngineStoppedError):
-            async with self._engine.watch(id=id, since_latest=True) as states:
-                async for _ in states:
-                    self.has_messages = True
-                    self.hint.set()
+    async def _look(self, mailbox: str) -> None:
+        async with self._engine.watch(id=mailbox, since_latest=True) as states:
+            async for _ in states:
+                self.has_messages = True
+                self.hint.set()
 
-    async def _wait_superseded(self) -> None:
-        await self._ctx.wait_superseded()
-        self.hint.set()
-
-    async def _wait_stopping(self) -> None:
-        await self._ctx.wait_stopping()
+    async def _set_after(self, event: Coroutine[Any, Any, None]) -> None:
+        await event
         self.hint.set()
 
     async def close(self) -> None:
         """Watch no more."""
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
-            await cancel_and_wait(*self._tasks)
+            await asyncio.wait(self._tasks)

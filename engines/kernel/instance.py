@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from random import Random
 from typing import Any
 
 import attrs
@@ -9,14 +10,21 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from flowstate.context import StateContext
-from flowstate.engines.kernel.code import Code, Frame, MisfitError, Update
-from flowstate.engines.kernel.errors import Cancelled, StoredError, restored
+from flowstate import (
+    InvalidInputError,
+    RetryPolicy,
+    State,
+    StateContext,
+    ValueDecodeError,
+    ValueNotFoundError,
+    encoded,
+)
+from flowstate.engines.kernel.code import Code, MisfitError, Update
+from flowstate.engines.kernel.errors import StoredError
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.engines.kernel.threads import MAIN, Thread, Threads
-from flowstate.errors import ValueDecodeError, ValueNotFoundError
 from flowstate.frozen import FrozenDict
-from flowstate.values import encoded
 
 __all__ = [
     "ANSWERS",
@@ -34,18 +42,15 @@ __all__ = [
     "RESULT",
     "STOP",
     "THREADS",
+    "Used",
+    "VERSION",
     "WORKFLOW",
 ]
 
 DATA, THREADS, NOTES = "data", "threads", "notes"  # Values of the state of an instance.
 RESULT, ERROR, ANSWERS, ORIGIN = "result", "error", "answers", "origin"
-WORKFLOW, STOP, OUTCOME, PARENT, PARKED = (
-    "workflow",
-    "stop",
-    "outcome",
-    "parent",
-    "parked",
-)  # Labels.
+WORKFLOW, VERSION, STOP = "workflow", "version", "stop"  # Labels.
+OUTCOME, PARENT, PARKED = "outcome", "parent", "parked"
 # All other values of the state are messages that were delivered to it, by their names.
 RESERVED = frozenset({DATA, THREADS, NOTES, RESULT, ERROR, ANSWERS, ORIGIN, PARKED})
 
@@ -73,36 +78,97 @@ class Notes(Struct, omit_defaults=True):
     kept: list[tuple[str, Raw]] = msgspec.field(default_factory=list)
 
 
+class Used(dict[str, Code]):
+    """What the frames of an instance name: the code of its workflow, and all that this uses."""
+
+    @classmethod
+    def by(cls, code: Code) -> "Used":
+        """Return a workflow with all that it uses."""
+        used, waiting = cls(), [code]
+        while waiting:
+            last = waiting.pop()
+            if last.name not in used:
+                used[last.name] = last
+                waiting += last.uses.values()
+        return used
+
+    def __missing__(self, name: str) -> Code:
+        raise MisfitError(f"there is no code {name!r} here")
+
+
 class Codes:
-    """What frames name: codes, with all that they use."""
+    """The workflows of a process, by name and version; and how their steps are run.
 
-    def __init__(self, codes: Iterable[Code] = ()) -> None:
-        self._codes: dict[str, Code] = {}
+    Those that they use are among them.
+
+    Args:
+        codes: of workflows.
+        retry: of steps for which neither they nor their workflow say it; ``None``: they fail at
+            once.
+        transaction: makes a transaction of the store for each step that wants one.
+        rng: draws pauses.
+
+    Raises:
+        InvalidInputError: two workflows have one name and one version.
+    """
+
+    def __init__(
+        self,
+        codes: Iterable[Code] = (),
+        *,
+        retry: RetryPolicy | None = None,
+        transaction: MakeTransaction | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.retry, self.transaction = retry, transaction
+        self.rng = rng or Random()  # noqa: S311 - no secret
+        self._newest = Used()
+        self._versions: dict[str, dict[str, Code]] = {}
+        self._used: dict[Code, Used] = {}
         for code in codes:
-            self.add(code)
+            self._add(code)
 
-    def add(self, code: Code) -> None:
-        """Let frames name a code, and all that it uses."""
-        if self._codes.get(code.name) is not code:
-            self._codes[code.name] = code
-            for used in code.uses.values():
-                self.add(used)
+    def _add(self, code: Code) -> None:
+        versions = self._versions.setdefault(code.name, {})
+        if versions.setdefault(str(code.version), code) is not code:
+            reason = f"two workflows {code.name!r} have the version {code.version}"
+            raise InvalidInputError("codes", f"{reason}; give the newer one a higher version=")
+        self._newest[code.name] = max(versions.values(), key=lambda each: each.version)
+        self._used[code] = used = Used.by(code)
+        for each in used.values():
+            if each.data is not None and each not in self._used:
+                self._add(each)
 
     def __getitem__(self, name: str) -> Code:
-        code = self._codes.get(name)
-        if code is None:
-            raise MisfitError(f"there is no code {name!r} here")
-        return code
+        return self._newest[name]
 
     def __iter__(self) -> Iterator[Code]:
-        return iter(self._codes.values())
+        return iter(self._newest.values())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._codes
+        return name in self._newest
 
-    def of(self, frame: Frame) -> Code:
-        """Return the code of a frame."""
-        return self[frame.code]
+    def versions(self, name: str) -> list[Code]:
+        """Return all that is here of a workflow; all else gives the newest version."""
+        return [*self._versions.get(name, {}).values()]
+
+    def of(self, state: State) -> Code:
+        """Return the version with which an instance goes on: its own, or else the newest.
+
+        Raises:
+            MisfitError: the workflow is not here, or a newer version has stored the instance.
+        """
+        newest = self[state.labels.get(WORKFLOW, "")]
+        version = state.labels.get(VERSION, "0")
+        code = self._versions[newest.name].get(version)
+        if code is None and version.isdecimal() and int(version) > newest.version:
+            text = f"version {version} has stored this, and here is {newest.version}"
+            raise MisfitError(f"{newest.name}: {text}")
+        return code or newest
+
+    def used_by(self, code: Code) -> Used:
+        """Return a workflow with all that it uses."""
+        return self._used[code]
 
 
 @attrs.define(eq=False)
@@ -121,26 +187,27 @@ class Instance:
 
     id: str
     code: Code
-    codes: Codes
+    codes: Used
     data: Any
     threads: Threads
     notes: Notes = attrs.Factory(Notes)
     is_changed: bool = False
 
     @classmethod
-    def of(cls, ctx: StateContext, code: Code, codes: Codes) -> "Instance":
+    def of(cls, ctx: StateContext, codes: Codes) -> "Instance":
         """Return the instance that is stored in a state.
 
         Raises:
-            MisfitError: it cannot be decoded.
+            MisfitError: it cannot be decoded, or its code is not here.
         """
+        code = codes.of(ctx.current)
         try:
             data = ctx.get(code.data, DATA)
             threads = ctx.get(Threads, THREADS)
             notes = ctx.get(Notes, NOTES) if NOTES in ctx.current.values else Notes()
         except (ValueDecodeError, ValueNotFoundError) as error:
             raise MisfitError(str(error)) from error
-        return cls(ctx.current.id, code, codes, data, threads, notes)
+        return cls(ctx.current.id, code, codes.used_by(code), data, threads, notes)
 
     @property
     def main(self) -> Thread:
@@ -177,7 +244,8 @@ class Instance:
             THREADS: Raw(_encode(self.threads)),
             NOTES: None if notes == NO_NOTES else Raw(notes),
         }
-        change(ctx, values, {STOP: self.main.stop or None})
+        version = str(self.code.version) if self.code.version else None
+        change(ctx, values, {STOP: self.main.stop or None, VERSION: version})
         self.is_changed = False
 
     def end(self, ctx: StateContext) -> None:
@@ -195,12 +263,12 @@ class Instance:
             values[RESULT], kind = outcome.gave, "done"
         else:  # An operator can try again from where it stood.
             values[ERROR], values[THREADS] = Raw(_encode(error)), Raw(_encode(self.threads))
-            kind = "cancelled" if isinstance(restored(error), Cancelled) else "failed"
+            kind = "cancelled" if error.is_cancel else "failed"
         change(ctx, values, {STOP: self.main.stop or None, OUTCOME: kind})
 
-    def branches(self, name: str) -> list[Thread]:
-        """Return the branches that a thread waits for."""
-        return [thread for thread in self.threads.values() if thread.parent == name]
+    def branches(self, name: str) -> Threads:
+        """Return the branches that a thread waits for, in their order."""
+        return {key: each for key, each in self.threads.items() if each.parent == name}
 
 
 def change(

@@ -1,6 +1,6 @@
 """Judges whether a join is over, and how."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 from flowstate.engines.kernel.code import MisfitError
@@ -12,16 +12,18 @@ __all__ = ["Verdict", "check_held", "judge"]
 HELD = {"join": Join, "each": Each}  # What a thread has branches or children for.
 
 
-def check_held(operation: Operation, thread: Thread, branches: int) -> None:
+def check_held(operation: Operation, thread: Thread, branches: Mapping[str, Thread]) -> None:
     """Raise ``MisfitError`` if a thread has branches or children that its stop does not want."""
     held = HELD.get(thread.does)
     if held is None:
         return
     if not isinstance(operation, held):
         raise MisfitError(f"stop {operation.name!r} is no {thread.does} any more")
-    wanted = len(operation.branches) if isinstance(operation, Join) else branches
-    if branches != wanted:
-        raise MisfitError(f"stop {operation.name!r} has {wanted} branches, and had {branches}")
+    if isinstance(operation, Join):
+        wanted = [each.name for each in operation.branches]
+        had = [each.branch for each in branches.values()]
+        if had != wanted:
+            raise MisfitError(f"stop {operation.name!r} has the branches {wanted}, and had {had}")
 
 
 class Verdict(Enum):
@@ -34,7 +36,7 @@ class Verdict(Enum):
 
 
 def judge(
-    join: Join, thread: Thread, branches: Sequence[Thread], apart_from: Thread | None = None
+    join: Join, thread: Thread, branches: Collection[Thread], apart_from: Thread | None = None
 ) -> Verdict:
     """Return what has become of a join.
 

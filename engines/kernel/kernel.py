@@ -7,9 +7,20 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from flowstate.commands import Command, Delay, End, Transit
-from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate import (
+    Command,
+    Delay,
+    End,
+    Engine,
+    InvalidCommandError,
+    RetryPolicy,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    Status,
+    Transit,
+    encoded,
+)
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.control import (
     CONTROL,
@@ -21,7 +32,6 @@ from flowstate.engines.kernel.control import (
     Resume,
     answers_of,
 )
-from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.errors import (
     Cancelled,
@@ -45,14 +55,7 @@ from flowstate.engines.kernel.instance import (
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.starting import flow_of, new_instance
 from flowstate.engines.kernel.steps import MakeTransaction
-from flowstate.errors import (
-    InvalidCommandError,
-    RevisionMismatchError,
-)
 from flowstate.frozen import EMPTY
-from flowstate.retrying import RetryPolicy
-from flowstate.state import State, Status
-from flowstate.values import encoded
 
 __all__ = ["Kernel"]
 
@@ -83,12 +86,11 @@ class Kernel:
         rng: Random | None = None,
     ) -> None:
         self.engine = engine
-        rng = rng or Random()  # noqa: S311 - no secret
-        self.definitions = Definitions(Codes(codes), retry=retry, transaction=transaction, rng=rng)
+        self.codes = Codes(codes, retry=retry, transaction=transaction, rng=rng)
 
     async def __aenter__(self) -> Self:
         self.engine.check_open()
-        register(self.engine.flows, self.definitions)
+        register(self.engine.flows, self.codes)
         await self.look_at_parked()
         return self
 
@@ -274,9 +276,8 @@ class Kernel:
         """
         outcome = state.labels.get(OUTCOME)
         if outcome == "done":
-            code = state.labels.get(WORKFLOW, "")
-            kind = self.definitions.codes[code].gives if code in self.definitions.codes else Any
-            return state.get(kind, RESULT)
+            is_known = state.labels.get(WORKFLOW, "") in self.codes
+            return state.get(self.codes.of(state).gives if is_known else Any, RESULT)
         if outcome == "cancelled":
             raise InstanceCancelledError(state.id)
         error = state.get(StoredError, ERROR, default=None)
@@ -290,7 +291,7 @@ class Kernel:
         async for state in self.engine.states(
             labels={PARKED: "misfit"}, latest_only=True, status=Status.PAUSED
         ):
-            if not misfit(state, self.definitions.codes):
+            if not misfit(state, self.codes):
                 await self._control(state.id, Look())
                 count += 1
         return count

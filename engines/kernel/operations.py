@@ -6,9 +6,9 @@ from typing import Any
 
 import attrs
 
+from flowstate import RetryPolicy
 from flowstate.engines.kernel.code import Code, Update
 from flowstate.frozen import EMPTY
-from flowstate.retrying import RetryPolicy
 
 __all__ = [
     "Call",
@@ -51,6 +51,7 @@ class StepOptions:
     Attributes:
         retry: of its failures; ``None``: the policy of the workflow.
         timeout: seconds of one attempt.
+        heartbeat_timeout: seconds of one attempt without a heartbeat; see :func:`current_step`.
         local: cheap and pure; it gets no commit of its own.
         gives: the type of its result, by which it is decoded.
         transaction: it runs in a transaction of the store, in which the place is committed, too.
@@ -61,6 +62,7 @@ class StepOptions:
     local: bool = False
     gives: Any = Any
     transaction: bool = False
+    heartbeat_timeout: float | None = None
 
 
 @attrs.frozen

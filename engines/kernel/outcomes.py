@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from flowstate import InvalidInputError
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.errors import restored
 from flowstate.engines.kernel.operations import (
@@ -22,7 +23,6 @@ from flowstate.engines.kernel.operations import (
     Wait,
 )
 from flowstate.engines.kernel.threads import Ended
-from flowstate.errors import InvalidInputError
 
 __all__ = ["decoded", "message_name", "outcome_of", "source_of"]
 
@@ -47,6 +47,8 @@ def _value_of(  # noqa: PLR0911 - one for each kind
         case Wait() if operation.sources:
             name, value = decoded(tuple[str, Raw], raw)
             source = source_of(operation, name)
+            if source is None:  # A message was taken that is not waited for any more.
+                raise MisfitError(f"stop {operation.name!r} does not wait for {name!r} any more")
             return name if isinstance(source, Handler) else decoded(source, value)
         case Go():
             return decoded(str, raw)
@@ -69,15 +71,8 @@ def message_name(source: Any) -> str:
 
 
 def source_of(wait: Wait, name: str) -> Any:
-    """Return the class of the messages of a name.
-
-    Raises:
-        MisfitError: a message was taken that is not waited for any more.
-    """
-    for source in wait.sources:
-        if message_name(source) == name:
-            return source
-    raise MisfitError(f"stop {wait.name!r} does not wait for {name!r} any more")
+    """Return the source of the messages of a name, or ``None`` if there is none."""
+    return next((each for each in wait.sources if message_name(each) == name), None)
 
 
 def decoded(kind: Any, raw: Raw) -> Any:

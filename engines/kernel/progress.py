@@ -4,11 +4,12 @@ It decides purely: no step runs in here, and nothing is written.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from msgspec import Raw
 
-from flowstate.engines.kernel.branching import Branching
+from flowstate import InvalidInputError, encoded
 from flowstate.engines.kernel.code import At, Frame, MisfitError, Reached, Returned
 from flowstate.engines.kernel.errors import (
     Cancelled,
@@ -16,8 +17,9 @@ from flowstate.engines.kernel.errors import (
     ThreadExistsError,
     restored,
     stored,
+    text_of,
 )
-from flowstate.engines.kernel.joining import check_held
+from flowstate.engines.kernel.joining import Verdict, check_held, judge
 from flowstate.engines.kernel.operations import (
     Call,
     Each,
@@ -33,18 +35,17 @@ from flowstate.engines.kernel.operations import (
 )
 from flowstate.engines.kernel.outcomes import decoded, outcome_of
 from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
-from flowstate.errors import InvalidInputError
-from flowstate.retrying import text_of
-from flowstate.values import encoded
+from flowstate.engines.kernel.waiting import Waiting
 
 __all__ = ["Progress"]
 
 DOES = {Run: ("step", "pause"), Wait: ("wait",), Until: ("until",), Join: ("join",)}
 DOES |= {Each: ("each",), Call: (), Go: ()}
 MOST_MOVES = 1_000  # Between two looks of others at the event loop.
+TOOK_TOO_LONG = TimeoutError("the workflow has taken longer than it may")
 
 
-class Progress(Branching):
+class Progress(Waiting):
     """The threads of one instance in one turn."""
 
     __slots__ = ()
@@ -63,7 +64,7 @@ class Progress(Branching):
 
     def _take_up(self, name: str, thread: Thread) -> None:
         operation = self._asked[name]
-        check_held(operation, thread, len(self.instance.branches(name)))
+        check_held(operation, thread, self.instance.branches(name))
         if thread.does not in DOES[type(operation)]:  # The code has changed meanwhile.
             self._again(name, thread)
         elif thread.does == "step":
@@ -117,7 +118,7 @@ class Progress(Branching):
         if thread.frames and not thread.stop:
             frame = thread.frames[-1]
             self.instance.is_changed = True
-            reached = self._code(frame).begin(frame, self.instance.data)
+            reached = self.instance.codes[frame.code].begin(frame, self.instance.data)
             self._reached(name, thread, thread.frames, reached)
         elif thread.owed:
             self.raise_owed(name)
@@ -133,6 +134,7 @@ class Progress(Branching):
             case Run():
                 thread.does = "step"
                 self.to_start[name] = None
+                return  # Nothing has changed that must be committed first.
             case Wait():
                 self._wait(name, thread, operation)
             case Until():
@@ -147,20 +149,101 @@ class Progress(Branching):
                 if not operation.items:
                     self.finish(name, Ended(Raw(b"[]")))
             case Go():
-                self.finish(name, self._go(name, thread, operation))
-        if not isinstance(operation, Run):
-            self.instance.is_changed = True
+                self._go(name, thread, operation)
+        self.instance.is_changed = True
 
-    def _go(self, name: str, thread: Thread, operation: Go) -> Ended:
+    def _go(self, name: str, thread: Thread, operation: Go) -> None:
         new = operation.thread or f"{name}.{operation.name}.{thread.passed}"
         if new in self.instance.threads:
-            return Ended(error=stored(ThreadExistsError(f"there is a thread {new!r}")))
-        try:
-            self.instance.threads[new] = Thread((self.first_frame(operation),))
-        except InvalidInputError as error:
-            return Ended(error=stored(error))
+            error = ThreadExistsError(f"there is a thread {new!r}")
+            self.finish(name, Ended(error=stored(error)))
+            return
+        self.instance.threads[new] = Thread((self.first_frame(operation),))
         self._ready.append(new)
-        return Ended(encoded("thread", new))
+        self.finish(name, Ended(encoded("thread", new)))
+
+    def _join(self, name: str, thread: Thread, operation: Join) -> None:
+        prefix = f"{name}.{operation.name}.{thread.passed}"
+        new = {
+            f"{prefix}.{index}": Thread(
+                (self.first_frame(branch),) if isinstance(branch, Call) else (),
+                parent=name,
+                index=index,
+                branch=branch.name,
+            )
+            for index, branch in enumerate(operation.branches)
+        }
+        thread.does = "join"
+        self.instance.threads.update(new)
+        self._ready += new
+        self._judge(name, thread)
+
+    def _judge(self, name: str, thread: Thread) -> None:
+        """End a join if enough of its branches have ended."""
+        join, branches = self._join_of(name), self.instance.branches(name)
+        verdict = judge(join, thread, branches.values())
+        if verdict is Verdict.OPEN:
+            return
+        if any(branch.does != "ended" for branch in branches.values()):
+            for each in branches:
+                self.interrupt(each, "cancel")
+            return
+        gave = {each.index: each.outcome.gave for each in branches.values() if each.outcome}
+        for each in branches:
+            self._forget(each)
+        if verdict is Verdict.OWED:
+            self.raise_owed(name)
+        elif verdict is Verdict.FAILED:
+            self.finish(name, Ended(error=thread.error))
+        else:
+            order = thread.picked if join.wanted is not None else sorted(thread.picked)
+            picked = [(index, gave[index]) for index in order]
+            self.finish(name, Ended(Raw(msgspec.json.encode(picked))))
+
+    def _join_of(self, name: str) -> Join:
+        join = self.ask(name)
+        assert isinstance(join, Join)  # noqa: S101 - see check_held
+        return join
+
+    def _branch_ended(self, thread: Thread, ended: Ended) -> None:
+        name = thread.parent
+        parent, branches = self.instance.threads[name], self.instance.branches(name).values()
+        if judge(self._join_of(name), parent, branches, apart_from=thread) is Verdict.OPEN:
+            if ended.error is None:
+                parent.picked.append(thread.index)
+            elif parent.error is None:
+                parent.error = ended.error
+        self._judge(name, parent)
+
+    def interrupt_all(self) -> None:
+        """Cancel all threads, and with them their branches and children."""
+        for name, thread in list(self.instance.threads.items()):
+            if not thread.parent:
+                self.interrupt(name, "cancel")
+
+    def interrupt(self, name: str, owed: Literal["cancel", "timeout"]) -> None:
+        """Let an error be raised at the stop of a thread; the same one only once."""
+        thread = self.instance.threads.get(name)
+        if thread is None or thread.does == "ended" or (owed == "cancel" and thread.told):
+            return
+        thread.owed, thread.told = owed, thread.told or owed == "cancel"
+        self.instance.is_changed = True
+        if thread.does == "join":
+            self._judge(name, thread)
+        elif thread.does == "each":
+            assert thread.children is not None  # noqa: S101 - a thread at such a stop has them
+            thread.children.stopping = True
+        else:
+            if thread.does == "step" and name not in self.to_start:
+                self.to_stop.add(name)
+            self._again(name, thread)
+
+    def raise_owed(self, name: str) -> None:
+        """Raise what a thread is owed at its stop."""
+        thread = self.instance.threads[name]
+        error = TOOK_TOO_LONG if thread.owed == "timeout" else Cancelled()
+        thread.owed = ""
+        self.finish(name, Ended(error=stored(error)))
 
     def step_failed(self, name: str, error: Exception) -> None:
         """Try a step again later, or raise at its stop that it has failed."""
@@ -200,7 +283,9 @@ class Progress(Branching):
             return
         thread.leave_stop()
         frames = thread.frames
-        reached = self._code(frames[-1]).go_on(frames[-1], self.instance.data, outcome)
+        reached = self.instance.codes[frames[-1].code].go_on(
+            frames[-1], self.instance.data, outcome
+        )
         if isinstance(reached, At) and reached.frame is frames[-1]:
             thread.passed -= 1  # It has not left its stop.
         self._reached(name, thread, frames, reached)
@@ -211,21 +296,20 @@ class Progress(Branching):
         """Let a thread stand where its code has come to, in it or in what has called it."""
         *outer, frame = before
         while not isinstance(reached, At):
-            ended = self._ended(frame, reached)
+            ended, gives = self._ended(frame, reached), self.instance.codes[frame.code].gives
             if not outer:
                 # Where an error was raised stays known, for those who want to try again.
                 thread.frames = before if ended.error is not None and name == MAIN else ()
                 self._end(name, thread, ended)
                 return
-            raw_value = ended.gave
             outcome: Outcome = (
                 Failed(restored(ended.error))
                 if ended.error is not None
-                else Gave(decoded(self._code(frame).gives, raw_value))
+                else Gave(decoded(gives, ended.gave))
             )
             frame = outer.pop()
             thread.passed += 1
-            reached = self._code(frame).go_on(frame, self.instance.data, outcome)
+            reached = self.instance.codes[frame.code].go_on(frame, self.instance.data, outcome)
         thread.frames = (*outer, reached.frame)
         thread.does = "go"
         self._ready.append(name)
@@ -236,7 +320,7 @@ class Progress(Branching):
         what = f"result of {frame.code!r}"
         try:
             raw = encoded(what, reached.value)
-            decoded(self._code(frame).gives, raw)
+            decoded(self.instance.codes[frame.code].gives, raw)
         except InvalidInputError as error:
             return Ended(error=stored(error))
         except msgspec.MsgspecError as error:
@@ -251,11 +335,10 @@ class Progress(Branching):
             self.interrupt_all()
         else:
             self._forget(name)
-            if ended.error is not None and not is_cancelled(ended):
+            if ended.error is not None and not ended.error.is_cancel:
                 self.instance.notes.failure = self.instance.notes.failure or ended.error
                 self.interrupt_all()
 
-
-def is_cancelled(ended: Ended) -> bool:
-    """Return whether what has ended was cancelled."""
-    return ended.error is not None and isinstance(restored(ended.error), Cancelled)
+    def _forget(self, name: str) -> None:
+        del self.instance.threads[name]
+        self._asked.pop(name, None)

@@ -4,12 +4,10 @@ import contextlib
 
 from msgspec.structs import replace
 
-from flowstate.context import StateContext
+from flowstate import State, StateContext
 from flowstate.engines.kernel.code import MisfitError
-from flowstate.engines.kernel.errors import Cancelled, restored
-from flowstate.engines.kernel.instance import ERROR, OUTCOME, WORKFLOW, Codes, Instance, Notes
+from flowstate.engines.kernel.instance import ERROR, OUTCOME, Codes, Instance, Notes
 from flowstate.engines.kernel.threads import MAIN, Thread
-from flowstate.state import State
 
 __all__ = ["begin_again", "new_notes", "revive", "revived"]
 
@@ -33,7 +31,7 @@ def begin_again(instance: Instance) -> bool:
     """
     main = instance.main
     error = None if main.outcome is None else main.outcome.error
-    if error is None or not main.frames or isinstance(restored(error), Cancelled):
+    if error is None or not main.frames or error.is_cancel:
         return False
     # Each frame that the error has left counts as a stop that was passed.
     passed = main.passed - len(main.frames) + (1 if not main.stop else 0)
@@ -52,18 +50,17 @@ def revived(state: State, fresh: StateContext, codes: Codes) -> StateContext:
     Args:
         state: of the child.
         fresh: the child as it would begin, with the same id.
-        codes: what its frames name.
+        codes: of the process.
     """
-    ctx, code = StateContext(state), codes[fresh.current.labels[WORKFLOW]]
-    passed = 0
+    ctx, passed = StateContext(state), 0
     with contextlib.suppress(MisfitError):
-        instance = Instance.of(ctx, code, codes)
+        instance = Instance.of(ctx, codes)
         if begin_again(instance):
             instance.save(ctx)
             revive(ctx)
             return ctx
         passed = instance.main.passed + 1
-    again = Instance.of(fresh, code, codes)
+    again = Instance.of(fresh, codes)
     again.main.passed = passed
     again.save(fresh)
     ctx.current = replace(state, values=fresh.current.values, labels=fresh.current.labels)

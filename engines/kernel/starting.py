@@ -5,25 +5,24 @@ from typing import Any
 
 import attrs
 
-from flowstate.context import StateContext
+from flowstate import InvalidInputError, State, StateContext, encoded
 from flowstate.engines.kernel.code import At, Code, Frame
 from flowstate.engines.kernel.instance import (
     DATA,
     ORIGIN,
     PARENT,
     WORKFLOW,
-    Codes,
     Instance,
     Notes,
+    Used,
 )
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.threads import MAIN, Thread
-from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
-from flowstate.state import State
-from flowstate.values import encoded
 
 __all__ = ["Origin", "flow_of", "new_instance"]
+
+NO_CODES = Used()
 
 
 def flow_of(name: str) -> str:
@@ -66,7 +65,7 @@ def new_instance(
     ctx = StateContext(State(id, labels={**labels, WORKFLOW: code.name}))
     names = {key: encoded(f"args[{key!r}]", value) for key, value in args.items()}
     instance = Instance(
-        id, code, Codes(), _own(code, data), {MAIN: Thread((Frame(code.name, names=names),))}
+        id, code, NO_CODES, _own(code, data), {MAIN: Thread((Frame(code.name, names=names),))}
     )
     if code.options.timeout is not None:
         instance.notes = Notes(timeout=code.options.timeout.total_seconds())

@@ -2,26 +2,24 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import attrs
 
-from flowstate.clock import Clock
+from flowstate import Engine
+from flowstate.engines.kernel.current_step import CurrentStep, current_step, running_here
 from flowstate.engines.kernel.operations import Run
-from flowstate.tasks import BlockingThreads, cancel_and_wait, note_outcome, spawn
+from flowstate.engines.kernel.threads import Thread
 
 __all__ = [
     "MakeTransaction",
     "Step",
     "Steps",
     "effect_key",
-    "instance_id",
     "is_async",
-    "is_told_to_stop",
 ]
 
 GRACE = 5.0  # Seconds for a step to end that was cancelled.
@@ -37,10 +35,9 @@ class Step:
     Attributes:
         thread: the name of the thread whose step it is.
         run: what it does.
-        key: for its effects.
-        ends_at: when its attempt has taken too long, by the monotonic clock.
         passed: how many stops its thread had passed.
-        told: nothing waits for it any more.
+        current: what it knows of itself.
+        ends_at: when its attempt has taken too long, by the monotonic clock.
         task: gives what the step returns, or raises what it raises.
         tx: the open transaction, when the step has returned.
         is_committed: set when the transaction may end.
@@ -48,10 +45,9 @@ class Step:
 
     thread: str
     run: Run
-    key: str
+    passed: int
+    current: CurrentStep
     ends_at: float | None = None
-    passed: int = 0
-    told: bool = False
     task: "asyncio.Task[Any]" = attrs.field(init=False)
     returned: "asyncio.Future[Any] | None" = None
     tx: Any = None
@@ -62,8 +58,14 @@ class Step:
         """What is done as soon as the step has returned."""
         return self.task if self.returned is None else self.returned
 
-
-_step: ContextVar[Step | None] = ContextVar("flowstate_step", default=None)
+    @property
+    def times_out_at(self) -> float | None:
+        """When it counts as failed unless it ends or gives a heartbeat, by the monotonic clock."""
+        silence = self.run.options.heartbeat_timeout
+        if silence is None:
+            return self.ends_at
+        silent_at = self.current.silent_at(silence)
+        return silent_at if self.ends_at is None else min(silent_at, self.ends_at)
 
 
 def effect_key() -> str:
@@ -72,63 +74,41 @@ def effect_key() -> str:
     Raises:
         LookupError: no step runs here.
     """
-    return _here().key
-
-
-def instance_id() -> str:
-    """Return the id of the instance whose step runs here.
-
-    Raises:
-        LookupError: no step runs here.
-    """
-    step = _here()
-    return step.key.rpartition("/")[0].removesuffix(f"/{step.thread}/{step.run.name}")
-
-
-def is_told_to_stop() -> bool:
-    """Return whether nothing waits for the step that runs: it was cancelled, or is too late.
-
-    A step in a worker thread cannot be stopped; a long one asks from time to time.
-
-    Raises:
-        LookupError: no step runs here.
-    """
-    return _here().told
-
-
-def _here() -> Step:
-    step = _step.get()
-    if step is None:
-        raise LookupError("no step runs here")
-    return step
+    return current_step().key
 
 
 class Steps:
     """The steps that run in one turn, by the names of their threads."""
 
-    def __init__(
-        self, clock: Clock, threads: BlockingThreads, make_transaction: MakeTransaction | None
-    ) -> None:
-        self._clock = clock
-        self._threads = threads
+    def __init__(self, engine: Engine, make_transaction: MakeTransaction | None) -> None:
+        self._engine = engine
         self._make_transaction = make_transaction
         self.running: dict[str, Step] = {}
 
-    def start(self, thread: str, run: Run, key: str, passed: int) -> None:
-        """Let a step run."""
-        step = Step(thread, run, key, passed=passed)
+    def start(self, id: str, name: str, thread: Thread, run: Run, wake: Callable[[], None]) -> None:
+        """Let a step run.
+
+        Args:
+            id: of the instance.
+            name: of the thread.
+            thread: stands at the step.
+            run: what it does.
+            wake: is called when there is progress to store.
+        """
+        key, clock = f"{id}/{name}/{run.name}/{thread.passed}", self._engine.clock
+        current = CurrentStep(key, id, thread.failures + 1, thread.progress, clock, wake)
+        step = self.running[name] = Step(name, run, thread.passed, current)
         if run.options.timeout is not None:
-            step.ends_at = self._clock.monotonic() + run.options.timeout
+            step.ends_at = clock.monotonic() + run.options.timeout
         if run.options.transaction:
             step.returned = asyncio.get_running_loop().create_future()
             step.is_committed = asyncio.Event()
-        step.task = spawn(self._work(step), f"flowstate step {run.name}")
+        step.task = asyncio.create_task(self._work(step), name=f"flowstate step {run.name}")
         if step.returned is not None:
-            step.task.add_done_callback(note_outcome)  # ``returned`` tells it as well.
-        self.running[thread] = step
+            step.task.add_done_callback(_note_outcome)  # ``returned`` tells it as well.
 
     async def _work(self, step: Step) -> Any:
-        _step.set(step)
+        running_here.set(step.current)
         if step.returned is not None:
             return await self._work_in_transaction(step, step.returned)
         return await self._called(step, *step.run.args)
@@ -139,14 +119,10 @@ class Steps:
             return await call()
         if step.run.options.local:
             return call()
-        with self._clock.working():
-            outcome = self._threads.submit(step.run.name, call)
-            try:
-                return await asyncio.wrap_future(outcome)
-            finally:
-                step.told = True
-                if outcome.running():
-                    self._threads.abandon(step.run.name, outcome)
+        try:
+            return await self._engine.call_in_thread(step.run.name, call)
+        finally:
+            step.current.is_told = True
 
     async def _work_in_transaction(self, step: Step, returned: "asyncio.Future[Any]") -> None:
         """Call a step with a transaction, which stays open until the turn has joined it."""
@@ -166,17 +142,26 @@ class Steps:
             raise
 
     def next_end(self) -> float | None:
-        """Return when the next step has taken too long, by the monotonic clock."""
-        ends = [step.ends_at for step in self.running.values() if step.ends_at is not None]
-        return min(ends, default=None)
+        """Return when a step has taken too long, or has progress to store, by that clock."""
+        times = [(step.times_out_at, step.current.store_at()) for step in self.running.values()]
+        return min((at for pair in times for at in pair if at is not None), default=None)
+
+    def with_progress(self) -> list[Step]:
+        """Return the steps whose progress is to be stored now."""
+        now = self._engine.clock.monotonic()
+        return [
+            step
+            for step in self.running.values()
+            if (at := step.current.store_at()) is not None and at <= now
+        ]
 
     def take_ended(self) -> list[Step]:
         """Return the steps that have returned or raised, or have taken too long; forget them."""
-        now = self._clock.monotonic()
+        now = self._engine.clock.monotonic()
         ended = [
             step
             for step in self.running.values()
-            if step.done.done() or (step.ends_at is not None and step.ends_at <= now)
+            if step.done.done() or ((at := step.times_out_at) is not None and at <= now)
         ]
         for step in ended:
             del self.running[step.thread]
@@ -194,24 +179,32 @@ class Steps:
             except asyncio.CancelledError:
                 raise RuntimeError("the step has cancelled itself") from None
         await self.end(step)
-        seconds = step.run.options.timeout
-        raise TimeoutError(f"step {step.run.name!r} took longer than {seconds:g} s")
+        text, seconds = "took longer than", step.run.options.timeout
+        if step.times_out_at != step.ends_at:
+            text, seconds = "has given no heartbeat for", step.run.options.heartbeat_timeout
+        raise TimeoutError(f"step {step.run.name!r} {text} {seconds:g} s")
 
-    async def stop(self, threads: "set[str]") -> None:
-        """End what is not wanted any more: cancel coroutines, tell worker threads."""
-        steps = [self.running.pop(name) for name in threads if name in self.running]
+    async def stop(self, threads: Iterable[str]) -> None:
+        """End what is not wanted any more."""
+        await self.end(*[self.running.pop(name) for name in threads if name in self.running])
+
+    async def end(self, *steps: Step) -> None:
+        """End steps that have not ended: cancel coroutines, tell worker threads."""
+        for step in steps:
+            step.current.is_told = True
+            step.task.cancel()
+            step.task.add_done_callback(_note_outcome)
         if steps:
-            await asyncio.gather(*map(self.end, steps))
-
-    async def end(self, step: Step) -> None:
-        """End a step, if it has not ended."""
-        step.told = True
-        step.task.add_done_callback(note_outcome)
-        await cancel_and_wait(step.task, seconds=GRACE)
+            await asyncio.wait([step.task for step in steps], timeout=GRACE)
 
     async def close(self) -> None:
         """End all that runs."""
-        await self.stop({*self.running})
+        await self.stop([*self.running])
+
+
+def _note_outcome(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled():
+        task.exception()  # Else asyncio logs that nothing asked for it.
 
 
 def is_async(call: Any) -> bool:

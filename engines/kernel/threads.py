@@ -82,9 +82,11 @@ class Thread(Struct, omit_defaults=True):
         passed: how many stops it has passed: makes keys differ.
         failures: of the present step.
         text: the last failure.
+        progress: that the step has reported.
         at: when it goes on at the latest: the next attempt, or the end of a wait.
         parent: the thread that waits for this branch.
         index: of this branch.
+        branch: the name of the operation that this branch is.
         owed: what is to be raised at its stop.
         told: it was cancelled once; it is not cancelled again while it cleans up.
         picked: of a join: the branches that have given a value, in the order of their coming.
@@ -98,9 +100,11 @@ class Thread(Struct, omit_defaults=True):
     passed: int = 0
     failures: int = 0
     text: str = ""
+    progress: Raw | None = None
     at: datetime | None = None
     parent: str = ""
     index: int = 0
+    branch: str = ""
     owed: Literal["", "cancel", "timeout"] = ""
     told: bool = False
     picked: list[int] = msgspec.field(default_factory=list)
@@ -116,7 +120,7 @@ class Thread(Struct, omit_defaults=True):
     def leave_stop(self) -> None:
         """Note that the stop is passed, and forget what belongs to it."""
         self.does, self.passed, self.failures, self.text = "go", self.passed + 1, 0, ""
-        self.at = self.error = self.children = None
+        self.at = self.error = self.children = self.progress = None
         self.picked = []
 
 

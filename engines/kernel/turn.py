@@ -9,25 +9,32 @@ from typing import Any
 import attrs
 from msgspec import Raw
 
-from flowstate.commands import Command, Commit, Execute, Noop, Put
-from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate import (
+    Command,
+    Commit,
+    Engine,
+    Execute,
+    InvalidInputError,
+    Noop,
+    Put,
+    Receive,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    StateNotFoundError,
+    Status,
+    encoded,
+)
 from flowstate.engines.kernel.children import Family
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.control import CONTROL, obey
-from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.ending import TELL, ended, parked, take_delivered
 from flowstate.engines.kernel.hints import Hints
-from flowstate.engines.kernel.instance import PARKED, Instance
+from flowstate.engines.kernel.instance import PARKED, Codes, Instance
 from flowstate.engines.kernel.operations import Operation, Run
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.steps import Step, Steps
 from flowstate.engines.kernel.threads import Ended
-from flowstate.errors import InvalidInputError, RevisionMismatchError, StateNotFoundError
-from flowstate.mailboxes.receiving import Receive
-from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait, spawn
-from flowstate.values import encoded
 
 __all__ = ["Turn"]
 
@@ -44,13 +51,13 @@ class Turn:
     Attributes:
         ctx: of the state of the instance.
         engine: executes it.
-        definitions: codes, and how they are run.
+        codes: what its frames name, and how their steps are run.
         name: of the workflow.
     """
 
     ctx: StateContext
     engine: Engine
-    definitions: Definitions
+    codes: Codes
     name: str
     _instance: Instance = attrs.field(init=False)
     _progress: Progress = attrs.field(init=False)
@@ -63,8 +70,8 @@ class Turn:
 
     async def run(self) -> Command[Any]:
         """Go on with an instance until it waits or has ended, and return what is done then."""
-        engine, definitions = self.engine, self.definitions
-        self._steps = Steps(engine.clock, definitions.threads, definitions.transaction)
+        engine = self.engine
+        self._steps = Steps(engine, self.codes.transaction)
         self._hints, self._first = Hints(engine, self.ctx), self.ctx.committed
         try:
             while True:
@@ -96,12 +103,10 @@ class Turn:
 
     def _take_up(self) -> None:
         """Decode the instance, and give it what has made it active."""
-        ctx, codes = self.ctx, self.definitions.codes
-        self._instance = Instance.of(ctx, codes[self.name], codes)
-        self._progress = Progress(
-            self._instance, self._later, self.definitions.rng, self.definitions.retry
-        )
-        self._family = Family(ctx, self.engine, self._instance, self._progress)
+        ctx, codes = self.ctx, self.codes
+        self._instance = Instance.of(ctx, codes)
+        self._progress = Progress(self._instance, self._later, codes.rng, codes.retry)
+        self._family = Family(ctx, self.engine, codes, self._instance, self._progress)
         self._progress.resume()
         if PARKED in ctx.current.labels:
             ctx.set_label(PARKED, None)
@@ -181,12 +186,14 @@ class Turn:
             await self._commit()
         for name, run in runs:
             del self._progress.to_start[name]
-            passed = self._instance.threads[name].passed
-            key = f"{self._instance.id}/{name}/{run.name}/{passed}"
-            self._steps.start(name, run, key, passed)  # type: ignore[arg-type] # only runs start
+            assert isinstance(run, Run)  # noqa: S101 - only such have steps
+            thread = self._instance.threads[name]
+            self._steps.start(self._instance.id, name, thread, run, self._hints.hint.set)
         ended = await self._some_ended()
         for step in ended:
             await self._take_result(step)
+        for step in self._steps.with_progress():
+            self._take_progress(step)
         self._progress.tick(self._now())
         if self._hints.has_messages:
             await self._take_messages()
@@ -204,14 +211,16 @@ class Turn:
     async def _wait(self) -> None:
         """Return when a step has ended, a time has come, or there is a hint."""
         self._hints.begin()
-        waiting: list[asyncio.Future[Any]] = [spawn(self._hints.hint.wait(), "flowstate hint")]
+        waiting: list[asyncio.Future[Any]] = [asyncio.create_task(self._hints.hint.wait())]
         if (seconds := self._seconds_left()) is not None:
-            waiting.append(spawn(self.engine.clock.sleep(seconds), "flowstate wait"))
+            waiting.append(asyncio.create_task(self.engine.clock.sleep(seconds)))
         steps = [step.done for step in self._steps.running.values()]
         try:
             await asyncio.wait([*steps, *waiting], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel_and_wait(*waiting)
+            for each in waiting:
+                each.cancel()
+            await asyncio.wait(waiting)
         self._hints.hint.clear()
         if self.ctx.superseded:
             raise RevisionMismatchError([self._instance.id])
@@ -237,11 +246,19 @@ class Turn:
         if thread is None or thread.passed != step.passed:
             return  # It has gone on without it.
         if raw is None:
+            self._take_progress(step)
             self._progress.step_failed(step.thread, failure)
         elif step.tx is not None:
             await self._commit_in(step, raw)
         else:
             self._progress.finish(step.thread, Ended(raw))
+
+    def _take_progress(self, step: Step) -> None:
+        """Note what a step has reported, for the next commit."""
+        thread = self._instance.threads.get(step.thread)
+        if thread is not None and thread.passed == step.passed:
+            thread.progress = step.current.take_progress()
+            self._instance.is_changed = True
 
     async def _commit_in(self, step: Step, raw: Raw) -> None:
         """Commit the next place together with what a step has done in its transaction."""

@@ -1,33 +1,110 @@
-"""Threads that wait: for messages, and for times."""
+"""Threads where they stand: what each wants there, and what messages and times do to it."""
 
 import logging
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from random import Random
 from typing import Any, Literal
 
+import attrs
 import msgspec
 from msgspec import Raw
 
-from flowstate.engines.kernel.asking import Asking
-from flowstate.engines.kernel.code import MisfitError
+from flowstate import InvalidInputError, RetryPolicy, encoded
+from flowstate.engines.kernel.code import Frame, MisfitError
 from flowstate.engines.kernel.errors import stored
-from flowstate.engines.kernel.instance import RESERVED
-from flowstate.engines.kernel.operations import Handler, Wait
-from flowstate.engines.kernel.outcomes import decoded, message_name
+from flowstate.engines.kernel.instance import RESERVED, Instance
+from flowstate.engines.kernel.operations import Call, Go, Handler, Join, Operation, Wait
+from flowstate.engines.kernel.outcomes import decoded, message_name, source_of
 from flowstate.engines.kernel.threads import MAIN, NOTHING, Ended, Thread
-from flowstate.errors import InvalidInputError
 
-__all__ = ["Waiting"]
+__all__ = ["Asking", "Waiting"]
 
 logger = logging.getLogger("flowstate.engines")
 
 MOST_NAMES = 98  # Of messages that an instance waits for; the store takes 100.
 
 
-class Waiting(Asking):
-    """The part of the progress of an instance that waits."""
+@attrs.define(eq=False)
+class Asking:
+    """Asks threads what they want at their stops, and remembers it while they stand there.
 
-    __slots__ = ()
+    Attributes:
+        instance: is only read.
+    """
+
+    instance: Instance
+    _asked: dict[str, Operation] = attrs.field(init=False, factory=dict)
+
+    def ask(self, name: str) -> Operation:
+        """Return what a thread wants at its stop."""
+        operation = self._asked.get(name)
+        if operation is None:
+            thread = self.instance.threads[name]
+            if thread.frames:
+                frame = thread.frames[-1]
+                operation = self.instance.codes[frame.code].ask(frame, self.instance.data)
+            else:
+                operation = self._branch(thread)
+            self._asked[name] = operation
+        return operation
+
+    def _branch(self, thread: Thread) -> Operation:
+        """Return the operation that is a branch of a join."""
+        join = self.ask(thread.parent)
+        if not isinstance(join, Join) or thread.index >= len(join.branches):
+            raise MisfitError(f"stop {join.name!r} has no branch {thread.index} any more")
+        return join.branches[thread.index]
+
+
+@attrs.define(eq=False)
+class Waiting(Asking, ABC):
+    """The part of the progress of an instance that waits.
+
+    Attributes:
+        instance: is changed.
+        later: returns the time so many seconds from now.
+        rng: draws pauses.
+        retry: of steps for which nothing else says it.
+        to_start: threads whose step is to run, in order.
+        to_stop: threads whose step runs and is not wanted any more.
+        is_listening: a thread has begun to wait, perhaps for a message that is there already.
+    """
+
+    later: Callable[[float], datetime]
+    rng: Random
+    retry: RetryPolicy | None
+    to_start: dict[str, None] = attrs.field(init=False, factory=dict)
+    to_stop: set[str] = attrs.field(init=False, factory=set)
+    is_listening: bool = attrs.field(init=False, default=False)
+    _ready: deque[str] = attrs.field(init=False, factory=deque)
+
+    @abstractmethod
+    def finish(self, name: str, ended: Ended) -> None:
+        """Give the stop of a thread its outcome."""
+
+    @abstractmethod
+    def interrupt(self, name: str, owed: Literal["cancel", "timeout"]) -> None:
+        """Let an error be raised at the stop of a thread; the same one only once."""
+
+    def first_frame(self, operation: Call | Go) -> Frame:
+        """Return the frame of code that begins."""
+        code = operation.code
+        self.instance.codes.setdefault(code.name, code)
+        args = operation.args.items()
+        return Frame(code.name, names={key: encoded(key, value) for key, value in args})
+
+    def _doing(self, does: str) -> list[tuple[str, Thread]]:
+        return [each for each in self.instance.threads.items() if each[1].does == does]
+
+    def _again(self, name: str, thread: Thread) -> None:
+        """Let a thread ask at its stop."""
+        thread.does, thread.at = "go", None
+        self._asked.pop(name, None)
+        self.to_start.pop(name, None)
+        self._ready.append(name)
 
     def _wait(self, name: str, thread: Thread, operation: Wait) -> None:
         if taken := RESERVED.intersection(map(message_name, operation.sources)):
@@ -41,6 +118,12 @@ class Waiting(Asking):
             if thread.does == "wait" and self._is_taken_by(name, operation, *message):
                 kept.remove(message)
 
+    def _waits(self) -> Iterator[tuple[str, Wait]]:
+        for name, _ in self._doing("wait"):
+            operation = self.ask(name)
+            assert isinstance(operation, Wait)  # noqa: S101 - see Progress.resume
+            yield name, operation
+
     def names(self) -> list[str]:
         """Return the names of the messages that threads wait for.
 
@@ -48,13 +131,11 @@ class Waiting(Asking):
             MisfitError: there are too many.
         """
         names: dict[str, None] = {}
-        for name, _ in self._doing("wait"):
-            operation = self.ask(name)
-            for source in operation.sources if isinstance(operation, Wait) else ():
-                message = message_name(source)
+        for thread, wait in self._waits():
+            for message in map(message_name, wait.sources):
                 names[message] = None
-                if name != MAIN:
-                    names[f"{message}/{name}"] = None
+                if thread != MAIN:
+                    names[f"{message}/{thread}"] = None
         if len(names) > MOST_NAMES:
             raise MisfitError(f"it waits for {len(names)} kinds of messages; {MOST_NAMES} is most")
         return [*names]
@@ -62,11 +143,8 @@ class Waiting(Asking):
     def take(self, message: str, raw: Raw) -> None:
         """Give a message to the first thread that waits for it; keep it if there is none."""
         self.instance.is_changed = True
-        for name, _ in self._doing("wait"):
-            operation = self.ask(name)
-            if isinstance(operation, Wait) and self._is_taken_by(name, operation, message, raw):
-                return
-        self.instance.notes.kept.append((message, raw))
+        if not any(self._is_taken_by(*each, message, raw) for each in self._waits()):
+            self.instance.notes.kept.append((message, raw))
 
     def answer(self, message: str, raw: Raw) -> Raw:
         """Give a request to the first thread that waits for it, and return the answer.
@@ -75,9 +153,8 @@ class Waiting(Asking):
             LookupError: none does.
             Exception: what handling it raises; the thread still waits.
         """
-        for name, _ in self._doing("wait"):
-            operation = self.ask(name)
-            if isinstance(operation, Wait) and (source := _source(name, operation, message)):
+        for name, wait in self._waits():
+            if source := _source(name, wait, message):
                 answer = self._handle(source, raw)
                 self._give(name, message, raw)
                 return answer
@@ -106,20 +183,16 @@ class Waiting(Asking):
         return NOTHING
 
     def _give(self, name: str, message: str, raw: Raw) -> None:
-        """Let a thread go on with a message."""
         kind = message.partition("/")[0]
         self.finish(name, Ended(Raw(msgspec.json.encode((kind, raw)))))
 
     def next_at(self) -> datetime | None:
         """Return when a thread goes on although nothing happens."""
-        return min(self._times(), default=None)
-
-    def _times(self) -> Iterator[datetime]:
-        if self.instance.notes.deadline is not None:
-            yield self.instance.notes.deadline
-        for thread in self.instance.threads.values():
-            if thread.at is not None:
-                yield thread.at
+        times = [
+            self.instance.notes.deadline,
+            *(each.at for each in self.instance.threads.values()),
+        ]
+        return min((at for at in times if at is not None), default=None)
 
     def tick(self, now: datetime) -> None:
         """Let go on what has waited for a time that has come."""
@@ -145,14 +218,8 @@ class Waiting(Asking):
             is_sleep = isinstance(wait, Wait) and not wait.sources
             self.finish(name, Ended() if is_sleep else Ended(error=stored(TimeoutError())))
 
-    def interrupt(self, name: str, owed: Literal["cancel", "timeout"]) -> None:
-        """Let an error be raised at the stop of a thread; the same one only once."""
-        raise NotImplementedError
-
 
 def _source(thread: str, wait: Wait, message: str) -> Any:
     """Return from which source of a thread's wait a message is; ``None``: it is for others."""
     kind, _, to = message.partition("/")
-    if to not in ("", thread):
-        return None
-    return next((each for each in wait.sources if message_name(each) == kind), None)
+    return source_of(wait, kind) if to in ("", thread) else None

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flowstate.driver import Driver
-from flowstate.engine import Engine
+from flowstate import Driver, Engine, FlowRegistry, FlowstateError
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.workflow.checking import check
 from flowstate.engines.workflow.compiler.errors import CompileError
 from flowstate.engines.workflow.graphs import graph_of
-from flowstate.errors import FlowstateError
-from flowstate.registry import FlowRegistry
 
 __all__ = ["main"]
 

@@ -12,13 +12,11 @@ import attrs
 import msgspec
 from msgspec import Raw, Struct
 
-from flowstate.clock import Clock, SystemClock
+from flowstate import Clock, FlowstateError, InvalidInputError, State, SystemClock
 from flowstate.engines.kernel.instance import THREADS
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.threads import Threads
 from flowstate.engines.workflow.sources import Source, Subscription
-from flowstate.errors import FlowstateError, InvalidInputError
-from flowstate.state import State
 
 __all__ = ["Callback", "CallbackRefusedError", "SignedUrls"]
 

@@ -6,15 +6,12 @@ from typing import Literal
 import attrs
 from msgspec import Struct
 
-from flowstate import checking
-from flowstate.engine import Engine
+from flowstate import Engine, FlowRegistry, Status, checking
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.instance import OUTCOME, STOP, WORKFLOW, Codes
 from flowstate.engines.kernel.starting import flow_of
-from flowstate.registry import FlowRegistry
-from flowstate.state import Status
 
 __all__ = ["Report", "Stranded", "check"]
 

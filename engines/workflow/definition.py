@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from flowstate import RetryPolicy
 from flowstate.engines.kernel.code import Code, CodeOptions, Frame, Reached, Stop, Update
 from flowstate.engines.kernel.operations import Operation, Outcome
 from flowstate.engines.workflow.compiler.compiled import Compiled
@@ -18,7 +19,6 @@ from flowstate.engines.workflow.marks import Defined, MarkError
 from flowstate.engines.workflow.versions import Upgrade, Versions
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_id
-from flowstate.retrying import RetryPolicy
 
 __all__ = ["Definition", "Helper", "Workflow", "helper", "workflow"]
 
@@ -33,6 +33,7 @@ class Definition(Defined, Generic[T]):
     Attributes:
         function: as it was written.
         name: what frames call it.
+        version: of the function.
         renamed: old names of stops and of local names, and what they are called now.
         versions: what is done with frames of older versions.
     """
@@ -47,7 +48,7 @@ class Definition(Defined, Generic[T]):
         self.function = function
         self.name = name
         self.renamed = renamed
-        self.versions = versions
+        self.versions, self.version = versions, versions.version
         self.__doc__ = function.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:

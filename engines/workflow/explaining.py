@@ -7,10 +7,9 @@ from random import Random
 
 from msgspec import Struct
 
-from flowstate.context import StateContext
-from flowstate.engine import Engine
-from flowstate.engines.kernel.asking import Asking
-from flowstate.engines.kernel.code import Code, MisfitError
+from flowstate import Engine, State, StateContext, Status
+from flowstate.engines.kernel.waiting import Asking
+from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.errors import Cancelled, StoredError
 from flowstate.engines.kernel.instance import (
     ERROR,
@@ -23,11 +22,11 @@ from flowstate.engines.kernel.instance import (
     Codes,
     Instance,
     Notes,
+    Used,
 )
 from flowstate.engines.kernel.operations import Each, Join, Operation, Until, Wait
 from flowstate.engines.kernel.threads import Thread, Threads
 from flowstate.engines.workflow.operators import Note, note_of
-from flowstate.state import State, Status
 
 __all__ = ["Explanation", "Moment", "Standing", "explain", "moments"]
 
@@ -135,13 +134,13 @@ async def explain(engine: Engine, codes: Codes, id: str) -> Explanation:
     state = await engine.get_state(id)
     threads: Threads = state.get(Threads, THREADS, default={})
     since = await _since(engine, id, threads)
-    asked = _operations(state, codes)
+    asked, used = _operations(state, codes), _used(state, codes)
     error: StoredError | None = state.get(StoredError, ERROR, default=None)
     return Explanation(
         id,
         state.labels.get(WORKFLOW, ""),
         _status(state),
-        tuple(_standing(name, threads, codes, since, asked) for name in threads),
+        tuple(_standing(name, threads, used, since, asked) for name in threads),
         state.get(str, PARKED, default="") if error is None else error.text,
         note_of(state),
     )
@@ -179,11 +178,10 @@ def _operations(state: State, codes: Codes) -> Mapping[str, Operation]:
     """Return what the threads wait for, as far as the codes here can tell."""
     found: dict[str, Operation] = {}
     try:
-        code = codes[state.labels.get(WORKFLOW, "")]
-        instance = Instance.of(StateContext(state), code, codes)
+        instance = Instance.of(StateContext(state), codes)
     except MisfitError:
         return found
-    asking = Asking(instance, lambda _: datetime.max, Random(0))  # noqa: S311, DTZ901
+    asking = Asking(instance)
     for name, thread in instance.threads.items():
         if thread.does not in ("go", "ended"):
             with contextlib.suppress(Exception, Cancelled):  # Of the user's arguments.
@@ -191,17 +189,24 @@ def _operations(state: State, codes: Codes) -> Mapping[str, Operation]:
     return found
 
 
+def _used(state: State, codes: Codes) -> Used:
+    try:
+        return codes.used_by(codes.of(state))
+    except MisfitError:
+        return Used()
+
+
 def _standing(
     name: str,
     threads: Threads,
-    codes: Codes,
+    used: Used,
     since: Mapping[str, datetime | None],
     asked: Mapping[str, Operation],
 ) -> Standing:
     thread = threads[name]
     line = 0
-    if thread.frames and thread.frames[-1].code in codes:
-        code: Code = codes.of(thread.frames[-1])
+    if thread.frames and thread.frames[-1].code in used:
+        code = used[thread.frames[-1].code]
         line = code.stops[thread.stop].line if thread.stop in code.stops else 0
     return Standing(
         name,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 import attrs
 from msgspec import Struct
 
+from flowstate import RetryPolicy
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.operations import (
     Call,
@@ -24,7 +25,7 @@ from flowstate.engines.kernel.operations import (
     Until,
     Wait,
 )
-from flowstate.retrying import RetryPolicy
+from flowstate.engines.workflow.schemas import schemas_of
 
 __all__ = [
     "Defined",
@@ -49,7 +50,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__flowstate_mark__"
 OPTIONS = StepOptions()
-OWN = ("name", "retry", "timeout", "local", "transaction", "thread", "limit")
+OWN = ("name", "retry", "timeout", "heartbeat_timeout", "local", "transaction", "thread", "limit")
 
 
 class MarkError(TypeError):
@@ -95,6 +96,17 @@ class Defined(Code, ABC):
         Raises:
             TypeError: they do not fit.
         """
+
+    def schemas(self) -> dict[str, Any]:
+        """Return JSON Schemas by ``data``, ``arguments``, ``messages``, ``updates``, ``result``.
+
+        Arguments, messages and updates are by name; an update has what it ``takes`` and what it
+        ``gives``. ``$defs`` has what all these refer to.
+
+        Raises:
+            TypeError: a type has no JSON Schema.
+        """
+        return schemas_of(self)
 
 
 @attrs.define
@@ -170,6 +182,10 @@ def _span(time: float | timedelta) -> timedelta:
     return timedelta(seconds=time)
 
 
+def _seconds(time: float | timedelta | None) -> float | None:
+    return None if time is None else _span(time).total_seconds()
+
+
 def _run(
     point: Point,
     call: Callable[..., Any],
@@ -177,14 +193,16 @@ def _run(
     *args: Any,
     retry: RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    heartbeat_timeout: float | timedelta | None = None,
     local: bool = False,
     transaction: bool = False,
     **kwargs: Any,
 ) -> Operation:
-    options = point.options
-    if retry is not None or timeout is not None or local or transaction:
-        seconds = None if timeout is None else _span(timeout).total_seconds()
-        options = StepOptions(retry, seconds, local, point.gives, transaction)
+    options, silence = point.options, heartbeat_timeout
+    if retry is not None or timeout is not None or silence is not None or local or transaction:
+        options = StepOptions(
+            retry, _seconds(timeout), local, point.gives, transaction, _seconds(silence)
+        )
     return Run(point.name, call, args, kwargs, options)
 
 
@@ -195,6 +213,7 @@ def step(
     name: str = ...,
     retry: RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    heartbeat_timeout: float | timedelta | None = None,
     local: bool = False,
     transaction: bool = False,
     **kwargs: Any,
@@ -206,6 +225,7 @@ def step(
     name: str = ...,
     retry: RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    heartbeat_timeout: float | timedelta | None = None,
     local: bool = False,
     transaction: bool = False,
     **kwargs: Any,
@@ -220,6 +240,8 @@ def step(call: Any, *args: Any, **kwargs: Any) -> Any:
         name: of the stop, a literal; that of the function otherwise.
         retry: of failures; the policy of the workflow otherwise.
         timeout: of one attempt, in seconds or as a ``timedelta``.
+        heartbeat_timeout: the attempt has failed if it gives no heartbeat for so long: see
+            :func:`current_step`.
         local: it is cheap and pure, and needs no commit of its own.
         transaction: it runs in a transaction of the store, as does the next place.
         **kwargs: more of its arguments.

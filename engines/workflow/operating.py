@@ -6,16 +6,13 @@ from typing import Any
 
 import msgspec
 
-from flowstate.commands import Commit, Put
-from flowstate.context import StateContext
+from flowstate import Commit, InvalidInputError, Put, RevisionMismatchError, State, StateContext
 from flowstate.engines.kernel.instance import ORIGIN, OUTCOME, PARENT, THREADS, WORKFLOW
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.starting import Origin, flow_of
 from flowstate.engines.kernel.threads import Threads
 from flowstate.engines.workflow.operators import OPERATOR, Note, edit, forked, goto, retry
-from flowstate.errors import InvalidInputError, RevisionMismatchError
 from flowstate.frozen import EMPTY
-from flowstate.state import State
 
 __all__ = ["Operators", "workflow_of"]
 
@@ -61,7 +58,7 @@ class Operators(Kernel):
         """
         args = change, names, thread
         await self._repair(
-            id, "edit", lambda ctx: edit(ctx, self.definitions.codes, *args, raw=raw), by, why
+            id, "edit", lambda ctx: edit(ctx, self.codes, *args, raw=raw), by, why
         )
 
     async def goto(
@@ -95,7 +92,7 @@ class Operators(Kernel):
             MisfitError: the instance does not fit the code.
             RevisionMismatchError: it moves too fast.
         """
-        codes = self.definitions.codes
+        codes = self.codes
         go = partial(goto, codes=codes, stop=stop, names=names, place=place, thread=thread)
         before = await self._repair(id, "goto", go, by, why)
         await self._cancel_left(before, thread)
@@ -112,7 +109,7 @@ class Operators(Kernel):
             MisfitError: the instance does not fit the code.
             RevisionMismatchError: it moves too fast.
         """
-        await self._repair(id, "retry", lambda ctx: retry(ctx, self.definitions.codes), by, why)
+        await self._repair(id, "retry", lambda ctx: retry(ctx, self.codes), by, why)
 
     async def fork(
         self, id: str, new_id: str, *, rev: int | None = None, by: str = "", why: str = ""
@@ -138,7 +135,7 @@ class Operators(Kernel):
             MisfitError: it does not fit the code.
         """
         state = await self.engine.get_state(id, rev)
-        ctx = forked(state, self.definitions.codes, new_id)
+        ctx = forked(state, self.codes, new_id)
         _note(ctx, Note("fork", state.rev, by, why, id))
         try:
             await self.engine.start(ctx, flow_of(workflow_of(state)))

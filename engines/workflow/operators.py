@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from flowstate.context import StateContext
+from flowstate import InvalidInputError, State, StateContext, Status, encoded
 from flowstate.engines.kernel.code import Frame, MisfitError
 from flowstate.engines.kernel.instance import (
     ANSWERS,
@@ -21,13 +21,11 @@ from flowstate.engines.kernel.instance import (
     Codes,
     Instance,
     Notes,
+    Used,
 )
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.reviving import begin_again, new_notes, revive
 from flowstate.engines.kernel.threads import Thread, Threads
-from flowstate.errors import InvalidInputError
-from flowstate.state import State, Status
-from flowstate.values import encoded
 
 __all__ = ["Note", "OPERATOR", "edit", "forked", "goto", "note_of", "retry"]
 
@@ -80,23 +78,23 @@ def edit(
     if names:
         held = _thread(instance, thread)
         *outer, frame = held.frames
-        held.frames = (*outer, _with_names(codes, frame, names))
+        held.frames = (*outer, _with_names(instance.codes, frame, names))
     instance.save(ctx)
 
 
-def _with_names(codes: Codes, frame: Frame, names: Mapping[str, Any]) -> Frame:
+def _with_names(used: Used, frame: Frame, names: Mapping[str, Any]) -> Frame:
     """Return a frame with other values of some names."""
-    known = codes.of(frame).stops.get(frame.stop)
+    known = used[frame.code].stops.get(frame.stop)
     if known is not None and (unknown := sorted(names.keys() - known.names.keys())):
         has = ", ".join(known.names) or "none"
         raise InvalidInputError("names", f"{unknown[0]!r} is not alive there; these are: {has}")
     new = {name: encoded(f"names[{name!r}]", value) for name, value in names.items()}
-    return _checked(codes, msgspec.structs.replace(frame, names={**frame.names, **new}))
+    return _checked(used, msgspec.structs.replace(frame, names={**frame.names, **new}))
 
 
-def _checked(codes: Codes, frame: Frame) -> Frame:
+def _checked(used: Used, frame: Frame) -> Frame:
     try:
-        codes.of(frame).check(frame)
+        used[frame.code].check(frame)
     except MisfitError as error:
         raise InvalidInputError("names", str(error)) from error
     return frame
@@ -115,12 +113,13 @@ def goto(
     instance = _opened(ctx, codes)
     held = _thread(instance, thread)
     frames = list(held.frames)
-    while frames and stop not in codes.of(frames[-1]).stops:
+    used = instance.codes
+    while frames and stop not in used[frames[-1].code].stops:
         frames.pop()
     if not frames:
-        stops = ", ".join(name for each in held.frames for name in codes.of(each).stops)
+        stops = ", ".join(name for each in held.frames for name in used[each.code].stops)
         raise InvalidInputError("stop", f"there is no {stop!r}; these are: {stops}")
-    code = codes.of(frames[-1])
+    code = used[frames[-1].code]
     other = {each for one in code.stops.values() for each in one.levels}
     other -= set(code.stops[stop].levels)
     kept = {key: raw for key, raw in frames[-1].place.items() if key not in other}
@@ -133,7 +132,7 @@ def goto(
         names={name: raw for name, raw in alive if name in known},
         place={**kept, **new},
     )
-    frames[-1] = _with_names(codes, frame, names)
+    frames[-1] = _with_names(used, frame, names)
     _drop_branches(instance, thread)
     instance.threads[thread] = Thread(
         frames, passed=held.passed + 1, parent=held.parent, index=held.index
@@ -203,11 +202,11 @@ def _opened(ctx: StateContext, codes: Codes, *, raw: bool = False) -> Instance:
         raise InvalidInputError("id", "has ended, so it stands nowhere: fork an earlier revision")
     if OUTCOME in state.labels and state.status is Status.ACTIVE:
         raise InvalidInputError("id", "is just ending")
-    code = codes[state.labels[WORKFLOW]]
     if not raw:
-        return Instance.of(ctx, code, codes)
+        return Instance.of(ctx, codes)
+    code = codes.of(state)
     threads, notes = ctx.get(Threads, THREADS), ctx.get(Notes, NOTES, default=Notes())
-    return Instance(state.id, code, codes, ctx.get(Any, DATA), threads, notes)
+    return Instance(state.id, code, codes.used_by(code), ctx.get(Any, DATA), threads, notes)
 
 
 def _thread(instance: Instance, name: str) -> Thread:

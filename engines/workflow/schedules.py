@@ -14,20 +14,27 @@ import msgspec
 from cronsim import CronSim, CronSimError
 from msgspec import Raw, Struct
 
-from flowstate.commands import Command, Commit, End
-from flowstate.context import StateContext
-from flowstate.engine import Engine
+from flowstate import (
+    Command,
+    Commit,
+    End,
+    Engine,
+    FlowRegistry,
+    InvalidInputError,
+    Receive,
+    RetryPolicy,
+    RevisionMismatchError,
+    State,
+    StateContext,
+    StateNotFoundError,
+    Status,
+    encoded,
+)
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.instance import DATA, OUTCOME, Codes
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
-from flowstate.errors import InvalidInputError, RevisionMismatchError, StateNotFoundError
-from flowstate.mailboxes.receiving import Receive
-from flowstate.registry import FlowRegistry
-from flowstate.retrying import RetryPolicy
-from flowstate.state import State, Status
-from flowstate.values import encoded
 
 __all__ = ["Due", "Overlap", "Plan", "Scheduled", "Schedules", "register_schedules", "schedule_id"]
 

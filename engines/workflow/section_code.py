@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from flowstate import InvalidInputError
 from flowstate.engines.kernel.code import (
     At,
     Code,
@@ -15,7 +16,6 @@ from flowstate.engines.kernel.code import (
     Raised,
     Reached,
     Returned,
-    Stop,
 )
 from flowstate.engines.kernel.errors import Cancelled
 from flowstate.engines.kernel.operations import Operation, Outcome
@@ -23,7 +23,6 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way
 from flowstate.engines.workflow.marks import Defined
 from flowstate.engines.workflow.section_nodes import Kept, Leave, Node, Now, Place, as_json
-from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_id
 
@@ -84,6 +83,7 @@ class Body(Defined):
     """The statements of a thread."""
 
     takes: Mapping[str, Any] = EMPTY
+    version = 0
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Body(Defined):
         self._first = link(Leave(None), links)
         self._places, self._renamed, self.uses = links.places, links.renamed, links.threads
         places = reversed(links.places.values())  # They are linked from the end.
-        self.stops = {each.name: Stop(each.name, each.kind) for each in places}
+        self.stops = {each.name: each.stop() for each in places}
 
     @property
     def ways(self) -> list[Way]:

@@ -10,8 +10,9 @@ import attrs
 import msgspec
 from msgspec import Raw, Struct
 
+from flowstate import RetryPolicy, encoded
 from flowstate.engines.kernel import operations
-from flowstate.engines.kernel.code import Code
+from flowstate.engines.kernel.code import Code, Stop
 from flowstate.engines.kernel.errors import StoredError
 from flowstate.engines.kernel.instance import DATA
 from flowstate.engines.kernel.operations import Failed, Operation, Outcome, StepOptions
@@ -20,8 +21,6 @@ from flowstate.engines.kernel.steps import is_async
 from flowstate.engines.kernel.threads import NOTHING
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.frozen import EMPTY
-from flowstate.retrying import RetryPolicy
-from flowstate.values import encoded
 
 __all__ = [
     "Begin",
@@ -137,6 +136,10 @@ class Place(Node, ABC):
         """Return where a thread can come to from here."""
         return (self.after,)
 
+    def stop(self) -> Stop:
+        """Return what is known about it."""
+        return Stop(self.name, self.kind)
+
 
 @attrs.define(eq=False)
 class Begin(Place):
@@ -145,6 +148,10 @@ class Begin(Place):
     kind = "go"
     code: Code
     thread: Callable[[Any], str]
+
+    def stop(self) -> Stop:
+        """Return what is known about it."""
+        return Stop(self.name, self.kind, runs=[self.code])
 
     def ask(self, now: Now) -> Operation:
         """Ask for the thread."""

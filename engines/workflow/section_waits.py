@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 from msgspec import Raw
 
-from flowstate.engines.kernel.code import MisfitError, Update
+from flowstate import InvalidInputError, encoded
+from flowstate.engines.kernel.code import MisfitError, Stop, Update
 from flowstate.engines.kernel.errors import StepFailed, restored, stored
 from flowstate.engines.kernel.instance import DATA
 from flowstate.engines.kernel.operations import (
@@ -26,8 +27,6 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.engines.workflow.section_nodes import Node, Now, Place, SetUp, as_json, on_copy
 from flowstate.engines.workflow.sources import Source, Subscription
-from flowstate.errors import InvalidInputError
-from flowstate.values import encoded
 
 __all__ = ["Enter", "Receiver", "Settle", "Setup", "Teardown", "receiver"]
 
@@ -83,6 +82,11 @@ class Enter(Place):
     kind = "wait"
     receivers: Sequence[Receiver]
     time: timedelta | None
+
+    def stop(self) -> Stop:
+        """Return what is known about it."""
+        messages = {each.name: each.update.takes for each in self.receivers}
+        return Stop(self.name, self.kind, messages=messages)
 
     def ask(self, now: Now) -> Operation:
         """Ask for a message."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from flowstate import InvalidInputError, RetryPolicy
 from flowstate.engines.kernel.code import CodeOptions
 from flowstate.engines.kernel.instance import RESERVED
 from flowstate.engines.workflow.section_code import Body, Links
@@ -32,10 +33,8 @@ from flowstate.engines.workflow.section_waits import (
     receiver,
 )
 from flowstate.engines.workflow.sources import Source
-from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_duration, check_id
-from flowstate.retrying import RetryPolicy
 
 __all__ = [
     "After",
@@ -374,6 +373,7 @@ class Sections(Body):
         updates: by name, functions that are given the data and a request, change the data in
             place, and return the answer, at any time.
         renamed: old names of steps and waits, and what they are called now.
+        version: higher than those before, if several are to run side by side.
 
     Raises:
         InvalidInputError: a name is taken, or a statement not in its place.
@@ -391,7 +391,9 @@ class Sections(Body):
         timeout: timedelta | None = None,
         updates: Mapping[str, Callable[[Any, Any], Any]] = EMPTY,
         renamed: Mapping[str, str] = EMPTY,
+        version: int = 0,
     ) -> None:
+        self.version = version
         answers = {key: receiver(key, each).update for key, each in updates.items()}
         options = CodeOptions(retry, timeout, answers)
         links = Links(check_id("name", name), data, renamed)

@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from flowstate.engines.kernel.steps import effect_key, instance_id
-from flowstate.retrying import RetryPolicy
+from flowstate import RetryPolicy
+from flowstate.engines.kernel.current_step import current_step
 
 __all__ = ["Source", "Subscription"]
 
@@ -27,7 +27,7 @@ class Subscription:
     @property
     def instance(self) -> str:
         """The id of the instance; known within ``setup``."""
-        return instance_id()
+        return current_step().instance
 
     @property
     def token(self) -> str:
@@ -35,7 +35,7 @@ class Subscription:
 
         Messages with the name ``<name>#<token>`` are taken by this wait only.
         """
-        return sha256(effect_key().encode()).hexdigest()[:32]
+        return sha256(current_step().key.encode()).hexdigest()[:32]
 
 
 class Source(ABC):

@@ -7,8 +7,8 @@ import attrs
 import msgspec
 from msgspec.structs import replace
 
+from flowstate import encoded
 from flowstate.engines.kernel.code import At, Frame, MisfitError, Reached
-from flowstate.values import encoded
 
 __all__ = ["Upgrade", "Versions"]
 

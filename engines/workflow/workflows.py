@@ -5,6 +5,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from flowstate import InvalidInputError, State, Status
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.instance import (
     DATA,
@@ -15,9 +16,7 @@ from flowstate.engines.kernel.instance import (
 )
 from flowstate.engines.workflow.explaining import Explanation, Moment, explain, moments
 from flowstate.engines.workflow.operating import Operators, workflow_of
-from flowstate.errors import InvalidInputError
 from flowstate.frozen import EMPTY
-from flowstate.state import State, Status
 
 if TYPE_CHECKING:
     from flowstate.engines.workflow.schedules import Overlap, Scheduled, Schedules
@@ -39,14 +38,14 @@ class Workflows(Operators):
         if find_spec("cronsim"):  # Otherwise others run the schedules.
             from flowstate.engines.workflow.schedules import register_schedules  # noqa: PLC0415
 
-            register_schedules(self.engine.flows, self.definitions.codes)
+            register_schedules(self.engine.flows, self.codes)
         return self
 
     @cached_property
     def _schedules(self) -> "Schedules":
         from flowstate.engines.workflow.schedules import Schedules  # noqa: PLC0415 - an extra
 
-        return Schedules(self.engine, self.definitions.codes)
+        return Schedules(self.engine, self.codes)
 
     async def start(
         self,
@@ -96,7 +95,8 @@ class Workflows(Operators):
             ValueDecodeError: the data is not of its type any more.
         """
         state = await self.engine.get_state(id)
-        data = state.get(self.definitions.codes[workflow_of(state)].data, DATA)
+        workflow_of(state)
+        data = state.get(self.codes.of(state).data, DATA)
         return data if ask is None else ask(data)
 
     # --- What there is. ---
@@ -107,7 +107,7 @@ class Workflows(Operators):
         Raises:
             StateNotFoundError: there is no such instance.
         """
-        return await explain(self.engine, self.definitions.codes, id)
+        return await explain(self.engine, self.codes, id)
 
     def history(self, id: str) -> AsyncIterator[Moment]:
         """Iterate over the revisions of an instance that are stored, the oldest first."""
@@ -215,7 +215,7 @@ class Workflows(Operators):
             wanted[PARKED] = "misfit"
         elif kind not in (None, "live"):
             wanted[OUTCOME] = str(kind)
-        codes = self.definitions.codes if code is None else [code]
+        codes = self.codes if code is None else [code]
         return [
             {**wanted, WORKFLOW: each.name, **at}
             for each in codes

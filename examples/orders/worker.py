@@ -22,8 +22,8 @@ async def serve(database: str) -> None:
     logging.basicConfig(filename=log, level=logging.INFO)
     async with (
         Engine(SQLiteDriver(database), flows, max_executions=16) as engine,
-        Recoverer(engine, lease_seconds=LEASE_SECONDS, poll_interval=0.2),
-        Delayer(engine, batch=16, lease_seconds=LEASE_SECONDS),
+        Recoverer(engine, lease=LEASE_SECONDS, poll_interval=0.2),
+        Delayer(engine, batch=16, lease=LEASE_SECONDS),
     ):
         await asyncio.to_thread(sys.stdin.read)
 

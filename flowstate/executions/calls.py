@@ -75,6 +75,16 @@ class Caller:
         finally:
             execution.may_interrupt = False
 
+    async def call_in_thread(self, name: str, call: Callable[[], Any]) -> Any:
+        """Do ``Engine.call_in_thread``, which says what is promised."""
+        with self._clock.working():
+            outcome = self._threads.submit(name, call)
+            try:
+                return await asyncio.wrap_future(outcome)
+            finally:
+                if outcome.running():
+                    self._threads.abandon(name, outcome)
+
     async def _in_time(self, work: Awaitable[Any], limit: TimeLimit) -> Any:
         """Return what ``work`` returns, unless it is cancelled because its time is over.
 

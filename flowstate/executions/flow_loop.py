@@ -88,6 +88,7 @@ class FlowLoop:
         self.pool = ExecutionPool(self._run_logged, limits.running, limits.pending)
         self._threads = BlockingThreads(limits.threads)
         self._caller = Caller(engine, self._clock, self._threads, counters)
+        self.call_in_thread = self._caller.call_in_thread
         self._watchdog = Watchdog(self._named, warn_blocked_after)
 
     async def execute(self, ctx: StateContext) -> None:

@@ -122,7 +122,10 @@ _waiting_decoder = msgspec.json.Decoder(Waiting)
 
 
 def mailbox_id(id: str) -> str:
-    """Return the id of the mailbox of a state; of a long id it has a digest."""
+    """Return the id of the state that is the mailbox of a state; of a long id it has a digest.
+
+    A watch of it tells that messages have come which nothing waited for.
+    """
     # An id that looks like a digest gets one, too: it must not name the mailbox of another state.
     is_short = text_bytes(MAILBOX_PREFIX) + text_bytes(id) <= MAX_ID_BYTES
     if is_short and not id.startswith(DIGEST):

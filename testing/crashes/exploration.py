@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from flowstate.engine import Engine
 from flowstate.registry import FlowRegistry
@@ -90,32 +90,64 @@ def explore_crashes(
     )
     chance, began = random.getstate(), time.perf_counter()
     try:
-        base = stage.play({})
-        judge = Judge(base, ignore)
-        rng = random.Random(seed)  # noqa: S311 - no secret
-        broken: list[Broken[W]] = []
-        runs = left_out = diverged = 0
-        ends: list[tuple[Faults, int]] = [({}, len(base.points))]
+        search = Search(stage, ignore, max_runs, seed)
         for _ in range(crashes):
-            scripts = [*_with_one_more(ends)]
-            chosen = _sample(scripts, max_runs - runs, rng)
-            left_out += len(scripts) - len(chosen)
-            runs += len(chosen)
-            ends = []
-            for faults in chosen:
-                played = stage.play(faults)
-                before = min(faults) - 1
-                diverged += played.points[:before] != base.points[:before]
-                if wrong := judge.judge(played):
-                    broken.append(Broken(played, wrong))
-                ends.append((faults, len(played.points)))
+            search.go_deeper()
     finally:
         random.setstate(chance)
-    seconds = time.perf_counter() - began
-    explored = Exploration(tuple(base.points), runs, left_out, diverged, seconds)
-    if broken:
-        raise AssertionError(report(broken, explored))
+    explored = search.explored(time.perf_counter() - began)
+    if search.broken:
+        raise AssertionError(report(search.broken, explored))
     return explored
+
+
+class Search(Generic[W]):
+    """Runs in which more and more goes wrong, beside the one in which nothing does.
+
+    Args:
+        stage: plays them.
+        ignore: see :func:`explore_crashes`.
+        max_runs: as there.
+        seed: of the choice among too many runs.
+
+    Attributes:
+        broken: runs that did not end as they should have.
+
+    Raises:
+        AssertionError: the undisturbed run is wrong already.
+    """
+
+    def __init__(self, stage: Stage[W], ignore: Collection[str], max_runs: int, seed: int) -> None:
+        self._stage = stage
+        self._base = stage.play({})
+        self._judge = Judge(self._base, ignore)
+        self._ends: list[tuple[Faults, int]] = [({}, len(self._base.points))]
+        self._rng = random.Random(seed)  # noqa: S311 - no secret
+        self._room = max_runs
+        self._runs = self._left_out = self._diverged = 0
+        self.broken: list[Broken[W]] = []
+
+    def go_deeper(self) -> None:
+        """Let one more thing go wrong in each of the last runs, everywhere after the others."""
+        scripts = [*_with_one_more(self._ends)]
+        chosen = _sample(scripts, self._room - self._runs, self._rng)
+        self._left_out += len(scripts) - len(chosen)
+        self._ends = [(faults, self._play(faults)) for faults in chosen]
+
+    def _play(self, faults: Faults) -> int:
+        """Play a run and judge it; return its number of points."""
+        played = self._stage.play(faults)
+        self._runs += 1
+        before = min(faults) - 1
+        self._diverged += played.points[:before] != self._base.points[:before]
+        if wrong := self._judge.judge(played):
+            self.broken.append(Broken(played, wrong))
+        return len(played.points)
+
+    def explored(self, seconds: float) -> Exploration:
+        """Return what was explored so far."""
+        points = tuple(self._base.points)
+        return Exploration(points, self._runs, self._left_out, self._diverged, seconds)
 
 
 def _refuse_running_loop() -> None:

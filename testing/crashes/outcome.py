@@ -8,11 +8,12 @@ from msgspec.structs import replace
 
 from flowstate.data import Data
 from flowstate.driver import Driver, StateQuery
+from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.planning.plan import STACK_PREFIX
 from flowstate.planning.steps import FORGET
 from flowstate.recovery.dead import DEAD, is_dead, read_dead
 from flowstate.recovery_rules import PREFIX
-from flowstate.state import State
+from flowstate.state import State, Status
 
 __all__ = ["Outcome", "differences", "read_outcome"]
 
@@ -68,11 +69,14 @@ def differences(
     """Return how an outcome differs from what was expected, a line for each difference.
 
     Revisions, times, and what recovery notes in a state are no differences, apart from that it
-    ended a state by force.
+    ended a state by force. Nor is whether a state that has ended ever needed a mailbox.
     """
+    left_over = _mailboxes_left_over(expected) & _mailboxes_left_over(found)
     for id in {**expected.states, **found.states}:
         one, other = expected.states.get(id), found.states.get(id)
         if one is None or other is None:
+            if id in left_over:
+                continue
             words = ("there is no such state", "there is one")
             yield _line(f"state {id!r}", words[one is not None], words[other is not None])
         else:
@@ -81,6 +85,10 @@ def differences(
         blobs = [_content(outcome.data.get(key)) for outcome in (expected, found)]
         if key[0] in expected.states and key[0] in found.states and blobs[0] != blobs[1]:
             yield _line(f"data {key[1]!r} of state {key[0]!r}", *map(_short, blobs))
+
+
+def _mailboxes_left_over(outcome: Outcome[W]) -> set[str]:
+    return {mailbox_id(id) for id, each in outcome.states.items() if each.status is Status.ENDED}
 
 
 def _state_differences(one: State, other: State, ignore: Collection[str]) -> Iterator[str]:

@@ -80,7 +80,7 @@ async def _recover(
 ) -> None:
     """Let a recoverer deal with what has stalled; without such it would only look and look."""
     pause = SHORTEST_LOOK
-    async with Recoverer(engine, group=engine.name, lease_seconds=LEASE, rng=rng):
+    async with Recoverer(engine, group=engine.name, lease=LEASE, rng=rng):
         while True:
             await engine.clock.sleep(pause)
             if not await _recoverable(engine, await _stalled(engine)):

@@ -6,6 +6,7 @@ It is loaded wherever flowstate and pytest are installed, so it imports the rest
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,9 +16,11 @@ from flowstate import Clock, Driver, Engine, FakeClock, FlowRegistry, State, Sys
 
 if TYPE_CHECKING:
     from flowstate.drivers.memory import MemoryDriver
+    from flowstate.engines.kernel.code import Code
+    from flowstate.engines.workflow import Workflows
     from flowstate.testing.plugin.journal import Journal
 
-__all__ = ["MakeEngine"]
+__all__ = ["MakeEngine", "OpenWorkflows"]
 
 LOCAL = ("memory", "sqlite")
 REMOTE = ("postgres", "redis")
@@ -31,6 +34,13 @@ class MakeEngine(Protocol):
         """Return an engine, not open yet, with the flows and the clock of the test."""
 
 
+class OpenWorkflows(Protocol):
+    """What ``flowstate_workflows`` is."""
+
+    def __call__(self, *codes: Code, **options: Any) -> AbstractAsyncContextManager[Workflows]:
+        """Open workflows, with options of ``Workflows``, on an engine of the test."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what can be set on the command line and in the settings of pytest."""
     group = parser.getgroup("flowstate")
@@ -41,10 +51,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         text = f"URL of a {name.title()} that tests may write to"
         group.addoption(f"--flowstate-{name}-url", metavar="URL", help=text)
         parser.addini(f"flowstate_{name}_url", text, default="")
+    stops = "show which stops of workflows the tests have covered"
+    group.addoption("--flowstate-stops", action="store_true", help=stops)
+    modules = "modules whose workflows are shown by --flowstate-stops also if no test runs them"
+    parser.addini("flowstate_stops", modules, type="args", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the fixture of an open engine where there is something to open it with."""
+    """Add what is asked for, and the fixture of an open engine if something can open it."""
+    if config.getoption("--flowstate-stops"):
+        from flowstate.testing.plugin.stop_report import StopReport  # noqa: PLC0415 - see above
+
+        report = StopReport(config.getini("flowstate_stops"))
+        config.pluginmanager.register(report, "flowstate-stops")
     if config.pluginmanager.hasplugin("asyncio"):
         from flowstate.testing.plugin import async_fixtures  # noqa: PLC0415 - needs pytest-asyncio
 
@@ -126,6 +145,17 @@ def flowstate_make_engine(
         options.setdefault("clock", flowstate_clock)
         options.setdefault("shutdown_timeout", 1.0)
         return Engine(driver or request.getfixturevalue(name), flowstate_flows, **options)
+
+    return make
+
+
+@pytest.fixture
+def flowstate_workflows(flowstate_make_engine: MakeEngine) -> OpenWorkflows:
+    """Open workflows on an engine of the test, until the block is left."""
+    from flowstate.testing.workflows.opening import open_workflows  # noqa: PLC0415 - see above
+
+    def make(*codes: Code, **options: Any) -> AbstractAsyncContextManager[Workflows]:
+        return open_workflows(*codes, engine=flowstate_make_engine(), **options)
 
     return make
 

@@ -242,17 +242,13 @@ class SimulatedProcess:
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self.engine)
             delaying, recovering, on_duty = self._chances
-            delayer = Delayer(
-                engine, batch=4, poll_interval=0.5, lease_seconds=CLAIMED_FOR, rng=delaying
-            )
+            delayer = Delayer(engine, batch=4, poll_interval=0.5, lease=CLAIMED_FOR, rng=delaying)
             await stack.enter_async_context(delayer)
-            self._recoverer = Recoverer(
-                engine, lease_seconds=2.0, poll_interval=0.8, rng=recovering
-            )
+            self._recoverer = Recoverer(engine, lease=2.0, poll_interval=0.8, rng=recovering)
             await stack.enter_async_context(self._recoverer)
             tasks = [self.start(self._watch_on(), "watcher")]
             if self._has_duty:
-                lease = Lease(engine, "duty", lease_seconds=1.5, poll_interval=0.8, rng=on_duty)
+                lease = Lease(engine, "duty", seconds=1.5, poll_interval=0.8, rng=on_duty)
                 self._lease = await stack.enter_async_context(lease)
                 tasks.append(self.start(self._do_duty(lease), "duty"))
             self.is_started = True

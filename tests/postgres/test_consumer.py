@@ -102,7 +102,7 @@ async def consuming(engine: Engine, table: Table, handle: Any) -> AsyncIterator[
         labels=ORDER,
         transaction=table.transaction,
         retry=SOON,
-        lease_seconds=2.0,
+        lease=2.0,
     ) as consumer:
         yield consumer
 

@@ -77,7 +77,7 @@ async def stand(url: str, schema: str, lease: float, *, hold: bool, pulse: bool)
     async with (
         Pulse(url) if pulse else contextlib.nullcontext() as beating,
         Engine(Holding(driver, lines) if hold else driver, flows) as engine,
-        Recoverer(engine, lease_seconds=lease, poll_interval=POLL_INTERVAL) as recoverer,
+        Recoverer(engine, lease=lease, poll_interval=POLL_INTERVAL) as recoverer,
     ):
         leading = asyncio.create_task(_tell_when_leading(recoverer, beating))
         while not recoverer.leader:  # noqa: ASYNC110 - what has been seen sends no event

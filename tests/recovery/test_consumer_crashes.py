@@ -70,7 +70,7 @@ def consumer_of(engine: Engine, handle: object) -> Consumer:
         handle,  # type: ignore[arg-type]
         labels=ORDER,
         save_every=SAVE_EVERY,
-        lease_seconds=LEASE,
+        lease=LEASE,
         rng=random.Random(0),
     )
 
@@ -149,7 +149,7 @@ async def come_and_go(engine: Engine, _: World) -> None:
         history=timedelta(0),
         every=1.0,
         batch=1,
-        lease_seconds=LEASE,
+        lease=LEASE,
         rng=random.Random(0),
     )
     async with retention:

@@ -33,7 +33,7 @@ async def work(url: str, schema: str, journal: Path) -> None:
         Engine(
             driver_on(url, schema), flows, name=journal.stem, max_executions=MOST_AT_ONCE
         ) as engine,
-        Recoverer(engine, lease_seconds=LEASE, poll_interval=POLL_INTERVAL),
+        Recoverer(engine, lease=LEASE, poll_interval=POLL_INTERVAL),
         Delayer(engine, poll_interval=POLL_INTERVAL),
     ):
         async for line in lines:

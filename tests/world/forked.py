@@ -84,7 +84,7 @@ async def take(engine: Engine, id: str, by: str) -> bool:
 async def preloaded(place: Place) -> dict[str, Any]:
     """Enter what was made before the fork; return who got what."""
     engine = Engine(place.driver(), flows)
-    lease = Lease(engine, "nightly", lease_seconds=LEASE_SECONDS, poll_interval=0.1)
+    lease = Lease(engine, "nightly", seconds=LEASE_SECONDS, poll_interval=0.1)
     delayer, recoverer = Delayer(engine, poll_interval=0.1), Recoverer(engine)
 
     async def child(number: int) -> dict[str, Any]:

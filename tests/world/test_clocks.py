@@ -133,7 +133,7 @@ async def test_recovery_of_what_was_committed_while_the_clock_was_ahead(
         async with Engine(driver, fired.flows, clock=clock) as engine:
             await engine.do(Commit(Transit(stalling("late"), "fire")))
             began = clock.monotonic()
-            async with Recoverer(engine, lease_seconds=2.0, poll_interval=0.1):
+            async with Recoverer(engine, lease=2.0, poll_interval=0.1):
                 await ended(engine, "late")
         assert 1.0 <= fired.after(began, "late") < 1.5
 
@@ -153,8 +153,8 @@ async def test_what_runs_while_the_clock_jumps_is_not_recovered(
     async with (
         Engine(driver, flows, clock=clock) as worker,
         Engine(driver, flows, clock=clock) as other,
-        Recoverer(other, lease_seconds=2.0, poll_interval=0.1),
-        Lease(worker, "held", lease_seconds=2.0, poll_interval=0.1) as lease,
+        Recoverer(other, lease=2.0, poll_interval=0.1),
+        Lease(worker, "held", seconds=2.0, poll_interval=0.1) as lease,
     ):
         ctx = stalling("a")
         await worker.do(Commit(Transit(ctx, "long")))
@@ -188,7 +188,7 @@ async def test_a_clock_that_is_behind_for_a_moment_takes_no_execution_over(
     async with (
         Engine(driver, flows, clock=clock) as worker,
         Engine(driver, flows, clock=clock) as other,
-        Recoverer(other, lease_seconds=2.0, poll_interval=0.1, rng=Random(0)) as recoverer,
+        Recoverer(other, lease=2.0, poll_interval=0.1, rng=Random(0)) as recoverer,
     ):
         await leading(recoverer, clock)
         ctx = stalling("a")
@@ -213,7 +213,7 @@ async def test_what_dies_while_the_clock_is_behind_is_recovered_within_twice_its
     fired = Fired(clock)
     async with (
         Engine(driver, fired.flows, clock=clock) as engine,
-        Recoverer(engine, lease_seconds=2.0, poll_interval=0.1) as recoverer,
+        Recoverer(engine, lease=2.0, poll_interval=0.1) as recoverer,
     ):
         await leading(recoverer, clock)
         for id in "abc":
@@ -234,7 +234,7 @@ async def test_what_has_crashed_is_recovered_soon_after_a_jump_ahead(
     """Not at once: only the next heartbeat would show that it has not crashed."""
     fired = Fired(clock)
     async with Engine(driver, fired.flows, clock=clock) as engine:
-        async with Recoverer(engine, lease_seconds=2.0, poll_interval=0.1):
+        async with Recoverer(engine, lease=2.0, poll_interval=0.1):
             ctx = stalling("crashed")
             set_retry_after(ctx, timedelta(seconds=1.5))
             await engine.do(Commit(Transit(ctx, "fire")))

@@ -69,11 +69,11 @@ class _Compiling:
         self._data = self._parameters[0] if self._parameters else ""
         names = names_of(*source.node.body)
         self._local = frozenset((names.binds - names.shared) | set(self._parameters))
+        self._lookup = Lookup(source.function, self._local)
 
     def compiled(self) -> Compiled:
         """Return the compiled function."""
-        node, problems = self._node, self._problems
-        lookup = Lookup(self._source.function, self._local)
+        node, problems, lookup = self._node, self._problems, self._lookup
         stops = find_stops(node, lookup, problems)
         refuse(node, stops, lookup, problems)
         hints = hints_of(self._source.function)
@@ -134,7 +134,7 @@ class _Compiling:
             known = [name for name in names if self._is_known(name, stop, types)]
             held = [self._held(each, types.of[each], each not in bound[stop]) for each in known]
             levels = [self._kept(each, loops, gives) for each in stop.levels]
-            entries[stop.name] = Entry(stop.number, _stop(stop, held), held, levels)
+            entries[stop.name] = Entry(stop.number, _stop(stop, held, self._lookup), held, levels)
         return entries
 
     def _held(self, name: str, kind: Any, is_optional: bool = False) -> Held:
@@ -169,7 +169,10 @@ class _Compiling:
         return Kept(number, key, "finally", _decoder(gives))
 
 
-def _stop(stop: FoundStop, held: Sequence[Held]) -> Stop:
+def _stop(stop: FoundStop, held: Sequence[Held], lookup: Lookup) -> Stop:
+    calls = [*stop.call.all]
+    sources = [arg for each in calls if each.mark.name == "wait" for arg in each.node.args]
+    classes = [each for each in map(lookup.value, sources) if isinstance(each, type)]
     return Stop(
         stop.name,
         stop.call.mark.kind,
@@ -177,6 +180,8 @@ def _stop(stop: FoundStop, held: Sequence[Held]) -> Stop:
         {each.name: each.kind for each in held},
         frozenset(each.name for each in held if each.is_optional),
         [level.key for level in stop.levels],
+        {each.__name__: each for each in classes},
+        [each.target for each in calls if each.target and each.mark.kind != "each"],
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from flowstate.errors import FlowstateError
+from flowstate import FlowstateError
 
 __all__ = ["CompileError", "Problem", "Problems"]
 

@@ -7,11 +7,10 @@ import attrs
 import msgspec
 from msgspec import Raw, Struct
 
+from flowstate import InvalidInputError, encoded
 from flowstate.engines.kernel.code import Frame, MisfitError, Stop
 from flowstate.engines.workflow.compiler.raised import ERRORS, LiveErrors, read_errors
 from flowstate.engines.workflow.compiler.visit import Loop, Visit
-from flowstate.errors import InvalidInputError
-from flowstate.values import encoded
 
 __all__ = ["Entry", "Held", "Kept", "decoder_of", "read_frame", "read_name", "saved_frame"]
 

@@ -64,6 +64,7 @@ class Table:
     catches: Mapping[str, Then] = attrs.field(factory=dict)
     data: Any = dict
     gives: Any = Any
+    version: int = 0
     takes: Mapping[str, Any] = attrs.field(factory=dict)
     uses: Mapping[str, Code] = attrs.field(factory=dict)
     options: CodeOptions = attrs.field(factory=CodeOptions)

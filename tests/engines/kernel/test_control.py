@@ -20,7 +20,7 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.code import CodeOptions, Update
 from flowstate.engines.kernel.errors import Cancelled, InstanceCancelledError
 from flowstate.engines.kernel.operations import Until
-from flowstate.engines.kernel.steps import is_told_to_stop
+from flowstate.engines.kernel.current_step import current_step
 from tests.engines.kernel.running import kernel_of, stands
 from tests.engines.kernel.tables import Table, join, line, run, wait
 
@@ -137,7 +137,7 @@ async def test_a_step_in_a_worker_thread_is_told() -> None:
     def work() -> None:
         begun.set()
         for _ in range(10_000):
-            if is_told_to_stop():
+            if current_step().is_told:
                 told.set()
                 return
             threading.Event().wait(0.001)  # Other threads have their turn.

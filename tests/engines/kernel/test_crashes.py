@@ -11,8 +11,8 @@ import pytest
 
 from flowstate import Engine, FlowRegistry, RetryPolicy
 from flowstate.engines.kernel.code import CodeOptions, Update
-from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.flows import register
+from flowstate.engines.kernel.instance import Codes
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.operations import Call, Each, Go, Until
 from flowstate.engines.kernel.steps import effect_key
@@ -59,7 +59,7 @@ async def only_start(kernel: Kernel) -> None:
 def explored(make: Make, client: Client = only_start, most: int = 100) -> Exploration:
     def flows(service: Service) -> FlowRegistry:
         registry = FlowRegistry()
-        register(registry, Definitions([make(service)], retry=RETRY, rng=Random(0)))
+        register(registry, Codes([make(service)], retry=RETRY, rng=Random(0)))
         return registry
 
     async def use(engine: Engine, service: Service) -> None:

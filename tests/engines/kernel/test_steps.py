@@ -9,7 +9,8 @@ import pytest
 from flowstate import FakeClock, RetryPolicy, Status
 from flowstate.engines.kernel.code import CodeOptions
 from flowstate.engines.kernel.errors import InstanceFailedError, StepFailed
-from flowstate.engines.kernel.steps import effect_key, is_told_to_stop
+from flowstate.engines.kernel.current_step import current_step
+from flowstate.engines.kernel.steps import effect_key
 from tests.engines.kernel.running import kernel_of, revisions
 from tests.engines.kernel.tables import Done, Table, line, run
 
@@ -159,7 +160,7 @@ async def test_a_step_in_a_worker_thread_that_takes_too_long_is_told() -> None:
 
     def work() -> None:
         for _ in range(10_000):
-            if is_told_to_stop():
+            if current_step().is_told:
                 told.set()
                 return
             threading.Event().wait(0.001)  # Other threads have their turn.

@@ -9,9 +9,9 @@ import attrs
 import pytest
 
 from flowstate import Engine, FlowRegistry, RetryPolicy
-from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.errors import InstanceCancelledError
 from flowstate.engines.kernel.flows import register
+from flowstate.engines.kernel.instance import Codes
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.steps import effect_key
 from flowstate.engines.workflow.sections import (
@@ -148,7 +148,7 @@ async def answer(kernel: Kernel) -> None:
 def test_it_ends_alike(make: Make, client: Client) -> None:
     def flows(world: World) -> FlowRegistry:
         registry = FlowRegistry()
-        register(registry, Definitions([make(world)], retry=RETRY, rng=Random(0)))
+        register(registry, Codes([make(world)], retry=RETRY, rng=Random(0)))
         return registry
 
     async def use(engine: Engine, world: World) -> None:

@@ -8,7 +8,6 @@ import attrs
 import pytest
 
 from flowstate import Engine, FlowRegistry, State
-from flowstate.engines.kernel.definitions import Definitions
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import Codes
 from flowstate.engines.kernel.steps import effect_key
@@ -77,7 +76,7 @@ def world() -> Service:
 def flows(_: Service) -> FlowRegistry:
     registry = FlowRegistry()
     codes = Codes([small, daily, whole])
-    register(registry, Definitions(codes, rng=Random(0)))
+    register(registry, Codes(codes, rng=Random(0)))
     register_schedules(registry, codes)
     return registry
 
