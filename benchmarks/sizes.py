@@ -21,6 +21,8 @@ class Sizes(Struct, frozen=True):
         chains: executions of three flows on a server, one at a time; several at once do more.
         operations: of each kind on stores that are filled, and deliveries to watchers.
         fan_outs: how many watchers there are, where delivery is measured by that.
+        children: of one instance.
+        sleeping: instances, while others run.
         small_log: revisions of the small store that a large one is compared with.
         memory_log: revisions of the large store in memory.
         sqlite_log: the same on SQLite.
@@ -43,6 +45,8 @@ class Sizes(Struct, frozen=True):
     chains: int
     operations: int
     fan_outs: tuple[int, ...]
+    children: int
+    sleeping: int
     small_log: int
     memory_log: int
     sqlite_log: int
@@ -65,6 +69,8 @@ TINY = Sizes(
     chains=10,
     operations=20,
     fan_outs=(1, 10),
+    children=20,
+    sleeping=200,
     small_log=200,
     memory_log=1_000,
     sqlite_log=1_000,
@@ -85,6 +91,8 @@ QUICK = Sizes(
     chains=50,
     operations=100,
     fan_outs=(1, 16),
+    children=200,
+    sleeping=10_000,
     small_log=1_000,
     memory_log=20_000,
     sqlite_log=20_000,
@@ -95,6 +103,7 @@ QUICK = Sizes(
     without=(
         "among ",
         "another process",
+        " asleep",
         "commit of 10 states",
         "commits to one state",
         "latency",
@@ -102,6 +111,7 @@ QUICK = Sizes(
         "more pending",
         "on another engine",
         "page of the log",
+        "parent of ",
         "processes of ",
         "prune of ",
         "size of ",
@@ -122,6 +132,8 @@ FULL = Sizes(
     chains=150,
     operations=250,
     fan_outs=(1, 100, 1_000),
+    children=10_000,
+    sleeping=100_000,
     small_log=1_000,
     memory_log=1_000_000,
     sqlite_log=1_000_000,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from benchmarks.definitions import Nothing, three
 from benchmarks.peers.work import Works, looped, repeated
 from flowstate import (
     Command,
@@ -21,6 +22,7 @@ from flowstate import (
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.engines.workflow import Workflows
 
 __all__ = ["in_memory", "on_postgres", "on_sqlite", "transitions"]
 
@@ -49,28 +51,36 @@ def three_flows() -> FlowRegistry:
 
 def in_memory(place: str) -> AbstractAsyncContextManager[Works]:
     """Three steps, kept as long as the process lives."""
-    return _chains(MemoryDriver())
+    return _steps(MemoryDriver())
 
 
 def on_sqlite(place: str) -> AbstractAsyncContextManager[Works]:
     """Three steps, each safe from a power cut before the next begins."""
-    return _chains(SQLiteDriver(Path(place) / f"{secrets.token_hex(8)}.db"))
+    return _steps(SQLiteDriver(Path(place) / f"{secrets.token_hex(8)}.db"))
 
 
 def on_postgres(place: str) -> AbstractAsyncContextManager[Works]:
     """Three steps, each committed before the next begins."""
-    return _chains(PostgresDriver(place))
+    return _steps(PostgresDriver(place))
 
 
 @asynccontextmanager
-async def _chains(driver: Driver) -> AsyncIterator[Works]:
+async def _steps(driver: Driver) -> AsyncIterator[Works]:
     first = Transition("first")
-    async with Engine(driver, three_flows()) as engine:
+    async with (
+        Engine(driver, three_flows()) as engine,
+        Workflows(engine, [three]) as workflows,
+    ):
 
-        async def once() -> None:
+        async def chain() -> None:
             await engine.execute(StateContext(State(secrets.token_hex(16), transition=first)))
 
-        yield {"rate": repeated(once)}
+        async def run() -> None:
+            id = secrets.token_hex(16)
+            await workflows.start(three, id, Nothing())
+            await workflows.result(id)
+
+        yield {"rate": repeated(chain), "workflow rate": repeated(run)}
 
 
 @asynccontextmanager

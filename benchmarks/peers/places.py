@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from benchmarks.peers.restate import running_server, server_program
+from benchmarks.peers import prefect, restate
 from benchmarks.peers.statements import SETTINGS, SQLITE, prepare_counting
 from benchmarks.peers.systems import SYSTEMS
 from benchmarks.setting import Setting
@@ -47,7 +47,10 @@ class Places:
             case "postgres":
                 yield self._setting.postgres_url(_slug(system))
             case "restate":
-                with running_server(server_program()) as place:
+                with restate.running_server(restate.server_program()) as place:
+                    yield place
+            case "prefect":
+                with prefect.running_server(self._setting.postgres_url(_slug(system))) as place:
                     yield place
 
     @asynccontextmanager

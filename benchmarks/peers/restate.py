@@ -19,7 +19,7 @@ from benchmarks.peers.work import Works, repeated
 from benchmarks.workload import NotInstalledError
 from flowstate.testing.faults.ports import LOOPBACK, free_port
 
-__all__ = ["calls", "running_server", "server_program"]
+__all__ = ["calls", "running_server", "server_program", "wait_for"]
 
 TIME_LIMIT = 30.0
 UNLIMITED = 2**31 - 1
@@ -64,15 +64,20 @@ def running_server(program: Path) -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         ) as process:
             try:
-                _wait_for(f"http://{admin}/health")
-                _wait_for(f"http://{ingress}/restate/health")
+                wait_for(f"http://{admin}/health")
+                wait_for(f"http://{ingress}/restate/health")
                 yield f"http://{ingress},http://{admin}"
             finally:
                 process.terminate()
 
 
-def _wait_for(url: str) -> None:
-    give_up = time.monotonic() + TIME_LIMIT
+def wait_for(url: str, seconds: float = TIME_LIMIT) -> None:
+    """Return when a server answers.
+
+    Raises:
+        OSError: it does not within so many seconds.
+    """
+    give_up = time.monotonic() + seconds
     while True:
         try:
             with urlopen(url, timeout=1):  # noqa: S310 - it is our own
@@ -131,7 +136,7 @@ async def _served(admin: str) -> AsyncIterator[str]:
 
 
 def _register(admin: str, bound: str) -> None:
-    _wait_for(f"http://{bound}/health")
+    wait_for(f"http://{bound}/health")
     request = Request(  # noqa: S310 - it is our own
         f"{admin}/deployments",
         b'{"uri": "http://%s"}' % bound.encode(),

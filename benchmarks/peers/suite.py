@@ -16,7 +16,10 @@ ROUNDS = 3
 AHEAD = 1.0  # Ours may take as long as a peer, at most.
 FEW = 8  # At once, where there is one writer.
 SHORT = 0.3  # Seconds that are enough where no store is.
-MANY = 200  # Jobs at once: for whoever takes many with one statement.
+MANY = 200  # At once: for whoever takes many with one statement.
+SLOW = {"Prefect"}  # Systems that take a second for each: not more than a few at once.
+# Parts of the time of a peer that our workflows may take, by how many there are at once.
+MARKS = {1: 1 / 5, 32: 1 / 20}
 
 STEPS_ON_POSTGRES = {
     "DBOS, threads": "DBOS on Postgres, threads",
@@ -24,6 +27,7 @@ STEPS_ON_POSTGRES = {
     "absurd, threads": "absurd",
     "Restate, its own store": "Restate",
     "LangGraph": "LangGraph on Postgres",
+    "Prefect, results in files": "Prefect",
 }
 STEPS_ON_SQLITE = {
     "DBOS, threads": "DBOS on SQLite, threads",
@@ -41,11 +45,15 @@ MACHINES = {
 
 
 class Compared(Struct, frozen=True):
-    """A workload: what is taken from the runs of flowstate, and what from those of the peers."""
+    """A workload: what is taken from the runs of flowstate, and what from those of the peers.
+
+    The mark is the part of the time of a peer that ours may take.
+    """
 
     name: str
     ours: Column
     theirs: Column
+    mark: float = AHEAD
 
 
 class Family(Struct, frozen=True):
@@ -69,15 +77,29 @@ def workloads(setting: Setting) -> Iterator[Workload]:
 
 
 def _families(sizes: Sizes) -> Iterator[Family]:
-    alone = tuple(_same(f"three steps, {n} at once", Column(n)) for n in sizes.peer_concurrencies)
-    few = tuple(compared for compared in alone if compared.ours.tasks <= FEW)
+    numbers, few = sizes.peer_concurrencies, [n for n in sizes.peer_concurrencies if n <= FEW]
+    chains = map(_chain, numbers)
     together = _same("three steps, 4 processes with 8 at once", Column(8, processes=4))
-    unit = "workflow"
-    yield Family("postgres", unit, "flowstate on Postgres", STEPS_ON_POSTGRES, (*alone, together))
-    yield Family("sqlite", unit, "flowstate on SQLite", STEPS_ON_SQLITE, few)
-    yield Family("memory", unit, "flowstate in memory", STEPS_IN_MEMORY, few[:1])
+    workflows = map(_workflow, (*numbers, MANY))
+    unit, on_postgres = "workflow", (*chains, together, *workflows)
+    yield Family("postgres", unit, "flowstate on Postgres", STEPS_ON_POSTGRES, on_postgres)
+    on_sqlite = (*map(_chain, few), *map(_workflow, few))
+    yield Family("sqlite", unit, "flowstate on SQLite", STEPS_ON_SQLITE, on_sqlite)
+    in_memory = (_chain(1), _workflow(1))
+    yield Family("memory", unit, "flowstate in memory", STEPS_IN_MEMORY, in_memory)
     yield Family("postgres", "job", "flowstate, jobs", JOBS, (*_jobs(sizes), *_latencies()))
     yield Family("memory", "transition", "flowstate, steps", MACHINES, tuple(_transitions()))
+
+
+def _chain(tasks: int) -> Compared:
+    return _same(f"three steps, {tasks} at once", Column(tasks))
+
+
+def _workflow(tasks: int) -> Compared:
+    """Compare what is as much work as theirs: the start and the result are stored, too."""
+    ours = Column(tasks, kind="workflow rate")
+    name = f"a workflow of three steps, {tasks} at once"
+    return Compared(name, ours, Column(tasks), MARKS.get(tasks, AHEAD))
 
 
 def _same(name: str, column: Column) -> Compared:
@@ -108,7 +130,11 @@ def _transitions() -> Iterator[Compared]:
 def _workloads(places: Places, family: Family, seconds: float) -> Iterator[Workload]:
     ours = Runs(places, family.ours, [compared.ours for compared in family.compared], seconds)
     columns = list(dict.fromkeys(compared.theirs for compared in family.compared))
-    peers = {name: Runs(places, system, columns, seconds) for name, system in family.peers.items()}
+    few = [column for column in columns if column.tasks * column.processes <= FEW]
+    peers = {
+        name: Runs(places, system, few if system in SLOW else columns, seconds)
+        for name, system in family.peers.items()
+    }
     for compared in family.compared:
         yield Workload(
             compared.name,
@@ -116,8 +142,9 @@ def _workloads(places: Places, family: Family, seconds: float) -> Iterator[Workl
             family.unit,
             ours.measure(compared.ours),
             tuple(
-                Side(name, "peer", runs.measure(compared.theirs), AHEAD)
+                Side(name, "peer", runs.measure(compared.theirs), compared.mark)
                 for name, runs in peers.items()
+                if compared.theirs in few or family.peers[name] not in SLOW
             ),
             rounds=ROUNDS,
             place=None if compared.theirs.kind == "latency" else Place("peers"),

@@ -13,6 +13,7 @@ from benchmarks.peers import (
     our_jobs,
     ours,
     pgqueuer,
+    prefect,
     procrastinate,
     restate,
 )
@@ -32,7 +33,7 @@ class Peer(Struct, frozen=True):
     """
 
     open: System
-    store: Literal["memory", "sqlite", "postgres", "restate"]
+    store: Literal["memory", "sqlite", "postgres", "restate", "prefect"]
     needs: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -71,6 +72,7 @@ SYSTEMS = {
     "LangGraph on Postgres": Peer(langgraph.on_postgres, "postgres", LANGGRAPH_POSTGRES),
     "LangGraph on SQLite": Peer(langgraph.on_sqlite, "sqlite", LANGGRAPH_SQLITE),
     "LangGraph in memory": Peer(langgraph.in_memory, "memory", LANGGRAPH),
+    "Prefect": Peer(prefect.flows, "prefect", ("prefect",)),
     "Procrastinate": Peer(procrastinate.jobs, "postgres", ("procrastinate",)),
     "PgQueuer": Peer(pgqueuer.jobs, "postgres", ("pgqueuer", "asyncpg")),
     "transitions": Peer(machines.transitions, "memory", TRANSITIONS),

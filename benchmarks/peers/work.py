@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 
-Kind = Literal["rate", "latency", "unclaimed rate", "unclaimed latency", "committed rate"]
+Kind = Literal[
+    "rate", "workflow rate", "latency", "unclaimed rate", "unclaimed latency", "committed rate"
+]
 """What can be measured; most libraries have one way of each."""
 
 

@@ -33,16 +33,18 @@ class Content(Struct, frozen=True):
         place: its name.
         states: how many it was filled with.
         timers: how many are pending for years, each with a state that it belongs to.
+        sleeping: how many instances of a workflow sleep.
     """
 
     place: str
     states: int = 0
     timers: int = 0
+    sleeping: int = 0
 
     @property
     def is_filled(self) -> bool:
         """Whether it holds anything at first."""
-        return bool(self.states or self.timers)
+        return bool(self.states or self.timers or self.sleeping)
 
 
 class Engines:
@@ -95,6 +97,8 @@ class Engines:
                 await self.store.fill(content.place, content.states)
             if content.timers:
                 await _set_timers(engine.driver, content.timers)
+            if content.sleeping:
+                await _put_to_sleep(engine.driver, content.sleeping)
             await _warm_up(engine, self.unique())
             self._open[content] = engine
         return engine
@@ -128,6 +132,15 @@ async def _set_timers(driver: Driver, count: int) -> None:
     await commit_all(driver, timed_writes(count))
     gc.collect()
     gc.freeze()  # In memory: else everything later pays for looking through them.
+
+
+async def _put_to_sleep(driver: Driver, count: int) -> None:
+    # The library of an older checkout has no workflows.
+    from benchmarks.stores.sleeping import asleep, sleeping_writes  # noqa: PLC0415
+
+    await commit_all(driver, sleeping_writes(await asleep(), count))
+    gc.collect()
+    gc.freeze()  # As above.
 
 
 async def _warm_up(engine: Engine, name: str) -> None:

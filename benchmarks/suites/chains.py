@@ -15,7 +15,7 @@ from benchmarks.suites.measured import Measured
 from benchmarks.workload import Place, Sample, Side, Workload
 from flowstate import Engine, State, StateContext, Transition
 
-__all__ = ["workloads"]
+__all__ = ["bare_commits", "workloads"]
 
 CONTENT = Content("chains")
 STEPS = 3
@@ -42,7 +42,7 @@ def _chains(setting: Setting, engines: Engines, tasks: int) -> Workload:
     limit = Side(
         f"{STEPS} times {bare.many_name if tasks > 1 else bare.one_name}",
         "limit",
-        partial(_bare_chains, bare, tasks, count),
+        partial(bare_commits, bare, STEPS, tasks, count),
         mark=MARKS.get((store.name, tasks)),
     )
     ours = Measured(engines, CONTENT, partial(_execute, engines, tasks), count)
@@ -57,13 +57,14 @@ def _chains(setting: Setting, engines: Engines, tasks: int) -> Workload:
     )
 
 
-async def _bare_chains(bare: Bare, tasks: int, count: int) -> Sample:
-    sample = await (bare.many if tasks > 1 else bare.one)(STEPS * count)
+async def bare_commits(bare: Bare, commits: int, tasks: int, count: int) -> Sample:
+    """Return what so many commits of the bare loop take, done so often by one task or by many."""
+    sample = await (bare.many if tasks > 1 else bare.one)(commits * count)
     return replace(
         sample,
-        value=STEPS * sample.value,
-        cpu=None if sample.cpu is None else STEPS * sample.cpu,
-        statements=None if sample.statements is None else STEPS * sample.statements,
+        value=commits * sample.value,
+        cpu=None if sample.cpu is None else commits * sample.cpu,
+        statements=None if sample.statements is None else commits * sample.statements,
     )
 
 

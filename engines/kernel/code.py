@@ -110,9 +110,9 @@ class Update:
     call: Callable[[Any, Any], Any]
 
 
-def _is_time(_: object, __: object, value: Any) -> None:
+def _is_time(_: object, field: Any, value: Any) -> None:
     if value is not None and not isinstance(value, timedelta):
-        raise InvalidInputError("timeout", f"must be a timedelta, not {value!r}")
+        raise InvalidInputError(field.name, f"must be a timedelta, not {value!r}")
 
 
 @attrs.frozen
@@ -123,14 +123,18 @@ class CodeOptions:
         retry: of steps that have no policy of their own; ``None``: that of the kernel.
         timeout: of the whole instance: then ``TimeoutError`` is raised at its next stop.
         updates: by the names under which they are asked for.
+        retry_after: see ``recovery.set_retry_after``; ``None``: 2 minutes.
+        shielded: of a helper: what a thread is owed is raised at its first stop after it.
 
     Raises:
-        InvalidInputError: the timeout is no ``timedelta``.
+        InvalidInputError: a time is no ``timedelta``.
     """
 
     retry: RetryPolicy | None = None
     timeout: timedelta | None = attrs.field(default=None, validator=_is_time)
     updates: Mapping[str, Update] = EMPTY
+    retry_after: timedelta | None = attrs.field(default=None, validator=_is_time)
+    shielded: bool = False
 
 
 class MisfitError(Exception):

@@ -42,7 +42,7 @@ class Resume(Struct, frozen=True, tag_field="do", tag="resume"):
 
 
 class Look(Struct, frozen=True, tag_field="do", tag="look"):
-    """Go on, if the code fits by now."""
+    """Look again: whether the code fits by now, and for what is waited for outside."""
 
 
 class Request(Struct, frozen=True, tag_field="do", tag="update"):
@@ -93,6 +93,8 @@ def obey(raw: Raw, ctx: StateContext, instance: Instance, progress: Progress) ->
             _keep_answer(ctx, message.key, _answer(instance, progress, message))
         case ChildEnded():
             _count(instance, message)
+        case Look():
+            progress.is_looking = True
         case _:
             pass
 

@@ -10,7 +10,7 @@ import attrs
 import msgspec
 from msgspec import Raw
 
-from flowstate import Clock, InvalidInputError, encoded
+from flowstate import Engine, InvalidInputError, encoded
 
 __all__ = ["CurrentStep", "current_step", "running_here"]
 
@@ -25,16 +25,19 @@ class CurrentStep:
     Attributes:
         key: names the effects of the step: the same over attempts, crashes and edits.
         instance: the id of the instance whose step it is.
+        thread: the name of the thread whose step it is.
+        engine: runs it.
         attempt: from 1; a crash or a stop of the process is no new attempt.
         is_told: nothing waits for the step any more: it was cancelled, or has taken too long.
     """
 
     key: str
     instance: str
+    thread: str
+    engine: Engine
     attempt: int
     is_told: bool = attrs.field(default=False, init=False)
     _progress: Raw | None
-    _clock: Clock
     _wake: Callable[[], object]
     _loop: asyncio.AbstractEventLoop = attrs.field(init=False, factory=asyncio.get_running_loop)
     _is_new: bool = attrs.field(init=False, default=False)
@@ -42,7 +45,7 @@ class CurrentStep:
     _stored_at: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._beat_at = self._stored_at = self._clock.monotonic()
+        self._beat_at = self._stored_at = self.engine.clock.monotonic()
 
     @property
     def progress(self) -> Any:
@@ -66,7 +69,7 @@ class CurrentStep:
             raise InvalidInputError("progress", f"must be at most {MOST_BYTES} bytes as JSON")
         if self.is_told:
             return
-        self._beat_at = self._clock.monotonic()
+        self._beat_at = self.engine.clock.monotonic()
         if raw is not None:
             self._progress, was_new, self._is_new = raw, self._is_new, True
             if not was_new:
@@ -83,7 +86,7 @@ class CurrentStep:
 
     def take_progress(self) -> Raw | None:
         """Return its progress, to be stored now."""
-        self._is_new, self._stored_at = False, self._clock.monotonic()
+        self._is_new, self._stored_at = False, self.engine.clock.monotonic()
         return self._progress
 
 

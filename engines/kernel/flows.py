@@ -1,5 +1,6 @@
 """The flows that run instances on an engine."""
 
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,20 @@ from flowstate import (
     Engine,
     FlowRegistry,
     InvalidCommandError,
+    Noop,
     RetryPolicy,
+    RevisionMismatchError,
     StateContext,
     StateNotFoundError,
 )
 from flowstate.engines.kernel.control import CONTROL, ChildEnded
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.errors import StoredError
+from flowstate.engines.kernel.events import EVENT, run_event
 from flowstate.engines.kernel.instance import ERROR, ORIGIN, Codes
+from flowstate.engines.kernel.outside import end_topic
 from flowstate.engines.kernel.starting import Origin, flow_of
+from flowstate.engines.kernel.telling import latest, mark_of, tell, without_mark
 from flowstate.engines.kernel.turn import Turn
 
 __all__ = ["register"]
@@ -30,23 +36,34 @@ def register(flows: FlowRegistry, codes: Codes) -> None:
     """Let a registry run the instances of all workflows, in place of those that it ran so far."""
     for code in codes:
         if code.data is not None:
-            flows.set(flow_of(code.name), partial(_turn, codes, code.name), replace=True)
+            flows.set(flow_of(code.name), partial(_turn, codes), replace=True)
     flows.set(TELL, _tell, replace=True, retry=PATIENT)
+    flows.set(EVENT, run_event, replace=True, retry=PATIENT)
 
 
-async def _turn(codes: Codes, name: str, ctx: StateContext, engine: Engine) -> Command[Any]:
-    return await Turn(ctx, engine, codes, name).run()
+async def _turn(codes: Codes, ctx: StateContext, engine: Engine) -> Command[Any]:
+    return await Turn(ctx, engine, codes).run()
 
 
 async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:
-    """Tell the parent of a child that it has ended, once, and then end it."""
-    id, origin = ctx.current.id, ctx.get(Origin, ORIGIN)
+    """Tell those that wait for an instance that it has ended, and then end it."""
+    if ORIGIN in ctx.current.values:
+        await _tell_parent(ctx, engine, ctx.get(Origin, ORIGIN))
+    found = mark_of(ctx.current.id)
+    while True:
+        try:
+            await engine.do(Commit(End(ctx), *without_mark(found)))
+        except RevisionMismatchError as error:
+            if ctx.current.id in error.ids:
+                raise
+        else:
+            return Noop()
+        await tell(engine, end_topic(ctx.current.id))
+        found = StateContext(await latest(engine, found.current.id))
+
+
+async def _tell_parent(ctx: StateContext, engine: Engine, origin: Origin) -> None:
     error = ctx.get(StoredError, ERROR, default=None)
-    told = ChildEnded(id, origin.thread, origin.passed, error)
-    try:
+    told = ChildEnded(ctx.current.id, origin.thread, origin.passed, error)
+    with contextlib.suppress(StateNotFoundError, InvalidCommandError):  # The parent has ended.
         await engine.signal(origin.parent, CONTROL, told, key=ctx.effect_key)
-    except StateNotFoundError:
-        pass  # The parent is forgotten.
-    except InvalidCommandError:
-        pass  # The parent has ended.
-    return Commit(End(ctx))

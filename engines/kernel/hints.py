@@ -15,7 +15,7 @@ logger = logging.getLogger("flowstate.engines")
 
 AFTER = 0.25  # Seconds of a step; most are over by then, and need no watch.
 LATE = 1.0  # Seconds of a turn of short steps; where many turns run at once, each takes longer.
-PAUSE = 5.0  # Seconds after a failure.
+PAUSE = 1.0  # Seconds after a failure.
 
 
 @attrs.define(eq=False)

@@ -22,6 +22,7 @@ from flowstate import (
 from flowstate.engines.kernel.code import Code, MisfitError, Update
 from flowstate.engines.kernel.errors import StoredError
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.outside import AWAITS, topic_label
 from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.engines.kernel.threads import MAIN, Thread, Threads
 from flowstate.frozen import FrozenDict
@@ -68,6 +69,8 @@ class Notes(Struct, omit_defaults=True):
         deadline: when it has taken too long.
         failure: what a thread has raised that no other one waits for.
         kept: messages that were delivered and that no thread waits for any more.
+        seen: events that waits were given, and until when these might find them again.
+        looks: how often it was set aside in a row, since it does not fit.
     """
 
     paused: bool = False
@@ -76,6 +79,8 @@ class Notes(Struct, omit_defaults=True):
     deadline: datetime | None = None
     failure: StoredError | None = None
     kept: list[tuple[str, Raw]] = msgspec.field(default_factory=list)
+    seen: dict[str, datetime] = msgspec.field(default_factory=dict)
+    looks: int = 0
 
 
 class Used(dict[str, Code]):
@@ -245,7 +250,8 @@ class Instance:
             NOTES: None if notes == NO_NOTES else Raw(notes),
         }
         version = str(self.code.version) if self.code.version else None
-        change(ctx, values, {STOP: self.main.stop or None, VERSION: version})
+        labels = {STOP: self.main.stop or None, VERSION: version}
+        change(ctx, values, labels | self._topic_labels(ctx))
         self.is_changed = False
 
     def end(self, ctx: StateContext) -> None:
@@ -264,7 +270,18 @@ class Instance:
         else:  # An operator can try again from where it stood.
             values[ERROR], values[THREADS] = Raw(_encode(error)), Raw(_encode(self.threads))
             kind = "cancelled" if error.is_cancel else "failed"
-        change(ctx, values, {STOP: self.main.stop or None, OUTCOME: kind})
+        labels = {STOP: self.main.stop or None, OUTCOME: kind}
+        change(ctx, values, labels | self._topic_labels(ctx))
+
+    def _topic_labels(self, ctx: StateContext) -> dict[str, str | None]:
+        """Return labels by which those are found that wait, and the removal of older ones."""
+        labels: dict[str, str | None] = {
+            key: None for key in ctx.current.labels if key.startswith(AWAITS)
+        }
+        for thread in self.threads.values():
+            if thread.topics and thread.does == "wait":
+                labels.update(topic_label(AWAITS, each) for each in thread.topics)
+        return labels
 
     def branches(self, name: str) -> Threads:
         """Return the branches that a thread waits for, in their order."""

@@ -10,7 +10,6 @@ from typing import Any, Self
 from flowstate import (
     Command,
     Delay,
-    End,
     Engine,
     InvalidCommandError,
     RetryPolicy,
@@ -35,17 +34,14 @@ from flowstate.engines.kernel.control import (
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.errors import (
     Cancelled,
-    InstanceCancelledError,
-    InstanceFailedError,
-    StoredError,
     restored,
     stored,
 )
+from flowstate.engines.kernel.events import publish
 from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import (
     ERROR,
-    ORIGIN,
     OUTCOME,
     PARKED,
     RESULT,
@@ -53,6 +49,7 @@ from flowstate.engines.kernel.instance import (
     Codes,
 )
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.results import failure_of, is_over
 from flowstate.engines.kernel.starting import flow_of, new_instance
 from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.frozen import EMPTY
@@ -169,6 +166,28 @@ class Kernel:
         name = f"{name}/{thread}" if thread else name
         return await self.engine.signal(id, name, message, key=key, early=early)
 
+    async def publish(
+        self, event: Any, *, key: str = "", keep: timedelta = timedelta(days=1)
+    ) -> bool:
+        """Publish an event, for all instances that wait for such a one with ``Event``.
+
+        It returns when the event is stored; instances are told in the background, in any case.
+
+        Args:
+            event: of a class with fields. Its name is that of its class.
+            key: makes it safe to publish again: a class has one event of a key, while it is kept.
+            keep: how long it is kept at least, for waits that look back.
+
+        Returns:
+            Whether it was published; ``False`` if its key is known.
+
+        Raises:
+            InvalidInputError: JSON cannot hold the event, or it has no fields.
+            UnknownFlowError: no kernel was opened on this engine.
+            CommitUnknownError: it could not be found out whether it was published.
+        """
+        return await publish(self.engine, event, key, keep)
+
     async def cancel(self, id: str, *, hard: bool = False) -> None:
         """Raise ``Cancelled`` at the next stop of each thread of an instance.
 
@@ -262,7 +281,7 @@ class Kernel:
             TimeoutError: it has not ended in time.
         """
         try:
-            state = await self.engine.wait_for(id, until=_is_over, timeout=timeout)
+            state = await self.engine.wait_for(id, until=is_over, timeout=timeout)
         except TimeoutError:
             raise TimeoutError(f"{id!r} has not ended within {timeout:g} seconds") from None
         return self.result_of(state)
@@ -274,16 +293,10 @@ class Kernel:
             InstanceFailedError: it has ended with an error, which is the cause.
             InstanceCancelledError: it was cancelled.
         """
-        outcome = state.labels.get(OUTCOME)
-        if outcome == "done":
-            is_known = state.labels.get(WORKFLOW, "") in self.codes
-            return state.get(self.codes.of(state).gives if is_known else Any, RESULT)
-        if outcome == "cancelled":
-            raise InstanceCancelledError(state.id)
-        error = state.get(StoredError, ERROR, default=None)
-        if error is None:
-            raise InstanceFailedError(state.id, "it was ended by force")
-        raise InstanceFailedError(state.id, error.text) from restored(error)
+        if (failure := failure_of(state)) is not None:
+            raise failure
+        is_known = state.labels.get(WORKFLOW, "") in self.codes
+        return state.get(self.codes.of(state).gives if is_known else Any, RESULT)
 
     async def look_at_parked(self) -> int:
         """Let instances go on that were set aside, if the codes here fit them; return how many."""
@@ -306,19 +319,13 @@ class Kernel:
         """End an instance by one commit, and cancel its children."""
 
         def end(ctx: StateContext) -> Sequence[Command[Any]]:
-            if _is_over(ctx.current):
+            if is_over(ctx.current):
                 return ()
             ctx.set_label(OUTCOME, "cancelled")
-            if ORIGIN not in ctx.current.values:
-                return (End(ctx),)
             ctx.put(stored(Cancelled()), ERROR)
-            return (Transit(ctx, TELL), Delay(ctx, TELL, timedelta(0)))  # Its parent waits for it.
+            return (Transit(ctx, TELL), Delay(ctx, TELL, timedelta(0)))
 
         await self.engine.update(id, end)
         async for child in self.engine.states(labels={"parent": id}, latest_only=True):
             if child.status is not Status.ENDED:
                 await self._control(child.id, Cancel())
-
-
-def _is_over(state: State) -> bool:
-    return OUTCOME in state.labels or state.status is Status.ENDED

@@ -82,22 +82,25 @@ class Wait:
 
     Attributes:
         name: of the stop.
-        sources: classes of messages, and handlers. Without any it is a sleep,
+        sources: classes of messages, handlers, ``Result`` and ``Event``. Without any it is a sleep,
             and the outcome is ``Gave(None)`` when the time has passed.
         timeout: after which the outcome is ``Failed(TimeoutError())``.
+        lookback: how long before the wait an event may have been published.
     """
 
     name: str
     sources: Sequence[Any]
     timeout: timedelta | None = None
+    lookback: timedelta = timedelta(0)
 
 
 @attrs.frozen
 class Handler:
     """Among the sources of a wait: messages of a name that are handled before they count.
 
-    When one comes, the data is changed by the commit that ends the wait, which gives ``name``. If
-    handling it raises, it does not count. The sender by ``Kernel.update`` gets the answer.
+    When one comes, the data is changed by the commit that ends the wait, which gives ``name`` and
+    the message. If handling it raises, it does not count. The sender by ``Kernel.update`` gets the
+    answer.
 
     Attributes:
         name: of the messages.

@@ -22,6 +22,7 @@ from flowstate.engines.kernel.operations import (
     Run,
     Wait,
 )
+from flowstate.engines.kernel.outside import Outside
 from flowstate.engines.kernel.threads import Ended
 
 __all__ = ["decoded", "message_name", "outcome_of", "source_of"]
@@ -49,7 +50,9 @@ def _value_of(  # noqa: PLR0911 - one for each kind
             source = source_of(operation, name)
             if source is None:  # A message was taken that is not waited for any more.
                 raise MisfitError(f"stop {operation.name!r} does not wait for {name!r} any more")
-            return name if isinstance(source, Handler) else decoded(source, value)
+            if isinstance(source, Handler):
+                return name, decoded(source.update.takes, value)
+            return decoded(source.gives if isinstance(source, Outside) else source, value)
         case Go():
             return decoded(str, raw)
         case Call():
@@ -64,7 +67,8 @@ def _value_of(  # noqa: PLR0911 - one for each kind
 
 def message_name(source: Any) -> str:
     """Return what the messages of a source are called."""
-    name = source.name if isinstance(source, Handler) else getattr(source, "__name__", None)
+    is_named = isinstance(source, Handler | Outside)
+    name = source.name if is_named else getattr(source, "__name__", None)
     if not isinstance(name, str):
         raise InvalidInputError("sources", f"must be classes, not {type(source).__name__}")
     return name

@@ -226,8 +226,11 @@ class Progress(Waiting):
         thread = self.instance.threads.get(name)
         if thread is None or thread.does == "ended" or (owed == "cancel" and thread.told):
             return
-        thread.owed, thread.told = owed, thread.told or owed == "cancel"
-        self.instance.is_changed = True
+        self.instance.is_changed, thread.told = True, thread.told or owed == "cancel"
+        if self._is_shielded(thread):
+            thread.put_off = "cancel" if thread.told else owed
+            return
+        thread.owed = owed
         if thread.does == "join":
             self._judge(name, thread)
         elif thread.does == "each":
@@ -237,6 +240,9 @@ class Progress(Waiting):
             if thread.does == "step" and name not in self.to_start:
                 self.to_stop.add(name)
             self._again(name, thread)
+
+    def _is_shielded(self, thread: Thread) -> bool:
+        return any(self.instance.codes[each.code].options.shielded for each in thread.frames)
 
     def raise_owed(self, name: str) -> None:
         """Raise what a thread is owed at its stop."""
@@ -311,6 +317,8 @@ class Progress(Waiting):
             thread.passed += 1
             reached = self.instance.codes[frame.code].go_on(frame, self.instance.data, outcome)
         thread.frames = (*outer, reached.frame)
+        if thread.put_off and not self._is_shielded(thread):
+            thread.owed, thread.put_off = thread.put_off, ""
         thread.does = "go"
         self._ready.append(name)
 

@@ -19,6 +19,7 @@ from flowstate.engines.kernel.instance import (
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.threads import MAIN, Thread
 from flowstate.frozen import EMPTY
+from flowstate.recovery import set_retry_after
 
 __all__ = ["Origin", "flow_of", "new_instance"]
 
@@ -69,6 +70,10 @@ def new_instance(
     )
     if code.options.timeout is not None:
         instance.notes = Notes(timeout=code.options.timeout.total_seconds())
+    if code.options.retry_after is not None:
+        set_retry_after(ctx, code.options.retry_after)
+    if code.options.retry_after is not None:
+        set_retry_after(ctx, code.options.retry_after)
     reached = code.begin(instance.main.frames[0], instance.data)
     if isinstance(reached, At):
         instance.main.frames = (reached.frame,)

@@ -95,11 +95,11 @@ class Steps:
             run: what it does.
             wake: is called when there is progress to store.
         """
-        key, clock = f"{id}/{name}/{run.name}/{thread.passed}", self._engine.clock
-        current = CurrentStep(key, id, thread.failures + 1, thread.progress, clock, wake)
+        key, engine = f"{id}/{name}/{run.name}/{thread.passed}", self._engine
+        current = CurrentStep(key, id, name, engine, thread.failures + 1, thread.progress, wake)
         step = self.running[name] = Step(name, run, thread.passed, current)
         if run.options.timeout is not None:
-            step.ends_at = clock.monotonic() + run.options.timeout
+            step.ends_at = engine.clock.monotonic() + run.options.timeout
         if run.options.transaction:
             step.returned = asyncio.get_running_loop().create_future()
             step.is_committed = asyncio.Event()

@@ -83,11 +83,14 @@ class Thread(Struct, omit_defaults=True):
         failures: of the present step.
         text: the last failure.
         progress: that the step has reported.
+        topics: that it waits for outside of the instance.
+        since: events that were published from then on count.
         at: when it goes on at the latest: the next attempt, or the end of a wait.
         parent: the thread that waits for this branch.
         index: of this branch.
         branch: the name of the operation that this branch is.
         owed: what is to be raised at its stop.
+        put_off: what it is owed as soon as it has left shielded code.
         told: it was cancelled once; it is not cancelled again while it cleans up.
         picked: of a join: the branches that have given a value, in the order of their coming.
         error: of a join: the first error of a branch.
@@ -101,11 +104,14 @@ class Thread(Struct, omit_defaults=True):
     failures: int = 0
     text: str = ""
     progress: Raw | None = None
+    topics: list[str] = msgspec.field(default_factory=list)
+    since: datetime | None = None
     at: datetime | None = None
     parent: str = ""
     index: int = 0
     branch: str = ""
     owed: Literal["", "cancel", "timeout"] = ""
+    put_off: Literal["", "cancel", "timeout"] = ""
     told: bool = False
     picked: list[int] = msgspec.field(default_factory=list)
     error: StoredError | None = None
@@ -120,7 +126,7 @@ class Thread(Struct, omit_defaults=True):
     def leave_stop(self) -> None:
         """Note that the stop is passed, and forget what belongs to it."""
         self.does, self.passed, self.failures, self.text = "go", self.passed + 1, 0, ""
-        self.at = self.error = self.children = self.progress = None
+        self.at = self.error = self.children = self.progress = self.since = None
         self.picked = []
 
 

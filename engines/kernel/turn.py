@@ -23,8 +23,10 @@ from flowstate import (
     StateContext,
     StateNotFoundError,
     Status,
+    Transit,
     encoded,
 )
+from flowstate.engines.kernel.awaiting import Awaiting
 from flowstate.engines.kernel.children import Family
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.control import CONTROL, obey
@@ -52,16 +54,15 @@ class Turn:
         ctx: of the state of the instance.
         engine: executes it.
         codes: what its frames name, and how their steps are run.
-        name: of the workflow.
     """
 
     ctx: StateContext
     engine: Engine
     codes: Codes
-    name: str
     _instance: Instance = attrs.field(init=False)
     _progress: Progress = attrs.field(init=False)
     _family: Family = attrs.field(init=False)
+    _awaiting: Awaiting = attrs.field(init=False)
     _steps: Steps = attrs.field(init=False)
     _hints: Hints = attrs.field(init=False)
     _first: State = attrs.field(init=False)
@@ -82,6 +83,10 @@ class Turn:
                     await engine.do(command)
                 except InvalidInputError as error:  # It has become too large.
                     await engine.do(parked(self.ctx, error))
+                except RevisionMismatchError as error:
+                    if self.ctx.current.id in error.ids:
+                        raise
+                    await engine.do(Commit(Transit(self.ctx, TELL)))  # Others wait for its end.
                 if self.ctx.current.status is not Status.ACTIVE:
                     return Noop()
                 if self.ctx.current.transition.to == TELL:
@@ -107,12 +112,14 @@ class Turn:
         self._instance = Instance.of(ctx, codes)
         self._progress = Progress(self._instance, self._later, codes.rng, codes.retry)
         self._family = Family(ctx, self.engine, codes, self._instance, self._progress)
+        self._awaiting = Awaiting(ctx, self.engine, self._instance, self._progress, self._now)
         self._progress.resume()
         if PARKED in ctx.current.labels:
             ctx.set_label(PARKED, None)
             ctx.remove(PARKED)
             self._instance.is_changed = True
         notes = self._instance.notes
+        notes.looks = 0
         if notes.timeout is not None:
             notes.deadline, notes.timeout = self._later(notes.timeout), None
         kept, notes.kept = notes.kept, []
@@ -134,7 +141,7 @@ class Turn:
                 self._progress.to_stop.clear()
             if not is_all:
                 await self._let_others()
-            elif await self._family.tend():
+            elif await self._family.tend() or await self._awaiting.tend():
                 pass  # What has come of it may let threads go on.
             elif self._instance.is_over:
                 return ended(self.ctx, self._instance)

@@ -18,6 +18,7 @@ from flowstate.engines.kernel.errors import stored
 from flowstate.engines.kernel.instance import RESERVED, Instance
 from flowstate.engines.kernel.operations import Call, Go, Handler, Join, Operation, Wait
 from flowstate.engines.kernel.outcomes import decoded, message_name, source_of
+from flowstate.engines.kernel.outside import Outside
 from flowstate.engines.kernel.threads import MAIN, NOTHING, Ended, Thread
 
 __all__ = ["Asking", "Waiting"]
@@ -71,6 +72,7 @@ class Waiting(Asking, ABC):
         to_start: threads whose step is to run, in order.
         to_stop: threads whose step runs and is not wanted any more.
         is_listening: a thread has begun to wait, perhaps for a message that is there already.
+        is_looking: there may be something new outside that a thread waits for.
     """
 
     later: Callable[[float], datetime]
@@ -79,6 +81,7 @@ class Waiting(Asking, ABC):
     to_start: dict[str, None] = attrs.field(init=False, factory=dict)
     to_stop: set[str] = attrs.field(init=False, factory=set)
     is_listening: bool = attrs.field(init=False, default=False)
+    is_looking: bool = attrs.field(init=False, default=True)
     _ready: deque[str] = attrs.field(init=False, factory=deque)
 
     @abstractmethod
@@ -111,6 +114,7 @@ class Waiting(Asking, ABC):
             raise InvalidInputError("sources", f"cannot be called {', '.join(sorted(taken))}")
         thread.does = "wait"
         self.is_listening = self.is_listening or bool(operation.sources)
+        self.is_looking, thread.since = True, None
         if operation.timeout is not None:
             thread.at = self.later(operation.timeout.total_seconds())
         kept = self.instance.notes.kept
@@ -118,7 +122,8 @@ class Waiting(Asking, ABC):
             if thread.does == "wait" and self._is_taken_by(name, operation, *message):
                 kept.remove(message)
 
-    def _waits(self) -> Iterator[tuple[str, Wait]]:
+    def waits(self) -> Iterator[tuple[str, Wait]]:
+        """Iterate over the threads that wait, and what for."""
         for name, _ in self._doing("wait"):
             operation = self.ask(name)
             assert isinstance(operation, Wait)  # noqa: S101 - see Progress.resume
@@ -131,8 +136,9 @@ class Waiting(Asking, ABC):
             MisfitError: there are too many.
         """
         names: dict[str, None] = {}
-        for thread, wait in self._waits():
-            for message in map(message_name, wait.sources):
+        for thread, wait in self.waits():
+            messages = [each for each in wait.sources if not isinstance(each, Outside)]
+            for message in map(message_name, messages):
                 names[message] = None
                 if thread != MAIN:
                     names[f"{message}/{thread}"] = None
@@ -143,7 +149,7 @@ class Waiting(Asking, ABC):
     def take(self, message: str, raw: Raw) -> None:
         """Give a message to the first thread that waits for it; keep it if there is none."""
         self.instance.is_changed = True
-        if not any(self._is_taken_by(*each, message, raw) for each in self._waits()):
+        if not any(self._is_taken_by(*each, message, raw) for each in self.waits()):
             self.instance.notes.kept.append((message, raw))
 
     def answer(self, message: str, raw: Raw) -> Raw:
@@ -153,7 +159,7 @@ class Waiting(Asking, ABC):
             LookupError: none does.
             Exception: what handling it raises; the thread still waits.
         """
-        for name, wait in self._waits():
+        for name, wait in self.waits():
             if source := _source(name, wait, message):
                 answer = self._handle(source, raw)
                 self._give(name, message, raw)

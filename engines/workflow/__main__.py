@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from flowstate import Driver, Engine, FlowRegistry, FlowstateError
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.workflow.checking import check
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     checks.add_argument("--schema", default="flowstate", help="of Postgres")
     checks.add_argument("--namespace", default="flowstate", help="of Redis")
+    checks.add_argument("--json", action="store_true", help="write the report as JSON")
     graphs = does.add_parser("graph", help="write Mermaid, or JSON")
     graphs.add_argument("target", help="package.module:name")
     graphs.add_argument("--json", action="store_true")
@@ -80,9 +83,14 @@ def _load(target: str) -> list[Code]:
 
 async def _check(codes: Sequence[Code], options: argparse.Namespace) -> int:
     async with Engine(_driver(options), FlowRegistry()) as engine:
-        report = await check(engine, codes)
-    _say(str(report))
+        report = await check(engine, codes, progress=_tell_progress)
+    _say(msgspec.json.encode(report).decode() if options.json else str(report))
     return 1 if report else 0
+
+
+def _tell_progress(count: int) -> None:
+    if count % 1_000 == 0:
+        sys.stderr.write(f"{count} live instances so far\n")
 
 
 def _driver(options: argparse.Namespace) -> Driver:

@@ -4,6 +4,7 @@ import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from inspect import isawaitable
 from typing import Any
@@ -12,10 +13,9 @@ import attrs
 import msgspec
 from msgspec import Raw, Struct
 
-from flowstate import Clock, FlowstateError, InvalidInputError, State, SystemClock
-from flowstate.engines.kernel.instance import THREADS
+from flowstate import Clock, FlowstateError, InvalidInputError, SystemClock
 from flowstate.engines.kernel.kernel import Kernel
-from flowstate.engines.kernel.threads import Threads
+from flowstate.engines.workflow.source_waits import is_set_up
 from flowstate.engines.workflow.sources import Source, Subscription
 
 __all__ = ["Callback", "CallbackRefusedError", "SignedUrls"]
@@ -114,12 +114,10 @@ class SignedUrls:
         """
         to = self.address(token)
 
-        def is_set_up(state: State) -> bool:
-            threads = state.get(Threads, THREADS, default={}).values()
-            return all(thread.stop != f"{to.wait}.setup" for thread in threads)
-
-        if not is_set_up(await kernel.engine.get_state(to.instance)):
-            await kernel.engine.wait_for(to.instance, until=is_set_up, timeout=timeout)
+        if not is_set_up(await kernel.engine.get_state(to.instance), to.wait):
+            await kernel.engine.wait_for(
+                to.instance, until=partial(is_set_up, wait=to.wait), timeout=timeout
+            )
         key = sha256(to.token.encode() + body).hexdigest()
         name = f"{to.name}#{to.token}"
         return await kernel.update(to.instance, name, Raw(body), key=key, timeout=timeout)

@@ -1,30 +1,34 @@
 """Tells before a deployment which live instances of a store it would strand."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Literal
 
-import attrs
 from msgspec import Struct
 
-from flowstate import Engine, FlowRegistry, Status, checking
+import flowstate
+from flowstate import DamagedRevisionError, Engine, FlowRegistry, State, Status
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.fitting import misfit
-from flowstate.engines.kernel.instance import OUTCOME, STOP, WORKFLOW, Codes
+from flowstate.engines.kernel.instance import OUTCOME, STOP, VERSION, WORKFLOW, Codes
 from flowstate.engines.kernel.starting import flow_of
+from flowstate.frozen import EMPTY
 
-__all__ = ["Report", "Stranded", "check"]
+__all__ = ["Found", "Report", "Stranded", "check", "version_of"]
 
 FIRST_IDS = 10
 FLOWS = flow_of("")
 LIVE = (Status.ACTIVE, Status.PAUSED)
+
+Problem = Literal["misfit", "unknown workflow", "damaged"]
 
 
 class Stranded(Struct, frozen=True):
     """Live instances that could not go on.
 
     Attributes:
-        problem: ``misfit``, or ``unknown workflow``.
+        problem: ``misfit``, ``unknown workflow``, or ``damaged``: they cannot be read.
         workflow: its name.
         stop: where their main threads stand.
         why: what is wrong.
@@ -32,7 +36,7 @@ class Stranded(Struct, frozen=True):
         ids: of the first ones.
     """
 
-    problem: Literal["misfit", "unknown workflow"]
+    problem: Problem
     workflow: str
     stop: str
     why: str
@@ -52,34 +56,56 @@ class Report(Struct, frozen=True):
     Attributes:
         stranded: a finding for each workflow, stop and reason.
         live: how many instances were looked at.
+        versions: by workflow and version, how many there are of it; of workflows that have several.
     """
 
     stranded: tuple[Stranded, ...] = ()
     live: int = 0
+    versions: Mapping[str, Mapping[int, int]] = EMPTY
 
     def __bool__(self) -> bool:
         return bool(self.stranded)
 
     def __str__(self) -> str:
-        fine = f"all {self.live} live instances can go on"
-        return "\n".join(map(str, self.stranded)) or fine
+        lines = [*map(str, self.stranded)] or [f"all {self.live} live instances can go on"]
+        for name, counts in self.versions.items():
+            each = [f"{count or 'none'} of version {version}" for version, count in counts.items()]
+            lines.append(f"live instances of {name!r}: {', '.join(each)}")
+        return "\n".join(lines)
 
 
-@attrs.define
 class Found:
-    """Instances with one problem."""
+    """Instances that could not go on, collected by what is wrong with them."""
 
-    ids: list[str] = attrs.Factory(list)
-    count: int = 0
+    def __init__(self) -> None:
+        self._count = Counter[tuple[Problem, str, str, str]]()
+        self._ids: dict[tuple[Problem, str, str, str], list[str]] = {}
 
-    def add(self, id: str) -> None:
+    def add(self, id: str, workflow: str, problem: Problem, why: str = "", stop: str = "") -> None:
         """Count one."""
-        self.count += 1
-        if len(self.ids) < FIRST_IDS:
-            self.ids.append(id)
+        key = problem, workflow, stop, why
+        self._count[key] += 1
+        if self._count[key] <= FIRST_IDS:
+            self._ids.setdefault(key, []).append(id)
+
+    def stranded(self) -> tuple[Stranded, ...]:
+        """Return what was found."""
+        found = self._count.items()
+        return tuple(Stranded(*key, count, tuple(self._ids[key])) for key, count in found)
 
 
-async def check(engine: Engine, definitions: Iterable[Code]) -> Report:
+def version_of(state: State) -> int:
+    """Return the version with which an instance goes on; 0 if it is not counted."""
+    version = state.labels.get(VERSION, "")
+    return int(version) if version.isdecimal() else 0
+
+
+async def check(
+    engine: Engine,
+    definitions: Iterable[Code],
+    *,
+    progress: Callable[[int], object] = lambda _: None,
+) -> Report:
     """Hold definitions against all live instances of a store; change nothing, and start nothing.
 
     Run it before a deployment, with the new definitions and the store that they will work on. It
@@ -88,57 +114,54 @@ async def check(engine: Engine, definitions: Iterable[Code]) -> Report:
 
     Args:
         engine: open on the store; its registry need not have the workflows.
-        definitions: the workflows as they will be.
+        definitions: the workflows as they will be, with those older versions that stay.
+        progress: is called with the number of instances so far, after each.
 
     Raises:
         CompileError: a definition cannot be compiled.
+        InvalidInputError: two definitions have one name and one version.
         DriverError: the store failed.
     """
-    codes = Codes(definitions)
-    stranded = list[Stranded]()
-    live = 0
-    for code in [each for each in codes if each.data is not None]:
-        found, count = await _misfits(engine, code, codes)
-        stranded += found
-        live += count
-    return Report((*stranded, *await _unknown(engine, codes)), live)
-
-
-async def _misfits(engine: Engine, code: Code, codes: Codes) -> tuple[list[Stranded], int]:
-    """Return the instances of a workflow that do not fit, and how many there are in all."""
-    found: dict[tuple[str, str], Found] = {}
-    count = 0
-    for status in LIVE:
-        labels = {WORKFLOW: code.name}
-        async for state in engine.states(labels=labels, latest_only=True, status=status):
-            if OUTCOME in state.labels:
-                continue  # It only has to tell its parent.
-            count += 1
+    codes, found, live = Codes(definitions), Found(), 0
+    versions: dict[str, Counter[int]] = {}
+    for code in codes:
+        known = [each.version for each in codes.versions(code.name)]
+        versions[code.name] = counts = Counter(dict.fromkeys(sorted(known), 0))
+        async for state in _living(engine, code.name, found):
+            live += 1
+            progress(live)
+            counts[version_of(state)] += 1
             if why := misfit(state, codes):
-                stop = state.labels.get(STOP, "")
-                found.setdefault((stop, why), Found()).add(state.id)
-    return [
-        Stranded("misfit", code.name, stop, why, each.count, tuple(each.ids))
-        for (stop, why), each in found.items()
-    ], count
+                found.add(state.id, code.name, "misfit", why, state.labels.get(STOP, ""))
+    for name in await _unknown(engine, codes):
+        async for state in _living(engine, name, found):
+            found.add(state.id, name, "unknown workflow")
+    several = {name: dict(each) for name, each in versions.items() if len(each) > 1}
+    return Report(found.stranded(), live, several)
 
 
-async def _unknown(engine: Engine, codes: Codes) -> list[Stranded]:
+async def _living(engine: Engine, workflow: str, found: Found) -> AsyncIterator[State]:
+    """Iterate over live instances that have more to do than to tell their parents."""
+    for status in LIVE:
+        since, is_damaged = 0, True
+        while is_damaged:
+            is_damaged = False
+            try:
+                async for state in engine.states(
+                    labels={WORKFLOW: workflow}, latest_only=True, status=status, since_rev=since
+                ):
+                    if OUTCOME not in state.labels:
+                        yield state
+            except DamagedRevisionError as error:
+                found.add(error.id, workflow, "damaged", str(error))
+                since, is_damaged = error.rev, True
+
+
+async def _unknown(engine: Engine, codes: Codes) -> list[str]:
     """Return the workflows that live in the store and are not among the definitions."""
     flows = FlowRegistry()
-    for name in [TELL, *(flow_of(each.name) for each in codes if each.data is not None)]:
+    for name in [TELL, *(flow_of(each.name) for each in codes)]:
         flows.declare(name)
-    report = await checking.check(engine, flows, sample=1)
+    report = await flowstate.check(engine, flows, sample=1)
     found = {each.flow for each in report.findings if each.problem == "unknown flow"}
-    names = sorted(each.removeprefix(FLOWS) for each in found if each.startswith(FLOWS))
-    return [await _living(engine, name) for name in names]
-
-
-async def _living(engine: Engine, name: str) -> Stranded:
-    """Return all live instances of a workflow."""
-    found = Found()
-    for status in LIVE:
-        labels = {WORKFLOW: name}
-        async for state in engine.states(labels=labels, latest_only=True, status=status):
-            found.add(state.id)
-    return Stranded("unknown workflow", name, "", "", found.count, tuple(found.ids))
+    return sorted(each.removeprefix(FLOWS) for each in found if each.startswith(FLOWS))

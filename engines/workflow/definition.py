@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
@@ -36,6 +36,7 @@ class Definition(Defined, Generic[T]):
         version: of the function.
         renamed: old names of stops and of local names, and what they are called now.
         versions: what is done with frames of older versions.
+        options: how it is run.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Definition(Defined, Generic[T]):
         name: str,
         renamed: Mapping[str, str],
         versions: Versions,
+        options: CodeOptions,
     ) -> None:
         self.function = function
         self.name = name
         self.renamed = renamed
         self.versions, self.version = versions, versions.version
+        self.options = options
         self.__doc__ = function.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, T]:
@@ -154,28 +157,12 @@ class Helper(Definition[T]):
     """A function with stops, called by ``await sub(helper, ...)`` or begun by ``go(helper)``."""
 
     data = None
-    options = CodeOptions()
 
 
 class Workflow(Definition[T]):
-    """A function with stops, of which instances are started.
-
-    Attributes:
-        options: of its instances.
-    """
+    """A function with stops, of which instances are started."""
 
     has_instances = True
-
-    def __init__(
-        self,
-        function: Function[T],
-        name: str,
-        renamed: Mapping[str, str],
-        versions: Versions,
-        options: CodeOptions,
-    ) -> None:
-        super().__init__(function, name, renamed, versions)
-        self.options = options
 
     @cached_property
     def data(self) -> Any:
@@ -200,6 +187,7 @@ def workflow(
     *,
     retry: RetryPolicy | None = None,
     timeout: timedelta | None = None,
+    retry_after: timedelta | None = None,
     renamed: Mapping[str, str] = EMPTY,
     version: int = 0,
     upgrade: Upgrade | None = None,
@@ -210,6 +198,8 @@ def workflow(
         name: what the store calls it.
         retry: of its steps, unless they say otherwise; ``None``: a failing step fails at once.
         timeout: how long an instance may take.
+        retry_after: how long an instance whose process has died stands still before a
+            ``Recoverer`` goes on with it; ``None``: 2 minutes.
         renamed: old names of stops and of local names, and what they are called now, so that
             instances that were stored with the old ones go on.
         version: of the function, higher than those before; stored with what is alive at a stop.
@@ -218,18 +208,31 @@ def workflow(
             effects. The data has ``__flowstate_upgrade__`` for this; see ``State.get``.
 
     Raises:
-        InvalidInputError: the name or the timeout is refused.
+        InvalidInputError: the name or a time is refused.
     """
     check_id("name", name)
-    options, versions = CodeOptions(retry, timeout), Versions(version, upgrade)
+    options = CodeOptions(retry, timeout, retry_after=retry_after)
+    versions = Versions(version, upgrade)
     return lambda function: Workflow(function, name, renamed, versions, options)
 
 
+@overload
+def helper(function: Function[T], /) -> Helper[T]: ...
+@overload
+def helper(
+    *,
+    name: str = "",
+    shielded: bool = False,
+    renamed: Mapping[str, str] = EMPTY,
+    version: int = 0,
+    upgrade: Upgrade | None = None,
+) -> Callable[[Function[T]], Helper[T]]: ...
 def helper(
     function: Function[T] | None = None,
     /,
     *,
     name: str = "",
+    shielded: bool = False,
     renamed: Mapping[str, str] = EMPTY,
     version: int = 0,
     upgrade: Upgrade | None = None,
@@ -239,12 +242,15 @@ def helper(
     Args:
         function: the function; its first parameter is the data of the instance.
         name: what frames call it; its own otherwise.
+        shielded: a cancellation, or the timeout of the whole, waits until it has ended: it is
+            raised at the next stop after it. For what cleans up.
         renamed: as of ``workflow``.
         version: the same.
         upgrade: the same.
     """
 
     def decorated(function: Function[T]) -> Helper[T]:
-        return Helper(function, name or function.__name__, renamed, Versions(version, upgrade))
+        versions, options = Versions(version, upgrade), CodeOptions(shielded=shielded)
+        return Helper(function, name or function.__name__, renamed, versions, options)
 
     return decorated if function is None else decorated(function)

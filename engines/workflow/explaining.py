@@ -3,12 +3,10 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from random import Random
 
 from msgspec import Struct
 
 from flowstate import Engine, State, StateContext, Status
-from flowstate.engines.kernel.waiting import Asking
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.errors import Cancelled, StoredError
 from flowstate.engines.kernel.instance import (
@@ -26,6 +24,7 @@ from flowstate.engines.kernel.instance import (
 )
 from flowstate.engines.kernel.operations import Each, Join, Operation, Until, Wait
 from flowstate.engines.kernel.threads import Thread, Threads
+from flowstate.engines.kernel.waiting import Asking
 from flowstate.engines.workflow.operators import Note, note_of
 
 __all__ = ["Explanation", "Moment", "Standing", "explain", "moments"]

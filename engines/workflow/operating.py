@@ -57,9 +57,7 @@ class Operators(Kernel):
             RevisionMismatchError: it moves too fast.
         """
         args = change, names, thread
-        await self._repair(
-            id, "edit", lambda ctx: edit(ctx, self.codes, *args, raw=raw), by, why
-        )
+        await self._repair(id, "edit", lambda ctx: edit(ctx, self.codes, *args, raw=raw), by, why)
 
     async def goto(
         self,

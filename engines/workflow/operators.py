@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from flowstate import InvalidInputError, State, StateContext, Status, encoded
-from flowstate.engines.kernel.code import Frame, MisfitError
+from flowstate.engines.kernel.code import Code, Frame, MisfitError
+from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.instance import (
     ANSWERS,
     DATA,
@@ -17,6 +18,7 @@ from flowstate.engines.kernel.instance import (
     PARENT,
     PARKED,
     THREADS,
+    VERSION,
     WORKFLOW,
     Codes,
     Instance,
@@ -27,7 +29,7 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.reviving import begin_again, new_notes, revive
 from flowstate.engines.kernel.threads import Thread, Threads
 
-__all__ = ["Note", "OPERATOR", "edit", "forked", "goto", "note_of", "retry"]
+__all__ = ["Note", "OPERATOR", "edit", "forked", "goto", "move", "note_of", "retry"]
 
 OPERATOR = "operator"  # The annotation that says who has changed an instance last.
 ASKED = frozenset({"step", "pause", "wait", "until", "each"})  # Doing what can be asked for again.
@@ -37,14 +39,14 @@ class Note(Struct, frozen=True, omit_defaults=True):
     """Who has changed an instance, and why.
 
     Attributes:
-        did: what it was: ``edit``, ``goto``, ``retry`` or ``fork``.
+        did: what it was: ``edit``, ``goto``, ``retry``, ``migrate`` or ``fork``.
         after: the revision that was changed.
         by: who it was.
         why: for people.
         of: the instance of which this is a fork.
     """
 
-    did: Literal["edit", "goto", "retry", "fork"]
+    did: Literal["edit", "goto", "retry", "migrate", "fork"]
     after: int
     by: str = ""
     why: str = ""
@@ -163,6 +165,20 @@ def retry(ctx: StateContext, codes: Codes) -> None:
             raise InvalidInputError("id", reason)
         revive(ctx)
     instance.save(ctx)
+
+
+def move(ctx: StateContext, codes: Codes, to: Code) -> None:
+    """Let a live instance go on with another version of its workflow.
+
+    Raises:
+        InvalidInputError: it has ended.
+        MisfitError: it does not fit.
+    """
+    if OUTCOME in ctx.current.labels or ctx.current.status is Status.ENDED:
+        raise InvalidInputError("id", "has ended")
+    ctx.set_label(VERSION, str(to.version) if to.version else None)
+    if why := misfit(ctx.current, codes):
+        raise MisfitError(why)
 
 
 def forked(state: State, codes: Codes, new_id: str) -> StateContext:

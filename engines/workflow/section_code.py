@@ -22,13 +22,12 @@ from flowstate.engines.kernel.operations import Operation, Outcome
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way
 from flowstate.engines.workflow.marks import Defined
-from flowstate.engines.workflow.section_nodes import Kept, Leave, Node, Now, Place, as_json
+from flowstate.engines.workflow.section_nodes import KEPT, Kept, Leave, Node, Now, Place, as_json
 from flowstate.frozen import EMPTY
 from flowstate.limits import check_id
 
 __all__ = ["Body", "Links", "LoopError"]
 
-KEPT = "wait"  # The name under which a frame has it.
 Link = Callable[[Node, "Links"], Node]
 
 

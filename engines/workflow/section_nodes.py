@@ -24,6 +24,7 @@ from flowstate.frozen import EMPTY
 
 __all__ = [
     "Begin",
+    "KEPT",
     "Branch",
     "Condition",
     "Kept",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 Condition = Callable[[Any], bool]
+KEPT = "$wait"  # The name under which a frame has how far a wait with sources is.
 
 
 class SetUp(Struct, frozen=True, omit_defaults=True):

@@ -99,7 +99,8 @@ class Enter(Place):
     def take(self, now: Now, outcome: Outcome) -> Node:
         """Note what came."""
         if not isinstance(outcome, Failed):
-            now.kept.handled = (outcome.value or "").partition("#")[0]
+            name, _ = outcome.value or ("", None)
+            now.kept.handled = name.partition("#")[0]
         elif self.time is None or not _is_of_wait(outcome.error):
             now.kept.error = stored(outcome.error)
         return self.after

@@ -370,6 +370,7 @@ class Sections(Body):
         gives: the type of its result.
         retry: of its steps, unless they say otherwise; ``None``: a failing step fails at once.
         timeout: how long an instance may take.
+        retry_after: as of ``workflow``.
         updates: by name, functions that are given the data and a request, change the data in
             place, and return the answer, at any time.
         renamed: old names of steps and waits, and what they are called now.
@@ -389,12 +390,13 @@ class Sections(Body):
         gives: Any = Any,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retry_after: timedelta | None = None,
         updates: Mapping[str, Callable[[Any, Any], Any]] = EMPTY,
         renamed: Mapping[str, str] = EMPTY,
         version: int = 0,
     ) -> None:
         self.version = version
         answers = {key: receiver(key, each).update for key, each in updates.items()}
-        options = CodeOptions(retry, timeout, answers)
+        options = CodeOptions(retry, timeout, answers, retry_after)
         links = Links(check_id("name", name), data, renamed)
         super().__init__(name, links, S(*statements).link, data=data, gives=gives, options=options)

@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from hashlib import sha256
+from inspect import signature
 from typing import Any
 
 import attrs
 
 from flowstate import RetryPolicy
 from flowstate.engines.kernel.current_step import current_step
+from flowstate.engines.workflow.compiler.lookup import hints_of
 
-__all__ = ["Source", "Subscription"]
+__all__ = ["Source", "Subscription", "message_of"]
 
 
 @attrs.frozen
@@ -67,3 +69,11 @@ class Source(ABC):
             set_up: what ``setup`` returned; ``None`` if it did not get that far.
             handled: whether it was a message of this source that ended the wait.
         """
+
+
+def message_of(source: Source | type[Source]) -> Any:
+    """Return the class of the messages of a source: the annotation of what it handles."""
+    handle: Any = getattr(source.handle, "__func__", source.handle)
+    if not callable(handle):  # A field of a class, which each source has its own of.
+        return Any
+    return hints_of(handle).get([*signature(handle).parameters][-1], Any)

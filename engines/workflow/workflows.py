@@ -1,21 +1,27 @@
 """The client of workflows: starts instances, talks to them, and repairs them."""
 
+import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from flowstate import InvalidInputError, State, Status
-from flowstate.engines.kernel.code import Code
+from flowstate import InvalidInputError, State, StateContext, Status
+from flowstate.engines.kernel.code import Code, MisfitError
 from flowstate.engines.kernel.instance import (
     DATA,
     OUTCOME,
     PARKED,
     STOP,
+    VERSION,
     WORKFLOW,
 )
+from flowstate.engines.workflow.checking import Found, Report, version_of
 from flowstate.engines.workflow.explaining import Explanation, Moment, explain, moments
+from flowstate.engines.workflow.locks import register_locks
 from flowstate.engines.workflow.operating import Operators, workflow_of
+from flowstate.engines.workflow.operators import move
 from flowstate.frozen import EMPTY
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ class Workflows(Operators):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
+        register_locks(self.engine.flows)
         if find_spec("cronsim"):  # Otherwise others run the schedules.
             from flowstate.engines.workflow.schedules import register_schedules  # noqa: PLC0415
 
@@ -113,10 +120,78 @@ class Workflows(Operators):
         """Iterate over the revisions of an instance that are stored, the oldest first."""
         return moments(self.engine, id)
 
+    async def versions(self, code: Code) -> dict[int, int]:
+        """Return how many live instances of a workflow go on with each version; reads them all."""
+        counts = Counter({each.version: 0 for each in self.codes.versions(code.name)})
+        async for state in self.instances(code, kind="live"):
+            counts[version_of(state)] += 1
+        return dict(counts)
+
+    async def migrate(
+        self,
+        to: Code,
+        *,
+        id: str = "",
+        stop: str = "",
+        labels: Mapping[str, str] = EMPTY,
+        plan: bool = False,
+        by: str = "",
+        why: str = "",
+    ) -> Report:
+        """Let live instances of other versions go on with this one, if they fit it.
+
+        Each is a commit of its own; what does not fit stays as it is. A step that runs meanwhile
+        runs again, with its key.
+
+        Args:
+            to: the version, among those given here.
+            id: of one instance; otherwise all.
+            stop: only those whose main thread stands there.
+            labels: only those with these labels.
+            plan: change nothing, only tell.
+            by: who does it.
+            why: for people.
+
+        Returns:
+            How many there were, and which of them do not fit.
+
+        Raises:
+            StateNotFoundError: there is no instance of that id.
+            InvalidInputError: the version is not here, or the id is of another workflow.
+            RevisionMismatchError: one moves too fast; do it again.
+        """
+        if to not in self.codes.versions(to.name):
+            raise InvalidInputError("to", f"is not among the workflows here: {to!r}")
+        if id and workflow_of(await self.engine.get_state(id)) != to.name:
+            raise InvalidInputError("id", f"{id!r} is no instance of {to.name!r}")
+        states = self.instances(to, stop=stop, kind="live", labels=labels)
+        if id:
+            states = self.engine.states(id=id, latest_only=True)
+        found, live = Found(), 0
+        async for state in states:
+            if version_of(state) == to.version or OUTCOME in state.labels:
+                continue
+            live += 1
+            try:
+                await self._move(state, to, plan=plan, by=by, why=why)
+            except MisfitError as error:
+                found.add(state.id, to.name, "misfit", str(error), state.labels.get(STOP, ""))
+        return Report(found.stranded(), live)
+
+    async def _move(self, state: State, to: Code, *, plan: bool, by: str, why: str) -> None:
+        if plan:
+            move(StateContext(state), self.codes, to)
+        else:
+            with contextlib.suppress(InvalidInputError):  # It has ended meanwhile.
+                await self._repair(
+                    state.id, "migrate", lambda ctx: move(ctx, self.codes, to), by, why
+                )
+
     async def instances(
         self,
         code: Code | None = None,
         *,
+        version: int | None = None,
         stop: str = "",
         kind: Kind | None = None,
         labels: Mapping[str, str] = EMPTY,
@@ -125,25 +200,35 @@ class Workflows(Operators):
 
         Args:
             code: of this workflow; ``None``: of all that were given here.
+            version: only those that go on with this version.
             stop: only those whose main thread stands there.
             kind: only these; ``None``: all.
             labels: only those with these labels.
         """
+        if version:
+            labels = {**labels, VERSION: str(version)}
         found = self._labels(code, stop, kind, labels)
         statuses = LIVE if kind in ("live", "parked") else (None,)
         for status in statuses:
             async for state in self.engine.states(labels=found, latest_only=True, status=status):
-                yield state
+                if version is None or version == version_of(state):
+                    yield state
 
     async def count(
         self,
         code: Code | None = None,
         *,
+        version: int | None = None,
         stop: str = "",
         kind: Kind | None = None,
         labels: Mapping[str, str] = EMPTY,
     ) -> int:
-        """Return how many instances :meth:`instances` would give."""
+        """Return how many instances :meth:`instances` would give; of version 0 it reads them."""
+        if version == 0:
+            states = self.instances(code, version=0, stop=stop, kind=kind, labels=labels)
+            return len([None async for _ in states])
+        if version:
+            labels = {**labels, VERSION: str(version)}
         found = self._labels(code, stop, kind, labels)
         statuses = LIVE if kind in ("live", "parked") else (None,)
         return sum([await self.engine.count(labels=found, status=each) for each in statuses])

@@ -70,7 +70,8 @@ def explore_crashes(
         until: says of the latest states, by id, whether a run is over, for flows that go on
             without end. By default it is when nothing executes, is delayed or is to be recovered.
         crashes: with 2, what recovers dies as well, everywhere; and so on.
-        max_runs: at most; beyond that chance decides which.
+        max_runs: at most; beyond that chance decides which. Those with one crash, with two, and so
+            on have an equal share; what one of them does not need is left to the next.
         longest: how long a run may take in virtual time.
         seed: of all chance, also of that in the module ``random``.
 
@@ -91,8 +92,8 @@ def explore_crashes(
     chance, began = random.getstate(), time.perf_counter()
     try:
         search = Search(stage, ignore, max_runs, seed)
-        for _ in range(crashes):
-            search.go_deeper()
+        for left in range(crashes, 0, -1):
+            search.go_deeper(left)
     finally:
         random.setstate(chance)
     explored = search.explored(time.perf_counter() - began)
@@ -127,10 +128,14 @@ class Search(Generic[W]):
         self._runs = self._left_out = self._diverged = 0
         self.broken: list[Broken[W]] = []
 
-    def go_deeper(self) -> None:
-        """Let one more thing go wrong in each of the last runs, everywhere after the others."""
+    def go_deeper(self, left: int) -> None:
+        """Let one more thing go wrong in each of the last runs, everywhere after the others.
+
+        Args:
+            left: how often that is still to be done; each time has its share of the runs.
+        """
         scripts = [*_with_one_more(self._ends)]
-        chosen = _sample(scripts, self._room - self._runs, self._rng)
+        chosen = _sample(scripts, (self._room - self._runs) // left, self._rng)
         self._left_out += len(scripts) - len(chosen)
         self._ends = [(faults, self._play(faults)) for faults in chosen]
 

@@ -21,6 +21,7 @@ from flowstate.engines.workflow.compiler.kinds import (
 from flowstate.engines.workflow.compiler.lookup import MISSING, Lookup
 from flowstate.engines.workflow.compiler.stops import MarkCall, Stops
 from flowstate.engines.workflow.marks import Timeout
+from flowstate.engines.workflow.sources import Source, message_of
 
 __all__ = ["Types", "types_of"]
 
@@ -238,6 +239,9 @@ class _Bindings:
         found = self._lookup.value(node.func if isinstance(node, ast.Call) else node)
         if not isinstance(node, ast.Call) or found is Timeout:
             return found if isinstance(found, type) else UNKNOWN
+        if isinstance(found, type) and issubclass(found, Source):
+            kind = message_of(found)
+            return UNKNOWN if kind is Any else kind
         return self._lookup.value(ast.Attribute(node.func, "gives", ast.Load()))
 
     def set_points(self, call: MarkCall) -> None:

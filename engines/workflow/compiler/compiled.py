@@ -15,6 +15,7 @@ from flowstate.engines.kernel.code import (
     Returned,
     Stop,
 )
+from flowstate.engines.kernel.errors import Cancelled
 from flowstate.engines.kernel.operations import Failed, Gave, Operation, Outcome
 from flowstate.engines.workflow.compiler.frames import (
     Entry,
@@ -25,6 +26,7 @@ from flowstate.engines.workflow.compiler.frames import (
 )
 from flowstate.engines.workflow.compiler.visit import Visit
 from flowstate.engines.workflow.marks import Defined, Point, Timeout
+from flowstate.engines.workflow.source_waits import SourceWait, source_wait
 from flowstate.frozen import EMPTY
 
 __all__ = ["Compiled", "Finish", "finished_all", "finished_any", "finished_timeout"]
@@ -44,6 +46,7 @@ class Compiled:
         targets: the helpers and workflows that it names.
         entries: its stops, by name.
         renamed: old names of stops, names and levels, and what they are called now.
+        with_sources: names of the waits that have, or may have, sources to be set up.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Compiled:
     points: Sequence[Point]
     is_indexed: Mapping[int, bool]
     finishes: Mapping[str, Finish]
+    with_sources: frozenset[str]
     numbered: Sequence[Entry] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -75,6 +79,10 @@ class Compiled:
 
     def ask(self, frame: Frame, data: Any) -> Operation:
         """Return what is to be done at a stop."""
+        wait = self._wait(frame, data)
+        return wait.ask(frame, data) if wait else self._asked(frame, data)
+
+    def _asked(self, frame: Frame, data: Any) -> Operation:
         visit = self._entered(frame, data)
         visit.asks = True
         coroutine = self.function(visit)
@@ -92,8 +100,26 @@ class Compiled:
             raise self._missed(frame)
         return visit.operation
 
+    def _wait(self, frame: Frame, data: Any) -> SourceWait | None:
+        """Return the wait of a stop, if it has sources."""
+        if self._renamed(frame.stop) not in self.with_sources:
+            return None
+        return source_wait(self._asked(frame, data), self.data)
+
     def go_on(self, frame: Frame, data: Any, outcome: Outcome) -> Reached:
         """Give a stop its outcome, and run to the next one."""
+        try:
+            wait = self._wait(frame, data)
+            taken = wait.take(frame, data, outcome) if wait else outcome
+        except (Exception, Cancelled) as error:
+            if isinstance(error, MisfitError):
+                raise
+            taken = Failed(error)
+        if isinstance(taken, Frame):
+            return At(taken)
+        return self._enter(frame, data, taken)
+
+    def _enter(self, frame: Frame, data: Any, outcome: Outcome) -> Reached:
         visit = self._entered(frame, data)
         finish = self.finishes.get(self._renamed(frame.stop))
         visit.outcome = finish(outcome) if finish else outcome

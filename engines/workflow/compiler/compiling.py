@@ -30,6 +30,7 @@ from flowstate.engines.workflow.compiler.scope import names_of
 from flowstate.engines.workflow.compiler.source import Source, made_function, read_source
 from flowstate.engines.workflow.compiler.stops import FoundStop, Level, MarkCall, Stops
 from flowstate.engines.workflow.marks import Timeout
+from flowstate.engines.workflow.sources import Source as MessageSource
 
 __all__ = ["compile_function"]
 
@@ -108,6 +109,9 @@ class _Compiling:
                 if isinstance(each, ast.For)
             },
             finishes={name: each for name, each in finishes.items() if each},
+            with_sources=frozenset(
+                stop.name for stop in stops.all if _has_sources(stop.call, lookup)
+            ),
         )
 
     def _takes(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,6 +226,15 @@ def _returns(node: ast.AST) -> list[ast.AST]:
 def _defaults(function: Any) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def _has_sources(call: MarkCall, lookup: Lookup) -> bool:
+    """Return whether a wait has, or may have, sources to be set up."""
+    if call.mark.name != "wait":
+        return False
+    sources = (each for each in call.node.args if not isinstance(each, ast.Constant))
+    found = (lookup.value(each.func if isinstance(each, ast.Call) else each) for each in sources)
+    return any(not isinstance(each, type) or issubclass(each, MessageSource) for each in found)
 
 
 def _finish(call: MarkCall, lookup: Lookup) -> Finish | None:

@@ -91,7 +91,10 @@ class _Finder:
             self._none_in(("except", OUT), handler.type)
             self.block(handler.body, self._within(levels, _numbered("except", levels), handler))
         self.block(node.orelse, levels)
-        self.block(node.finalbody, self._within(levels, _numbered("finally", levels), node))
+        inner = self._within(levels, _numbered("finally", levels), node)
+        if hasattr(node, "level"):  # Of an ``async with``.
+            node.level.value = inner[-1].number
+        self.block(node.finalbody, inner)
 
     def _within(self, levels: Levels, key: str, node: Any) -> Levels:
         self._levels += 1
@@ -152,7 +155,10 @@ class _Finder:
 
     def _is_fine(self, node: ast.Await) -> bool:
         kind = self._kind(node.value)
-        if not kind:
+        if not kind and hasattr(node, "is_with"):
+            reason, fix = "would wait without a stop", "do it in a step, or write a Manager for it"
+            self._problems.add(node, "async with", reason, fix)
+        elif not kind:
             reason, fix = (
                 "only stops are awaited in a definition",
                 "write await step(function, ...)",

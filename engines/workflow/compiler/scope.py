@@ -35,10 +35,11 @@ class Names(ast.NodeVisitor):
             self.reads.add(node.target.id)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is None:
-            return  # Without a value, a name is only declared, and nothing is evaluated.
-        self.visit(node.value)
-        self.visit(node.target)
+        if node.value is not None:
+            self.visit(node.value)
+            self.visit(node.target)
+        elif isinstance(node.target, ast.Name):
+            self.binds.add(node.target.id)  # Nothing is evaluated, but the name is local.
 
     def visit_Global(self, node: ast.Global | ast.Nonlocal) -> None:
         self.shared.update(node.names)

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from flowstate.engines.workflow.compiler.errors import Problems
+from flowstate.engines.workflow.compiler.unfolding import unfold
 
 __all__ = ["Source", "made_function", "read_source"]
 
@@ -71,6 +72,7 @@ def read_source(function: Any, problems: Problems) -> Source:
             "import it again, and leave its code as the source says",
         )
         problems.check()
+    unfold(source.node, problems)
     return source
 
 

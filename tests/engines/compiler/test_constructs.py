@@ -331,7 +331,7 @@ def test_marks_and_definitions_are_not_called() -> None:
     with pytest.raises(MarkError, match=r"step\(\.\.\.\) works only within a function with"):
         step(number, 1)
     with pytest.raises(MarkError, match=r"write await sub\(counted, \.\.\.\)"):
-        counted(Data([]), 3)
+        _ = counted(Data([]), 3)
 
 
 def test_many_entries_of_one_stop_ask_for_the_same() -> None:

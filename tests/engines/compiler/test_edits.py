@@ -131,7 +131,7 @@ def test_old_names_go_on_under_new_ones() -> None:
     text = text.replace("for x in", "for item in").replace("number, x", "number, item")
     names = {"two": "twice", "a": "c", "x": "item"}
 
-    code = helper(compiled(text).function, renamed=names)
+    code = helper(renamed=names)(compiled(text).function)
 
     assert goes_on(code, stored["one"]) == "twice"
     assert goes_on(code, stored["two"]) == Returned(5)

@@ -2,14 +2,18 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from flowstate import Delayer, Engine, FakeClock, FlowRegistry, State
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.kernel import Kernel
+from flowstate.testing import stands_at
 
 __all__ = ["kernel_of", "revisions", "stands"]
+
+stands = partial(stands_at, timeout=20.0)
 
 
 @contextlib.asynccontextmanager
@@ -28,10 +32,3 @@ async def kernel_of(
 
 async def revisions(kernel: Kernel, id: str) -> list[State]:
     return [state async for state in kernel.engine.history(id)]
-
-
-async def stands(kernel: Kernel, id: str, stop: str) -> State:
-    """Wait until an instance waits at a stop."""
-    return await kernel.engine.wait_for(
-        id, until=lambda each: each.labels.get("stop") == stop and each.status == "paused"
-    )

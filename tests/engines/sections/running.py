@@ -2,28 +2,28 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
-from flowstate import Clock, Delayer, Engine, FakeClock, FlowRegistry, State
+from flowstate import Clock, Engine, FakeClock, FlowRegistry
 from flowstate.driver import Driver
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.workflow.sections import Sections
 from flowstate.engines.workflow.workflows import Workflows
+from flowstate.testing import open_workflows, stands_at
 
 __all__ = ["SECONDS", "ended", "in_memory", "opened", "stands"]
 
 SECONDS = 20.0
+stands = partial(stands_at, timeout=SECONDS)
 
 
 @contextlib.asynccontextmanager
 async def opened(
     driver: Driver, clock: Clock, *codes: Sections, **options: Any
 ) -> AsyncIterator[Workflows]:
-    async with (
-        Engine(driver, FlowRegistry(), clock=clock, shutdown_timeout=1.0) as engine,
-        Delayer(engine),
-        Workflows(engine, codes, **options) as workflows,
-    ):
+    engine = Engine(driver, FlowRegistry(), clock=clock, shutdown_timeout=1.0)
+    async with open_workflows(*codes, engine=engine, **options) as workflows:
         yield workflows
 
 
@@ -34,15 +34,6 @@ async def in_memory(
     clock = clock or FakeClock()
     async with opened(driver or MemoryDriver(clock), clock, *codes, **options) as workflows:
         yield workflows
-
-
-async def stands(workflows: Workflows, id: str, stop: str) -> State:
-    """Wait until the main thread of an instance waits at a stop."""
-    return await workflows.engine.wait_for(
-        id,
-        until=lambda each: each.labels.get("stop") == stop and each.status == "paused",
-        timeout=SECONDS,
-    )
 
 
 async def ended(workflows: Workflows, id: str) -> Any:

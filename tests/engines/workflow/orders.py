@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from flowstate import Delayer, Driver, Engine, FakeClock, FlowRegistry, RetryPolicy, State
+from flowstate import Driver, Engine, FakeClock, FlowRegistry, RetryPolicy
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.steps import effect_key
 from flowstate.engines.workflow import Timeout, all_of, each, step, wait, workflow
 from flowstate.engines.workflow.workflows import Workflows
+from flowstate.testing import open_workflows, stands_at
 
 __all__ = [
     "Approved",
@@ -28,6 +30,8 @@ __all__ = [
     "shop",
     "stands",
 ]
+
+SECONDS = 20.0
 
 
 class Order(msgspec.Struct):
@@ -76,6 +80,7 @@ class Shop:
 
 
 shop = Shop()
+stands = partial(stands_at, timeout=SECONDS)
 
 
 async def charge(cart: list[str]) -> str:
@@ -142,19 +147,8 @@ async def opened(
 ) -> AsyncIterator[Workflows]:
     """Open an engine with a delayer and workflows, and a shop where nothing has happened."""
     shop.__init__()  # type: ignore[misc]
-    clock, codes = clock or FakeClock(), codes or (order, parcels, parcel, shipped, count_up)
-    async with (
-        Engine(driver or MemoryDriver(clock), FlowRegistry(), clock=clock) as engine,
-        Delayer(engine),
-        Workflows(
-            engine, codes or [order, parcels, parcel, shipped, count_up], **options
-        ) as workflows,
-    ):
+    clock = clock or FakeClock()
+    engine = Engine(driver or MemoryDriver(clock), FlowRegistry(), clock=clock)
+    codes = codes or (order, parcels, parcel, shipped, count_up)
+    async with open_workflows(*codes, engine=engine, **options) as workflows:
         yield workflows
-
-
-async def stands(workflows: Workflows, id: str, stop: str) -> State:
-    """Wait until an instance waits at a stop."""
-    return await workflows.engine.wait_for(
-        id, until=lambda each: each.labels.get("stop") == stop and each.status == "paused"
-    )

@@ -169,7 +169,7 @@ async def test_what_is_covered_is_told_for_each_stop() -> None:
     assert stops["approval"].line > stops["charge"].line
     assert coverage.missed() == MISSED
     assert f"{name}: 3 of 3 stops" in str(coverage)
-    assert "one  step  0     -        -       -       -" in str(coverage)
+    assert "one  step  -     -        -       -       -" in str(coverage)
 
 
 async def test_what_is_not_covered_any_more_is_not_counted() -> None:

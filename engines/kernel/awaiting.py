@@ -1,0 +1,139 @@
+"""Looks for what the threads of an instance wait for outside of it."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import attrs
+import msgspec
+from msgspec import Raw
+
+from flowstate import Check, Commit, Engine, Put, RevisionMismatchError, State, StateContext
+from flowstate.engines.kernel.code import MisfitError
+from flowstate.engines.kernel.errors import stored
+from flowstate.engines.kernel.events import events
+from flowstate.engines.kernel.instance import RESULT, Instance
+from flowstate.engines.kernel.operations import Wait
+from flowstate.engines.kernel.outside import Event, Outside, Result
+from flowstate.engines.kernel.progress import Progress
+from flowstate.engines.kernel.results import failure_of, is_over
+from flowstate.engines.kernel.telling import latest, mark, mark_of, without_mark
+from flowstate.engines.kernel.threads import Ended, Thread
+
+__all__ = ["Awaiting"]
+
+RACES = 64
+MOST_TOPICS = 32  # Of an instance.
+MOST_SEEN = 1_000  # Events that an instance remembers to have been given.
+
+
+@attrs.define(eq=False)
+class Awaiting:
+    """What is waited for outside of one instance, in one turn.
+
+    Attributes:
+        now: returns the time of the store, as far as it is known to have come.
+    """
+
+    ctx: StateContext
+    engine: Engine
+    instance: Instance
+    progress: Progress
+    now: Callable[[], datetime]
+
+    async def tend(self) -> bool:
+        """Look, if there is a reason to; return whether a thread goes on."""
+        if not self.progress.is_looking or self.instance.notes.paused:
+            return False
+        self.progress.is_looking = False
+        waits = [
+            (name, self.instance.threads[name], wait)
+            for name, wait in self.progress.waits()
+            if any(isinstance(each, Outside) for each in wait.sources)
+        ]
+        await self._register([(thread, wait) for _, thread, wait in waits])
+        return any([await self._look(*each) for each in waits])
+
+    async def _register(self, waits: Sequence[tuple[Thread, Wait]]) -> None:
+        """Commit the topics of waits, if they are not stored yet."""
+        is_new, count = False, 0
+        for thread, wait in waits:
+            topics = [each.topic for each in wait.sources if isinstance(each, Outside)]
+            is_new = is_new or thread.topics != topics or thread.since is None
+            thread.topics, thread.since = topics, thread.since or self.now() - wait.lookback
+            count += len(topics)
+        if count > MOST_TOPICS:
+            raise MisfitError(f"it waits for {count} instances and events; {MOST_TOPICS} is most")
+        if is_new:
+            self.instance.save(self.ctx)
+            await self.engine.do(Commit(Put(self.ctx)))
+
+    async def _look(self, name: str, thread: Thread, wait: Wait) -> bool:
+        for source in wait.sources:
+            ended = None
+            if isinstance(source, Result):
+                ended = await self._result(source)
+            elif isinstance(source, Event):
+                ended = await self._event(source, thread, wait, f"{self._root(name)}/{wait.name}")
+            is_same = self.instance.threads.get(name) is thread and thread.does == "wait"
+            if ended is not None and is_same:
+                self.progress.finish(name, ended)
+                return True
+        return False
+
+    async def _result(self, source: Result) -> Ended | None:
+        """Return how an instance has ended; ``None``: it has a mark, and will tell.
+
+        The mark has to be there from before the instance was seen alive until after that.
+        """
+        for _ in range(RACES):
+            found = StateContext(await latest(self.engine, mark_of(source.id).current.id))
+            state = await latest(self.engine, source.id)
+            if is_over(state):
+                await self._remove(found, state)
+                failure = failure_of(state)
+                return _given(source, state.values[RESULT]) if failure is None else _raised(failure)
+            if not found.committed.rev:
+                await mark(self.engine, found)
+            elif await latest(self.engine, found.current.id) == found.committed:
+                return None
+        raise RevisionMismatchError([source.id])
+
+    async def _remove(self, found: StateContext, over: State) -> None:
+        """Remove the mark of an instance that has ended before it was made."""
+        if found.committed.rev:
+            with contextlib.suppress(RevisionMismatchError):  # Others do so, or it lives again.
+                await self.engine.do(Commit(*without_mark(found), Check(StateContext(over))))
+
+    async def _event(self, source: Event, thread: Thread, wait: Wait, place: str) -> Ended | None:
+        """Return the oldest event that this place was not given yet."""
+        assert thread.since is not None  # noqa: S101 - it is registered
+        seen = self.instance.notes.seen
+        found = [
+            each
+            async for each in events(self.engine, source, thread.since)
+            if f"{place} {each.id}" not in seen
+        ]
+        if not found:
+            return None
+        oldest = min(found, key=lambda each: (each.at, each.rev))
+        for key in [key for key, until in seen.items() if until < self.now()]:
+            del seen[key]
+        for key in [*seen][:-MOST_SEEN]:
+            del seen[key]
+        seen[f"{place} {oldest.id}"] = max(oldest.at + wait.lookback, self.now())
+        return _given(source, oldest.event)
+
+    def _root(self, name: str) -> str:
+        """Return the thread of which a thread is a branch."""
+        while parent := self.instance.threads[name].parent:
+            name = parent
+        return name
+
+
+def _given(source: Outside, raw: Raw) -> Ended:
+    return Ended(Raw(msgspec.json.encode((source.name, raw))))
+
+
+def _raised(error: BaseException) -> Ended:
+    return Ended(error=stored(error))

@@ -1,0 +1,93 @@
+"""Events: published once, kept for a while, and found by instances that wait for such ones."""
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from flowstate import (
+    Command,
+    Commit,
+    Delay,
+    End,
+    Engine,
+    Forget,
+    InvalidInputError,
+    Put,
+    RevisionMismatchError,
+    State,
+    StateContext,
+)
+from flowstate.engines.kernel.outside import Event, event_topic, topic_label
+from flowstate.engines.kernel.telling import tell
+
+__all__ = ["EVENT", "Found", "events", "publish", "run_event"]
+
+EVENT = "workflows.event"  # The flow of an event.
+LABEL = "event"
+TOPIC = "event."  # What keys of labels of events begin with.
+VALUE, KEPT, SEEN = "event", "kept", "seen"  # Values of its state.
+MOST_TOPICS = 60
+PLAIN = (str, int, float, bool, type(None))
+
+
+class Found(Struct, frozen=True):
+    """An event, with the number and time of its first revision."""
+
+    rev: int
+    at: datetime
+    id: str
+    event: Raw
+
+
+async def publish(engine: Engine, event: Any, key: str, keep: timedelta) -> bool:
+    """Do ``Kernel.publish``, which says what is promised."""
+    name, key = type(event).__name__, key or uuid.uuid4().hex
+    digest = sha256(f"{name} {key}".encode()).hexdigest()[:32]
+    ctx = StateContext(State(f"flowstate.event.{digest}"))
+    ctx.put(event, VALUE)
+    ctx.put(keep, KEPT)
+    ctx.set_label(LABEL, name)
+    for topic in _topics(name, ctx.current.values[VALUE]):
+        ctx.set_label(*topic_label(TOPIC, topic))
+    try:
+        await engine.start(ctx, EVENT)
+    except RevisionMismatchError:
+        return False
+    return True
+
+
+def _topics(name: str, raw: Raw) -> list[str]:
+    """Return the topics of an event: one for all of its class, and one for each plain field."""
+    fields = msgspec.json.decode(raw)
+    if not isinstance(fields, dict):
+        raise InvalidInputError("event", "must be an object with fields")
+    plain = [each for each in fields.items() if isinstance(each[1], PLAIN)]
+    return [event_topic(name), *(event_topic(name, *each) for each in plain[:MOST_TOPICS])]
+
+
+async def run_event(ctx: StateContext, engine: Engine) -> Command[Any]:
+    """Tell those that wait for an event, keep it for its time, and forget it."""
+    if ctx.delayed:
+        return Commit(End(ctx), Forget(ctx))
+    state = ctx.committed
+    if SEEN not in state.values:
+        ctx.put((state.rev, state.committed_at), SEEN)
+    for topic in _topics(state.labels[LABEL], state.values[VALUE]):
+        await tell(engine, topic)
+    return Commit(Put(ctx), Delay(ctx, EVENT, after=ctx.get(timedelta, KEPT)))
+
+
+async def events(engine: Engine, source: Event, since: datetime) -> AsyncIterator[Found]:
+    """Iterate over the events that a source waits for and that were published since a time."""
+    key, text = topic_label(TOPIC, source.topic)
+    async for state in engine.states(labels={key: text}, latest_only=True, since_time=since):
+        now = state.rev, state.committed_at or since
+        rev, at = state.get(tuple[int, datetime], SEEN, default=now)
+        raw = state.values[VALUE]
+        if at >= since and source.is_met_by(msgspec.json.decode(raw)):
+            yield Found(rev, at, state.id, raw)

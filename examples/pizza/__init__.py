@@ -1,0 +1,1 @@
+"""Pizza delivery: the kitchen, the courier and the customer answer over HTTP, by signed links."""
