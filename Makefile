@@ -9,7 +9,7 @@ CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
 LINKS := flowstate/drivers flowstate/engines flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ingest quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
+.PHONY: help demo demo-ingest demo-pizza quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
 # Two targets would install into the same environment at once.
 .NOTPARALLEL:
 
@@ -22,6 +22,9 @@ demo: $(VENV)/.demo ## run the order service, and kill it twice (PATH_TO=... for
 
 demo-ingest: $(VENV)/.demo ## run a job over many files, and kill it (PATH_TO=... for a folder of your own)
 	@$(BIN)/python -m examples.ingest $(if $(PATH_TO),"$(PATH_TO)")
+
+demo-pizza: $(VENV)/.demo ## run the pizza service over HTTP, and kill it
+	@$(BIN)/python -m examples.pizza
 
 quick: $(VENV)/.test ## run the tests that need no server and no long time (under a minute)
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not server and not slow and not alone and not nightly" $(ARGS)

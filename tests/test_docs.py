@@ -20,6 +20,8 @@ import contextlib
 import importlib
 import inspect
 import io
+import itertools
+import linecache
 import os
 import pkgutil
 import re
@@ -93,6 +95,14 @@ def execute(block: Block, page: Path, names: dict[str, Any], runner: asyncio.Run
     """Run a block and the tests that it defines; return what it prints."""
     filled = "\n" * block.line + block.code  # So that tracebacks name the line of the page.
     code = compile(filled, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    # Workflows are compiled from their source.
+    lines = [*filled.splitlines(keepends=True)]
+    before = linecache.getlines(page.name)
+    lines[: len(before)] = [
+        now if now.strip() else then
+        for now, then in itertools.zip_longest(lines[: len(before)], before, fillvalue="")
+    ]
+    linecache.cache[page.name] = (len(lines), None, lines, page.name)
     known = set(names)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         result = eval(code, names)  # noqa: S307 - the code is our own

@@ -225,7 +225,8 @@ def _words(operation: Operation | None, thread: Thread, branches: list[Thread]) 
         case Wait(sources=()):
             return "a time"
         case Wait(sources=sources):
-            return " or ".join(getattr(each, "__name__", str(each)) for each in sources)
+            names = [getattr(each, "name", getattr(each, "__name__", str(each))) for each in sources]
+            return " or ".join(map(str, names))
         case Until():
             return "a condition of the data"
         case Join():

@@ -50,7 +50,7 @@ def main(folder: str) -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     os.environ["PIZZA_SECRET"] = secrets.token_hex()
-    command = (sys.executable, "-m", "examples.pizza.server", folder, str(port))
+    command = (sys.executable, "-m", "examples.pizza.server", folder, str(port), "2")
     base, ids = f"http://127.0.0.1:{port}", [f"order-{number}" for number in range(ORDERS)]
     service, killed = subprocess.Popen(command, stdin=subprocess.PIPE), False
     for id in ids:

@@ -16,7 +16,6 @@ from flowstate.engines.workflow import effect_key
 from flowstate.engines.workflow.callbacks import Callback, SignedUrls
 from flowstate.engines.workflow.sections import After, For, If, On, Return, Sections, Step, Wait
 
-PATIENCE = timedelta(seconds=2)
 REMINDERS = 2
 
 
@@ -56,7 +55,7 @@ class Books:
         return self.ask("SELECT id, text FROM entry WHERE kind = ?", kind)
 
 
-def pizza_order(books: Books, urls: SignedUrls) -> Sections:
+def pizza_order(books: Books, urls: SignedUrls, patience: timedelta) -> Sections:
     def charge(s: Order) -> None:
         books.add(effect_key(), "charge", str(s.cents))
 
@@ -82,7 +81,7 @@ def pizza_order(books: Books, urls: SignedUrls) -> Sections:
                 s.stage, s.reminders = silence, 0
 
         answer = On("answer", Callback(urls, answered, partial(mail, who)))
-        late = After(PATIENCE, Step(f"{who} is late", is_late))
+        late = After(patience, Step(f"{who} is late", is_late))
         return For(lambda s: s.stage == who, Wait(who, answer, On("cancel", cancelled), late))
 
     return Sections(

@@ -1,11 +1,12 @@
-"""The service: ``python -m examples.pizza.server FOLDER PORT`` serves until its input ends.
+"""The service: ``python -m examples.pizza.server FOLDER PORT SECONDS`` serves until its input ends.
 
-The secret that signs the links is in the environment variable ``PIZZA_SECRET``.
+Who is asked has so many seconds to answer. ``PIZZA_SECRET`` in the environment signs the links.
 """
 
 import asyncio
 import os
 import sys
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -61,13 +62,14 @@ def handler(answer: Any, loop: asyncio.AbstractEventLoop) -> type[BaseHTTPReques
     return Handler
 
 
-async def serve(folder: Path, port: int) -> None:
+async def serve(folder: Path, port: int, patience: timedelta) -> None:
     books, secret = Books(folder / "books.db"), os.environ["PIZZA_SECRET"].encode()
     urls = SignedUrls(f"http://127.0.0.1:{port}/callbacks/", [secret])
-    order = pizza_order(books, urls)
+    order = pizza_order(books, urls, patience)
 
     async def answer(method: str, path: str, body: bytes) -> tuple[int, Any]:
         reply: tuple[int, Any] = 404, None
+        path, _, seconds = path.partition("?timeout=")
         match method, path.split("/")[1:]:
             case "PUT", ["pizza", id]:
                 is_new = await workflows.start(order, id, json.decode(body, type=Start).data)
@@ -75,7 +77,7 @@ async def serve(folder: Path, port: int) -> None:
             case "GET", ["pizza", id]:
                 reply = 200, await workflows.query(id)
             case "GET", ["pizza", id, "result"]:
-                reply = 200, await workflows.result(id, timeout=0)
+                reply = 200, await workflows.result(id, timeout=float(seconds or 0))
             case "POST", ["pizza", id, "messages", "cancel"]:
                 cancel = json.decode(body, type=Cancel)
                 reply = 202, await workflows.send(id, cancel, name="cancel", key="cancel")
@@ -99,4 +101,5 @@ async def serve(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))
+    seconds = timedelta(seconds=float(sys.argv[3]))
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), seconds))

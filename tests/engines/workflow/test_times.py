@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from flowstate import InvalidInputError
 from flowstate.engines.workflow import Timeout, WorkflowFailed, wait, workflow
-from flowstate.engines.workflow.sections import Sections
+from flowstate.engines.workflow.sections import After, Sections, Wait
+from flowstate.recovery import retry_after
 from tests.engines.workflow.orders import opened
 
 
@@ -57,6 +58,21 @@ async def test_the_timeout_of_a_workflow_is_not_that_of_its_wait() -> None:
         await workflows.start(limited, "w", Waiting(0))
         with pytest.raises(WorkflowFailed, match="the workflow has taken longer than it may"):
             await workflows.result("w")
+
+
+@workflow("hasty", retry_after=timedelta(seconds=3))
+async def hasty(s: Waiting) -> None:
+    await wait(Never)
+
+
+async def test_a_workflow_may_say_how_long_it_stands_still_after_a_crash() -> None:
+    long = After(timedelta(days=1))
+    sections = Sections("sections", Waiting, Wait("w", long), retry_after=timedelta(seconds=4))
+    async with opened(hasty, sections, limited) as workflows:
+        for code in (hasty, sections, limited):
+            await workflows.start(code, code.name, Waiting(1))
+        states = [await workflows.engine.get_state(id) for id in ("hasty", "sections", "limited")]
+    assert [retry_after(state).total_seconds() for state in states] == [3, 4, 120]
 
 
 def test_a_timeout_of_a_workflow_is_a_timedelta() -> None:
