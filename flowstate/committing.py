@@ -20,6 +20,7 @@ from flowstate.commands import (
     Delay,
     GetData,
     GetState,
+    Put,
     StoreData,
     Transit,
     Unstack,
@@ -43,6 +44,7 @@ from flowstate.log_tail import LogTail
 from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.receiving import Receive, forget_mailbox, mailboxes_of, receive
 from flowstate.planning.plan import PLANNED_AT_ONCE, Plan
+from flowstate.planning.puts import put_alone, settle_put
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
@@ -51,6 +53,7 @@ from flowstate.turns import Backoff, Turns
 
 __all__ = ["Committer", "OTHER_LOOP"]
 
+ALONE = STEPS | {Put}  # What may go without a plan.
 MOST_LOST = 1_000  # Races with mailboxes; a context of one that is stale loses all of them.
 OTHER_LOOP = "is open in another event loop; see asyncio.run_coroutine_threadsafe"
 
@@ -110,8 +113,8 @@ class Committer:
     ) -> None:
         """Do a commit.
 
-        One step of one context is by far the most frequent one. It goes without a plan, which
-        would double its cost.
+        One step or one ``Put`` of one context is by far the most frequent one. It goes without a
+        plan, which would double its cost.
 
         Args:
             commit: to be done.
@@ -124,7 +127,7 @@ class Committer:
         step: Any
         if (
             len(commands) != 1
-            or type(step := commands[0]) not in STEPS
+            or (kind := type(step := commands[0])) not in ALONE
             or type(ctx := step.ctx) is not StateContext
             or (ctx._store_id or store_id) != store_id
         ):
@@ -132,7 +135,14 @@ class Committer:
             return
         current = ctx.current
         needs: tuple[str, ...] = ()
-        if current is ctx._known is ctx.committed and not current.timers:
+        settle_it = settle
+        if kind is Put:
+            alone = put_alone(ctx) if step.keep is False else None
+            if alone is None:
+                await self._commit_plan(commands)
+                return
+            put, settle_it = alone, partial(settle_put, alone.transition)
+        elif current is ctx._known is ctx.committed and not current.timers:
             put = stepped(current, step, self._flows, ctx)  # What the store gave needs no check.
         else:
             put, needs = _checked_step(ctx, step, self._flows)
@@ -153,13 +163,13 @@ class Committer:
                 (verdict,) = verdicts
             except (TypeError, ValueError):
                 raise refusal(verdicts) from None
-            settle(ctx, store_id, sent_at, verdict)
+            settle_it(ctx, store_id, sent_at, verdict)
             if self._tail.watches:
                 self._tail.take(verdict)  # type: ignore[arg-type]
             if self._executions and ctx._on_commit is None:  # Else this is the execution itself.
                 self._executed.tell(ctx.committed)
         else:
-            pending = self._batcher.put(writes, partial(settle, ctx, store_id, sent_at))
+            pending = self._batcher.put(writes, partial(settle_it, ctx, store_id, sent_at))
             try:
                 await pending.done
             except asyncio.CancelledError:
@@ -381,7 +391,8 @@ def _checked_step(
         current, known = frozen(current), frozen(known)  # Other steps look into them.
     put = stepped(current, step, flows, ctx)
     own = put.transition if is_transit else None
-    put = checked(put, known, own, is_frozen=is_transit and current is ctx._frozen)
+    is_frozen, is_known = is_transit and current is ctx._frozen, known is ctx._known
+    put = checked(put, known, own, is_frozen=is_frozen, is_known=is_known)
     return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
 
 

@@ -187,6 +187,7 @@ class State(
         return None if timer is None else timer.due_at(self.committed_at)
 
 
+NOTHING = State("")  # Nothing of a state that has any is the same as of this one.
 KNOWN_FIELDS: dict[type[Struct], frozenset[str]] = {
     kind: frozenset({"v", *kind.__struct_fields__}) for kind in (State, Transition, DataRef)
 }
@@ -246,7 +247,12 @@ def _is_frozen(transition: Transition) -> bool:
 
 
 def checked(
-    state: State, known: State, own: Transition | None = None, *, is_frozen: bool = False
+    state: State,
+    known: State,
+    own: Transition | None = None,
+    *,
+    is_frozen: bool = False,
+    is_known: bool = False,
 ) -> State:
     """Return the state to put: valid, exact, and with the revision that it expects to replace.
 
@@ -255,16 +261,14 @@ def checked(
         known: the revision that the store is believed to have; ``rev`` 0 means none.
         own: a transition that needs no check, because the core has just made it.
         is_frozen: whether it is known to have frozen mappings and exact strings.
+        is_known: whether the store gave ``known``: what the state has of it needs no check.
     """
     if not is_frozen:
         state = frozen(state)
-    id = check_id("state.id", state.id)
-    if type(known) is not State or type(known.rev) is not int or known.rev:
-        _check_kind("committed", known, State)
-        check_rev("committed.rev", known.rev)
-        known = frozen(known)
-        if id != check_id("committed.id", known.id):
-            raise InvalidInputError("state.id", "cannot change; use ctx.fork")
+    if is_known and state.id is known.id:
+        id, right = state.id, known
+    else:
+        id, right = _checked_ids(state, known), NOTHING
     if type(state.status) is not Status:
         kind = type(state.status).__name__
         raise InvalidInputError("state.status", f"must be a Status, not {kind}")
@@ -277,20 +281,34 @@ def checked(
         and (state.committed_at is None and state.delayed_until is None)
     ):
         return state  # As it should be: a state that has nothing yet.
+    if labels is not right.labels:
+        labels = check_labels("state.labels", labels) if labels else EMPTY
+    if annotations is not right.annotations:
+        annotations = check_annotations("state.annotations", annotations) if annotations else EMPTY
     return State(
         id,
         known.rev,
-        check_labels("state.labels", labels) if labels else EMPTY,
-        check_annotations("state.annotations", annotations) if annotations else EMPTY,
+        labels,
+        annotations,
         transition if transition is own else _checked_transition(transition, known),
         state.status,
         None,
         None,
         _checked_data(data) if data else EMPTY,
         _checked_unknown("state", unknown, State) if unknown else EMPTY,
-        checked_values(state.values) if state.values else EMPTY,
+        checked_values(state.values, right.values) if state.values else EMPTY,
         _checked_timers(state.timers) if state.timers else EMPTY,
     )
+
+
+def _checked_ids(state: State, known: State) -> str:
+    id = check_id("state.id", state.id)
+    if type(known) is not State or type(known.rev) is not int or known.rev:
+        _check_kind("committed", known, State)
+        check_rev("committed.rev", known.rev)
+        if id != check_id("committed.id", frozen(known).id):
+            raise InvalidInputError("state.id", "cannot change; use ctx.fork")
+    return id
 
 
 def checked_whole(state: State, known: State) -> State:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from flowstate.errors import InvalidInputError, ValueDecodeError, ValueNotFoundError
-from flowstate.frozen import FrozenDict, exact, freeze
+from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
 from flowstate.limits import MAX_VALUES_BYTES, check_id
 
 __all__ = [
@@ -65,17 +65,24 @@ def _has_nul(raw: bytes) -> bool:
     return NUL in raw and UNESCAPED_NUL.search(raw) is not None
 
 
-def checked_values(values: Mapping[str, Raw]) -> FrozenDict[str, Raw]:
-    """Return the values of a state to be stored."""
+def checked_values(
+    values: Mapping[str, Raw], known: Mapping[str, Raw] = EMPTY
+) -> FrozenDict[str, Raw]:
+    """Return the values of a state to be stored; those that are among the known ones are right."""
     size = 0
     for name, raw in values.items():
-        field = f"state.values[{check_id('state.values key', name)!r}]"
-        if type(raw) is not Raw or not is_json(bytes(raw)):
-            raise InvalidInputError(field, "must be JSON without NUL; see ctx.put")
+        if known.get(name) is not raw:
+            _check_value(name, raw)
         size += _size(name, raw)
     if size > MAX_VALUES_BYTES:
         raise InvalidInputError("state.values", f"must be at most {MAX_VALUES_BYTES} bytes in all")
-    return FrozenDict(values)
+    return values if type(values) is FrozenDict else FrozenDict(values)
+
+
+def _check_value(name: str, raw: Raw) -> None:
+    name = check_id("state.values key", name)
+    if type(raw) is not Raw or not is_json(bytes(raw)):
+        raise InvalidInputError(f"state.values[{name!r}]", "must be JSON without NUL; see ctx.put")
 
 
 def with_value(values: Mapping[str, Raw], name: str, value: Any) -> Mapping[str, Raw]:
@@ -176,9 +183,14 @@ def _plain(value: Any) -> Any:
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
+def _plain_around_json(value: Any) -> Any:
+    """Do the same, and leave out what is JSON already: that has no other numbers."""
+    return None if isinstance(value, Raw) else _plain(value)
+
+
 def _is_finite(value: Any) -> bool:
     """Return whether all numbers are finite: JSON would have ``null`` for the others."""
-    left = [msgspec.to_builtins(value, enc_hook=_plain)]
+    left = [msgspec.to_builtins(value, enc_hook=_plain_around_json)]
     while left:
         each = left.pop()
         if isinstance(each, float) and not math.isfinite(each):

@@ -106,6 +106,14 @@ def test_json_is_stored_as_it_is() -> None:
     assert bytes(with_value({}, "value", Raw(raw))["value"]) == raw
 
 
+def test_json_within_a_value_is_stored_as_it_is() -> None:
+    raw = Raw(b'{"a":null}')
+
+    assert bytes(with_value({}, "value", {"b": [raw]})["value"]) == b'{"b":[{"a":null}]}'
+    with pytest.raises(InvalidInputError, match="NaN"):
+        with_value({}, "value", [raw, float("nan")])
+
+
 def test_a_value_may_look_like_what_is_refused() -> None:
     for text in ("\\u0000", "\\\\u0000", "null", "NaN", "u0000"):
         values = with_value(FrozenDict(), "value", {"null": [text, None]})

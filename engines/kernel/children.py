@@ -63,7 +63,11 @@ class Family:
         assert isinstance(each, Each)  # noqa: S101 - see Progress.resume
         assert children is not None  # noqa: S101 - who stands at such a stop has them
         prefix = self._prefix(name, thread, each)
-        if children.are_over:
+        if children.error is not None and each.strict:
+            children.stopping = True
+        if thread.owed and each.abandon:
+            self.progress.raise_owed(name)
+        elif children.are_over:
             ended = await self._ended(prefix, thread, children)
             if ended is None:
                 self.progress.raise_owed(name)
@@ -94,7 +98,7 @@ class Family:
         self, name: str, thread: Thread, each: Each, children: Children, prefix: str
     ) -> None:
         """Start some children with the commit that counts them."""
-        origin = Origin(self.instance.id, name, thread.passed)
+        origin = Origin(self.instance.id, name, thread.passed, each.abandon)
         first, count = children.started, self._room(each, children)
         try:
             made = [

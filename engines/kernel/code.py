@@ -72,22 +72,19 @@ class Stop:
     runs: "Sequence[Code]" = ()
 
 
-@attrs.frozen
-class At:
+class At(Struct, frozen=True):
     """The code stands before a stop."""
 
     frame: Frame
 
 
-@attrs.frozen
-class Returned:
+class Returned(Struct, frozen=True):
     """The code has returned a value."""
 
     value: Any
 
 
-@attrs.frozen
-class Raised:
+class Raised(Struct, frozen=True):
     """The code has raised an error."""
 
     error: BaseException

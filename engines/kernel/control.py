@@ -131,4 +131,4 @@ def _count(instance: Instance, ended: ChildEnded) -> None:
     children = thread.children
     children.done += 1
     if ended.error is not None and children.error is None and not children.stopping:
-        children.failed, children.error, children.stopping = ended.child, ended.error, True
+        children.failed, children.error = ended.child, ended.error

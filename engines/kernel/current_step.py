@@ -37,7 +37,7 @@ class CurrentStep:
     engine: Engine
     attempt: int
     is_told: bool = attrs.field(default=False, init=False)
-    _progress: Raw | None
+    _progress: Raw
     _wake: Callable[[], object]
     _loop: asyncio.AbstractEventLoop = attrs.field(init=False, factory=asyncio.get_running_loop)
     _is_new: bool = attrs.field(init=False, default=False)
@@ -50,7 +50,7 @@ class CurrentStep:
     @property
     def progress(self) -> Any:
         """What was reported last, by this attempt or one before, as JSON has it; or ``None``."""
-        return None if self._progress is None else msgspec.json.decode(self._progress)
+        return msgspec.json.decode(self._progress)
 
     def heartbeat(self, progress: Any = None) -> None:
         """Tell that the step is alive, and how far it has come.
@@ -84,7 +84,7 @@ class CurrentStep:
         """Return when its progress is to be stored, by the monotonic clock."""
         return self._stored_at + EVERY if self._is_new else None
 
-    def take_progress(self) -> Raw | None:
+    def take_progress(self) -> Raw:
         """Return its progress, to be stored now."""
         self._is_new, self._stored_at = False, self.engine.clock.monotonic()
         return self._progress

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
@@ -46,7 +46,7 @@ class Hints:
     def begin(self) -> None:
         """Watch, if that has not begun."""
         if not self._tasks:
-            stopping, superseded = self._ctx.wait_stopping(), self._ctx.wait_superseded()
+            stopping, superseded = self._ctx.wait_stopping, self._ctx.wait_superseded
             works = self._watch(), self._set_after(stopping), self._set_after(superseded)
             self._tasks = [asyncio.create_task(work, name="flowstate hints") for work in works]
 
@@ -59,7 +59,7 @@ class Hints:
             except EngineStoppedError:
                 return
             except FlowstateError:
-                logger.exception("messages to %r are not noticed", id, extra={"state_id": id})
+                logger.exception("the watch of messages to %r failed", id, extra={"state_id": id})
                 pause = PAUSE
 
     async def _look(self, mailbox: str) -> None:
@@ -68,8 +68,8 @@ class Hints:
                 self.has_messages = True
                 self.hint.set()
 
-    async def _set_after(self, event: Coroutine[Any, Any, None]) -> None:
-        await event
+    async def _set_after(self, event: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await event()
         self.hint.set()
 
     async def close(self) -> None:

@@ -42,6 +42,7 @@ from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import (
     ERROR,
+    ORIGIN,
     OUTCOME,
     PARKED,
     RESULT,
@@ -50,7 +51,7 @@ from flowstate.engines.kernel.instance import (
 )
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.results import failure_of, is_over
-from flowstate.engines.kernel.starting import flow_of, new_instance
+from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.frozen import EMPTY
 
@@ -327,5 +328,5 @@ class Kernel:
 
         await self.engine.update(id, end)
         async for child in self.engine.states(labels={"parent": id}, latest_only=True):
-            if child.status is not Status.ENDED:
+            if child.status is not Status.ENDED and not child.get(Origin, ORIGIN).abandoned:
                 await self._control(child.id, Cancel())

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import attrs
+from msgspec import Struct
 
 from flowstate import RetryPolicy
 from flowstate.engines.kernel.code import Code, Update
@@ -27,15 +28,13 @@ __all__ = [
 ]
 
 
-@attrs.frozen
-class Gave:
+class Gave(Struct, frozen=True):
     """A stop gave a value."""
 
     value: Any = None
 
 
-@attrs.frozen
-class Failed:
+class Failed(Struct, frozen=True):
     """A stop raised an error."""
 
     error: BaseException
@@ -65,8 +64,7 @@ class StepOptions:
     heartbeat_timeout: float | None = None
 
 
-@attrs.frozen
-class Run:
+class Run(Struct, frozen=True):
     """Run a step: a function with effects."""
 
     name: str
@@ -157,13 +155,25 @@ class Each:
     """Start a child instance for each item, which is its data, at most ``limit`` at a time.
 
     The outcome is ``Gave`` of the list of results, in the order of the items. The first child that
-    fails ends the others, and is raised as ``ChildFailed``.
+    fails is raised as ``ChildFailed``.
+
+    Attributes:
+        name: of the stop.
+        workflow: of the children.
+        items: their data.
+        limit: how many there are at once.
+        strict: the first child that fails ends the others. Otherwise they go on, and it is raised
+            when all have ended.
+        abandon: a parent that is cancelled leaves its children alone. Otherwise it cancels them,
+            and goes on when they have ended.
     """
 
     name: str
     workflow: Code
     items: Sequence[Any]
     limit: int
+    strict: bool = True
+    abandon: bool = False
 
 
 @attrs.frozen

@@ -39,11 +39,13 @@ class Origin:
         parent: the id of the instance.
         thread: the one that waits for its children.
         passed: how many stops that had passed.
+        abandoned: it goes on when the parent is cancelled.
     """
 
     parent: str
     thread: str
     passed: int
+    abandoned: bool = False
 
 
 def new_instance(

@@ -103,7 +103,7 @@ class Thread(Struct, omit_defaults=True):
     passed: int = 0
     failures: int = 0
     text: str = ""
-    progress: Raw | None = None
+    progress: Raw = NOTHING
     topics: list[str] = msgspec.field(default_factory=list)
     since: datetime | None = None
     at: datetime | None = None
@@ -126,7 +126,8 @@ class Thread(Struct, omit_defaults=True):
     def leave_stop(self) -> None:
         """Note that the stop is passed, and forget what belongs to it."""
         self.does, self.passed, self.failures, self.text = "go", self.passed + 1, 0, ""
-        self.at = self.error = self.children = self.progress = self.since = None
+        self.at = self.error = self.children = self.since = None
+        self.progress = NOTHING
         self.picked = []
 
 

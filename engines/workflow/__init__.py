@@ -14,6 +14,7 @@ from flowstate.engines.kernel.errors import (
 from flowstate.engines.kernel.errors import (
     InstanceFailedError as WorkflowFailed,
 )
+from flowstate.engines.kernel.outside import Event, Result
 from flowstate.engines.kernel.steps import effect_key
 from flowstate.engines.workflow.checking import Report, Stranded, check
 from flowstate.engines.workflow.compiler.errors import CompileError, Problem
@@ -72,6 +73,7 @@ __all__ = [
     "Default",
     "DeadlockError",
     "Definition",
+    "Event",
     "Explanation",
     "For",
     "Go",
@@ -87,6 +89,7 @@ __all__ = [
     "On",
     "Problem",
     "Report",
+    "Result",
     "Retry",
     "Return",
     "S",

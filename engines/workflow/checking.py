@@ -126,7 +126,7 @@ async def check(
     versions: dict[str, Counter[int]] = {}
     for code in codes:
         known = [each.version for each in codes.versions(code.name)]
-        versions[code.name] = counts = Counter(dict.fromkeys(sorted(known), 0))
+        versions[code.name] = counts = Counter(dict.fromkeys(known, 0))
         async for state in _living(engine, code.name, found):
             live += 1
             progress(live)
@@ -136,7 +136,7 @@ async def check(
     for name in await _unknown(engine, codes):
         async for state in _living(engine, name, found):
             found.add(state.id, name, "unknown workflow")
-    several = {name: dict(each) for name, each in versions.items() if len(each) > 1}
+    several = {name: dict(sorted(each.items())) for name, each in versions.items() if len(each) > 1}
     return Report(found.stranded(), live, several)
 
 

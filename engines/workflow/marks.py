@@ -51,6 +51,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__flowstate_mark__"
 OPTIONS = StepOptions()
 OWN = ("name", "retry", "timeout", "heartbeat_timeout", "local", "transaction", "thread", "limit")
+OWN += ("strict", "abandon")
 
 
 class MarkError(TypeError):
@@ -252,10 +253,16 @@ def step(call: Any, *args: Any, **kwargs: Any) -> Any:
     raise _outside("step")
 
 
-def _wait(point: Point, /, *sources: Any, timeout: float | timedelta | None = None) -> Operation:
+def _wait(
+    point: Point,
+    /,
+    *sources: Any,
+    timeout: float | timedelta | None = None,
+    lookback: float | timedelta = 0,
+) -> Operation:
     times = [each.time for each in sources if isinstance(each, Timeout)]
-    classes = [each for each in sources if not isinstance(each, str | Timeout)]
-    return Wait(point.name, classes, _shortest(times, timeout))
+    others = [each for each in sources if not isinstance(each, str | Timeout)]
+    return Wait(point.name, others, _shortest(times, timeout), _span(lookback))
 
 
 def _shortest(times: Sequence[timedelta], timeout: float | timedelta | None) -> timedelta | None:
@@ -266,24 +273,38 @@ def _shortest(times: Sequence[timedelta], timeout: float | timedelta | None) -> 
 
 @overload
 def wait(
-    *sources: type[T], name: str = ..., timeout: float | timedelta | None = None
+    *sources: type[T],
+    name: str = ...,
+    timeout: float | timedelta | None = None,
+    lookback: float | timedelta = 0,
 ) -> Awaitable[T]: ...
 @overload
 def wait(
-    *sources: Any, name: str = ..., timeout: float | timedelta | None = None
+    *sources: Any,
+    name: str = ...,
+    timeout: float | timedelta | None = None,
+    lookback: float | timedelta = 0,
 ) -> Awaitable[Any]: ...
 @_mark("wait", _wait)
-def wait(*sources: Any, name: str = "", timeout: float | timedelta | None = None) -> Any:
-    """Wait for the first message of some classes.
+def wait(
+    *sources: Any,
+    name: str = "",
+    timeout: float | timedelta | None = None,
+    lookback: float | timedelta = 0,
+) -> Any:
+    """Wait for the first of some messages, events and results of other instances.
 
     Args:
-        *sources: the classes. A text before them names the stop; after the time of a ``Timeout``
-            among them it gives a ``Timeout()``.
+        *sources: classes of messages, ``Event(...)``, ``Result(...)``. A text before them names the
+            stop; after the time of a ``Timeout`` among them it gives a ``Timeout()``.
         name: of the stop, a literal; the names of the classes otherwise.
         timeout: after which it raises, in seconds or as a ``timedelta``.
+        lookback: how long before this wait an event may have been published, the same.
 
     Raises:
-        TimeoutError: no message has come within ``timeout``.
+        TimeoutError: nothing has come within ``timeout``.
+        WorkflowFailed: the instance of a ``Result`` has failed.
+        WorkflowCancelled: it was cancelled.
     """
     raise _outside("wait")
 
@@ -345,9 +366,16 @@ def go(
 
 
 def _each(
-    point: Point, workflow: Defined, items: Sequence[Any], /, *, limit: int = 100
+    point: Point,
+    workflow: Defined,
+    items: Sequence[Any],
+    /,
+    *,
+    limit: int = 100,
+    strict: bool = True,
+    abandon: bool = False,
 ) -> Operation:
-    return Each(point.name, workflow, items, limit)
+    return Each(point.name, workflow, items, limit, strict, abandon)
 
 
 @_mark("each", _each, takes_code=True)
@@ -356,37 +384,79 @@ def each(
     items: Sequence[Any],
     *,
     limit: int = 100,
+    strict: bool = True,
+    abandon: bool = False,
     name: str = "",
 ) -> Awaitable[list[T]]:
-    """Start a child for each item, at most ``limit`` at a time; gives what they return."""
+    """Start a child for each item, at most ``limit`` at a time; gives what they return.
+
+    Args:
+        workflow: of the children.
+        items: their data.
+        limit: how many there are at once.
+        strict: the first child that fails cancels the others. Otherwise they go on. Either way that
+            is raised when all have ended.
+        abandon: when this instance is cancelled, or its time is over, its children go on.
+            Otherwise they are cancelled, and it goes on when they have ended.
+        name: of the stop, a literal; that of the workflow otherwise.
+
+    Raises:
+        ChildFailed: a child has not come to a result.
+    """
     raise _outside("each")
 
 
-def _all_of(point: Point, /, *branches: Operation) -> Operation:
-    return Join(point.name, branches, None)
+def _all_of(point: Point, /, *branches: Operation, strict: bool = True) -> Operation:
+    return Join(point.name, branches, None, strict)
 
 
 @_mark("join", _all_of)
-def all_of(*branches: Awaitable[T], name: str = "") -> Awaitable[tuple[T, ...]]:
-    """Do branches at once, written without ``await``; gives a tuple of their values."""
+def all_of(
+    *branches: Awaitable[T], strict: bool = True, name: str = ""
+) -> Awaitable[tuple[T, ...]]:
+    """Do branches at once, written without ``await``; gives a tuple of their values.
+
+    Args:
+        *branches: what is done.
+        strict: the first branch that raises cancels the others. Otherwise they go on, and that is
+            raised when all have ended.
+        name: of the stop, a literal.
+    """
     raise _outside("all_of")
 
 
-def _any_of(point: Point, /, *branches: Operation) -> Operation:
-    return Join(point.name, branches, 1)
+def _any_of(point: Point, /, *branches: Operation, strict: bool = False) -> Operation:
+    return Join(point.name, branches, 1, strict)
 
 
 @_mark("join", _any_of)
-def any_of(*branches: Awaitable[T], name: str = "") -> Awaitable[T]:
-    """Do branches at once; gives the value of the first, and cancels the others."""
+def any_of(*branches: Awaitable[T], strict: bool = False, name: str = "") -> Awaitable[T]:
+    """Do branches at once; gives the value of the first, and cancels the others.
+
+    Args:
+        *branches: what is done.
+        strict: a branch that raises before cancels the others, and that is raised. Otherwise it is
+            raised when no branch is left.
+        name: of the stop, a literal.
+    """
     raise _outside("any_of")
 
 
-def _first(point: Point, count: int, /, *branches: Operation) -> Operation:
-    return Join(point.name, branches, count)
+def _first(point: Point, count: int, /, *branches: Operation, strict: bool = False) -> Operation:
+    return Join(point.name, branches, count, strict)
 
 
 @_mark("join", _first)
-def first(count: int, *branches: Awaitable[T], name: str = "") -> Awaitable[tuple[T, ...]]:
-    """Do branches at once; gives a tuple of the first values, and cancels the others."""
+def first(
+    count: int, *branches: Awaitable[T], strict: bool = False, name: str = ""
+) -> Awaitable[tuple[T, ...]]:
+    """Do branches at once; gives a tuple of the first values, and cancels the others.
+
+    Args:
+        count: of how many.
+        *branches: what is done.
+        strict: a branch that raises before cancels the others, and that is raised. Otherwise it is
+            raised when too few are left.
+        name: of the stop, a literal.
+    """
     raise _outside("first")

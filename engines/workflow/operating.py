@@ -172,7 +172,7 @@ class Operators(Kernel):
             return
         async for child in self.engine.states(labels={PARENT: before.id}, latest_only=True):
             origin = child.get(Origin, ORIGIN)
-            if (origin.thread, origin.passed) in passed:
+            if (origin.thread, origin.passed) in passed and not origin.abandoned:
                 await self.cancel(child.id)
 
 

@@ -132,7 +132,8 @@ class Draft:
         if own is None or state.transition is not own or not self._is_step(state, known):
             self.is_timed = bool(state.timers or known.timers)
             # Only what ``replace`` has brought in may not be frozen.
-            state = checked(state, known, own, is_frozen=self.is_known)
+            is_known = self.is_known
+            state = checked(state, known, own, is_frozen=is_known, is_known=is_known)
             if state.transition is not self.current.transition:
                 self.current = replace(self.current, transition=state.transition)
             return state

@@ -10,6 +10,7 @@ from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import Codes
+from flowstate.engines.workflow.locks import register_locks
 from flowstate.engines.workflow.workflows import Workflows
 from flowstate.errors import InvalidCommandError
 from flowstate.registry import FlowRegistry
@@ -58,6 +59,7 @@ def explore_workflow(
     def make_flows(_: W) -> FlowRegistry:
         registry = FlowRegistry()
         register(registry, Codes(all_codes, rng=Random(0)))  # noqa: S311 - no secret
+        register_locks(registry)
         return registry
 
     async def run(engine: Engine, _: W) -> None:

@@ -10,6 +10,7 @@ STAGES = (
     Stage("programs-sqlite", "steps", 50_000, 1_000),
     Stage("programs-postgres", "steps", 50_000, 1_000),
     Stage("programs-redis", "steps", 50_000, 1_000),
+    Stage("workflows", "programs", 200_000, 50, part=0.2),
     Stage("counters-memory", "increments", 200_000, 20_000),
     Stage("counters-sqlite", "increments", 100_000, 10_000),
     Stage("counters-postgres", "increments", 20_000, 2_000),

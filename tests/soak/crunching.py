@@ -16,6 +16,7 @@ from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.testcases import Capabilities
 from flowstate.testing.programs.programs import Failure, run_model, written
 from flowstate.testing.simulation.schedules import Schedules, run_schedules
+from tests.engines.generated.crashing import compare
 from tests.soak.counters import count_up
 from tests.soak.generations import come_and_go, measure_of
 from tests.soak.stage import Outcome, Piece
@@ -55,6 +56,19 @@ def _schedules(piece: Piece, _place: str) -> Outcome:
     return Outcome(piece.amount, failures, figures)
 
 
+def _workflows(piece: Piece, _place: str) -> Outcome:
+    outcome = Outcome(piece.amount)
+    for seed in range(piece.seed, piece.seed + piece.amount):
+        try:
+            if compared := compare(seed):
+                outcome.figures[compared.outcome] += 1
+                outcome.figures["commits"] += len(compared.explored.points)
+        except Exception as error:  # noqa: BLE001 - the others go on; it is shown with its command
+            replay = replay_of(Piece(piece.stage, seed, 1))
+            outcome.failures.append(f"{type(error).__name__}: {error}\n    replay: {replay}")
+    return outcome
+
+
 def _programs(piece: Piece, place: str) -> Outcome:
     store = piece.stage.store
     running = run_model(
@@ -90,6 +104,7 @@ def _generations(piece: Piece, place: str) -> Outcome:
 
 KINDS: dict[str, Callable[[Piece, str], Outcome]] = {
     "schedules": _schedules,
+    "workflows": _workflows,
     "programs": _programs,
     "counters": _counters,
     "generations": _generations,

@@ -98,7 +98,7 @@ class Soak:
             for start in range(0, tally.wanted, tally.stage.piece):
                 amount = min(tally.stage.piece, tally.wanted - start)
                 pieces.append((tally, Piece(tally.stage, seed, amount)))
-                seed += amount if tally.stage.kind == "schedules" else 1
+                seed += amount if tally.stage.has_seeds else 1
         random.Random(self._seed).shuffle(pieces)
         return pieces
 
@@ -111,11 +111,19 @@ class Soak:
         loop = asyncio.get_running_loop()
         while pieces:
             tally, piece = pieces.pop()
+            if self._is_spent(tally):
+                tally.wanted = tally.done
+                continue
             began = time.monotonic()
             place = places.get(piece.stage.store, "")
             outcome = await loop.run_in_executor(pool, crunch, piece, place)
-            last = piece.seed + (piece.amount - 1 if piece.stage.kind == "schedules" else 0)
+            last = piece.seed + (piece.amount - 1 if piece.stage.has_seeds else 0)
             self._add(tally, piece.seed, last, outcome, time.monotonic() - began)
+
+    def _is_spent(self, tally: Tally) -> bool:
+        """Return whether a stage has had its part of the time."""
+        part = tally.stage.part
+        return 0.0 < part * self._seconds * CRUNCHING < tally.seconds
 
     def _add(self, tally: Tally, first: int, last: int, outcome: Outcome, seconds: float) -> None:
         tally.add(first, last, outcome, seconds)

@@ -16,7 +16,8 @@ class Stage(Struct, frozen=True):
         unit: of what it counts.
         amount: how many of them an hour has; 0: it lasts a part of the time instead.
         piece: how many are done at once, without a look at anything else.
-        part: of the time that it lasts, if it has no amount.
+        part: of the time that it lasts; if it has an amount, at most this part of what its
+            processes have.
     """
 
     name: str
@@ -29,6 +30,11 @@ class Stage(Struct, frozen=True):
     def kind(self) -> str:
         """What is done: the first word of the name."""
         return self.name.partition("-")[0]
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether each unit has a seed of its own, and not each piece."""
+        return self.kind in {"schedules", "workflows"}
 
     @property
     def store(self) -> str:

@@ -1,15 +1,18 @@
 """The endurance test itself: it runs, counts what it did, and tells how to replay what it found."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.engines.generated import crashing
 from tests.planted_bugs import reads_are_stale
 from tests.soak.catalogue import STAGES
 from tests.soak.crunching import crunch
 from tests.soak.report import table
+from tests.soak.soak import Soak
 from tests.soak.stage import Outcome, Piece, Stage, Tally
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +57,23 @@ def test_a_program_that_fails_comes_with_its_steps(
     (failure,) = crunch(Piece(BY_NAME["programs-memory"], 3, 500), "").failures
     assert "replay: FLOWSTATE_TEST_PROGRAM='" in failure
     assert failure.endswith("python -m pytest tests/test_model.py -k some-memory")
+
+
+def test_a_workflow_that_fails_names_the_command_that_replays_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crashing, "given", lambda *_: 0)  # Not what plain Python is given.
+    failures = crunch(Piece(BY_NAME["workflows"], 0, 20), "").failures
+    assert len(failures) > 2
+    assert "replay: python -m tests.soak --only workflows --seed " in failures[0]
+
+
+def test_a_stage_that_has_had_its_time_does_no_more(tmp_path: Path) -> None:
+    stage = Stage("counters-memory", "increments", 1_000, 1, part=1e-9)
+    soak = Soak([stage], minutes=60, seed=1, amount=None, folder=tmp_path)
+    asyncio.run(soak.run())
+    (tally,) = soak.tallies
+    assert 0 < tally.done == tally.wanted <= 2
 
 
 def test_whatever_else_is_raised_becomes_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 
 import attrs
 
+from flowstate.engines.kernel.outside import Event, Result
 from flowstate.engines.workflow.compiler.errors import Problems
 from flowstate.engines.workflow.compiler.infer import Inference, element_at, returned_by
 from flowstate.engines.workflow.compiler.kinds import (
@@ -242,7 +243,11 @@ class _Bindings:
         if isinstance(found, type) and issubclass(found, Source):
             kind = message_of(found)
             return UNKNOWN if kind is Any else kind
-        return self._lookup.value(ast.Attribute(node.func, "gives", ast.Load()))
+        if found not in (Event, Result) or not node.args:
+            return UNKNOWN
+        first = self._lookup.value(node.args[0])
+        kind = first if found is Event else getattr(first, "gives", UNKNOWN)
+        return UNKNOWN if kind is Any else kind
 
     def set_points(self, call: MarkCall) -> None:
         """Tell the running code by which type a value is decoded."""

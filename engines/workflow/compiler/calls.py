@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from flowstate.engines.kernel.outside import Event, Result
 from flowstate.engines.workflow.compiler.errors import Problems
 from flowstate.engines.workflow.compiler.lookup import Lookup
 from flowstate.engines.workflow.compiler.scope import path_of
@@ -15,6 +16,7 @@ from flowstate.engines.workflow.marks import Defined, Mark, Point, Timeout, mark
 
 __all__ = ["Calls"]
 
+OUTSIDE = (Event, Result)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 
@@ -122,8 +124,13 @@ class Calls:
 
     def _of_sources(self, node: ast.Call) -> str:
         sources = (each for each in node.args if not self._is_timeout(each))
-        classes = (each.func if isinstance(each, ast.Call) else each for each in sources)
-        return "-or-".join(map(_last, classes))[:100] or "wait"
+        return "-or-".join(_last(self._class(each)) for each in sources)[:100] or "wait"
+
+    def _class(self, node: ast.expr) -> ast.expr:
+        """Return what the source of a wait is named after."""
+        if not isinstance(node, ast.Call):
+            return node
+        return node.args[0] if node.args and self.lookup.value(node.func) in OUTSIDE else node.func
 
     def _literal(self, node: ast.expr) -> str:
         value = node.value if isinstance(node, ast.Constant) else None

@@ -102,7 +102,7 @@ class Compiled:
 
     def _wait(self, frame: Frame, data: Any) -> SourceWait | None:
         """Return the wait of a stop, if it has sources."""
-        if self._renamed(frame.stop) not in self.with_sources:
+        if not self.with_sources or self._renamed(frame.stop) not in self.with_sources:
             return None
         return source_wait(self._asked(frame, data), self.data)
 
@@ -142,7 +142,7 @@ class Compiled:
         names = dict(self.defaults)
         for held in self.parameters:
             if held.name in frame.names:
-                names[held.name] = read_name(held, frame, "the beginning")
+                names[held.name] = read_name(held, frame)
             elif held.name not in names:
                 raise MisfitError(f"{frame.code}: the argument {held.name!r} is not there")
         return names
@@ -225,4 +225,6 @@ def finished_all(outcome: Outcome) -> Outcome:
 
 def finished_any(outcome: Outcome) -> Outcome:
     """Return the outcome of a join that gives one value."""
-    return Gave(outcome.value[0]) if isinstance(outcome, Gave) else outcome
+    if not isinstance(outcome, Gave):
+        return outcome
+    return Gave(outcome.value[0]) if outcome.value else Failed(ValueError("there is no branch"))

@@ -168,7 +168,7 @@ class _Compiling:
             each for part in (*node.body, *node.handlers, *node.orelse) for each in _returns(part)
         ]
         if returns and (reason := _reason(gives)):
-            reason = f"passes a finally with a stop, and its type {reason}"
+            reason = f"passes a finally with a stop, and {reason}"
             self._problems.add(returns[0], "return", reason, "annotate what the function returns")
         return Kept(number, key, "finally", _decoder(gives))
 

@@ -1,5 +1,6 @@
 """The stored form of what is alive at a stop, made and read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from flowstate.engines.workflow.compiler.visit import Loop, Visit
 __all__ = ["Entry", "Held", "Kept", "decoder_of", "read_frame", "read_name", "saved_frame"]
 
 EXACT = (int, bool, type(None))  # Classes whose values JSON gives back as they are.
+_encode = msgspec.json.Encoder().encode
 
 Decoder = msgspec.json.Decoder[Any]
 
@@ -28,7 +30,7 @@ def _decoded_error(kind: Any, value: Any) -> Any:
 
 def _raw(value: Any) -> Raw:
     """Return as JSON what surely is fit for it."""
-    return Raw(msgspec.json.encode(value))
+    return Raw(_encode(value))
 
 
 def decoder_of(kind: Any) -> Decoder:
@@ -105,12 +107,18 @@ class Entry:
         stop: what is known about it.
         names: that are stored.
         levels: around it.
+        keys: of the levels.
     """
 
     number: int
     stop: Stop
     names: Sequence[Held]
     levels: Sequence[Kept]
+    keys: frozenset[str] = attrs.field(init=False)
+
+    @keys.default
+    def _keys(self) -> frozenset[str]:
+        return frozenset(level.key for level in self.levels)
 
 
 def saved_frame(code: str, entry: Entry, values: Mapping[str, Any], visit: Visit) -> Frame:
@@ -126,6 +134,8 @@ def saved_frame(code: str, entry: Entry, values: Mapping[str, Any], visit: Visit
         except KeyError:
             continue  # Python says so when it is read.
         names[held.name] = _encoded(held, value)
+    if not entry.levels:
+        return Frame(code, entry.stop.name, names)
     errors = LiveErrors()
     place = {level.key: _saved(level, visit, errors) for level in entry.levels}
     if errors:
@@ -135,7 +145,7 @@ def saved_frame(code: str, entry: Entry, values: Mapping[str, Any], visit: Visit
 
 def _encoded(held: Held, value: Any) -> Raw:
     """Return a value as JSON; it is decoded once, so that it fails here and not after a crash."""
-    if type(value) in EXACT and type(value) is held.kind:
+    if type(value) is held.kind and _is_exact(value):
         return _raw(value)
     try:
         raw = _stored_error(value) if isinstance(value, BaseException) else encoded("it", value)
@@ -145,6 +155,14 @@ def _encoded(held: Held, value: Any) -> Raw:
         text = f"{held.name!r} is alive at a stop and cannot be stored: {reason}"
         raise TypeError(text) from error
     return raw
+
+
+def _is_exact(value: Any) -> bool:
+    """Return whether JSON surely gives a value back as it is."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii() and "\0" not in value
+    return kind in EXACT or (kind is float and math.isfinite(value))
 
 
 def _stored_error(error: BaseException) -> Raw:
@@ -180,8 +198,8 @@ def _saved_items(level: Kept, loop: Loop) -> Items:
     return Items(loop.at, loop.raw)
 
 
-def read_name(held: Held, frame: Frame, of: str) -> Any:
-    """Return a stored value.
+def read_name(held: Held, frame: Frame, stop: Stop | None = None) -> Any:
+    """Return a value that is stored at a stop, or at the beginning.
 
     Raises:
         MisfitError: it is not of its type.
@@ -189,6 +207,7 @@ def read_name(held: Held, frame: Frame, of: str) -> Any:
     try:
         return held.decoder.decode(frame.names[held.name])
     except Exception as error:
+        of = f"stop {stop.name!r}" if stop else "the beginning"
         reason = f"{held.name!r} is stored, but cannot be read: {error}"
         raise MisfitError(f"{frame.code}: {of}: {reason}") from error
 
@@ -199,16 +218,17 @@ def read_frame(entry: Entry, frame: Frame, visit: Visit) -> None:
     Raises:
         MisfitError: the frame does not fit.
     """
-    of = f"stop {entry.stop.name!r}"
-    _check_levels(entry, frame, of)
+    stop = entry.stop
+    if frame.place.keys() != entry.keys:
+        _check_levels(entry, frame)
     names: dict[str, Any] = {}
     for held in entry.names:
         if held.name in frame.names:
-            names[held.name] = read_name(held, frame, of)
+            names[held.name] = read_name(held, frame, stop)
         elif not held.is_optional:
             stored = ", ".join(sorted(frame.names)) or "nothing"
             reason = f"needs {held.name!r}, which is not stored; what is stored: {stored}"
-            raise MisfitError(f"{frame.code}: {of} {reason}")
+            raise MisfitError(f"{frame.code}: stop {stop.name!r} {reason}")
     visit.names = names
     if not entry.levels:
         return
@@ -217,18 +237,18 @@ def read_frame(entry: Entry, frame: Frame, visit: Visit) -> None:
         for level in entry.levels:
             _read(level, frame.place[level.key], errors, visit)
     except Exception as error:
-        raise MisfitError(f"{frame.code}: {of}: its place cannot be read: {error}") from error
+        reason = f"its place cannot be read: {error}"
+        raise MisfitError(f"{frame.code}: stop {stop.name!r}: {reason}") from error
     visit.contexts = [(error, error.__context__) for error in errors]
 
 
-def _check_levels(entry: Entry, frame: Frame, of: str) -> None:
-    stored = {key for key in frame.place if key != ERRORS}
-    needed = {level.key for level in entry.levels}
+def _check_levels(entry: Entry, frame: Frame) -> None:
+    stored, needed = frame.place.keys() - {ERRORS}, entry.keys
     if stored == needed:
         return
     texts = [f"now stands within {key!r}" for key in sorted(needed - stored)]
     texts += [f"no longer stands within {key!r}" for key in sorted(stored - needed)]
-    raise MisfitError(f"{frame.code}: {of} {' and '.join(texts)}")
+    raise MisfitError(f"{frame.code}: stop {entry.stop.name!r} {' and '.join(texts)}")
 
 
 def _read(level: Kept, raw: Raw, errors: Sequence[BaseException], visit: Visit) -> None:

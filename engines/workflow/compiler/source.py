@@ -158,7 +158,8 @@ def made_function(source: Source) -> Any:
     if source.within:
         bare = _made(ast.ClassDef, name=source.within, bases=[], keywords=[], body=[bare])
     free = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
-    outer = _made(ast.FunctionDef, name=".outer", args=free, body=[bare])
+    own = [] if node.name in names or source.within else [ast.Global([node.name])]  # It may recur.
+    outer = _made(ast.FunctionDef, name=".outer", args=free, body=[*own, bare])
     imports: list[ast.stmt] = [ast.Import([ast.alias(each)]) for each in source.imports]
     tree = ast.fix_missing_locations(ast.Module([*imports, outer], []))
     flags = function.__code__.co_flags & FUTURE

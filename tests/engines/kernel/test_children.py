@@ -17,8 +17,8 @@ class Note(msgspec.Struct):
     n: int
 
 
-def each(workflow: Table, items: list[Any], limit: int = 100) -> Ask:
-    return lambda *_: Each("a", workflow, items, limit)
+def each(workflow: Table, items: list[Any], limit: int = 100, **options: bool) -> Ask:
+    return lambda *_: Each("a", workflow, items, limit, **options)
 
 
 async def nothing() -> None:
@@ -103,6 +103,36 @@ async def test_the_first_child_that_fails_ends_the_others() -> None:
         assert await kernel.result("p") == ["ChildFailed of StepFailed", None]
 
         assert await kernel.engine.count(labels={"parent": "p"}) <= 3
+
+
+async def test_a_child_that_fails_ends_no_other_one_if_it_is_not_strict() -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    failing = each(crowd.workflow, [-1, 1, 2, 3], limit=2, strict=False)
+    code = line("parent", failing, catch=True, uses={"c": crowd.workflow})
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+        assert await kernel.result("p") == ["ChildFailed of StepFailed"]
+
+        assert [await kernel.result(f"p.a.0.{n}") for n in (1, 2, 3)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+async def test_children_that_are_abandoned_go_on(hard: bool) -> None:
+    clock = FakeClock()
+    crowd = Crowd(clock)
+    apart = each(crowd.workflow, [1, 2], abandon=True)
+    code = line("parent", apart, uses={"c": crowd.workflow})
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+        await kernel.engine.wait_for("p.a.0.1", until=lambda each: each.rev > 0)
+        await kernel.cancel("p", hard=hard)
+        with pytest.raises(InstanceCancelledError):
+            await kernel.result("p", timeout=0.5)
+
+        assert [await kernel.result(f"p.a.0.{n}") for n in (0, 1)] == [10, 20]
 
 
 async def test_cancelling_a_parent_cancels_its_children_which_end_first() -> None:

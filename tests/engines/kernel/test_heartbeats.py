@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowstate import FakeClock, InvalidInputError, RetryPolicy
+from flowstate import Engine, FakeClock, FlowRegistry, InvalidInputError, RetryPolicy
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.current_step import CurrentStep, current_step
 from flowstate.engines.kernel.kernel import Kernel
@@ -134,7 +134,7 @@ async def test_a_step_in_a_thread_reports_from_there() -> None:
         assert await progress(kernel) == [None, {"rows": 5}, None]
 
 
-async def test_a_crash_loses_some_seconds_of_progress() -> None:
+async def test_another_process_goes_on_from_what_was_stored() -> None:
     clock = FakeClock()
     driver = MemoryDriver(clock)
     began: list[Any] = []
@@ -151,10 +151,10 @@ async def test_a_crash_loses_some_seconds_of_progress() -> None:
 
     code = line("code", run("a", copy))
     async with driver:
-        async with kernel_of(code, clock=clock, driver=driver) as kernel:
+        engine = Engine(driver, FlowRegistry(), clock=clock, shutdown_timeout=0.0)
+        async with engine, Kernel(engine, [code]) as kernel:
             await kernel.start(code, "i", {})
-            await kernel.engine.wait_for("i", until=lambda each: b"9" in bytes(each.values["threads"]))
-            kernel.engine.shutdown_timeout = 0.0
+            await engine.wait_for("i", until=lambda each: b'":9' in bytes(each.values["threads"]))
         async with kernel_of(code, clock=clock, driver=driver) as kernel, Recoverer(kernel.engine):
             assert await kernel.result("i") == ["done"]
 

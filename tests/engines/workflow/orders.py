@@ -26,6 +26,7 @@ __all__ = [
     "order",
     "parcel",
     "parcels",
+    "ship",
     "shipped",
     "shop",
     "stands",

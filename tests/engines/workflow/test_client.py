@@ -4,7 +4,17 @@ import pytest
 
 from flowstate import FakeClock, InvalidInputError, State, StateContext
 from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
-from tests.engines.workflow.orders import Approved, Order, count_up, opened, order, shop, stands
+from flowstate.engines.workflow import helper, step, sub, workflow
+from tests.engines.workflow.orders import (
+    Approved,
+    Order,
+    count_up,
+    opened,
+    order,
+    ship,
+    shop,
+    stands,
+)
 
 CLOCK = {"autojump": False}
 
@@ -75,3 +85,21 @@ async def test_instances_are_listed_and_counted() -> None:
         assert [each.id async for each in workflows.instances(stop="tick")] == ["n"]
         found = {each.id async for each in workflows.instances(order, kind="live")}
         assert found == {"a", "b"}
+
+
+@helper
+async def down(s: Order, n: int) -> int:
+    await step(ship, str(n))
+    return n + await sub(down, n - 1) if n else 0
+
+
+@workflow("recursive")
+async def recursive(s: Order) -> int:
+    return await sub(down, 3)
+
+
+async def test_a_helper_may_call_itself() -> None:
+    async with opened(recursive) as workflows:
+        await workflows.start(recursive, "r", Order([]))
+        assert await workflows.result("r") == 6
+        assert shop.names() == ["ship 3", "ship 2", "ship 1", "ship 0"]
