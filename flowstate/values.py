@@ -151,14 +151,22 @@ def _cached_decoder(kind: Any) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(kind)
 
 
-def encoded(field: str, value: Any) -> Raw:
+def encoded(field: str, value: Any, known: Raw | None = None) -> Raw:
     """Return a value as JSON that every store gives back as it is.
+
+    Args:
+        field: names the value in errors.
+        value: of a class of msgspec or attrs, a dataclass, or anything of Python that JSON has.
+        known: what this function or a store gave before; it is returned if it is the same JSON,
+            which then needs no further check.
 
     Raises:
         InvalidInputError: it cannot be stored as JSON; names the field.
     """
     try:
         text = _encode(value)
+        if known is not None and text == bytes(known) and b"null" not in text:
+            return known
         is_exact = b"null" not in text or type(value) is Raw or _is_finite(value)
     except Exception as error:
         what = str(error) if type(error) is TypeError else type(error).__name__

@@ -245,7 +245,7 @@ class Instance:
         """
         notes = _encode(self.notes)
         values = {
-            DATA: encoded(DATA, self.data),
+            DATA: encoded(DATA, self.data, ctx.current.values.get(DATA)),
             THREADS: Raw(_encode(self.threads)),
             NOTES: None if notes == NO_NOTES else Raw(notes),
         }
@@ -264,7 +264,7 @@ class Instance:
         assert outcome is not None  # noqa: S101 - it is over
         error = self.notes.failure or outcome.error
         values: dict[str, Raw | None] = {NOTES: None, THREADS: None}
-        values[DATA] = encoded(DATA, self.data)
+        values[DATA] = encoded(DATA, self.data, ctx.current.values.get(DATA))
         if error is None:
             values[RESULT], kind = outcome.gave, "done"
         else:  # An operator can try again from where it stood.

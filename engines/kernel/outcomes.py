@@ -1,5 +1,6 @@
 """How operations end, as JSON, and back: a run without a crash sees what a run after one would."""
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +26,9 @@ from flowstate.engines.kernel.operations import (
 from flowstate.engines.kernel.outside import Outside
 from flowstate.engines.kernel.threads import Ended
 
-__all__ = ["decoded", "message_name", "outcome_of", "source_of"]
+__all__ = ["decoded", "is_exact", "message_name", "outcome_of", "source_of"]
+
+EXACT = (int, bool, type(None))  # Classes of which it gives back every value.
 
 
 def outcome_of(operation: Operation, ended: Ended) -> Outcome:
@@ -77,6 +80,15 @@ def message_name(source: Any) -> str:
 def source_of(wait: Wait, name: str) -> Any:
     """Return the source of the messages of a name, or ``None`` if there is none."""
     return next((each for each in wait.sources if message_name(each) == name), None)
+
+
+def is_exact(value: Any, kind: Any) -> bool:
+    """Return whether JSON, decoded as a type, surely gives a value back as it is."""
+    if type(value) is not kind:
+        return False
+    if kind is str:
+        return value.isascii() and "\0" not in value
+    return kind in EXACT or (kind is float and math.isfinite(value))
 
 
 def decoded(kind: Any, raw: Raw) -> Any:

@@ -268,12 +268,14 @@ class Progress(Waiting):
         failed.__cause__ = error
         self.finish(name, Ended(error=stored(failed)))
 
-    def finish(self, name: str, ended: Ended) -> None:
+    def finish(self, name: str, ended: Ended | Gave) -> None:
         """Give the stop of a thread its outcome."""
         thread = self.instance.threads[name]
         self.instance.is_changed = True
         self.to_start.pop(name, None)
-        if not thread.frames:
+        if isinstance(ended, Gave):
+            self._go_on(name, thread, ended)
+        elif not thread.frames:
             self._end(name, thread, ended)
         elif ended.error is not None:
             self._go_on(name, thread, Failed(restored(ended.error)))

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import attrs
@@ -211,6 +212,8 @@ def is_async(call: Any) -> bool:
     """Return whether what is called gives a coroutine."""
     while isinstance(call, partial):
         call = call.func
+    if type(call) is FunctionType and call.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # As mostly, and soon told.
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
         getattr(call, "__call__", None)  # noqa: B004 - it is looked at, not called
     )

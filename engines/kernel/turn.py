@@ -33,7 +33,8 @@ from flowstate.engines.kernel.control import CONTROL, obey
 from flowstate.engines.kernel.ending import TELL, ended, parked, take_delivered
 from flowstate.engines.kernel.hints import Hints
 from flowstate.engines.kernel.instance import PARKED, Codes, Instance
-from flowstate.engines.kernel.operations import Operation, Run
+from flowstate.engines.kernel.operations import Gave, Operation, Run
+from flowstate.engines.kernel.outcomes import is_exact
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.steps import Step, Steps
 from flowstate.engines.kernel.threads import Ended
@@ -244,21 +245,25 @@ class Turn:
     async def _take_result(self, step: Step) -> None:
         """Give a thread what its step has come to."""
         thread = self._instance.threads.get(step.thread)
-        raw: Raw | None = None
+        ended: Ended | Gave | None = None
         failure: Exception = RuntimeError()
         try:
-            raw = encoded(f"result of step {step.run.name!r}", await self._steps.result(step))
+            value = await self._steps.result(step)
+            if thread and thread.frames and is_exact(value, step.run.options.gives):
+                ended = Gave(value)
+            else:
+                ended = Ended(encoded(f"result of step {step.run.name!r}", value))
         except Exception as error:  # noqa: BLE001 - the policy says what becomes of it
             failure = error
         if thread is None or thread.passed != step.passed:
             return  # It has gone on without it.
-        if raw is None:
+        if ended is None:
             self._take_progress(step)
             self._progress.step_failed(step.thread, failure)
         elif step.tx is not None:
-            await self._commit_in(step, raw)
+            await self._commit_in(step, ended)
         else:
-            self._progress.finish(step.thread, Ended(raw))
+            self._progress.finish(step.thread, ended)
 
     def _take_progress(self, step: Step) -> None:
         """Note what a step has reported, for the next commit."""
@@ -267,12 +272,12 @@ class Turn:
             thread.progress = step.current.take_progress()
             self._instance.is_changed = True
 
-    async def _commit_in(self, step: Step, raw: Raw) -> None:
+    async def _commit_in(self, step: Step, ended: Ended | Gave) -> None:
         """Commit the next place together with what a step has done in its transaction."""
         if self._instance.is_changed:
             await self._commit()
         before = self.ctx.current
-        self._progress.finish(step.thread, Ended(raw))
+        self._progress.finish(step.thread, ended)
         self._progress.run()
         self._instance.save(self.ctx)
         try:

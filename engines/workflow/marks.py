@@ -50,8 +50,8 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__flowstate_mark__"
 OPTIONS = StepOptions()
-OWN = ("name", "retry", "timeout", "heartbeat_timeout", "local", "transaction", "thread", "limit")
-OWN += ("strict", "abandon")
+STEP = ("retry", "timeout", "heartbeat_timeout", "local", "transaction")
+OWN = (*STEP, "name", "thread", "limit", "strict", "abandon")
 
 
 class MarkError(TypeError):

@@ -1,6 +1,5 @@
 """The stored form of what is alive at a stop, made and read."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,12 +9,12 @@ from msgspec import Raw, Struct
 
 from flowstate import InvalidInputError, encoded
 from flowstate.engines.kernel.code import Frame, MisfitError, Stop
+from flowstate.engines.kernel.outcomes import is_exact
 from flowstate.engines.workflow.compiler.raised import ERRORS, LiveErrors, read_errors
 from flowstate.engines.workflow.compiler.visit import Loop, Visit
 
 __all__ = ["Entry", "Held", "Kept", "decoder_of", "read_frame", "read_name", "saved_frame"]
 
-EXACT = (int, bool, type(None))  # Classes whose values JSON gives back as they are.
 _encode = msgspec.json.Encoder().encode
 
 Decoder = msgspec.json.Decoder[Any]
@@ -145,7 +144,7 @@ def saved_frame(code: str, entry: Entry, values: Mapping[str, Any], visit: Visit
 
 def _encoded(held: Held, value: Any) -> Raw:
     """Return a value as JSON; it is decoded once, so that it fails here and not after a crash."""
-    if type(value) is held.kind and _is_exact(value):
+    if is_exact(value, held.kind):
         return _raw(value)
     try:
         raw = _stored_error(value) if isinstance(value, BaseException) else encoded("it", value)
@@ -155,14 +154,6 @@ def _encoded(held: Held, value: Any) -> Raw:
         text = f"{held.name!r} is alive at a stop and cannot be stored: {reason}"
         raise TypeError(text) from error
     return raw
-
-
-def _is_exact(value: Any) -> bool:
-    """Return whether JSON surely gives a value back as it is."""
-    kind = type(value)
-    if kind is str:
-        return value.isascii() and "\0" not in value
-    return kind in EXACT or (kind is float and math.isfinite(value))
 
 
 def _stored_error(error: BaseException) -> Raw:

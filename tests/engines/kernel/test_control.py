@@ -18,9 +18,9 @@ from flowstate import (
 from flowstate.driver import StateQuery, States
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.code import CodeOptions, Update
+from flowstate.engines.kernel.current_step import current_step
 from flowstate.engines.kernel.errors import Cancelled, InstanceCancelledError
 from flowstate.engines.kernel.operations import Until
-from flowstate.engines.kernel.current_step import current_step
 from tests.engines.kernel.running import kernel_of, stands
 from tests.engines.kernel.tables import Table, join, line, run, wait
 

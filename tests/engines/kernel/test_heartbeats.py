@@ -96,7 +96,7 @@ async def test_a_step_that_gives_no_heartbeat_has_failed() -> None:
             await clock.sleep(25)
             step.heartbeat("half")
             await asyncio.Event().wait()
-        return step.progress
+        return str(step.progress)
 
     code = line("code", run("a", stuck, heartbeat_timeout=30.0, timeout=100.0))
 

@@ -1,6 +1,5 @@
 """Waits for the end of other instances, and for events."""
 
-import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -8,12 +7,10 @@ import msgspec
 import pytest
 
 from flowstate import (
-    Delayer,
     Engine,
     FakeClock,
     FlowRegistry,
     InvalidInputError,
-    StateNotFoundError,
     Status,
 )
 from flowstate.drivers.memory import MemoryDriver
@@ -233,7 +230,8 @@ async def test_each_event_is_given_once_to_a_wait_the_oldest_first() -> None:
             await kernel.publish(Paid("x", n), key=str(n))
             await clock.sleep(60)
 
-        assert (await kernel.engine.get_state("i")).get(Any, "data") == {"got": [0, 1, 2, 3, 4]}
+        data: Any = (await kernel.engine.get_state("i")).get(Any, "data")
+        assert data == {"got": [0, 1, 2, 3, 4]}
         with pytest.raises(InstanceFailedError):  # Nothing more comes.
             await kernel.result("i")
 

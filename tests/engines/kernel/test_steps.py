@@ -8,8 +8,8 @@ import pytest
 
 from flowstate import FakeClock, RetryPolicy, Status
 from flowstate.engines.kernel.code import CodeOptions
-from flowstate.engines.kernel.errors import InstanceFailedError, StepFailed
 from flowstate.engines.kernel.current_step import current_step
+from flowstate.engines.kernel.errors import InstanceFailedError, StepFailed
 from flowstate.engines.kernel.steps import effect_key
 from tests.engines.kernel.running import kernel_of, revisions
 from tests.engines.kernel.tables import Done, Table, line, run
