@@ -1,16 +1,16 @@
 """Low-level flow and state primitives: the layer under workflow engines.
 
-Drivers live in ``flowstate.drivers`` and are imported by name. The floors of the core, each of
+Drivers live in ``flowstate.drivers`` and are imported by name. For drivers and engines of your own
+``flowstate.ground.frozen`` and ``flowstate.ground.limits`` are public, too. The floors of the core, each of
 which imports only from those before it:
 
-- ground: errors, frozen, options, limits, clock, tasks, batching, counters;
+- ground, errors, clock;
 - values: values, data, state;
 - the contract of stores: writes, queries, driver, codec, recovery_rules, retrying, dead;
 - what is to be done: timers, effect_keys, executed, context, commands, registry;
-- against a store: turns, reading, log_tail, watch, planning, committing;
+- against a store: turns, log, planning, committing;
 - running flows: executions, runtime;
-- what an engine does: looking, starting, updating, pruning, changing, engine, claimed_delay,
-  delayer;
+- what an engine does: operations, engine, delayer;
 - on top: checking.
 
 ``mailboxes`` stands on three of them: what is in a mailbox is a value, to receive is part of
@@ -46,7 +46,6 @@ from flowstate.commands import (
     Unstack,
 )
 from flowstate.context import StateContext
-from flowstate.counters import EngineStats
 from flowstate.data import Data, DataRef
 from flowstate.delayer import Delayer
 from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState, Driver
@@ -82,13 +81,14 @@ from flowstate.errors import (
     ValueDecodeError,
     ValueNotFoundError,
 )
+from flowstate.ground.counters import EngineStats
+from flowstate.log.watch import Watch
 from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.receiving import Receive
 from flowstate.registry import FlowRegistry
 from flowstate.retrying import RetryPolicy
 from flowstate.state import State, Status, Timer, Transition
 from flowstate.values import encoded
-from flowstate.watch import Watch
 
 __all__ = [
     "CancelTimer",

@@ -13,9 +13,9 @@ from flowstate.errors import (
     ValueDecodeError,
     ValueNotFoundError,
 )
-from flowstate.frozen import EMPTY, freeze
-from flowstate.limits import MAX_PAGE, check_id
-from flowstate.options import check_count
+from flowstate.ground.frozen import EMPTY, freeze
+from flowstate.ground.limits import MAX_PAGE, check_id
+from flowstate.ground.options import check_count
 from flowstate.registry import FlowRegistry
 from flowstate.retrying import read_override
 from flowstate.state import State

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from flowstate.data import Data, DataRef
 from flowstate.driver import NewDelay, NewTimer
 from flowstate.errors import CodecError, InvalidCommandError
-from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.limits import MAX_COMMIT_BYTES, text_bytes
+from flowstate.ground.frozen import EMPTY, FrozenDict
+from flowstate.ground.limits import MAX_COMMIT_BYTES, text_bytes
 from flowstate.state import STACK_PREFIX, State, Transition
 
 __all__ = [

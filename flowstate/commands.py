@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DamagedDelay, DamagedRevision, DelayedState
-from flowstate.frozen import EMPTY, Value
+from flowstate.ground.frozen import EMPTY, Value
 from flowstate.state import State, Status
 
 __all__ = [

@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
-from flowstate.batching import Batcher
 from flowstate.codec import data_size, encode_body
 from flowstate.commands import (
     Command,
@@ -39,14 +38,15 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.executed import Executed
-from flowstate.limits import check_id, text_bytes
-from flowstate.log_tail import LogTail
+from flowstate.ground.batching import Batcher
+from flowstate.ground.limits import check_id, text_bytes
+from flowstate.log.log_tail import LogTail
+from flowstate.log.reading import Reader
 from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.receiving import Receive, forget_mailbox, mailboxes_of, receive
 from flowstate.planning.plan import PLANNED_AT_ONCE, Plan
 from flowstate.planning.puts import put_alone, settle_put
 from flowstate.planning.steps import STEPS, Step, stepped
-from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, checked, frozen
 from flowstate.turns import Backoff, Turns

@@ -11,8 +11,8 @@ from flowstate.data import Data
 from flowstate.effect_keys import effect_key, kept, origin_of
 from flowstate.errors import DriverError, InvalidInputError
 from flowstate.executed import Notice
-from flowstate.frozen import EMPTY, FrozenDict, exact
-from flowstate.limits import MAX_STEPS, check_id
+from flowstate.ground.frozen import EMPTY, FrozenDict, exact
+from flowstate.ground.limits import MAX_STEPS, check_id
 from flowstate.mailboxes.mailbox import SIGNAL
 from flowstate.retrying import ERROR, POLICY, PolicyChanges, failures_of, overridden
 from flowstate.state import State, Transition, frozen

@@ -6,8 +6,8 @@ from msgspec import json
 from msgspec.structs import force_setattr
 
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, Value, freeze
-from flowstate.limits import MAX_BLOB_BYTES, check_annotations
+from flowstate.ground.frozen import EMPTY, FrozenDict, Value, freeze
+from flowstate.ground.limits import MAX_BLOB_BYTES, check_annotations
 
 __all__ = ["Data", "DataRef", "checked_data", "checksum_of", "newly_referred"]
 

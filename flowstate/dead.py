@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.recovery_rules import PREFIX, attempt, without_attempt
 from flowstate.retrying import failures_of, without_failures
 from flowstate.state import State, Status

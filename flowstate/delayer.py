@@ -12,7 +12,6 @@ from zlib import crc32
 import attrs
 from msgspec.structs import replace
 
-from flowstate.claimed_delay import ClaimedDelay, log_delay
 from flowstate.clock import longest_sleep
 from flowstate.commands import Execute
 from flowstate.driver import Claim, DelayedState, Drop, DuePage, DueQuery, Seen
@@ -23,8 +22,9 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.executions.tenure import Tenure
-from flowstate.options import count, has, optional, seconds
-from flowstate.tasks import cancel_and_wait, first, shielded, spawn
+from flowstate.ground.options import count, has, optional, seconds
+from flowstate.ground.tasks import cancel_and_wait, first, shielded, spawn
+from flowstate.operations.claimed_delay import ClaimedDelay, log_delay
 from flowstate.timers import timer_to_fire
 
 __all__ = ["Delayer", "OTHERS_EVERY", "has_delayer", "is_new"]

@@ -15,19 +15,19 @@ from typing import Any, Self, TypeVar, overload
 
 import attrs
 
-from flowstate.changing import Changing
 from flowstate.clock import Clock, SystemClock
 from flowstate.commands import Command, Commit
 from flowstate.committing import OTHER_LOOP
 from flowstate.context import StateContext
-from flowstate.counters import EngineStats
 from flowstate.driver import Claim, DelayedState, Driver, Drop, Transaction
 from flowstate.errors import EngineStoppedError, InvalidInputError
 from flowstate.executions.flow_loop import Limits
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.executions.pool import Slot
-from flowstate.limits import check_id, check_rev
-from flowstate.options import count, has, optional, seconds
+from flowstate.ground.counters import EngineStats
+from flowstate.ground.limits import check_id, check_rev
+from flowstate.ground.options import count, has, optional, seconds
+from flowstate.operations.changing import Changing
 from flowstate.recovery_rules import LONGEST, SHORTEST
 from flowstate.registry import FlowRegistry
 from flowstate.runtime import Runtime

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from flowstate.errors import DamagedRevisionError
-from flowstate.frozen import FrozenDict, Value
+from flowstate.ground.frozen import FrozenDict, Value
 from flowstate.state import State, Status
 
 __all__ = [

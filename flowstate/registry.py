@@ -9,8 +9,8 @@ from msgspec import Struct
 from flowstate.commands import Command
 from flowstate.context import StateContext
 from flowstate.errors import InvalidInputError, UnknownFlowError
-from flowstate.limits import check_id
-from flowstate.options import check_flag, check_seconds
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import check_flag, check_seconds
 from flowstate.retrying import SHORTEST_TIMEOUT, Policy, RetryPolicy
 
 __all__ = ["FlowOptions", "FlowRegistry", "RegisteredFlow"]

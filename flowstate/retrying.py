@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import Value, exact
-from flowstate.limits import MAX_NOTE_BYTES, check_id
-from flowstate.options import check_count, check_seconds, count, flag, seconds
+from flowstate.ground.frozen import Value, exact
+from flowstate.ground.limits import MAX_NOTE_BYTES, check_id
+from flowstate.ground.options import check_count, check_seconds, count, flag, seconds
 from flowstate.recovery_rules import MOST_ATTEMPTS, read_count
 
 __all__ = [

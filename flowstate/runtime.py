@@ -36,23 +36,23 @@ from flowstate.commands import (
 )
 from flowstate.committing import Committer
 from flowstate.context import StateContext, take_steps
-from flowstate.counters import Counters
 from flowstate.driver import Driver, Transaction
 from flowstate.errors import EngineStoppedError, InvalidCommandError, InvalidInputError
 from flowstate.executed import executed_in
 from flowstate.executions.failures import Failures
 from flowstate.executions.flow_loop import FlowLoop, Limits
 from flowstate.executions.heartbeats import Heartbeats
-from flowstate.log_tail import tail_of
+from flowstate.ground.counters import Counters
+from flowstate.ground.tasks import shielded, spawn
+from flowstate.log.log_tail import tail_of
+from flowstate.log.reading import Reader
+from flowstate.log.watch import Watch
 from flowstate.mailboxes.receiving import Receive
 from flowstate.mailboxes.seen_keys import SeenKeys
 from flowstate.planning.steps import STEPS, Step, stepped
-from flowstate.reading import Reader
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status, frozen
-from flowstate.tasks import shielded, spawn
 from flowstate.turns import Backoff, turns_of
-from flowstate.watch import Watch
 
 __all__ = ["Filters", "LogFilters", "Runtime"]
 

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from flowstate.data import DataRef
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, Value, exact, freeze
-from flowstate.limits import (
+from flowstate.ground.frozen import EMPTY, FrozenDict, Value, exact, freeze
+from flowstate.ground.limits import (
     MAX_ALIASES,
     MAX_ANNOTATIONS_BYTES,
     MAX_ID_BYTES,

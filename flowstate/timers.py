@@ -8,8 +8,8 @@ latest one.
 from collections.abc import Mapping
 from datetime import datetime
 
-from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.limits import to_utc
+from flowstate.ground.frozen import EMPTY, FrozenDict
+from flowstate.ground.limits import to_utc
 from flowstate.mailboxes.mailbox import RECEIVE
 from flowstate.state import State, Status, Timer
 

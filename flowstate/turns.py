@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import attrs
 
 from flowstate.errors import InvalidCommandError, RevisionMismatchError, StoreUnavailableError
+from flowstate.ground.tasks import note_outcome
 from flowstate.state import State
-from flowstate.tasks import note_outcome
 
 __all__ = ["Backoff", "Line", "Place", "Turns", "forget_turns", "turns_of"]
 

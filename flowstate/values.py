@@ -10,8 +10,8 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from flowstate.errors import InvalidInputError, ValueDecodeError, ValueNotFoundError
-from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
-from flowstate.limits import MAX_VALUES_BYTES, check_id
+from flowstate.ground.frozen import EMPTY, FrozenDict, exact, freeze
+from flowstate.ground.limits import MAX_VALUES_BYTES, check_id
 
 __all__ = [
     "UPGRADE",

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from flowstate.data import Data
 from flowstate.errors import FlowstateError
-from flowstate.frozen import FrozenDict, Value
+from flowstate.ground.frozen import FrozenDict, Value
 from flowstate.state import State
 
 __all__ = ["Claim", "Drop", "Heartbeat", "NewDelay", "NewTimer", "Verdict", "Writes"]

@@ -22,10 +22,12 @@ from flowstate.errors import (
     LeaseLostError,
     RevisionMismatchError,
 )
-from flowstate.frozen import EMPTY
-from flowstate.limits import check_id
-from flowstate.options import check_count, flag, has, optional, seconds
-from flowstate.reading import check_status, label_terms
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import check_count, flag, has, optional, seconds
+from flowstate.ground.tasks import cancel_and_wait, first, note_outcome, spawn
+from flowstate.log.reading import check_status, label_terms
+from flowstate.log.watch import Watch
 from flowstate.recovery.handling import Handler, Handling, MakeTransaction
 from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
 from flowstate.recovery.place import (
@@ -40,8 +42,6 @@ from flowstate.recovery.place import (
 from flowstate.recovery_rules import LONGEST, MOST_ATTEMPTS
 from flowstate.retrying import RetryPolicy
 from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait, first, note_outcome, spawn
-from flowstate.watch import Watch
 
 __all__ = ["Consumer"]
 

@@ -23,7 +23,7 @@ from flowstate.dead import (
 )
 from flowstate.engine import Engine
 from flowstate.errors import InvalidCommandError, RevisionMismatchError
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery_rules import read_count
 from flowstate.state import Cause, State, Status, Transition
 

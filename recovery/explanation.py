@@ -12,7 +12,7 @@ from flowstate.engine import Engine
 from flowstate.errors import CodecError, StateNotFoundError, UnknownFlowError
 from flowstate.executed import executed_in
 from flowstate.executions.execution import read_note
-from flowstate.limits import check_id
+from flowstate.ground.limits import check_id
 from flowstate.mailboxes.mailbox import Mailbox, Waiting, mailbox_id, waiting_of
 from flowstate.recovery.dead import is_dead, read_dead
 from flowstate.recovery.lease import HOLDER, lease_id

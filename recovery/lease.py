@@ -31,13 +31,13 @@ from flowstate.errors import (
     RevisionMismatchError,
 )
 from flowstate.executions.tenure import RENEW_AT, Held
-from flowstate.limits import check_id
-from flowstate.log_tail import change_of_head
-from flowstate.options import has, optional, seconds
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import has, optional, seconds
+from flowstate.ground.tasks import cancel_and_wait, first, spawn
+from flowstate.log.log_tail import change_of_head
 from flowstate.recovery.looks import Looks
 from flowstate.recovery_rules import LONGEST
 from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait, first, spawn
 
 __all__ = ["HOLDER", "Lease", "SHORTEST_SECONDS", "lease_id"]
 

@@ -13,8 +13,8 @@ from flowstate.context import StateContext
 from flowstate.driver import Driver, StateQuery, Transaction
 from flowstate.engine import Engine
 from flowstate.errors import StateNotFoundError
-from flowstate.limits import MAX_PAGE
-from flowstate.log_tail import revisions
+from flowstate.ground.limits import MAX_PAGE
+from flowstate.log.log_tail import revisions
 from flowstate.recovery.lease import Lease
 from flowstate.state import State
 

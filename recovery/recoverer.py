@@ -29,9 +29,10 @@ from flowstate.errors import (
 )
 from flowstate.executions.execution import Note, read_note
 from flowstate.executions.pool import Slot
-from flowstate.limits import check_id
-from flowstate.log_tail import change_of_head
-from flowstate.options import check_seconds, count, has, optional, seconds
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import check_seconds, count, has, optional, seconds
+from flowstate.ground.tasks import cancel_and_wait, first, shielded, spawn
+from flowstate.log.log_tail import change_of_head
 from flowstate.recovery.dead import end_by_force
 from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
 from flowstate.recovery.policy import (
@@ -43,7 +44,6 @@ from flowstate.recovery.policy import (
 from flowstate.recovery.scanning import ScanSchedule
 from flowstate.recovery.throttle import AttemptLimiter, EngineFullError, Outcome
 from flowstate.state import State
-from flowstate.tasks import cancel_and_wait, first, shielded, spawn
 
 __all__ = ["Recoverer", "Stats", "lease_name"]
 

@@ -14,13 +14,13 @@ from flowstate.commands import Labels
 from flowstate.driver import DueQuery
 from flowstate.engine import Engine
 from flowstate.errors import EngineStoppedError, InvalidInputError
-from flowstate.frozen import EMPTY
-from flowstate.limits import MAX_STATES_PER_COMMIT, check_id
-from flowstate.options import count, has, optional, seconds
-from flowstate.reading import label_terms
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import MAX_STATES_PER_COMMIT, check_id
+from flowstate.ground.options import count, has, optional, seconds
+from flowstate.ground.tasks import cancel_and_wait, first, spawn
+from flowstate.log.reading import label_terms
 from flowstate.recovery.lease import SHORTEST_SECONDS, Lease, lease_id
 from flowstate.recovery_rules import LONGEST
-from flowstate.tasks import cancel_and_wait, first, spawn
 
 __all__ = ["Retention", "RetentionStats"]
 

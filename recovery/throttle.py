@@ -11,7 +11,7 @@ import attrs
 from flowstate.clock import Clock
 from flowstate.engine import Engine
 from flowstate.executions.pool import Slot
-from flowstate.tasks import first
+from flowstate.ground.tasks import first
 
 __all__ = ["AttemptLimiter", "EngineFullError", "Outcome"]
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from flowstate.commands import Commit, Delay, Transit
 from flowstate.driver import Claim, DelayedState, Drop, NewDelay, Verdict, Writes
 from flowstate.errors import ClaimLostError, RevisionMismatchError
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import State, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import committed, delays_of, encoded

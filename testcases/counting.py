@@ -5,7 +5,7 @@ from itertools import product
 from msgspec.structs import replace
 
 from flowstate.driver import StateQuery, Writes
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Status, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import encoded, stored

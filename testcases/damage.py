@@ -8,12 +8,12 @@ from flowstate.context import StateContext
 from flowstate.delayer import Delayer
 from flowstate.driver import DueQuery, Heartbeat, StateQuery, States
 from flowstate.errors import DamagedRevisionError
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
+from flowstate.log.watch import Watch
 from flowstate.recovery import Recoverer
 from flowstate.state import Status
 from flowstate.testcases.harness import Case, Damage, Harness, case, check
 from flowstate.testcases.support import committed, raised, visiting
-from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 

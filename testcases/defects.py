@@ -18,6 +18,7 @@ from flowstate.delayer import Delayer
 from flowstate.driver import StateQuery, States
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError, StoreUnavailableError
+from flowstate.log.watch import Watch
 from flowstate.testcases.harness import Harness, case, check
 from flowstate.testcases.support import (
     DriverWrapper,
@@ -28,7 +29,6 @@ from flowstate.testcases.support import (
     raised,
     snapshot,
 )
-from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 

@@ -12,7 +12,7 @@ from flowstate.dead import DEAD, marks_of
 from flowstate.driver import Heartbeat, NewDelay, NewTimer, Writes
 from flowstate.engine import Engine
 from flowstate.executions.execution import Note
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.mailboxes.mailbox import RECEIVE, Mailbox, Message, Waiting, mailbox_id
 from flowstate.recovery import Explanation, explain
 from flowstate.recovery_rules import AGAIN, DISABLED, RETRY_AFTER

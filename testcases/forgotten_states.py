@@ -17,7 +17,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.errors import RevisionMismatchError
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Status, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import encoded, stored

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from flowstate.driver import DuePage, DueQuery, Heartbeat, NewDelay, Writes
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery_rules import DISABLED
 from flowstate.state import State, Status, Transition
 from flowstate.testcases.harness import Case, Harness, case, check

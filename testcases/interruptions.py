@@ -15,6 +15,7 @@ from flowstate.errors import (
     InvalidInputError,
     StoreUnavailableError,
 )
+from flowstate.log.watch import Watch
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import (
     DriverWrapper,
@@ -25,7 +26,6 @@ from flowstate.testcases.support import (
     second_half,
     take,
 )
-from flowstate.watch import Watch
 
 __all__ = ["CASES"]
 

@@ -21,7 +21,7 @@ from flowstate.driver import (
 )
 from flowstate.engine import Engine
 from flowstate.errors import ClaimLostError
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery import Recoverer, set_retry_after
 from flowstate.recovery_rules import DISABLED, RETRY_AFTER
 from flowstate.state import State, Status, Transition

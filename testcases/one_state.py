@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from flowstate.driver import StateQuery, States, Writes
 from flowstate.errors import CompactedError
-from flowstate.frozen import FrozenDict
-from flowstate.reading import matches
+from flowstate.ground.frozen import FrozenDict
+from flowstate.log.reading import matches
 from flowstate.state import State, Status, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import encoded, raised, stored

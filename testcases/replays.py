@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from flowstate.data import Data, DataRef, checksum_of
 from flowstate.driver import DueQuery, NewDelay, StateQuery, Verdict, Writes
 from flowstate.errors import DataNotFoundError, RevisionMismatchError
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Transition
 from flowstate.testcases.harness import Harness, case, check
 from flowstate.testcases.support import encoded

@@ -7,7 +7,7 @@ from typing import Any
 from flowstate.commands import Command, Commit, Delay, End, Pause, Resume, Transit
 from flowstate.context import StateContext
 from flowstate.driver import DuePage, DueQuery, Heartbeat, Liveness
-from flowstate.limits import MAX_NOTE_BYTES
+from flowstate.ground.limits import MAX_NOTE_BYTES
 from flowstate.recovery_rules import ATTEMPT, DISABLED, RETRY_AFTER, WAIT
 from flowstate.state import State
 from flowstate.testcases.harness import Case, Harness, case, check

@@ -17,7 +17,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.errors import ClaimLostError, RevisionMismatchError
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import State, Status, Transition
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import encoded, stored, timer

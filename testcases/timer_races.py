@@ -25,7 +25,7 @@ from flowstate.errors import (
     InvalidInputError,
     RevisionMismatchError,
 )
-from flowstate.limits import MAX_TIMERS
+from flowstate.ground.limits import MAX_TIMERS
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import (

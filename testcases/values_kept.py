@@ -33,7 +33,7 @@ from flowstate.errors import (
     ValueDecodeError,
     ValueNotFoundError,
 )
-from flowstate.limits import MAX_VALUES_BYTES
+from flowstate.ground.limits import MAX_VALUES_BYTES
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import committed, know, raised, snapshot

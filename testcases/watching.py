@@ -6,7 +6,7 @@ from typing import Any
 
 from flowstate.commands import Commit, Transit
 from flowstate.driver import Writes
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.state import State, Status
 from flowstate.testcases.harness import Case, Harness, case, check
 from flowstate.testcases.support import (

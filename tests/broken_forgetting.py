@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from flowstate.clock import Clock
 from flowstate.driver import DelayedState, DuePage, DueQuery, StateQuery, States, Verdict, Writes
 from flowstate.errors import RevisionMismatchError
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import State, Status
 from tests.broken_base import Base
 

@@ -11,7 +11,7 @@ from flowstate import Data, Transition
 from flowstate.codec import DelayBody, encode_body, encode_context, encode_delay, encode_state
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import NewDelay, Writes
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.state import State, Status
 
 __all__ = ["BODIES", "DATA", "WRITES", "hostile", "mutated"]

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from flowstate import log_tail, watch
-from flowstate.claimed_delay import ClaimedDelay
 from flowstate.clock import Clock
 from flowstate.commands import Commit, Noop, Transit
 from flowstate.committing import Committer
@@ -24,11 +22,15 @@ from flowstate.errors import CommitUnknownError, RevisionMismatchError
 from flowstate.executions.execution import Execution
 from flowstate.executions.flow_loop import FlowLoop
 from flowstate.executions.heartbeats import Heartbeats
-from flowstate.limits import MAX_REV
-from flowstate.log_tail import LogTail
-from flowstate.looking import Looking
+from flowstate.ground.limits import MAX_REV
+from flowstate.log import log_tail, watch
+from flowstate.log.log_tail import LogTail
+from flowstate.log.watch import Watch
 from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.signalling import _Sending
+from flowstate.operations.claimed_delay import ClaimedDelay
+from flowstate.operations.looking import Looking
+from flowstate.operations.updating import Change, update
 from flowstate.planning.plan import Plan
 from flowstate.recovery import Lease
 from flowstate.recovery.policy import attempt_annotations
@@ -36,8 +38,6 @@ from flowstate.retrying import FAILURES
 from flowstate.runtime import Runtime
 from flowstate.state import State, Status
 from flowstate.testing.simulation.driver import SimulatedDriver
-from flowstate.updating import Change, update
-from flowstate.watch import Watch
 
 __all__ = ["BUGS", "Plant", "tokens_are_ignored"]
 
@@ -269,7 +269,7 @@ def unknown_updates_are_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
             except CommitUnknownError:
                 continue
 
-    monkeypatch.setattr("flowstate.changing.update", updating)
+    monkeypatch.setattr("flowstate.operations.changing.update", updating)
 
 
 def crashes_make_failures_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

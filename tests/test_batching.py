@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from flowstate import CommitUnknownError, DriverError, StoreUnavailableError
-from flowstate.batching import Batcher
+from flowstate.ground.batching import Batcher
 
 LIMIT = 3
 

@@ -36,7 +36,7 @@ from flowstate.codec import (
     encode_state,
 )
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 
 AT = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 FULL = State(

@@ -36,8 +36,8 @@ from flowstate import (
 )
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.effect_keys import effect_key, kept, origin_of
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_STEPS
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_STEPS
 from flowstate.recovery import idempotency_key
 from flowstate.recovery_rules import ORIGIN
 from flowstate.testcases.effect_keys import NEXT, SAME, Way

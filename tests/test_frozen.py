@@ -21,7 +21,7 @@ from flowstate import (
     Transit,
 )
 from flowstate.driver import Heartbeat, Writes
-from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
+from flowstate.ground.frozen import EMPTY, FrozenDict, exact, freeze
 
 PRIVATE = "private text"
 CTX = StateContext(State("a", labels={"key": PRIVATE}, annotations={"key": PRIVATE}))

@@ -33,7 +33,7 @@ from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.executions.execution import read_note
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.recovery import attempt, max_attempts
 from flowstate.recovery_rules import retry_after, stalls_after
 from tests.fuzz import AT, BODIES, CHECKSUM, WRITES, hostile, mutated

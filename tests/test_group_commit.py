@@ -22,10 +22,10 @@ from flowstate import (
     StateContext,
     StoreUnavailableError,
 )
-from flowstate.batching import WORTH_A_BATCH
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
+from flowstate.ground.batching import WORTH_A_BATCH
 
 
 class SlowDriver(MemoryDriver):

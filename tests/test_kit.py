@@ -27,7 +27,7 @@ from flowstate.drivers.kit.base import News
 from flowstate.drivers.kit.event_count import EventCount
 from flowstate.drivers.kit.resolving import Backoff, Failed, Resolver, is_same, resolved, retried
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.testcases.support import encoded
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from flowstate import Data, FakeClock, State, Status, Transition
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import Drop, DueQuery, Heartbeat, StateQuery, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.testcases.support import timer
 
 HOUR = timedelta(hours=1)

@@ -14,7 +14,7 @@ from flowstate import (
     StateContext,
 )
 from flowstate.executions.execution import Note, read_note
-from flowstate.limits import MAX_NOTE_BYTES
+from flowstate.ground.limits import MAX_NOTE_BYTES
 from tests.heartbeats import Recorder, committed
 
 

@@ -32,7 +32,7 @@ from flowstate import (
 )
 from flowstate.driver import Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.limits import MAX_STEPS
+from flowstate.ground.limits import MAX_STEPS
 
 MIB = 1024 * 1024
 SOON = timedelta(days=1)

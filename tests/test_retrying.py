@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowstate import InvalidInputError, RetryPolicy, State, StateContext
 from flowstate.executions.tenure import Note
-from flowstate.limits import MAX_NOTE_BYTES, check_annotations
+from flowstate.ground.limits import MAX_NOTE_BYTES, check_annotations
 from flowstate.retrying import (
     ERROR,
     FAILED,

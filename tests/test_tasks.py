@@ -6,7 +6,13 @@ import sys
 
 import pytest
 
-from flowstate.tasks import cancel_and_wait, preserve_cancellation, shielded, spawn, supervised
+from flowstate.ground.tasks import (
+    cancel_and_wait,
+    preserve_cancellation,
+    shielded,
+    spawn,
+    supervised,
+)
 
 
 async def test_what_swallows_its_cancellation_is_left_behind_in_time() -> None:

@@ -27,8 +27,8 @@ from flowstate import (
 )
 from flowstate.codec import decode_state, encode_body
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_VALUES_BYTES
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_VALUES_BYTES
 from flowstate.testcases.support import end
 from flowstate.values import get_value, is_json, with_value, without_value
 

@@ -25,7 +25,7 @@ from flowstate import (
 )
 from flowstate.driver import StateQuery, States
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.log_tail import tail_of
+from flowstate.log.log_tail import tail_of
 from tests.scripted import Scripted, pause, settled, turns_until
 
 WAITERS = 10_000

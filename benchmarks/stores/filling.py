@@ -16,7 +16,7 @@ from benchmarks.flows import FINISH
 from flowstate import Driver, State, Status, Transition
 from flowstate.codec import DelayBody, encode_body, encode_delay
 from flowstate.driver import NewDelay, Writes
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery_rules import RETRY_AFTER, stalls_after
 
 __all__ = [

@@ -9,8 +9,8 @@ from benchmarks.stores.filling import FIRST_DUE, PAUSE
 from flowstate import State, Status
 from flowstate.codec import DelayBody, encode_body, encode_delay
 from flowstate.driver import NewTimer, Writes
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_TIMERS
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_TIMERS
 from flowstate.state import Timer
 from flowstate.timers import timer_id
 

@@ -14,7 +14,7 @@ from benchmarks.stores.engines import Content, Engines, engines_of
 from benchmarks.suites.measured import Measured
 from benchmarks.workload import Place, Sample, Side, Workload
 from flowstate import Commit, Engine, State, StateContext, Transit
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["commit_together", "workloads"]
 

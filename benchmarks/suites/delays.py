@@ -15,7 +15,7 @@ from benchmarks.workload import Sample, Workload
 from flowstate import Delayer, Engine, State, Transition
 from flowstate.codec import encode_body
 from flowstate.driver import NewDelay, Writes
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["PAST", "delayed", "fire", "workloads"]
 

@@ -16,7 +16,7 @@ from benchmarks.workload import Sample, Side, Workload
 from flowstate import Commit, Delay, Engine, SetTimer, State, StateContext, Transit, Transition
 from flowstate.codec import encode_body
 from flowstate.driver import NewTimer, Writes
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.state import Timer
 from flowstate.timers import timer_id
 

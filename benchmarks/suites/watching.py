@@ -12,7 +12,7 @@ from benchmarks.stores.engines import Content, Engines, engines_of
 from benchmarks.suites.measured import Measured
 from benchmarks.workload import Place, Sample, Workload
 from flowstate import Commit, Engine, State, StateContext, Transit, Watch
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["deliver", "workloads"]
 

@@ -15,8 +15,8 @@ from flowstate.clock import Clock, SystemClock
 from flowstate.driver import Driver, Seen, Verdict, Writes
 from flowstate.drivers.kit.event_count import EventCount
 from flowstate.errors import DriverClosedError, DriverError, InvalidInputError
-from flowstate.options import has
-from flowstate.tasks import shielded
+from flowstate.ground.options import has
+from flowstate.ground.tasks import shielded
 
 __all__ = ["BaseDriver", "News", "Session", "clock_or_system", "is_clock"]
 

@@ -27,8 +27,8 @@ from flowstate.driver import (
 )
 from flowstate.drivers.kit.times import FIRST, LAST, from_micros
 from flowstate.errors import CodecError, CompactedError, DamagedRevisionError
-from flowstate.frozen import EMPTY, freeze
-from flowstate.limits import MAX_PAGE_BYTES
+from flowstate.ground.frozen import EMPTY, freeze
+from flowstate.ground.limits import MAX_PAGE_BYTES
 from flowstate.state import State
 
 __all__ = [

@@ -10,7 +10,7 @@ from flowstate.driver import DuePage, DueQuery, StateQuery, States
 from flowstate.drivers.kit.records import Row, due_page, page_of, state_of
 from flowstate.drivers.kit.times import LAST, from_micros, to_micros
 from flowstate.errors import CodecError
-from flowstate.reading import matches
+from flowstate.log.reading import matches
 
 __all__ = ["MAX_OTHERS", "in_lists", "scanned_due_page", "scanned_page"]
 

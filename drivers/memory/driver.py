@@ -39,7 +39,7 @@ from flowstate.errors import (
     FlowstateError,
     RevisionMismatchError,
 )
-from flowstate.options import has, optional
+from flowstate.ground.options import has, optional
 from flowstate.state import State
 
 __all__ = ["MemoryDriver"]

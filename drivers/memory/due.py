@@ -20,7 +20,7 @@ from flowstate.driver import (
     NewDelay,
     NewTimer,
 )
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.recovery_rules import stalls_after
 from flowstate.state import State, Status
 

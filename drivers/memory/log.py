@@ -8,7 +8,7 @@ from operator import attrgetter
 from flowstate.driver import StateQuery, States
 from flowstate.drivers.kit.records import check_gaps
 from flowstate.drivers.memory.index import Index
-from flowstate.reading import matches
+from flowstate.log.reading import matches
 from flowstate.state import State
 
 __all__ = ["LONG_AGO", "Log", "read_page"]

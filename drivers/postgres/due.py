@@ -5,7 +5,7 @@ from typing import Any
 from flowstate.driver import DueQuery
 from flowstate.drivers.kit.times import FIRST, LAST, to_micros
 from flowstate.drivers.postgres.pages import Parameters
-from flowstate.limits import MAX_PAGE_BYTES
+from flowstate.ground.limits import MAX_PAGE_BYTES
 
 __all__ = ["Due"]
 

@@ -13,7 +13,7 @@ from flowstate.drivers.postgres.errors import fail
 from flowstate.drivers.postgres.links import Link
 from flowstate.drivers.postgres.sources import Source
 from flowstate.errors import DriverClosedError, DriverError, StoreBusyError, StoreUnavailableError
-from flowstate.tasks import preserve_cancellation
+from flowstate.ground.tasks import preserve_cancellation
 
 __all__ = ["Lane", "persisted"]
 

@@ -18,7 +18,7 @@ from flowstate.drivers.postgres.lanes import Lane
 from flowstate.drivers.postgres.links import Link
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import DriverError
-from flowstate.tasks import cancel_and_wait, spawn, supervised
+from flowstate.ground.tasks import cancel_and_wait, spawn, supervised
 
 __all__ = ["Listener", "channel_of"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flowstate.driver import StateQuery
 from flowstate.drivers.kit.times import to_micros
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Page", "Parameters", "SCAN_LIMIT"]
 

@@ -22,8 +22,8 @@ from flowstate.drivers.postgres.listener import Listener
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.drivers.postgres.sources import Pool, PoolSource, Source, UrlSource, check_store
 from flowstate.errors import StoreUnavailableError
-from flowstate.options import count, flag, optional, seconds
-from flowstate.tasks import cancel_and_wait, preserve_cancellation, spawn
+from flowstate.ground.options import count, flag, optional, seconds
+from flowstate.ground.tasks import cancel_and_wait, preserve_cancellation, spawn
 
 __all__ = ["Options", "PostgresSession"]
 

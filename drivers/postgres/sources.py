@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from flowstate.drivers.postgres.links import Link
 from flowstate.errors import InvalidInputError, StoreUnavailableError
-from flowstate.tasks import cancel_and_wait, note_outcome, spawn
+from flowstate.ground.tasks import cancel_and_wait, note_outcome, spawn
 
 __all__ = ["Pool", "PoolSource", "Source", "UrlSource", "check_store"]
 

@@ -16,7 +16,7 @@ from flowstate.drivers.postgres.commits import LOCK_WAIT, Commits, independent
 from flowstate.drivers.postgres.links import cursor_of, cut
 from flowstate.drivers.postgres.queries import Queries
 from flowstate.errors import CommitUnknownError, DriverError, InvalidInputError
-from flowstate.tasks import shielded
+from flowstate.ground.tasks import shielded
 
 __all__ = ["PostgresTransaction", "joined"]
 

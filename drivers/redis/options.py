@@ -14,7 +14,7 @@ from flowstate.clock import Clock
 from flowstate.driver import Durability
 from flowstate.drivers.kit.base import clock_or_system, is_clock
 from flowstate.errors import InvalidInputError
-from flowstate.options import choice, optional, seconds
+from flowstate.ground.options import choice, optional, seconds
 
 __all__ = ["Client", "DURABILITIES", "Options"]
 

@@ -15,7 +15,7 @@ from flowstate.drivers.redis.options import Client, Options
 from flowstate.drivers.redis.scripts import Scripts
 from flowstate.drivers.redis.settings import durability_of, read_settings, with_url
 from flowstate.errors import DriverClosedError, StoreCorruptError, StoreVersionError
-from flowstate.tasks import preserve_cancellation
+from flowstate.ground.tasks import preserve_cancellation
 
 __all__ = ["OpenStore"]
 

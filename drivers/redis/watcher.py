@@ -12,8 +12,8 @@ from flowstate.drivers.kit.resolving import Backoff, Failed
 from flowstate.drivers.redis.settings import wait_limit
 from flowstate.drivers.redis.store import OpenStore
 from flowstate.errors import DriverError, StoreCorruptError
+from flowstate.ground.tasks import cancel_and_wait, spawn
 from flowstate.state import Status
-from flowstate.tasks import cancel_and_wait, spawn
 
 __all__ = ["Watcher"]
 

@@ -24,7 +24,7 @@ from flowstate.drivers.sqlite import compaction, due, liveness, reader, writer
 from flowstate.drivers.sqlite.file import File
 from flowstate.drivers.sqlite.session import FileSession
 from flowstate.errors import InvalidInputError
-from flowstate.options import choice, count, seconds
+from flowstate.ground.options import choice, count, seconds
 from flowstate.state import State
 
 __all__ = ["SQLiteDriver"]

@@ -17,7 +17,7 @@ from flowstate.drivers.sqlite import labels
 from flowstate.drivers.sqlite.history import History
 from flowstate.drivers.sqlite.labels import Walk, conditions, merged
 from flowstate.drivers.sqlite.rows import IS_THERE, REVISION, Row, snapshot
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import State, Status
 
 __all__ = ["count", "get_data", "get_outlook", "get_state", "get_states"]

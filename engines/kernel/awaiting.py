@@ -132,7 +132,7 @@ class Awaiting:
 
 
 def _given(source: Outside, raw: Raw) -> Ended:
-    return Ended(Raw(msgspec.json.encode((source.name, raw))))
+    return Ended(Raw(msgspec.json.encode((source.kind, raw))))
 
 
 def _raised(error: BaseException) -> Ended:

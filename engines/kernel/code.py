@@ -8,7 +8,7 @@ import attrs
 from msgspec import Raw, Struct
 
 from flowstate import InvalidInputError, RetryPolicy
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 if TYPE_CHECKING:
     from flowstate.engines.kernel.operations import Operation, Outcome

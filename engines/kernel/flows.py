@@ -11,17 +11,19 @@ from flowstate import (
     Engine,
     FlowRegistry,
     InvalidCommandError,
+    InvalidInputError,
     Noop,
     RetryPolicy,
     RevisionMismatchError,
     StateContext,
     StateNotFoundError,
+    Transit,
 )
 from flowstate.engines.kernel.control import CONTROL, ChildEnded
 from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.errors import StoredError
 from flowstate.engines.kernel.events import EVENT, run_event
-from flowstate.engines.kernel.instance import ERROR, ORIGIN, Codes
+from flowstate.engines.kernel.instance import ERROR, ORIGIN, WORKFLOW, Codes
 from flowstate.engines.kernel.outside import end_topic
 from flowstate.engines.kernel.starting import Origin, flow_of
 from flowstate.engines.kernel.telling import latest, mark_of, tell, without_mark
@@ -29,6 +31,7 @@ from flowstate.engines.kernel.turn import Turn
 
 __all__ = ["register"]
 
+RACES = 64  # With those that begin to wait.
 PATIENT = RetryPolicy(attempts=1_000_000, first=0.1, longest=60.0)
 
 
@@ -49,10 +52,13 @@ async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:
     """Tell those that wait for an instance that it has ended, and then end it."""
     if ORIGIN in ctx.current.values:
         await _tell_parent(ctx, engine, ctx.get(Origin, ORIGIN))
-    found = mark_of(ctx.current.id)
-    while True:
+    found, home = mark_of(ctx.current.id), flow_of(ctx.current.labels[WORKFLOW])
+    with contextlib.suppress(InvalidInputError):  # It is known here.
+        engine.flows.declare(home)
+    for _ in range(RACES):
         try:
-            await engine.do(Commit(End(ctx), *without_mark(found)))
+            # It ends in its own flow, whether others have waited for it or not.
+            await engine.do(Commit(Transit(ctx, home), End(ctx), *without_mark(found)))
         except RevisionMismatchError as error:
             if ctx.current.id in error.ids:
                 raise
@@ -60,6 +66,7 @@ async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:
             return Noop()
         await tell(engine, end_topic(ctx.current.id))
         found = StateContext(await latest(engine, found.current.id))
+    raise RevisionMismatchError([found.current.id])
 
 
 async def _tell_parent(ctx: StateContext, engine: Engine, origin: Origin) -> None:

@@ -25,7 +25,7 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.outside import AWAITS, topic_label
 from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.engines.kernel.threads import MAIN, Thread, Threads
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 
 __all__ = [
     "ANSWERS",
@@ -93,9 +93,18 @@ class Used(dict[str, Code]):
         while waiting:
             last = waiting.pop()
             if last.name not in used:
-                used[last.name] = last
                 waiting += last.uses.values()
+            used.add(last)
         return used
+
+    def add(self, code: Code) -> None:
+        """Let frames name a code.
+
+        Raises:
+            InvalidInputError: they name another one so.
+        """
+        if self.setdefault(code.name, code) is not code:
+            raise InvalidInputError("codes", f"two are called {code.name!r}; rename one of them")
 
     def __missing__(self, name: str) -> Code:
         raise MisfitError(f"there is no code {name!r} here")

@@ -53,7 +53,7 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.results import failure_of, is_over
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.kernel.steps import MakeTransaction
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Kernel"]
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from flowstate import RetryPolicy
 from flowstate.engines.kernel.code import Code, Update
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = [
     "Call",

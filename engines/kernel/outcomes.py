@@ -70,8 +70,9 @@ def _value_of(  # noqa: PLR0911 - one for each kind
 
 def message_name(source: Any) -> str:
     """Return what the messages of a source are called."""
-    is_named = isinstance(source, Handler | Outside)
-    name = source.name if is_named else getattr(source, "__name__", None)
+    if isinstance(source, Outside):
+        return source.kind
+    name = source.name if isinstance(source, Handler) else getattr(source, "__name__", None)
     if not isinstance(name, str):
         raise InvalidInputError("sources", f"must be classes, not {type(source).__name__}")
     return name

@@ -33,7 +33,7 @@ class Outside(ABC):
 
     @property
     @abstractmethod
-    def name(self) -> str:
+    def kind(self) -> str:
         """What it is called among the sources of a wait."""
 
     @property
@@ -52,10 +52,17 @@ class Result(Outside):
     Attributes:
         code: of that instance.
         id: of it.
+
+    Raises:
+        InvalidInputError: they are not.
     """
 
     code: Code
     id: str
+
+    def __attrs_post_init__(self) -> None:
+        if not hasattr(self.code, "gives") or not isinstance(self.id, str):
+            raise InvalidInputError("result", "needs a workflow, and the id of an instance")
 
     @property
     def gives(self) -> Any:
@@ -63,7 +70,7 @@ class Result(Outside):
         return self.code.gives
 
     @property
-    def name(self) -> str:
+    def kind(self) -> str:
         """See the class above."""
         return f"result of {self.code.name}"
 
@@ -103,7 +110,7 @@ class Event(Outside):
         self.__attrs_init__(gives, plain)
 
     @property
-    def name(self) -> str:
+    def kind(self) -> str:
         """See the class above."""
         return f"event {self.gives.__name__}"
 

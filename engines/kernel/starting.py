@@ -18,7 +18,7 @@ from flowstate.engines.kernel.instance import (
 )
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.threads import MAIN, Thread
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.recovery import set_retry_after
 
 __all__ = ["Origin", "flow_of", "new_instance"]

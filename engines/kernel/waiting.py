@@ -95,7 +95,7 @@ class Waiting(Asking, ABC):
     def first_frame(self, operation: Call | Go) -> Frame:
         """Return the frame of code that begins."""
         code = operation.code
-        self.instance.codes.setdefault(code.name, code)
+        self.instance.codes.add(code)
         args = operation.args.items()
         return Frame(code.name, names={key: encoded(key, value) for key, value in args})
 

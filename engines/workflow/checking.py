@@ -13,7 +13,7 @@ from flowstate.engines.kernel.ending import TELL
 from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.instance import OUTCOME, STOP, VERSION, WORKFLOW, Codes
 from flowstate.engines.kernel.starting import flow_of
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Found", "Report", "Stranded", "check", "version_of"]
 

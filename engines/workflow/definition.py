@@ -17,8 +17,8 @@ from flowstate.engines.workflow.compiler.errors import CompileError, Problem
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.engines.workflow.marks import Defined, MarkError
 from flowstate.engines.workflow.versions import Upgrade, Versions
-from flowstate.frozen import EMPTY
-from flowstate.limits import check_id
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_id
 
 __all__ = ["Definition", "Helper", "Workflow", "helper", "workflow"]
 

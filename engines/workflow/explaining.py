@@ -3,7 +3,9 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from flowstate import Engine, State, StateContext, Status
@@ -43,6 +45,7 @@ class Standing(Struct, frozen=True, omit_defaults=True):
         until: when it goes on at the latest.
         failures: of its present step.
         error: the last failure.
+        progress: that the step has reported last.
     """
 
     thread: str
@@ -54,6 +57,7 @@ class Standing(Struct, frozen=True, omit_defaults=True):
     until: datetime | None = None
     failures: int = 0
     error: str = ""
+    progress: Any = None
 
     def __str__(self) -> str:
         at = f" at {' > '.join(self.stops)}" if self.stops else ""
@@ -64,6 +68,8 @@ class Standing(Struct, frozen=True, omit_defaults=True):
             text += f", waits for {self.waits_for}"
         if self.until:
             text += f", until {self.until:%Y-%m-%d %H:%M:%S}"
+        if self.progress is not None:
+            text += f", progress: {self.progress}"
         return f"{text}, {self.failures} failures, the last: {self.error}" if self.error else text
 
 
@@ -217,6 +223,7 @@ def _standing(
         thread.at,
         thread.failures,
         thread.text,
+        msgspec.json.decode(thread.progress),
     )
 
 
@@ -225,7 +232,9 @@ def _words(operation: Operation | None, thread: Thread, branches: list[Thread]) 
         case Wait(sources=()):
             return "a time"
         case Wait(sources=sources):
-            names = [getattr(each, "name", getattr(each, "__name__", str(each))) for each in sources]
+            names = [
+                getattr(each, "name", getattr(each, "__name__", str(each))) for each in sources
+            ]
             return " or ".join(map(str, names))
         case Until():
             return "a condition of the data"

@@ -9,7 +9,7 @@ from flowstate.engines.kernel.code import Code
 from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way, ways_of
 from flowstate.engines.workflow.definition import Definition
 from flowstate.engines.workflow.section_code import Body
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Graph", "Node", "graph_of"]
 

@@ -12,7 +12,7 @@ from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.starting import Origin, flow_of
 from flowstate.engines.kernel.threads import Threads
 from flowstate.engines.workflow.operators import OPERATOR, Note, edit, forked, goto, retry
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Operators", "workflow_of"]
 

@@ -23,8 +23,8 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way
 from flowstate.engines.workflow.marks import Defined
 from flowstate.engines.workflow.section_nodes import KEPT, Kept, Leave, Node, Now, Place, as_json
-from flowstate.frozen import EMPTY
-from flowstate.limits import check_id
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_id
 
 __all__ = ["Body", "Links", "LoopError"]
 

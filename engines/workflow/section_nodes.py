@@ -20,13 +20,13 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.steps import is_async
 from flowstate.engines.kernel.threads import NOTHING
 from flowstate.engines.workflow.compiler.lookup import hints_of
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = [
     "Begin",
-    "KEPT",
     "Branch",
     "Condition",
+    "KEPT",
     "Kept",
     "Leave",
     "Node",

@@ -33,8 +33,8 @@ from flowstate.engines.workflow.section_waits import (
     receiver,
 )
 from flowstate.engines.workflow.sources import Source
-from flowstate.frozen import EMPTY
-from flowstate.limits import check_duration, check_id
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_duration, check_id
 
 __all__ = [
     "After",

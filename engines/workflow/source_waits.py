@@ -17,6 +17,7 @@ from flowstate.engines.kernel.errors import restored
 from flowstate.engines.kernel.instance import THREADS
 from flowstate.engines.kernel.operations import Failed, Gave, Operation, Outcome, Wait
 from flowstate.engines.kernel.outcomes import decoded, message_name
+from flowstate.engines.kernel.outside import Outside
 from flowstate.engines.kernel.threads import Threads
 from flowstate.engines.workflow.section_nodes import KEPT, Kept, Leave, Node, Now, Place, as_json
 from flowstate.engines.workflow.section_waits import Enter, Receiver, Setup, Teardown, receiver
@@ -130,6 +131,9 @@ def source_wait(operation: Operation, kind: Any) -> SourceWait | None:
 def _receiver(source: Any) -> Receiver:
     if isinstance(source, Source):
         return receiver(message_name(message_of(source)), source)
+    if isinstance(source, Outside):
+        reason = f"cannot have {source} in one wait with what is set up: use any_of(wait(...), ...)"
+        raise InvalidInputError("sources", reason)
     return Receiver(message_name(source), Update(source, lambda _data, _message: None))
 
 

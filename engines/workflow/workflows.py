@@ -7,6 +7,8 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import msgspec
+
 from flowstate import InvalidInputError, State, StateContext, Status
 from flowstate.engines.kernel.code import Code, MisfitError
 from flowstate.engines.kernel.instance import (
@@ -14,15 +16,17 @@ from flowstate.engines.kernel.instance import (
     OUTCOME,
     PARKED,
     STOP,
+    THREADS,
     VERSION,
     WORKFLOW,
 )
+from flowstate.engines.kernel.threads import Threads
 from flowstate.engines.workflow.checking import Found, Report, version_of
 from flowstate.engines.workflow.explaining import Explanation, Moment, explain, moments
 from flowstate.engines.workflow.locks import register_locks
 from flowstate.engines.workflow.operating import Operators, workflow_of
 from flowstate.engines.workflow.operators import move
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 if TYPE_CHECKING:
     from flowstate.engines.workflow.schedules import Overlap, Scheduled, Schedules
@@ -105,6 +109,18 @@ class Workflows(Operators):
         workflow_of(state)
         data = state.get(self.codes.of(state).data, DATA)
         return data if ask is None else ask(data)
+
+    async def progress(self, id: str) -> dict[str, Any]:
+        """Return what the steps of an instance have reported, by the names of their threads.
+
+        See :func:`current_step`; what a step reports is some seconds old.
+
+        Raises:
+            StateNotFoundError: there is no such instance.
+        """
+        threads = (await self.engine.get_state(id)).get(Threads, THREADS, default={})
+        found = {name: msgspec.json.decode(each.progress) for name, each in threads.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     # --- What there is. ---
 

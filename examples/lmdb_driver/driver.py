@@ -18,7 +18,7 @@ from flowstate.drivers.kit.base import BaseDriver, Session, clock_or_system, is_
 from flowstate.drivers.kit.scanning import in_lists, scanned_due_page, scanned_page
 from flowstate.drivers.kit.threads import Worker
 from flowstate.drivers.kit.times import from_micros, to_micros
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 
 T = TypeVar("T")
 MAX_BYTES = 2**36  # Of the file. It takes no more than it needs.

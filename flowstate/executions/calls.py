@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 
 from flowstate.clock import Clock
-from flowstate.counters import Counters
 from flowstate.errors import FlowTimeoutError
 from flowstate.executions.execution import Execution
+from flowstate.ground.counters import Counters
+from flowstate.ground.tasks import BlockingThreads, spawn
 from flowstate.registry import RegisteredFlow
-from flowstate.tasks import BlockingThreads, spawn
 
 __all__ = ["Caller"]
 

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from flowstate.commands import Command, End, Retry, Transit
 from flowstate.committing import Committer
-from flowstate.counters import Counters
 from flowstate.dead import DEAD, marks_of
 from flowstate.errors import EngineStoppedError, ExecutionLostError, RevisionMismatchError
 from flowstate.executions.execution import Begun, Execution
-from flowstate.frozen import FrozenDict
+from flowstate.ground.counters import Counters
+from flowstate.ground.frozen import FrozenDict
 from flowstate.planning.delays import again
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.retrying import ERROR, FAILED, FAILURES, Outcome, decide, text_of

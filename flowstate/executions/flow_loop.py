@@ -12,7 +12,6 @@ from flowstate.clock import Clock
 from flowstate.commands import Commit, Delay, Execute, Noop, Transit
 from flowstate.committing import OTHER_LOOP
 from flowstate.context import StateContext, check_context
-from flowstate.counters import Counters
 from flowstate.errors import (
     EngineStoppedError,
     ExecutionLostError,
@@ -27,12 +26,13 @@ from flowstate.executions.execution import Execution
 from flowstate.executions.failures import Failures
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.executions.pool import ExecutionPool, Slot
-from flowstate.limits import check_id
+from flowstate.ground.counters import Counters
+from flowstate.ground.limits import check_id
+from flowstate.ground.tasks import BlockingThreads, Watchdog
 from flowstate.mailboxes.receiving import Receive
 from flowstate.planning.steps import STEPS
 from flowstate.registry import FlowRegistry, RegisteredFlow
 from flowstate.state import Status
-from flowstate.tasks import BlockingThreads, Watchdog
 
 __all__ = ["FlowLoop", "Limits"]
 

@@ -14,15 +14,15 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from flowstate.batching import Batcher, in_parts
 from flowstate.clock import Clock, longest_sleep
 from flowstate.context import go_on_from
 from flowstate.driver import Driver, Heartbeat, Liveness
 from flowstate.errors import EngineStoppedError, RevisionMismatchError
 from flowstate.executions.execution import Execution
 from flowstate.executions.tenure import RENEW_AT, Held, Note
+from flowstate.ground.batching import Batcher, in_parts
+from flowstate.ground.tasks import cancel_and_wait, spawn
 from flowstate.state import State
-from flowstate.tasks import cancel_and_wait, spawn
 
 __all__ = ["Heartbeats"]
 

@@ -10,7 +10,7 @@ import attrs
 
 from flowstate.errors import EngineOverloadedError, EngineStoppedError
 from flowstate.executions.execution import Execution
-from flowstate.tasks import cancel_and_wait, spawn
+from flowstate.ground.tasks import cancel_and_wait, spawn
 from flowstate.turns import forget_turns
 
 __all__ = ["ExecutionPool", "Slot"]

@@ -19,8 +19,8 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from flowstate.errors import CodecError, MailboxFullError
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_ID_BYTES, MAX_VALUES_BYTES, text_bytes
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_ID_BYTES, MAX_VALUES_BYTES, text_bytes
 from flowstate.state import State, Status, Transition
 
 __all__ = [

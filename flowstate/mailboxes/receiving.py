@@ -9,10 +9,10 @@ from flowstate.commands import CancelTimer, Command, Forget, Pause, SetTimer
 from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.errors import InvalidCommandError
-from flowstate.limits import check_duration, check_id
+from flowstate.ground.limits import check_duration, check_id
+from flowstate.ground.options import check_flag
 from flowstate.mailboxes.mailbox import RECEIVE, Mailbox, Message, Waiting, delivered, mailbox_id
 from flowstate.mailboxes.seen_keys import PARTS, next_part, parts_of
-from flowstate.options import check_flag
 from flowstate.planning.plan import Plan
 from flowstate.state import State, Status
 from flowstate.timers import WAIT_TIMER

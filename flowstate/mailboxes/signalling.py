@@ -7,15 +7,15 @@ from msgspec import Struct
 
 from flowstate.context import StateContext
 from flowstate.errors import InvalidCommandError, StateNotFoundError
-from flowstate.frozen import EMPTY
-from flowstate.limits import check_id
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import check_flag
 from flowstate.mailboxes.mailbox import Mailbox, Message, mailbox_id, waiting_of
 from flowstate.mailboxes.receiving import deliver, keep_in_mailbox
 from flowstate.mailboxes.seen_keys import token_of, with_token
-from flowstate.options import check_flag
+from flowstate.operations.starting import commit_and_keep, execute_somewhere
 from flowstate.planning.plan import Plan
 from flowstate.runtime import Runtime
-from flowstate.starting import commit_and_keep, execute_somewhere
 from flowstate.state import State, Status
 from flowstate.turns import Line
 from flowstate.values import with_value

@@ -11,15 +11,15 @@ from flowstate.commands import Delay, SetTimer
 from flowstate.context import StateContext
 from flowstate.driver import Drop, NewDelay, NewTimer
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import FrozenDict
-from flowstate.limits import (
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import (
     MAX_DELAYS_PER_COMMIT,
     check_annotations,
     check_duration,
     check_number,
     to_utc,
 )
-from flowstate.options import check_flag
+from flowstate.ground.options import check_flag
 from flowstate.planning.draft import Draft
 from flowstate.recovery_rules import AGAIN
 from flowstate.registry import FlowRegistry

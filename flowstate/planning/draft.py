@@ -10,8 +10,8 @@ from flowstate.context import StateContext, settle, take_steps
 from flowstate.data import Data, DataRef
 from flowstate.effect_keys import kept, origin_of
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_STEPS, to_utc
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_STEPS, to_utc
 from flowstate.recovery_rules import counts_from
 from flowstate.state import State, Status, Transition, checked, frozen
 from flowstate.timers import changed_timers, lasting_timers

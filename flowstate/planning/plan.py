@@ -28,8 +28,8 @@ from flowstate.data import Data, DataRef, checked_data, checksum_of, newly_refer
 from flowstate.driver import DelayedState, NewDelay, Verdict, Writes
 from flowstate.effect_keys import origin_before
 from flowstate.errors import DataNotFoundError, InvalidCommandError, InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.limits import (
+from flowstate.ground.frozen import EMPTY, FrozenDict
+from flowstate.ground.limits import (
     MAX_CHECKS_PER_COMMIT,
     MAX_DATA_PER_COMMIT,
     MAX_DELAYS_PER_COMMIT,
@@ -41,7 +41,7 @@ from flowstate.limits import (
     check_rev,
     check_text,
 )
-from flowstate.options import check_flag
+from flowstate.ground.options import check_flag
 from flowstate.planning.delays import new_delay, new_timer, passed_on, placed, timer_writes
 from flowstate.planning.draft import Draft
 from flowstate.planning.steps import FORGET, STEPS, Step, check_forgotten, fired, forgotten, stepped

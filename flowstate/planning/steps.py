@@ -10,8 +10,8 @@ from flowstate.context import StateContext
 from flowstate.driver import DelayedState
 from flowstate.effect_keys import origin_of
 from flowstate.errors import InvalidCommandError
-from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.limits import check_annotations
+from flowstate.ground.frozen import EMPTY, FrozenDict
+from flowstate.ground.limits import check_annotations
 from flowstate.planning.draft import Draft
 from flowstate.recovery_rules import AGAIN
 from flowstate.registry import FlowRegistry

@@ -27,9 +27,9 @@ from flowstate.data import Data
 from flowstate.driver import Driver
 from flowstate.engine import Engine
 from flowstate.errors import RevisionMismatchError, StateNotFoundError
+from flowstate.ground.tasks import cancel_and_wait
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, Status
-from flowstate.tasks import cancel_and_wait
 from flowstate.testing.histories.history import Record
 from flowstate.testing.histories.ledger import Ledger
 from flowstate.testing.histories.recorder import RecordedWatch, Recorder

@@ -42,8 +42,8 @@ from flowstate.errors import (
     FlowstateError,
     RevisionMismatchError,
 )
-from flowstate.frozen import EMPTY, FrozenDict
-from flowstate.reading import state_query
+from flowstate.ground.frozen import EMPTY, FrozenDict
+from flowstate.log.reading import state_query
 from flowstate.state import State
 from flowstate.testcases.support import DriverWrapper
 from flowstate.testing.histories.history import (
@@ -195,7 +195,7 @@ class Recorder(DriverWrapper):
 
 
 class RecordedWatch:
-    """Like ``flowstate.watch.Watch``, with everything recorded that it delivers.
+    """Like ``flowstate.log.watch.Watch``, with everything recorded that it delivers.
 
     Attributes:
         name: to go on with it in another watch.

@@ -11,7 +11,7 @@ from flowstate.codec import DelayBody, encode_body, encode_delay, encode_state
 from flowstate.data import Data, DataRef, checksum_of
 from flowstate.driver import Claim, Drop, NewDelay, NewTimer, Writes
 from flowstate.errors import FlowstateError
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Status, Transition
 from flowstate.testing.programs.world import FLOWS, World
 from flowstate.testing.programs.writes import (

@@ -21,7 +21,7 @@ from flowstate.errors import (
     RevisionMismatchError,
     StateNotFoundError,
 )
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import State, Status
 
 __all__ = ["Beat", "Model", "StoredData", "stalls_after"]

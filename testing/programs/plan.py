@@ -27,7 +27,7 @@ from flowstate.context import StateContext
 from flowstate.data import Data, DataRef, checksum_of
 from flowstate.driver import Drop, NewDelay, NewTimer, Writes
 from flowstate.errors import DataNotFoundError, InvalidCommandError, UnknownFlowError
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.state import State, Status, Timer, Transition
 from flowstate.testing.programs.model import LONG_AGO, StoredData
 from flowstate.timers import timer_id

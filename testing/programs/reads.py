@@ -30,9 +30,9 @@ from flowstate.errors import (
     StateNotFoundError,
     UnknownFlowError,
 )
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_PAGE
-from flowstate.reading import label_terms
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_PAGE
+from flowstate.log.reading import label_terms
 from flowstate.state import State, Status
 from flowstate.testing.programs.world import FLOWS, World, outcome
 from flowstate.testing.programs.writes import BLOBS, IDS, LABELS, Operation, likely

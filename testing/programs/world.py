@@ -13,7 +13,7 @@ from flowstate.context import StateContext
 from flowstate.driver import Driver, DueQuery, NewDelay, NewTimer, Verdict, Writes
 from flowstate.engine import Engine
 from flowstate.errors import FlowstateError
-from flowstate.limits import MAX_PAGE
+from flowstate.ground.limits import MAX_PAGE
 from flowstate.registry import FlowRegistry
 from flowstate.testcases.harness import Capabilities, MakeDriver
 from flowstate.testcases.support import DriverWrapper

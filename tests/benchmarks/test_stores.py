@@ -19,8 +19,8 @@ from benchmarks.stores.filling import GROUPS, KINDS, commit_all, writes
 from benchmarks.stores.store import Address
 from flowstate import Commit, Driver, End, Engine, State, StateContext, Status, Transit
 from flowstate.driver import DueQuery, Heartbeat, StateQuery
-from flowstate.frozen import FrozenDict
-from flowstate.limits import MAX_REV
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_REV
 from flowstate.recovery_rules import SHORTEST
 from tests.benchmarks.support import SHARED, STORES, engines_on
 from tests.redis.support import check_keys

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from flowstate import State, Status, Transition
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 
 __all__ = ["SECRET", "odd_values"]
 

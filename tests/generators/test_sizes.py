@@ -26,7 +26,7 @@ from flowstate import (
     Transit,
 )
 from flowstate.driver import Driver
-from flowstate.limits import (
+from flowstate.ground.limits import (
     MAX_ALIASES,
     MAX_ALTERNATIVES,
     MAX_ANNOTATIONS_BYTES,

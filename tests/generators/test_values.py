@@ -40,7 +40,7 @@ from flowstate import (
 )
 from flowstate.data import DataRef
 from flowstate.driver import Driver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from tests.generators.odd_values import SECRET, odd_values
 
 LONGEST_MESSAGE = 1_200  # Characters: a key of 512 may be named in it.

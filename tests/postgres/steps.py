@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 from flowstate.driver import Driver, Liveness, Seen, StateQuery, Verdict, Writes
 from flowstate.drivers.postgres.batch import encoded, register, verdicts_of
 from flowstate.drivers.postgres.queries import Queries
-from flowstate.limits import MAX_REV
+from flowstate.ground.limits import MAX_REV
 from flowstate.testcases.support import encoded as with_bodies
 
 __all__ = ["changed_to", "commit", "commit_on", "head_of", "liveness_of"]

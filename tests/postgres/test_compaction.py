@@ -15,7 +15,7 @@ from flowstate import CompactedError, Data, DataNotFoundError, State, Status
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from tests.postgres.steps import commit, commit_on, head_of
 from tests.servers import Postgres
 

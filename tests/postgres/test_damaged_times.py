@@ -9,7 +9,7 @@ from psycopg.sql import SQL, Identifier
 from flowstate import DamagedRevisionError, State
 from flowstate.driver import DueQuery, NewDelay, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from tests.postgres.steps import commit
 from tests.servers import Postgres
 

@@ -14,7 +14,7 @@ from flowstate import Delayer, Engine, FlowRegistry, State, Transition
 from flowstate.driver import NewDelay, Seen, Writes
 from flowstate.drivers.postgres import PostgresDriver
 from flowstate.drivers.postgres.listener import channel_of
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from tests.postgres.steps import changed_to, commit, commit_on
 from tests.servers import Postgres
 from tests.support import commit_one, put

@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Identifier
 from flowstate import State, Status, StoreUnavailableError
 from flowstate.driver import Claim, DueQuery, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import timer
 from tests.postgres.steps import commit, commit_on, liveness_of
 from tests.servers import Postgres, PostgresServer

@@ -9,7 +9,7 @@ from psycopg.sql import SQL, Identifier
 from flowstate import DamagedRevisionError, State
 from flowstate.driver import DueQuery, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.state import Status
 from tests.postgres.steps import commit
 from tests.servers import Postgres

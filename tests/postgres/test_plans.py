@@ -19,7 +19,7 @@ from flowstate.drivers.postgres import migration_sql
 from flowstate.drivers.postgres.batch import encoded, register
 from flowstate.drivers.postgres.pages import SCAN_LIMIT
 from flowstate.drivers.postgres.queries import Queries
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import encoded as with_bodies
 from flowstate.testcases.support import timer
 from tests.servers import Postgres

@@ -14,7 +14,7 @@ from flowstate import Data, FlowstateError, State, Status, StoreReadOnlyError
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver, migration_sql
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import timer
 from tests.postgres.steps import commit
 from tests.servers import Postgres

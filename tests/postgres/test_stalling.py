@@ -22,7 +22,7 @@ from flowstate.driver import (
 )
 from flowstate.drivers.postgres import PostgresDriver, heartbeats
 from flowstate.drivers.postgres.queries import Queries
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery_rules import RETRY_AFTER
 from flowstate.state import Transition
 from flowstate.testcases.support import encoded

@@ -25,7 +25,7 @@ from flowstate import (
 )
 from flowstate.driver import DueQuery, Heartbeat, NewDelay, Seen, StateQuery, Writes
 from flowstate.drivers.postgres import PostgresDriver
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from tests.postgres.steps import commit, head_of
 from tests.servers import FAST, PostgresServer
 from tests.support import commit_one, put, read_log

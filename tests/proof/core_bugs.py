@@ -10,8 +10,6 @@ import pytest
 from msgspec.structs import replace
 
 from flowstate import committing, context, runtime
-from flowstate.batching import Batcher, Pending
-from flowstate.claimed_delay import ClaimedDelay
 from flowstate.commands import Check, Command, Commit, Execute, Noop, Retry, Unstack
 from flowstate.committing import Committer
 from flowstate.context import StateContext
@@ -23,14 +21,16 @@ from flowstate.executions import heartbeats
 from flowstate.executions.execution import Note, read_note
 from flowstate.executions.heartbeats import Heartbeats
 from flowstate.executions.pool import Slot
+from flowstate.ground.batching import Batcher, Pending
+from flowstate.ground.tasks import note_outcome
+from flowstate.log.watch import Watch
+from flowstate.operations.claimed_delay import ClaimedDelay
 from flowstate.planning import draft
 from flowstate.planning.plan import Plan
 from flowstate.recovery import Lease, Recoverer, lease, recoverer
 from flowstate.recovery.policy import attempt, attempt_annotations
 from flowstate.recovery.throttle import AttemptLimiter
 from flowstate.state import State, Status
-from flowstate.tasks import note_outcome
-from flowstate.watch import Watch
 from tests.proof.bug import CASE_LIMIT, Bug, Plant, Trial
 
 __all__ = ["BUGS"]

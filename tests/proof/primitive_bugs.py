@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from flowstate import checking, committing, context, updating
+from flowstate import checking, committing, context
 from flowstate.commands import Command, Commit
 from flowstate.executed import Executed
 from flowstate.executions import failures
 from flowstate.mailboxes.mailbox import MAILBOX_PREFIX, Mailbox
 from flowstate.mailboxes.seen_keys import SeenKeys
+from flowstate.operations import updating
 from flowstate.planning import steps
 from flowstate.planning.plan import Plan
 from flowstate.recovery import Retention

@@ -13,7 +13,7 @@ from msgspec import Raw, msgpack
 from flowstate import Data, State, Status, Transition
 from flowstate.codec import ABSENT, DelayBody, encode_body, encode_delay, encode_state
 from flowstate.data import DataRef, checksum_of
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery_rules import DISABLED, stalls_after
 
 __all__ = ["BLOB", "CHECKSUM", "DUE", "EDITIONS", "HEAD", "STATES"]

@@ -22,7 +22,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.recovery_rules import RETRY_AFTER
 from flowstate.state import Transition
 from tests.redis.support import dump, head_of, liveness_of

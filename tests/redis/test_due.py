@@ -22,7 +22,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.recovery_rules import RETRY_AFTER, WAIT
 from flowstate.state import Transition
 from flowstate.testcases.support import encoded

@@ -14,7 +14,7 @@ from flowstate import Data, DataNotFoundError, Engine, FlowRegistry, State, Stat
 from flowstate.driver import DueQuery, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.redis.scripts import Scripts
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.recovery_rules import stalls_after
 from tests.redis.editions import BLOB, CHECKSUM, DUE, EDITIONS, HEAD, STATES
 from tests.redis.support import check_keys, dump, liveness_of

@@ -11,7 +11,7 @@ from flowstate import Data, State, Status, StoreCorruptError, Transition
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.testcases.support import timer
 from tests.redis.support import check_keys
 from tests.redis_servers import RedisLike

@@ -23,7 +23,7 @@ from flowstate import (
 )
 from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.testcases.support import encoded
 from tests.load import Load
 from tests.redis.support import check_keys, head_of, liveness_of

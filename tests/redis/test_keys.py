@@ -19,7 +19,7 @@ from flowstate import (
 from flowstate.data import DataRef, checksum_of
 from flowstate.driver import NewDelay, NewTimer, StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.state import Transition
 from flowstate.testcases.support import encoded
 from tests.redis.support import check_keys, dump, head_of

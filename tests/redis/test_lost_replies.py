@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from flowstate import CommitUnknownError, RevisionMismatchError, State, Status, Transition
 from flowstate.driver import Claim, Drop, DueQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.testcases.support import encoded, timer
 from flowstate.testing.faults import Proxy
 from tests.redis_servers import RedisLike, RedisServer

@@ -11,7 +11,7 @@ from flowstate import CompactedError, State, Status, StoreCorruptError
 from flowstate.driver import StateQuery, Writes
 from flowstate.drivers.redis import RedisDriver
 from flowstate.drivers.redis.scripts import Scripts
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import encoded
 from tests.redis_servers import RedisLike
 from tests.support import commit_one

@@ -11,7 +11,7 @@ from redis import Redis
 from flowstate import ClaimLostError, State, Status
 from flowstate.driver import Claim, Drop, DueQuery, NewDelay, NewTimer, Writes
 from flowstate.drivers.redis import RedisDriver
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import Transition
 from flowstate.testcases.support import encoded, timer
 from tests.redis.support import check_keys

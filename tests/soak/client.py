@@ -28,7 +28,7 @@ from flowstate import (
     Transit,
 )
 from flowstate.clock import Clock, SystemClock
-from flowstate.tasks import cancel_and_wait
+from flowstate.ground.tasks import cancel_and_wait
 from flowstate.testing.faults import WrongClock
 from flowstate.testing.histories.files import HistoryFile
 from flowstate.testing.histories.recorder import Recorder

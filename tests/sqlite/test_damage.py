@@ -33,7 +33,7 @@ from flowstate.driver import (
     Writes,
 )
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import timer
 from tests.sqlite.support import commit_one, put
 

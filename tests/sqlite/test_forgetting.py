@@ -14,7 +14,7 @@ from flowstate.data import DataRef, checksum_of
 from flowstate.driver import Drop, NewDelay, StateQuery, Writes
 from flowstate.drivers.sqlite import SQLiteDriver, compaction
 from flowstate.drivers.sqlite.rows import FORGOTTEN
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import encoded, timer
 from tests.sqlite.support import commit_one, damage, integrity, put, read_log
 

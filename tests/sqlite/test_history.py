@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from flowstate import State, Status
 from flowstate.driver import StateQuery, Writes
 from flowstate.drivers.sqlite import SQLiteDriver, reader
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from tests.sqlite.support import commit, commit_one, damage, put, steps
 
 KIND = FrozenDict({"kind": "test"})

@@ -9,7 +9,7 @@ import pytest
 
 from flowstate.driver import DueQuery, Heartbeat, NewDelay, Seen, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.state import State
 from tests.sqlite.support import commit_one, put
 

@@ -14,7 +14,7 @@ from flowstate import FakeClock, Status
 from flowstate.driver import Drop, DueQuery, StateQuery, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.connection import MIGRATIONS
-from flowstate.frozen import FrozenDict
+from flowstate.ground.frozen import FrozenDict
 from flowstate.testcases.support import timer
 from tests.sqlite.support import commit_one, integrity, put
 

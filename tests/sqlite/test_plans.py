@@ -16,7 +16,7 @@ from flowstate.data import DataRef, checksum_of
 from flowstate.driver import Claim, Drop, DueQuery, Heartbeat, NewDelay, StateQuery, Writes
 from flowstate.drivers.kit.base import News
 from flowstate.drivers.sqlite import SQLiteDriver
-from flowstate.frozen import EMPTY, FrozenDict
+from flowstate.ground.frozen import EMPTY, FrozenDict
 from flowstate.testcases.support import timer
 from tests.sqlite.support import commit, commit_one, file_of, put
 

@@ -13,7 +13,7 @@ from flowstate import FakeClock, State, StoreBusyError, Transition
 from flowstate.driver import DuePage, DueQuery, Heartbeat, Liveness, NewDelay, Writes
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.lock import WriterLock
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.recovery_rules import DISABLED, RETRY_AFTER
 from tests.sqlite.support import commit, commit_one, put, worker
 

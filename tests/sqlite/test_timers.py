@@ -14,7 +14,7 @@ from flowstate.driver import DuePage, DueQuery, NewDelay, Writes
 from flowstate.drivers.kit.records import TIMER_REV
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.drivers.sqlite.writer import Batch
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.testcases.support import timer
 from tests.sqlite.support import commit_one, damage, put, steps
 

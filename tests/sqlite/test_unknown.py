@@ -24,7 +24,7 @@ from flowstate import (
 from flowstate.data import checksum_of
 from flowstate.driver import Claim, Drop, DueQuery, NewDelay, Verdict, Writes
 from flowstate.drivers.sqlite import SQLiteDriver, file
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 from flowstate.testcases.support import timer
 from tests.sqlite.support import commit, commit_one, file_of, integrity, put, read_log, revs_in
 

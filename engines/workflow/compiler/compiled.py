@@ -27,7 +27,7 @@ from flowstate.engines.workflow.compiler.frames import (
 from flowstate.engines.workflow.compiler.visit import Visit
 from flowstate.engines.workflow.marks import Defined, Point, Timeout
 from flowstate.engines.workflow.source_waits import SourceWait, source_wait
-from flowstate.frozen import EMPTY
+from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Compiled", "Finish", "finished_all", "finished_any", "finished_timeout"]
 

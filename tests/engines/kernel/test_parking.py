@@ -111,7 +111,7 @@ async def test_code_that_is_not_here() -> None:
 
 async def test_a_join_with_another_number_of_branches() -> None:
     two = line("code", join("a", wait("x", Note), wait("y", Note)))
-    three = line("code", join("a", *[wait("x", Note)] * 3))
+    three = line("code", join("a", *[wait(name, Note) for name in "xyz"]))
     clock = FakeClock()
     driver = MemoryDriver(clock)
     async with kernel_of(two, clock=clock, driver=driver) as kernel:
@@ -119,7 +119,8 @@ async def test_a_join_with_another_number_of_branches() -> None:
         await stands(kernel, "i", "a")
     async with kernel_of(three, clock=clock, driver=driver) as kernel:
         await kernel.send("i", Note(1))
-        assert await parked(kernel) == "stop 'a' has 3 branches, and had 2"
+        had, wanted = ["x", "y"], ["x", "y", "z"]
+        assert await parked(kernel) == f"stop 'a' has the branches {wanted}, and had {had}"
 
 
 async def test_a_wait_that_has_become_a_step() -> None:

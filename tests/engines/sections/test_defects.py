@@ -6,6 +6,7 @@ import pytest
 
 from flowstate import InvalidInputError, RetryPolicy, SystemClock
 from flowstate.engines.kernel.errors import InstanceFailedError, ThreadExistsError
+from flowstate.engines.workflow.graphs import graph_of
 from flowstate.engines.workflow.section_code import LoopError
 from flowstate.engines.workflow.sections import (
     Break,
@@ -119,6 +120,21 @@ async def test_it_does_what_it_says(workflows: Workflows, code: Sections, log: s
     await workflows.start(code, "i", Data())
 
     assert (await ended(workflows, "i")).log == log
+
+
+def test_a_graph_tells_the_next_pass_of_a_loop_from_its_end() -> None:
+    ways = {(way.begin, way.to) for way in graph_of(continued).ways}
+
+    assert ways == {
+        ("begin", "count"),
+        ("begin", "end"),
+        ("count", "count"),
+        ("count", "end"),
+        ("count", "never"),
+        ("never", "log"),
+        ("log", "count"),
+        ("log", "end"),
+    }
 
 
 async def test_return_ends_it_before_any_stop(workflows: Workflows) -> None:

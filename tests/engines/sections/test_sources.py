@@ -1,7 +1,9 @@
 """Sources are set up before a wait, and torn down after it whatever comes, on each store."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ code = rung(bell)
 @pytest.fixture(params=STORES)
 async def workflows(request: pytest.FixtureRequest) -> AsyncIterator[Workflows]:
     bell.__init__()  # type: ignore[misc]
-    async with opened(driver_of(request.param, request), SystemClock(), code) as workflows:
+    async with opened(driver_of(request.param, request), SystemClock(), code, both) as workflows:
         yield workflows
 
 
@@ -50,6 +52,39 @@ async def test_both_are_tried_again(workflows: Workflows) -> None:
 
     assert (await ended(workflows, "i")).log == "shrz"
     assert (bell.listening, len(bell.did)) == ({}, 2)
+
+
+class Late(Ringing):
+    """Is set up when it is told to."""
+
+    begun, told = asyncio.Event(), asyncio.Event()
+
+    async def setup(self, data: Data, subscription: Subscription) -> Any:
+        self.begun.set()
+        await self.told.wait()
+        return await super().setup(data, subscription)
+
+
+both = Sections(
+    "both",
+    Data,
+    Wait("wait", On("ring", Ringing(bell)), On("late", Late(bell))),
+    Step("z", add("z")),
+)
+
+
+async def test_a_message_that_comes_while_another_source_is_set_up_leaves_none_behind(
+    workflows: Workflows,
+) -> None:
+    Late.begun, Late.told = asyncio.Event(), asyncio.Event()
+    await workflows.start(both, "i", Data())
+    await Late.begun.wait()
+    await workflows.send("i", Note("h"), name="ring")
+    Late.told.set()
+
+    assert (await ended(workflows, "i")).log == "hz"
+    assert bell.listening == {}
+    assert sorted(bell.did) == ["teardown False", "teardown True"]
 
 
 async def test_what_was_begun_to_be_set_up_is_torn_down(workflows: Workflows) -> None:

@@ -128,7 +128,7 @@ async def contend(workflows: Workflows) -> None:
 async def cancel_a_waiter(workflows: Workflows) -> None:
     await workflows.start(waiting, "a", Order([], "a"))
     await workflows.start(waiting, "b", Order([], "b"))
-    await workflows.engine.wait_for("b", until=lambda each: each.labels.get("stop") == "turn")
+    await workflows.engine.wait_for("b", until=waits_or_is_over)
     await workflows.cancel("b")
     await ends(workflows, "b")
     await workflows.send("a", Approved("x"), key="k")
@@ -144,8 +144,12 @@ async def cancel_the_holder(workflows: Workflows) -> None:
     await ends(workflows, "b")
 
 
+def waits_or_is_over(state: State) -> bool:
+    return state.labels.get("stop") == "turn" or "outcome" in state.labels
+
+
 def has_the_lock(state: State) -> bool:
-    return state.labels.get("stop") == "approval" or state.status == "ended"
+    return state.labels.get("stop") == "approval" or "outcome" in state.labels
 
 
 async def limit(workflows: Workflows) -> None:
@@ -182,7 +186,8 @@ def test_what_is_entered_is_left(use: Callable[[Workflows], Awaitable[None]]) ->
         flows,
         run,
         outside=lambda shop: (sorted(shop.acts.values()), shop.within),
+        ignore=("threads",),  # Who is ended by force has the revision of its lock in it.
         until=until,
         crashes=2,
-        max_runs=150,
+        max_runs=60,
     )

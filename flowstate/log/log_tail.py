@@ -36,9 +36,9 @@ from flowstate.errors import (
     InvalidInputError,
     StoreCorruptError,
 )
-from flowstate.limits import MAX_TAIL_BYTES
+from flowstate.ground.limits import MAX_TAIL_BYTES
+from flowstate.ground.tasks import cancel_and_wait, note_outcome, spawn
 from flowstate.state import State
-from flowstate.tasks import cancel_and_wait, note_outcome, spawn
 
 __all__ = [
     "Follower",

@@ -14,7 +14,7 @@ from flowstate.errors import (
     HistoryRewoundError,
     InvalidCommandError,
 )
-from flowstate.log_tail import (
+from flowstate.log.log_tail import (
     Follower,
     LogTail,
     Revision,
@@ -22,7 +22,7 @@ from flowstate.log_tail import (
     revisions,
     weight_of,
 )
-from flowstate.reading import matches, state_query
+from flowstate.log.reading import matches, state_query
 from flowstate.state import State
 
 __all__ = ["Watch"]

@@ -21,8 +21,8 @@ from flowstate.errors import (
     InvalidInputError,
     StateNotFoundError,
 )
-from flowstate.frozen import FrozenDict
-from flowstate.limits import (
+from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import (
     MAX_ALTERNATIVES,
     MAX_ANNOTATIONS_BYTES,
     MAX_ID_BYTES,
@@ -35,7 +35,7 @@ from flowstate.limits import (
     check_text,
     to_utc,
 )
-from flowstate.options import check_count, check_flag
+from flowstate.ground.options import check_count, check_flag
 from flowstate.state import State, Status
 
 __all__ = ["Reader", "check_status", "label_terms", "matches", "state_query"]

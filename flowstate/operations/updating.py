@@ -17,11 +17,11 @@ from flowstate.errors import (
     RevisionMismatchError,
     StoreUnavailableError,
 )
-from flowstate.limits import check_id
-from flowstate.options import check_count
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import check_count
+from flowstate.ground.tasks import finished
 from flowstate.runtime import Runtime
 from flowstate.state import State
-from flowstate.tasks import finished
 from flowstate.turns import Line, Place
 
 __all__ = ["Change", "Changes", "update"]

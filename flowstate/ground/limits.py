@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowstate.errors import InvalidCommandError, InvalidInputError
-from flowstate.frozen import EMPTY, FrozenDict, exact, freeze
+from flowstate.ground.frozen import EMPTY, FrozenDict, exact, freeze
 
 __all__ = [
     "MAX_ALIASES",

@@ -18,7 +18,7 @@ from flowstate.errors import (
     FlowstateError,
 )
 from flowstate.executions.tenure import Tenure
-from flowstate.tasks import cancel_and_wait, spawn
+from flowstate.ground.tasks import cancel_and_wait, spawn
 
 __all__ = ["ClaimedDelay", "log_delay"]
 

@@ -15,7 +15,7 @@ from flowstate.errors import (
     StoreBusyError,
     StoreUnavailableError,
 )
-from flowstate.tasks import note_outcome
+from flowstate.ground.tasks import note_outcome
 
 __all__ = ["Batcher", "Pending", "WORTH_A_BATCH", "in_parts"]
 

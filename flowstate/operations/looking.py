@@ -17,15 +17,15 @@ from flowstate.context import StateContext
 from flowstate.data import Data
 from flowstate.driver import DamagedRevision
 from flowstate.errors import InvalidInputError
-from flowstate.frozen import EMPTY
-from flowstate.limits import check_id
-from flowstate.log_tail import revisions
-from flowstate.options import check_seconds
-from flowstate.reading import check_status
+from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_id
+from flowstate.ground.options import check_seconds
+from flowstate.ground.tasks import first
+from flowstate.log.log_tail import revisions
+from flowstate.log.reading import check_status
+from flowstate.log.watch import Watch
 from flowstate.runtime import Filters, LogFilters, Runtime
 from flowstate.state import State, Status
-from flowstate.tasks import first
-from flowstate.watch import Watch
 
 __all__ = ["Looking"]
 

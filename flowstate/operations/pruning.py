@@ -7,9 +7,9 @@ from datetime import datetime
 from flowstate.commands import Commit, Forget, GetStates, Labels
 from flowstate.context import StateContext
 from flowstate.errors import InvalidInputError, RevisionMismatchError
-from flowstate.limits import MAX_STATES_PER_COMMIT, to_utc
+from flowstate.ground.limits import MAX_STATES_PER_COMMIT, to_utc
+from flowstate.ground.options import check_count
 from flowstate.mailboxes.mailbox import MAILBOX_PREFIX, mailbox_id
-from flowstate.options import check_count
 from flowstate.runtime import Runtime
 from flowstate.state import State, Status
 

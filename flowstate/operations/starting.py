@@ -13,10 +13,10 @@ from flowstate.errors import (
     InvalidInputError,
     RevisionMismatchError,
 )
-from flowstate.limits import check_id
+from flowstate.ground.limits import check_id
+from flowstate.ground.tasks import finished
 from flowstate.planning.delays import again
 from flowstate.runtime import Runtime
-from flowstate.tasks import finished
 
 __all__ = ["commit_and_keep", "execute_somewhere", "start"]
 

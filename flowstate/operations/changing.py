@@ -6,13 +6,13 @@ from typing import Any
 
 from flowstate.commands import Labels
 from flowstate.context import StateContext
-from flowstate.frozen import EMPTY
-from flowstate.looking import Looking
+from flowstate.ground.frozen import EMPTY
 from flowstate.mailboxes.signalling import checked_signal, signal
-from flowstate.pruning import prune
-from flowstate.starting import start
+from flowstate.operations.looking import Looking
+from flowstate.operations.pruning import prune
+from flowstate.operations.starting import start
+from flowstate.operations.updating import Change, update
 from flowstate.state import State
-from flowstate.updating import Change, update
 
 __all__ = ["Changing"]
 
