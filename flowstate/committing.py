@@ -45,7 +45,7 @@ from flowstate.log.reading import Reader
 from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.mailboxes.receiving import Receive, forget_mailbox, mailboxes_of, receive
 from flowstate.planning.plan import PLANNED_AT_ONCE, Plan
-from flowstate.planning.puts import put_alone, settle_put
+from flowstate.planning.puts import Checks, check_beside, put_alone, settle_put
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.registry import FlowRegistry
 from flowstate.state import State, checked, frozen
@@ -113,8 +113,8 @@ class Committer:
     ) -> None:
         """Do a commit.
 
-        One step or one ``Put`` of one context is by far the most frequent one. It goes without a
-        plan, which would double its cost.
+        One step or one ``Put`` of one context, perhaps with a ``Check`` of another one, is by far
+        the most frequent one. It goes without a plan, which would double its cost.
 
         Args:
             commit: to be done.
@@ -125,8 +125,9 @@ class Committer:
             raise InvalidInputError("engine", OTHER_LOOP)
         commands, store_id = commit._commands, self._store_id
         step: Any
+        checks: Checks = ()
         if (
-            len(commands) != 1
+            (len(commands) != 1 and not (checks := check_beside(commands, store_id)))
             or (kind := type(step := commands[0])) not in ALONE
             or type(ctx := step.ctx) is not StateContext
             or (ctx._store_id or store_id) != store_id
@@ -137,11 +138,11 @@ class Committer:
         needs: tuple[str, ...] = ()
         settle_it = settle
         if kind is Put:
-            alone = put_alone(ctx) if step.keep is False else None
-            if alone is None:
+            made = put_alone(ctx) if step.keep is False else None
+            if made is None:
                 await self._commit_plan(commands)
                 return
-            put, settle_it = alone, partial(settle_put, alone.transition)
+            put, settle_it = made, partial(settle_put, made.transition)
         elif current is ctx._known is ctx.committed and not current.timers:
             put = stepped(current, step, self._flows, ctx)  # What the store gave needs no check.
         else:
@@ -152,10 +153,9 @@ class Committer:
         if self._encodes:
             body = encode_body(put)
             size = len(body) if body.isascii() else text_bytes(body)
-            writes = Writes(self._tokens(), (put,), (body,), needs=needs, size=size)
+            writes = Writes(self._tokens(), (put,), (body,), checks, needs=needs, size=size)
         else:
-            token = self._tokens()
-            writes = Writes(token, (put,), needs=needs) if needs else Writes(token, (put,))
+            writes = Writes(self._tokens(), (put,), (), checks, needs=needs)
         sent_at = self._monotonic()
         if self._batcher is None:
             verdicts = await self._driver.commit((writes,))

@@ -11,6 +11,8 @@ before a block can say more:
 - ``<!-- file NAME -->``: the block is a file of that name, for blocks that are run.
 - ``<!-- run -->``, ``<!-- run killed -->``: the shell runs the block; it succeeds, or is killed.
 - ``<!-- prints -->``: the text block is what the block before it prints.
+
+Blocks of ``py`` are programs for other libraries, which are not executed.
 """
 
 import ast
@@ -208,6 +210,14 @@ def test_code_runs(
             else:
                 names = {"__name__": "page"} if kind == "alone" else names
                 printed = execute(block, page, names, runner)
+
+
+def test_programs_of_other_libraries_are_python() -> None:
+    programs = [block for page in PAGES for block in blocks(page) if block.language == "py"]
+
+    assert len(programs) == 5
+    for block in programs:
+        ast.parse(block.code)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

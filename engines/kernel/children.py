@@ -27,12 +27,27 @@ from flowstate import (
     UnknownFlowError,
 )
 from flowstate.engines.kernel.control import CONTROL, Cancel
-from flowstate.engines.kernel.errors import ChildFailed, restored, stored
-from flowstate.engines.kernel.instance import ORIGIN, OUTCOME, PARENT, RESULT, Codes, Instance
+from flowstate.engines.kernel.errors import (
+    ChildFailed,
+    InstanceFailedError,
+    StoredError,
+    restored,
+    stored,
+)
+from flowstate.engines.kernel.instance import (
+    ERROR,
+    ORIGIN,
+    OUTCOME,
+    PARENT,
+    RESULT,
+    Codes,
+    Instance,
+)
 from flowstate.engines.kernel.operations import Each
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.reviving import revived
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
+from flowstate.engines.kernel.telling import latest
 from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
 
 __all__ = ["Family"]
@@ -65,6 +80,9 @@ class Family:
         prefix = self._prefix(name, thread, each)
         if children.error is not None and each.strict:
             children.stopping = True
+        if name in self.progress.to_look:
+            self.progress.to_look.remove(name)
+            await self._look(prefix, children)
         if thread.owed and each.abandon:
             self.progress.raise_owed(name)
         elif children.are_over:
@@ -145,7 +163,7 @@ class Family:
         if state.values.get(ORIGIN) != fresh.current.values[ORIGIN]:
             raise InvalidInputError("id", f"{state.id!r} is there already, and is no child of it")
         if state.labels.get(OUTCOME) == "done":
-            children.done += 1
+            children.count(state.id, None)
         elif OUTCOME in state.labels or state.status is Status.ENDED:
             return [revived(state, fresh, self.codes)]
         return []
@@ -170,6 +188,16 @@ class Family:
         children = [state async for state in self._children(prefix)]
         live = [state.id for state in children if OUTCOME not in state.labels]
         await asyncio.gather(*map(cancel, live))
+
+    async def _look(self, prefix: str, children: Children) -> None:
+        """Count children that have ended and told nothing: by force, after crashes, forgotten."""
+        live = {each.id async for each in self._children(prefix) if each.status is not Status.ENDED}
+        for id in [f"{prefix}{index}" for index in range(children.started)]:
+            if id in live or children.has_ended(id):
+                continue
+            state = await latest(self.engine, id)
+            if not state.rev or state.status is Status.ENDED:
+                children.count(id, _error_of(state))
 
     async def _children(self, prefix: str) -> AsyncIterator[State]:
         labels = {PARENT: self.instance.id}
@@ -199,3 +227,12 @@ class Family:
             if id not in found:
                 return Ended(error=stored(ChildFailed(id, "its result is not there any more")))
         return Ended(Raw(msgspec.json.encode([found[id] for id in ids])))
+
+
+def _error_of(state: State) -> StoredError | None:
+    """Return why a child that has ended has no result."""
+    if state.labels.get(OUTCOME) == "done":
+        return None
+    text = "it was ended by force, or crashed too often" if state.rev else "it was forgotten"
+    by_force = InstanceFailedError(state.id, text)
+    return state.get(StoredError, ERROR, default=None) or stored(by_force)

@@ -1,6 +1,6 @@
 """Code with named stops: what a thread of an instance runs, and how it is entered again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ __all__ = [
     "Returned",
     "Stop",
     "Update",
+    "stops_of",
 ]
 
 
@@ -59,6 +60,7 @@ class Stop:
         levels: what encloses it and is part of the place, from the outside in: ``for item``,
             ``except 2``, ``finally 1``.
         messages: those that it waits for, by name, and their types; as far as that can be told.
+        is_open: it may wait for messages that are not among those.
         runs: further code that it runs in the same instance.
     """
 
@@ -69,6 +71,7 @@ class Stop:
     optional: frozenset[str] = frozenset()
     levels: Sequence[str] = ()
     messages: Mapping[str, Any] = EMPTY
+    is_open: bool = True
     runs: "Sequence[Code]" = ()
 
 
@@ -190,3 +193,12 @@ class Code(Protocol):
 
     def check(self, frame: Frame) -> None:
         """Raise ``MisfitError`` unless ``frame`` can be entered; runs no user code."""
+
+
+def stops_of(code: Code) -> Iterator[Stop]:
+    """Return all stops at which instances of a code may stand."""
+    codes = [code]
+    for each in codes:
+        yield from each.stops.values()
+        for stop in each.stops.values():
+            codes += [other for other in stop.runs if other not in codes]

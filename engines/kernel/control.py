@@ -128,7 +128,4 @@ def _count(instance: Instance, ended: ChildEnded) -> None:
     thread = instance.threads.get(ended.thread)
     if thread is None or thread.children is None or thread.passed != ended.passed:
         return
-    children = thread.children
-    children.done += 1
-    if ended.error is not None and children.error is None and not children.stopping:
-        children.failed, children.error = ended.child, ended.error
+    thread.children.count(ended.child, ended.error)

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ from flowstate import (
     Delay,
     Engine,
     InvalidCommandError,
+    InvalidInputError,
     RetryPolicy,
     RevisionMismatchError,
     State,
@@ -20,7 +22,7 @@ from flowstate import (
     Transit,
     encoded,
 )
-from flowstate.engines.kernel.code import Code
+from flowstate.engines.kernel.code import Code, MisfitError, stops_of
 from flowstate.engines.kernel.control import (
     CONTROL,
     Cancel,
@@ -160,12 +162,33 @@ class Kernel:
             StateNotFoundError: there is no such instance, and the message is not ``early``.
             InvalidCommandError: the instance has ended.
             MailboxFullError: too many messages were not taken.
-            InvalidInputError: JSON cannot hold the message.
+            InvalidInputError: JSON cannot hold the message, or nothing that is known here waits for
+                such a one, and surely not this instance. What is ``early`` may be for newer code.
             CommitUnknownError: it could not be found out whether it was sent.
         """
         name = name or type(message).__name__
+        if not early and name.partition("#")[0] not in self._messages:
+            await self._check_taken(id, name)
         name = f"{name}/{thread}" if thread else name
         return await self.engine.signal(id, name, message, key=key, early=early)
+
+    @cached_property
+    def _messages(self) -> frozenset[str]:
+        codes = [each for known in self.codes for each in self.codes.versions(known.name)]
+        stops = [stop for each in codes for stop in stops_of(each)]
+        return frozenset(name for stop in stops for name in stop.messages)
+
+    async def _check_taken(self, id: str, name: str) -> None:
+        """Refuse a message for which no stop of an instance ever waits."""
+        try:
+            code = self.codes.of(await self.engine.get_state(id))
+        except MisfitError:
+            return  # Its code is not here.
+        if any(stop.is_open for stop in stops_of(code)):
+            return
+        names = sorted({name for stop in stops_of(code) for name in stop.messages})
+        known = f"only for {', '.join(names)}" if names else "for no message"
+        raise InvalidInputError("message", f"{code.name!r} never waits for {name!r}, {known}")
 
     async def publish(
         self, event: Any, *, key: str = "", keep: timedelta = timedelta(days=1)

@@ -146,6 +146,7 @@ class Progress(Waiting):
                 self._join(name, thread, operation)
             case Each():
                 thread.does, thread.children = "each", Children(len(operation.items))
+                self._look_later(thread)
                 if not operation.items:
                     self.finish(name, Ended(Raw(b"[]")))
             case Go():

@@ -149,6 +149,8 @@ class Steps:
 
     def with_progress(self) -> list[Step]:
         """Return the steps whose progress is to be stored now."""
+        if not self.running:
+            return []
         now = self._engine.clock.monotonic()
         return [
             step

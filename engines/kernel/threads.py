@@ -33,12 +33,14 @@ class Ended(Struct, frozen=True, omit_defaults=True):
 
 
 class Children(Struct, omit_defaults=True):
-    """The children that a thread waits for: counts only, since there may be thousands.
+    """The children that a thread waits for: little of each, since there may be thousands.
 
     Attributes:
         total: how many there are to be.
         started: how many were started.
         done: how many of them have ended.
+        ended: which of them, as the bits of a hexadecimal number.
+        looks: how often the parent has looked at them, since a child may end and not tell it.
         failed: the first one that has come to no result.
         error: of that one.
         stopping: the others are to be cancelled, and no more are started.
@@ -48,6 +50,8 @@ class Children(Struct, omit_defaults=True):
     total: int
     started: int = 0
     done: int = 0
+    ended: str = "0"
+    looks: int = 0
     failed: str = ""
     error: StoredError | None = None
     stopping: bool = False
@@ -57,6 +61,27 @@ class Children(Struct, omit_defaults=True):
     def are_over(self) -> bool:
         """Whether none of them runs or is to be started."""
         return self.done == (self.started if self.stopping else self.total)
+
+    def has_ended(self, child: str) -> bool:
+        """Return whether a child was counted."""
+        return bool(int(self.ended, 16) >> _number(child) & 1)
+
+    def count(self, child: str, error: StoredError | None) -> None:
+        """Count a child that has ended, once.
+
+        Args:
+            child: its id.
+            error: why it has no result.
+        """
+        if self.has_ended(child):
+            return
+        self.done, self.ended = self.done + 1, f"{int(self.ended, 16) | 1 << _number(child):x}"
+        if error is not None and self.error is None and not self.stopping:
+            self.failed, self.error = child, error
+
+
+def _number(child: str) -> int:
+    return int(child.rpartition(".")[2])
 
 
 # does   means                                           left by

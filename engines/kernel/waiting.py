@@ -26,6 +26,7 @@ __all__ = ["Asking", "Waiting"]
 logger = logging.getLogger("flowstate.engines")
 
 MOST_NAMES = 98  # Of messages that an instance waits for; the store takes 100.
+FIRST_LOOK, LONGEST_LOOK = 60.0, 86_400.0  # Seconds between looks at children, which grow.
 
 
 @attrs.define(eq=False)
@@ -71,6 +72,7 @@ class Waiting(Asking, ABC):
         retry: of steps for which nothing else says it.
         to_start: threads whose step is to run, in order.
         to_stop: threads whose step runs and is not wanted any more.
+        to_look: threads whose children may have ended and told nothing.
         is_listening: a thread has begun to wait, perhaps for a message that is there already.
         is_looking: there may be something new outside that a thread waits for.
     """
@@ -80,6 +82,7 @@ class Waiting(Asking, ABC):
     retry: RetryPolicy | None
     to_start: dict[str, None] = attrs.field(init=False, factory=dict)
     to_stop: set[str] = attrs.field(init=False, factory=set)
+    to_look: set[str] = attrs.field(init=False, factory=set)
     is_listening: bool = attrs.field(init=False, default=False)
     is_looking: bool = attrs.field(init=False, default=True)
     _ready: deque[str] = attrs.field(init=False, factory=deque)
@@ -210,6 +213,12 @@ class Waiting(Asking, ABC):
             notes.deadline = None
             self.interrupt(MAIN, "timeout")
 
+    def _look_later(self, thread: Thread) -> None:
+        assert thread.children is not None  # noqa: S101 - it waits for them
+        thread.at = self.later(min(FIRST_LOOK * 2**thread.children.looks, LONGEST_LOOK))
+        thread.children.looks += 1
+        self.instance.is_changed = True
+
     def _come(self, name: str) -> None:
         """Let a thread go on whose time has come, unless another one has ended it just now."""
         thread = self.instance.threads.get(name)
@@ -219,6 +228,9 @@ class Waiting(Asking, ABC):
             thread.does, thread.at = "step", None
             self._asked.pop(name, None)
             self.to_start[name] = None
+        elif thread.does == "each":
+            self._look_later(thread)
+            self.to_look.add(name)
         elif thread.does == "wait":
             wait = self.ask(name)
             is_sleep = isinstance(wait, Wait) and not wait.sources

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ __all__ = ["main"]
 
 EPILOG = """
 The target is a workflow, or a list of workflows. The exit status of check is 0 when all live
-instances can go on, 1 when some cannot, 2 for a bad target or a store that cannot be read.
+instances can go on, 1 when some cannot, 2 for a bad target, a store that cannot be read, or any
+other failure.
 """
+STORES = "sqlite:PATH, postgresql://... or redis://..."
 
 
 class TargetError(Exception):
@@ -43,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TargetError, CompileError, FlowstateError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except Exception:  # noqa: BLE001 - the status 1 would say that instances are stranded
+        traceback.print_exc()
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,9 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     does = parser.add_subparsers(dest="do", required=True)
     checks = does.add_parser("check", help="which live instances would be stranded?")
     checks.add_argument("target", help="package.module:name")
-    checks.add_argument(
-        "--store", required=True, help="sqlite:PATH, postgresql://... or redis://..."
-    )
+    checks.add_argument("--store", required=True, help=STORES)
     checks.add_argument("--schema", default="flowstate", help="of Postgres")
     checks.add_argument("--namespace", default="flowstate", help="of Redis")
     checks.add_argument("--json", action="store_true", help="write the report as JSON")
@@ -71,6 +75,8 @@ def _load(target: str) -> list[Code]:
         TargetError: there are none.
     """
     module, _, name = target.partition(":")
+    if not name:
+        raise TargetError(f"{target!r}: write package.module:name")
     try:
         found: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -112,7 +118,7 @@ def _driver(options: argparse.Namespace) -> Driver:
             from flowstate.drivers.redis import RedisDriver  # noqa: PLC0415
 
             return RedisDriver(options.store, namespace=options.namespace)
-    raise TargetError(f"--store: cannot tell what store {options.store!r} is")
+    raise TargetError(f"--store: cannot tell what store {options.store!r} is; write {STORES}")
 
 
 def _say(text: str) -> None:

@@ -21,9 +21,11 @@ from flowstate import (
     Forget,
     InvalidCommandError,
     Pause,
+    State,
     StateContext,
     StateNotFoundError,
     Status,
+    Transit,
 )
 from flowstate.engines.kernel.code import Update
 from flowstate.engines.kernel.current_step import current_step
@@ -43,6 +45,7 @@ ENTER = "flowstate.lock"  # The code in which a thread gets a lock.
 LINE = "line"  # The value of a lock.
 LOOK = timedelta(minutes=1)
 MOST = 5_000  # That hold a lock, or wait for it.
+LOST, DEADLOCK = 1, -1  # In place of the number of a place: taken by force; it would wait forever.
 DEEPEST = 100  # Locks that one waits for because of another.
 NO_CHANGE = Update(Any, lambda _data, _request: None)
 
@@ -59,7 +62,7 @@ class DeadlockError(FlowstateError):
         self.lock = lock
 
 
-class Held(Struct, frozen=True):
+class Held(Struct, frozen=True, omit_defaults=True):
     """A place in the line of a lock; the first one holds it.
 
     Attributes:
@@ -107,7 +110,7 @@ async def _place(lock: str, time: float | timedelta | None) -> Held:
 
 
 async def _ask(held: Held) -> Held:
-    """Take a place in the line, if that is not done; tell whether it is the first."""
+    """Take a place in the line, if that is not done."""
 
     def stand(ctx: StateContext) -> Sequence[Command[Any]]:
         line = ctx.get(Line, LINE, default=Line())
@@ -121,12 +124,26 @@ async def _ask(held: Held) -> Held:
         is_first = line.places[0].key == held.key
         return () if is_first else (Delay(ctx, FLOW, timedelta(0)),)
 
-    state = await changed(_id(held.lock), stand)
-    first = state.get(Line, LINE).places[0]
+    return await _judged(held, await changed(_id(held.lock), stand))
+
+
+async def _look(held: Held) -> Held:
+    try:
+        state = await current_step().engine.get_state(_id(held.lock))
+    except StateNotFoundError:
+        return replace(held, number=LOST)
+    return await _judged(held, state)
+
+
+async def _judged(held: Held, state: State) -> Held:
+    """Return a place with what the state of the lock says of it."""
+    first, *others = state.get(Line, LINE).places
     if first.key == held.key:
         return replace(held, number=state.rev)
+    if all(each.key != held.key for each in others):
+        return replace(held, number=LOST)
     if await _waits_for(first, held):
-        return replace(held, number=-1)
+        return replace(held, number=DEADLOCK)
     left = None if held.until is None else (held.until - await now()).total_seconds()
     return replace(held, left=None if left is None else max(0.0, left))
 
@@ -204,13 +221,15 @@ async def _leave_line(engine: Engine, lock: str, key: str) -> None:
 async def _serve(ctx: StateContext, engine: Engine) -> Command[Any]:
     """Tell who is first that it holds the lock; look from time to time whether it still lives."""
     line = ctx.get(Line, LINE)
-    while line.places and not await _is_there(engine, line):
+    is_there = await _is_there(engine, line)
+    if not is_there:
         line.places.pop(0)
     if not line.places:
         return Commit(End(ctx), Forget(ctx))
     ctx.put(line, LINE)
-    is_free = len(line.places) == 1
-    return Commit(Pause(ctx) if is_free else Delay(ctx, FLOW, LOOK))
+    if not is_there:
+        return Commit(Transit(ctx, FLOW))  # The next one must not be told before it is the first.
+    return Commit(Pause(ctx) if len(line.places) == 1 else Delay(ctx, FLOW, LOOK))
 
 
 async def _is_there(engine: Engine, line: Line) -> bool:
@@ -246,8 +265,8 @@ async def _enter(
         held = await step(_ask, held, name="ask", retry=PATIENT)
         while not held.number:
             await wait("turn", _turn(held), timeout=held.left)
-            held = await step(_ask, held, name="look", retry=PATIENT)
-        if held.number < 0:
+            held = await step(_look, held, name="look", retry=PATIENT)
+        if held.number == DEADLOCK:
             raise DeadlockError(held.lock)
     except BaseException:
         await sub(_leave, held, True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from flowstate.engines.kernel.code import Code
+from flowstate.engines.kernel.code import Code, stops_of
 from flowstate.engines.workflow.compiler.lookup import hints_of
 
 __all__ = ["messages_of", "schemas_of", "types_of", "with_schemas"]
@@ -16,12 +16,7 @@ def messages_of(code: Code) -> dict[str, Any]:
 
     A class that the source does not name plainly is not among them.
     """
-    found, codes = dict[str, Any](), [code]
-    for each in codes:
-        for stop in each.stops.values():
-            found |= stop.messages
-            codes += [other for other in stop.runs if other not in codes]
-    return found
+    return {name: kind for stop in stops_of(code) for name, kind in stop.messages.items()}
 
 
 def types_of(code: Code) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Place(Node, ABC):
 
     def stop(self) -> Stop:
         """Return what is known about it."""
-        return Stop(self.name, self.kind)
+        return Stop(self.name, self.kind, is_open=False)
 
 
 @attrs.define(eq=False)
@@ -153,7 +153,7 @@ class Begin(Place):
 
     def stop(self) -> Stop:
         """Return what is known about it."""
-        return Stop(self.name, self.kind, runs=[self.code])
+        return Stop(self.name, self.kind, is_open=False, runs=[self.code])
 
     def ask(self, now: Now) -> Operation:
         """Ask for the thread."""

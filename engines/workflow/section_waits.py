@@ -86,7 +86,7 @@ class Enter(Place):
     def stop(self) -> Stop:
         """Return what is known about it."""
         messages = {each.name: each.update.takes for each in self.receivers}
-        return Stop(self.name, self.kind, messages=messages)
+        return Stop(self.name, self.kind, messages=messages, is_open=False)
 
     def ask(self, now: Now) -> Operation:
         """Ask for a message."""

@@ -1,13 +1,34 @@
-"""A ``Put`` that is a commit by itself: by far the most frequent one next to a step."""
+"""Commits that need no plan: a ``Put`` alone, and a ``Check`` beside a step or a ``Put``."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
+from flowstate.commands import Check, Command
 from flowstate.context import StateContext, settle
 from flowstate.effect_keys import kept, origin_of
+from flowstate.ground.limits import check_id, check_rev
 from flowstate.planning.steps import FORGET
 from flowstate.state import State, Transition, checked
 
-__all__ = ["put_alone", "settle_put"]
+__all__ = ["Checks", "check_beside", "put_alone", "settle_put"]
+
+Checks = tuple[tuple[str, int], ...]
+"""Ids, and what the latest revision of each has to be."""
+
+
+def check_beside(commands: Sequence[Command[Any]], store_id: str) -> Checks:
+    """Return the ``Check`` that is the second one of two commands; nothing if that takes a plan."""
+    if [type(each) for each in commands[1:]] != [Check]:
+        return ()
+    check: Any = commands[1]
+    ctx = check.ctx
+    is_other = type(ctx) is StateContext and ctx is not getattr(commands[0], "ctx", ctx)
+    if not is_other or (ctx._store_id or store_id) != store_id or type(ctx.committed) is not State:
+        return ()
+    check_rev("committed.rev", ctx.committed.rev)
+    return ((check_id("state.id", ctx.committed.id), ctx.committed.rev),)
 
 
 def put_alone(ctx: StateContext) -> State | None:

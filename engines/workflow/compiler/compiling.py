@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from flowstate.engines.kernel.code import Stop
+from flowstate.engines.kernel.outside import Event, Result
 from flowstate.engines.workflow.compiler.bindings import Types, types_of
 from flowstate.engines.workflow.compiler.bound import bound_names
 from flowstate.engines.workflow.compiler.compiled import (
@@ -185,8 +186,18 @@ def _stop(stop: FoundStop, held: Sequence[Held], lookup: Lookup) -> Stop:
         frozenset(each.name for each in held if each.is_optional),
         [level.key for level in stop.levels],
         {each.__name__: each for each in classes},
+        not all(_is_told(each, lookup) for each in sources),
         [each.target for each in calls if each.target and each.mark.kind != "each"],
     )
+
+
+def _is_told(source: ast.expr, lookup: Lookup) -> bool:
+    """Return whether the source of a wait says which messages it stands for, if any."""
+    if isinstance(source, ast.Call):
+        return lookup.value(source.func) in (Timeout, Event, Result)
+    kind = lookup.value(source)
+    is_message = isinstance(kind, type) and not issubclass(kind, MessageSource)
+    return is_message or isinstance(source, ast.Constant)
 
 
 def _decoder(kind: Any) -> Any:

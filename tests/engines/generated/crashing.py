@@ -94,10 +94,10 @@ def blocking(call: Callable[..., Any]) -> Callable[..., Any]:
 
 def source_of(seed: int) -> Source:
     """Return a workflow, and what its clients do."""
-    rng = Random(f"client {seed}")
-    count = rng.choice([0, 1, 2, 5])
-    messages = [Paid(n) if rng.random() < 0.5 else Note(n) for n in range(count)]
-    return Source(seed, written(seed), messages, rng.sample(range(1, 9), rng.choice([0, 0, 1, 2])))
+    rng, text = Random(f"client {seed}"), written(seed)
+    kinds = [kind for kind in (Paid, Note) if kind.__name__ in text]
+    messages = [rng.choice(kinds)(n) for n in range(rng.choice([0, 1, 2, 5]))] if kinds else []
+    return Source(seed, text, messages, rng.sample(range(1, 9), rng.choice([0, 0, 1, 2])))
 
 
 def whole_of(source: Source) -> Any:

@@ -170,7 +170,7 @@ class WholeWriter(Writer):
             "all_of(sleep(900_000), step(hang), {})",
             "each(idles, [Item(1), Item(2)], {})",
         ]
-        self._line(depth, f"if not s.told and {self._test()}:")
+        self._line(depth, f"if not s.told and ({self._test()}):")
         self._line(depth + 1, "s.told = True")
         self._line(depth + 1, f"await {self._rng.choice(forms).format(self._named('c'))}")
 

@@ -1,13 +1,15 @@
 """Children: started in stages, counted, cancelled, and asked for their results."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from flowstate import End, FakeClock, Status
-from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
+from flowstate import End, FakeClock, Forget, State, StateContext, Status
+from flowstate.engines.kernel.control import ChildEnded
+from flowstate.engines.kernel.errors import ChildFailed, InstanceCancelledError, InstanceFailedError
 from flowstate.engines.kernel.operations import Each
 from tests.engines.kernel.running import kernel_of, revisions, stands
 from tests.engines.kernel.tables import Ask, Done, Table, line, run, wait
@@ -206,6 +208,72 @@ async def test_a_parent_that_ends_before_its_children_tell_it() -> None:
             await kernel.result("p")
         for n in range(2):
             await kernel.engine.wait_for(f"p.a.0.{n}", status=Status.ENDED)
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (lambda ctx: [End(ctx)], "it was ended by force, or crashed too often"),
+        (lambda ctx: [End(ctx), Forget(ctx)], "it was forgotten"),
+    ],
+)
+async def test_a_parent_learns_of_a_child_that_has_ended_and_told_nothing(
+    end: Callable[[StateContext], list[Any]], text: str
+) -> None:
+    child = line("child", wait("w", Note), data=dict)
+    code = line("parent", each(child, [{}] * 3), uses={"c": child})
+    clock = FakeClock()
+
+    async with kernel_of(code, clock=clock) as kernel:
+        await kernel.start(code, "p", {})
+        await stands(kernel, "p", "a")
+        await stands(kernel, "p.a.0.2", "a")
+        await kernel.engine.update("p.a.0.1", end)
+        with pytest.raises(InstanceFailedError, match=text) as failed:
+            await kernel.result("p")
+
+        assert isinstance(failed.value.__cause__, ChildFailed)
+        assert failed.value.__cause__.child == "p.a.0.1"
+        for n in (0, 2):
+            with pytest.raises(InstanceCancelledError):
+                await kernel.result(f"p.a.0.{n}", timeout=0)
+
+
+async def test_a_child_that_ends_twice_counts_once() -> None:
+    child = line("child", wait("w", Note), data=dict)
+    code = line("parent", each(child, [{}] * 2), uses={"c": child})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+        await stands(kernel, "p.a.0.1", "a")
+        told = ChildEnded("p.a.0.0", "main", 0)
+        for key in ("one", "two"):
+            await kernel.engine.signal("p", "$control", told, key=key)
+        parent = await kernel.engine.wait_for("p", until=_has_counted)
+        assert not _is_over(parent)
+
+        for n in range(2):
+            await kernel.send(f"p.a.0.{n}", Note(n))
+        assert await kernel.result("p") == [[[{"n": 0}], [{"n": 1}]]]
+
+
+async def test_a_parent_looks_at_its_children_ever_more_seldom() -> None:
+    child = line("child", wait("w", seconds=100 * 86_400.0), data=dict)
+    code = line("parent", each(child, [{}]), uses={"c": child})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+        await kernel.result("p")
+        looks = len(await revisions(kernel, "p"))
+    assert 200 < looks < 250  # Two revisions for each day, and some for the first one.
+
+
+def _has_counted(state: State) -> bool:
+    return b'"done":1' in bytes(state.values["threads"]) and state.status is Status.PAUSED
+
+
+def _is_over(state: State) -> bool:
+    return "outcome" in state.labels
 
 
 async def test_what_a_parent_commits_for_a_child() -> None:

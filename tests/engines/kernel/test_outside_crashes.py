@@ -80,7 +80,7 @@ async def start_all(kernel: Kernel, codes: Mapping[str, Table]) -> None:
 
 
 async def start_the_last_first(kernel: Kernel, codes: Mapping[str, Table]) -> None:
-    for name, code in reversed(codes.items()):
+    for name, code in reversed([*codes.items()]):
         await kernel.start(code, name[0], {})
 
 

@@ -13,8 +13,9 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.drivers.sqlite import SQLiteDriver
 from flowstate.engines.kernel.code import Frame, MisfitError
 from flowstate.engines.workflow import all_of, each, step, wait, workflow
-from flowstate.engines.workflow.checking import check
+from flowstate.engines.workflow.checking import Report, check
 from flowstate.engines.workflow.workflows import Workflows
+from tests.damage import in_sqlite
 from tests.engines.workflow.orders import Approved, Order, opened, order, stands
 
 
@@ -114,6 +115,18 @@ async def older(s: dict[str, int]) -> int:
     return paid
 
 
+@workflow("w", version=2)
+async def newest(s: dict[str, int]) -> int:
+    await wait("other", Approved)
+    return 2
+
+
+@workflow("w", version=1)
+async def older_without_a_stop(s: dict[str, int]) -> int:
+    return await step(pay, 3)
+
+
+BOTH = [older_without_a_stop, newest]
 FITS = [first_form, more_around_it, renamed, one_name_more, older]
 WHY = {
     another_stop: "w: has no stop 'approval'; its stops: pay, consent",
@@ -239,6 +252,7 @@ def test_an_upgrade_that_fails_is_a_misfit() -> None:
 
 
 TARGET = "tests.engines.workflow.test_check"
+UNIMPORTABLE = "tests.engines.workflow.unimportable"
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -253,6 +267,8 @@ async def test_the_command_line_has_an_exit_status(tmp_path: Path) -> None:
         await workflows.start(first_form, "a", {})
         await stands(workflows, "a", "approval")
     store = ("--store", f"sqlite:{path}")
+    text = tmp_path / "text"
+    text.write_text("text")
 
     fits = command("check", f"{TARGET}:first_form", *store)
     assert (fits.returncode, fits.stdout) == (0, "all 1 live instances can go on\n")
@@ -262,12 +278,64 @@ async def test_the_command_line_has_an_exit_status(tmp_path: Path) -> None:
     for target, url, error in [
         (f"{TARGET}:nothing", store[1], "has no attribute 'nothing'"),
         (f"{TARGET}:pay", store[1], "is no workflow"),
+        (TARGET, store[1], "write package.module:name"),
+        ("tests.engines.workflow.none:first_form", store[1], "No module named"),
+        (f"{UNIMPORTABLE}:first_form", store[1], "NotImplementedError: it cannot be imported"),
+        (f"{TARGET}:first_form", f"sqlite:{text}", "file is not a database"),
+        (f"{TARGET}:first_form", "postgresql://u:secret@127.0.0.1:1/x", "Connection refused"),
         (f"{TARGET}:first_form", "sqlite:/nowhere/x.db", "there is no file"),
         (f"{TARGET}:first_form", "ftp://x", "cannot tell what store"),
     ]:
         none = command("check", target, "--store", url)
         assert (none.returncode, none.stdout) == (2, "")
         assert error in none.stderr
+        assert "secret" not in none.stderr
+
+
+async def test_the_command_line_writes_json(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with opened(older, driver=SQLiteDriver(path)) as workflows:
+        for id in ("a", "b"):
+            await workflows.start(older, id, {})
+            await stands(workflows, id, "approval")
+
+    written = command("check", f"{TARGET}:BOTH", "--store", f"sqlite:{path}", "--json")
+
+    assert (written.returncode, written.stderr) == (1, "")
+    report = msgspec.json.decode(written.stdout, type=Report)
+    assert (report.live, report.versions) == (2, {"w": {1: 2, 2: 0}})
+    assert [each.count for each in report.stranded] == [2]
+
+
+async def test_a_damaged_instance_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with opened(first_form, driver=SQLiteDriver(path)) as workflows:
+        for id in ("a", "b", "c"):
+            await workflows.start(first_form, id, {})
+            await stands(workflows, id, "approval")
+    in_sqlite(path, "revision", "b")
+    clock = FakeClock()
+    async with Engine(SQLiteDriver(path), FlowRegistry(), clock=clock) as engine:
+        report = await check(engine, [another_stop])
+
+    found = {each.problem: each.ids for each in report.stranded}
+    assert found == {"misfit": ("a", "c"), "damaged": ("b",)}
+
+
+async def test_the_time_of_a_check_follows_the_number_of_live_instances() -> None:
+    """It reads each once, tells how far it has come, and reads none that has ended."""
+    told: list[int] = []
+    async with opened(first_form, clock=FakeClock(autojump=False)) as workflows:
+        for number in range(30):
+            await workflows.start(first_form, str(number), {})
+            await stands(workflows, str(number), "approval")
+        for number in range(10):
+            await workflows.send(str(number), Approved("x"))
+            await workflows.result(str(number))
+        report = await check(workflows.engine, [first_form], progress=told.append)
+
+    assert report.live == 20
+    assert told == [*range(1, 21)]
 
 
 async def test_a_check_changes_nothing() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from flowstate import FakeClock, InvalidInputError, State, StateContext
+from flowstate import FakeClock, InvalidInputError, State, StateContext, StateNotFoundError
 from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
-from flowstate.engines.workflow import helper, step, sub, workflow
+from flowstate.engines.workflow import helper, step, sub, wait, workflow
 from tests.engines.workflow.orders import (
     Approved,
     Order,
@@ -52,6 +52,40 @@ async def test_an_instance_that_fails_or_is_cancelled_has_no_result() -> None:
         await workflows.cancel("c")
         with pytest.raises(InstanceCancelledError):
             await workflows.result("c")
+
+
+async def test_a_message_for_which_an_instance_never_waits_is_refused() -> None:
+    async with opened(clock=FakeClock(autojump=False)) as workflows:
+        await workflows.start(order, "o", Order(["tea"]))
+        await workflows.start(count_up, "c", {}, {"to": 1})
+        reason = "message: 'order' never waits for 'dict', only for Approved"
+        with pytest.raises(InvalidInputError, match=reason):
+            await workflows.send("o", {"by": "anna"})
+        with pytest.raises(
+            InvalidInputError, match="'count_up' never waits for 'str', only for App"
+        ):
+            await workflows.send("c", "anna")
+        with pytest.raises(StateNotFoundError):
+            await workflows.send("x", "anna")
+
+        assert await workflows.send("o", {"by": "anna"}, early=True)
+        assert await workflows.send("o", {"by": "anna"}, name="Approved")
+        assert await workflows.result("o") == "charge 1 by anna"
+
+
+async def test_a_message_may_come_where_a_definition_does_not_say_for_which_it_waits() -> None:
+    kinds = [Approved]
+
+    @workflow("open")
+    async def open_order(_: Order) -> str:
+        found: Approved = await wait("approval", *kinds)
+        return found.by
+
+    async with opened(open_order) as workflows:
+        await workflows.start(open_order, "o", Order([]))
+        assert await workflows.send("o", Order([]))
+        assert await workflows.send("o", Approved("anna"))
+        assert await workflows.result("o") == "anna"
 
 
 async def test_an_update_is_answered_and_a_query_reads() -> None:

@@ -127,6 +127,7 @@ async def contend(workflows: Workflows) -> None:
 
 async def cancel_a_waiter(workflows: Workflows) -> None:
     await workflows.start(waiting, "a", Order([], "a"))
+    await workflows.engine.wait_for("a", until=has_the_lock)
     await workflows.start(waiting, "b", Order([], "b"))
     await workflows.engine.wait_for("b", until=waits_or_is_over)
     await workflows.cancel("b")

@@ -120,7 +120,7 @@ async def wrong(s: Order) -> str:
     except InvalidInputError as error:
         texts += f"{error}; "
     try:
-        await wait("made", Result(str, s.id))
+        await wait("made", Result(str, s.id))  # type: ignore[arg-type]
     except InvalidInputError as error:
         texts += f"{error}; "
     try:
