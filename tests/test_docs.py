@@ -33,6 +33,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -175,6 +176,13 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
+def empty_page(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the names of a module, in which functions can be found by their names."""
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    return vars(module)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_runs(
     page: Path,
@@ -190,7 +198,7 @@ def test_code_runs(
     if 'os.environ["REDIS_URL"]' in page.read_text():
         redis_server: RedisLike = request.getfixturevalue("redis_server")
         monkeypatch.setenv("REDIS_URL", stack.enter_context(empty_redis(redis_server)))
-    names: dict[str, Any] = {"__name__": "page"}
+    names = empty_page(monkeypatch)
     printed = ""
     with asyncio.Runner() as runner:
         for block in blocks(page):
@@ -208,7 +216,7 @@ def test_code_runs(
             elif kind == "pytest":
                 run_pytest(block.code, rest, tmp_path)
             else:
-                names = {"__name__": "page"} if kind == "alone" else names
+                names = empty_page(monkeypatch) if kind == "alone" else names
                 printed = execute(block, page, names, runner)
 
 

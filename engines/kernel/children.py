@@ -26,7 +26,7 @@ from flowstate import (
     Transit,
     UnknownFlowError,
 )
-from flowstate.engines.kernel.control import CONTROL, Cancel
+from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.errors import (
     ChildFailed,
     InstanceFailedError,
@@ -45,8 +45,7 @@ from flowstate.engines.kernel.instance import (
 )
 from flowstate.engines.kernel.operations import Each
 from flowstate.engines.kernel.progress import Progress
-from flowstate.engines.kernel.reviving import revived
-from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
+from flowstate.engines.kernel.starting import Origin, flow_of, new_instance, revived
 from flowstate.engines.kernel.telling import latest
 from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
 
@@ -183,7 +182,7 @@ class Family:
         async def cancel(id: str) -> None:
             async with room:
                 with contextlib.suppress(InvalidCommandError, StateNotFoundError):  # It has ended.
-                    await self.engine.signal(id, CONTROL, Cancel())
+                    await self.engine.signal(id, CONTROL, "cancel")
 
         children = [state async for state in self._children(prefix)]
         live = [state.id for state in children if OUTCOME not in state.labels]

@@ -1,6 +1,7 @@
 """Control messages: what is said to an instance as a whole, by clients and by its children."""
 
-from typing import Any
+import logging
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -12,37 +13,16 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.threads import Ended
 
-__all__ = [
-    "CONTROL",
-    "Cancel",
-    "ChildEnded",
-    "Control",
-    "Look",
-    "Pause",
-    "Request",
-    "Resume",
-    "answers_of",
-    "obey",
-]
+__all__ = ["CONTROL", "ChildEnded", "Request", "Word", "answers_of", "obey"]
+
+logger = logging.getLogger("flowstate.engines")
 
 CONTROL = "$control"  # The name of these messages.
 MOST_ANSWERS = 100  # That an instance keeps.
 
-
-class Cancel(Struct, frozen=True, tag_field="do", tag="cancel"):
-    """Raise ``Cancelled`` at the next stop of each thread."""
-
-
-class Pause(Struct, frozen=True, tag_field="do", tag="pause"):
-    """Begin no step, and take no message, until it is resumed."""
-
-
-class Resume(Struct, frozen=True, tag_field="do", tag="resume"):
-    """Go on."""
-
-
-class Look(Struct, frozen=True, tag_field="do", tag="look"):
-    """Look again: whether the code fits by now, and for what is waited for outside."""
+Word = Literal["cancel", "pause", "resume", "look"]
+"""Raise ``Cancelled`` at the next stop of each thread; begin no step, and take no message; go on;
+look again, whether the code fits by now, and for what is waited for outside."""
 
 
 class Request(Struct, frozen=True, tag_field="do", tag="update"):
@@ -75,25 +55,31 @@ class ChildEnded(Struct, frozen=True, omit_defaults=True, tag_field="do", tag="c
     error: StoredError | None = None
 
 
-Control = Cancel | Pause | Resume | Look | Request | ChildEnded
+Control = Word | Request | ChildEnded
 
 
 def obey(raw: Raw, ctx: StateContext, instance: Instance, progress: Progress) -> None:
     """Do what a control message says."""
-    message: Control = decoded(Control, raw)
     notes = instance.notes
     instance.is_changed = True
+    try:
+        message: Control = decoded(Control, raw)
+    except msgspec.MsgspecError as error:
+        extra = {"state_id": instance.id}
+        text = "%r does not count a message %r: %s"
+        logger.warning(text, instance.id, CONTROL, error, extra=extra)
+        return
     match message:
-        case Cancel() if not notes.cancelled:
+        case "cancel" if not notes.cancelled:
             notes.cancelled, notes.paused = True, False
             progress.interrupt_all()
-        case Pause() | Resume():
-            notes.paused = isinstance(message, Pause)
+        case "pause" | "resume":
+            notes.paused = message == "pause"
         case Request():
             _keep_answer(ctx, message.key, _answer(instance, progress, message))
         case ChildEnded():
             _count(instance, message)
-        case Look():
+        case "look":
             progress.is_looking = True
         case _:
             pass

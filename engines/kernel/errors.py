@@ -33,49 +33,27 @@ class Cancelled(BaseException):
 class StepFailed(Exception):  # noqa: N818 - it says what happened, as Cancelled does
     """A step has failed and is not tried again; ``__cause__`` is the last error.
 
-    Args:
+    Attributes:
         step: its name.
         attempts: how many there were.
-        text: the last error.
     """
 
     def __init__(self, step: str, attempts: int, text: str) -> None:
-        super().__init__(step, attempts, text)
-
-    def __str__(self) -> str:
-        step, attempts, text = self.args
         times = "once" if attempts == 1 else f"{attempts} times"
-        return f"step {step!r} failed {times}: {text}"
-
-    @property
-    def step(self) -> str:
-        """The name of the step."""
-        return str(self.args[0])
-
-    @property
-    def attempts(self) -> int:
-        """How many attempts there were."""
-        return int(self.args[1])
+        super().__init__(f"step {step!r} failed {times}: {text}")
+        self.step, self.attempts = step, attempts
 
 
 class ChildFailed(Exception):  # noqa: N818 - as StepFailed
     """A child has not come to a result; ``__cause__`` is its error.
 
-    Args:
+    Attributes:
         child: the id of its instance.
-        text: its error.
     """
 
     def __init__(self, child: str, text: str) -> None:
-        super().__init__(child, text)
-
-    def __str__(self) -> str:
-        return f"child {self.args[0]!r}: {self.args[1]}"
-
-    @property
-    def child(self) -> str:
-        """The id of the child."""
-        return str(self.args[0])
+        super().__init__(f"child {child!r}: {text}")
+        self.child = child
 
 
 class ThreadExistsError(Exception):

@@ -15,7 +15,7 @@ logger = logging.getLogger("flowstate.engines")
 
 AFTER = 0.25  # Seconds of a step; most are over by then, and need no watch.
 LATE = 1.0  # Seconds of a turn of short steps; where many turns run at once, each takes longer.
-PAUSE = 1.0  # Seconds after a failure.
+LONGEST = 30.0  # Seconds after a failure; they grow.
 
 
 @attrs.define(eq=False)
@@ -58,9 +58,10 @@ class Hints:
                 await self._look(mailbox_id(id))
             except EngineStoppedError:
                 return
-            except FlowstateError:
-                logger.exception("the watch of messages to %r failed", id, extra={"state_id": id})
-                pause = PAUSE
+            except FlowstateError as error:
+                text = "the watch of messages to %r failed, and begins again: %s"
+                logger.warning(text, id, error, extra={"state_id": id})
+                pause = min(2 * pause, LONGEST)
 
     async def _look(self, mailbox: str) -> None:
         async with self._engine.watch(id=mailbox, since_latest=True) as states:

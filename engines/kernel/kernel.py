@@ -25,12 +25,8 @@ from flowstate import (
 from flowstate.engines.kernel.code import Code, MisfitError, stops_of
 from flowstate.engines.kernel.control import (
     CONTROL,
-    Cancel,
-    Control,
-    Look,
-    Pause,
     Request,
-    Resume,
+    Word,
     answers_of,
 )
 from flowstate.engines.kernel.ending import TELL
@@ -116,22 +112,27 @@ class Kernel:
         Args:
             code: of the workflow.
             id: of the instance, and of its state.
-            data: of the instance.
-            args: of the code, by name.
-            labels: of its state, apart from those that the kernel sets.
+            data: of the instance; the first argument of a workflow that is a function.
+            args: its further arguments, by name.
+            labels: of its state, apart from those that are set anyway.
 
         Returns:
-            Whether it was started by this call.
+            Whether it was started by this call; ``False`` if it was started before.
 
         Raises:
-            InvalidInputError: the data or an argument is not of its type, or JSON cannot hold it.
-            UnknownFlowError: the kernel does not have the workflow.
+            InvalidInputError: the data or an argument is not of its type, or JSON cannot hold it;
+                or the id is that of something else.
+            UnknownFlowError: the workflow is not among those given here.
             CommitUnknownError: it could not be found out whether it was started; start it again.
         """
         ctx = new_instance(code, id, data, args, labels=labels)
         try:
             await self.engine.start(ctx, flow_of(code.name))
         except RevisionMismatchError:
+            name = (await self.engine.get_state(id)).labels.get(WORKFLOW)
+            if name != code.name:
+                what = "a state that is no instance" if name is None else f"an instance of {name!r}"
+                raise InvalidInputError("id", f"{id!r} is the id of {what}") from None
             return False
         return True
 
@@ -225,7 +226,7 @@ class Kernel:
         if hard:
             await self._end(id)
         else:
-            await self._control(id, Cancel())
+            await self._control(id, "cancel")
 
     async def pause(self, id: str) -> None:
         """Let an instance begin no step, and take no message, until it is resumed.
@@ -233,7 +234,7 @@ class Kernel:
         Raises:
             StateNotFoundError: there is no such instance.
         """
-        await self._control(id, Pause())
+        await self._control(id, "pause")
 
     async def resume(self, id: str) -> None:
         """Let an instance go on that was paused.
@@ -241,7 +242,7 @@ class Kernel:
         Raises:
             StateNotFoundError: there is no such instance.
         """
-        await self._control(id, Resume())
+        await self._control(id, "resume")
 
     async def update(
         self,
@@ -329,13 +330,13 @@ class Kernel:
             labels={PARKED: "misfit"}, latest_only=True, status=Status.PAUSED
         ):
             if not misfit(state, self.codes):
-                await self._control(state.id, Look())
+                await self._control(state.id, "look")
                 count += 1
         return count
 
-    async def _control(self, id: str, message: Control) -> None:
+    async def _control(self, id: str, word: Word) -> None:
         try:
-            await self.engine.signal(id, CONTROL, message)
+            await self.engine.signal(id, CONTROL, word)
         except InvalidCommandError:
             return  # It has ended.
 
@@ -352,4 +353,4 @@ class Kernel:
         await self.engine.update(id, end)
         async for child in self.engine.states(labels={"parent": id}, latest_only=True):
             if child.status is not Status.ENDED and not child.get(Origin, ORIGIN).abandoned:
-                await self._control(child.id, Cancel())
+                await self._control(child.id, "cancel")

@@ -1,17 +1,22 @@
-"""New instances: the state of one, with its main thread before its first stop."""
+"""Instances that begin, or go on although they have ended: what their states are then."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 
 from flowstate import InvalidInputError, State, StateContext, encoded
-from flowstate.engines.kernel.code import At, Code, Frame
+from flowstate.engines.kernel.code import At, Code, Frame, MisfitError
 from flowstate.engines.kernel.instance import (
     DATA,
+    ERROR,
     ORIGIN,
+    OUTCOME,
     PARENT,
     WORKFLOW,
+    Codes,
     Instance,
     Notes,
     Used,
@@ -21,7 +26,15 @@ from flowstate.engines.kernel.threads import MAIN, Thread
 from flowstate.ground.frozen import EMPTY
 from flowstate.recovery import set_retry_after
 
-__all__ = ["Origin", "flow_of", "new_instance"]
+__all__ = [
+    "Origin",
+    "begin_again",
+    "flow_of",
+    "new_instance",
+    "new_notes",
+    "revive",
+    "revived",
+]
 
 NO_CODES = Used()
 
@@ -70,10 +83,7 @@ def new_instance(
     instance = Instance(
         id, code, NO_CODES, _own(code, data), {MAIN: Thread((Frame(code.name, names=names),))}
     )
-    if code.options.timeout is not None:
-        instance.notes = Notes(timeout=code.options.timeout.total_seconds())
-    if code.options.retry_after is not None:
-        set_retry_after(ctx, code.options.retry_after)
+    instance.notes = new_notes(code)
     if code.options.retry_after is not None:
         set_retry_after(ctx, code.options.retry_after)
     reached = code.begin(instance.main.frames[0], instance.data)
@@ -96,3 +106,58 @@ def _own(code: Code, data: Any) -> Any:
     except ValueError as error:
         name = getattr(code.data, "__name__", str(code.data))
         raise InvalidInputError(DATA, f"is not of the type {name}: {error}") from error
+
+
+def new_notes(code: Code) -> Notes:
+    """Return the notes of an instance that begins, perhaps once more."""
+    timeout = code.options.timeout
+    return Notes(timeout=None if timeout is None else timeout.total_seconds())
+
+
+def revive(ctx: StateContext) -> None:
+    """Take from a state what says that its instance has ended."""
+    ctx.remove(ERROR)
+    ctx.set_label(OUTCOME, None)
+
+
+def begin_again(instance: Instance) -> bool:
+    """Let the main thread stand before its last stop, with the same keys for effects.
+
+    Returns whether it could be done: not if it was cancelled, as it is when another thread fails.
+    """
+    main = instance.main
+    error = None if main.outcome is None else main.outcome.error
+    if error is None or not main.frames or error.is_cancel:
+        return False
+    # Each frame that the error has left counts as a stop that was passed.
+    passed = main.passed - len(main.frames) + (1 if not main.stop else 0)
+    instance.threads.clear()
+    instance.threads[MAIN] = Thread(main.frames, passed=passed)
+    instance.notes = new_notes(instance.code)
+    return True
+
+
+def revived(state: State, fresh: StateContext, codes: Codes) -> StateContext:
+    """Return the context of a child that has ended without a result and is wanted once more.
+
+    It goes on before the stop at which it has failed. One that was cancelled starts over, with
+    other keys, since it may have undone what it did.
+
+    Args:
+        state: of the child.
+        fresh: the child as it would begin, with the same id.
+        codes: of the process.
+    """
+    ctx, passed = StateContext(state), 0
+    with contextlib.suppress(MisfitError):
+        instance = Instance.of(ctx, codes)
+        if begin_again(instance):
+            instance.save(ctx)
+            revive(ctx)
+            return ctx
+        passed = instance.main.passed + 1
+    again = Instance.of(fresh, codes)
+    again.main.passed = passed
+    again.save(fresh)
+    ctx.current = replace(state, values=fresh.current.values, labels=fresh.current.labels)
+    return ctx

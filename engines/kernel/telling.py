@@ -24,7 +24,7 @@ from flowstate import (
     StateContext,
     StateNotFoundError,
 )
-from flowstate.engines.kernel.control import CONTROL, Look
+from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.outside import AWAITS, topic_label
 from flowstate.engines.kernel.results import is_over
 
@@ -79,7 +79,7 @@ async def tell(engine: Engine, topic: str) -> None:
 
 async def _tell_one(engine: Engine, id: str, full: list[str]) -> None:
     try:
-        await engine.signal(id, CONTROL, Look())
+        await engine.signal(id, CONTROL, "look")
     except MailboxFullError:
         full.append(id)
     except (InvalidCommandError, StateNotFoundError):

@@ -110,7 +110,7 @@ class Thread(Struct, omit_defaults=True):
         progress: that the step has reported.
         topics: that it waits for outside of the instance.
         since: events that were published from then on count.
-        at: when it goes on at the latest: the next attempt, or the end of a wait.
+        at: when it goes on at the latest: the next attempt, the end of a wait, a look at children.
         parent: the thread that waits for this branch.
         index: of this branch.
         branch: the name of the operation that this branch is.

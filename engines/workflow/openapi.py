@@ -11,33 +11,22 @@ __all__ = ["openapi"]
 
 Json = dict[str, Any]
 
-ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-KEY: Json = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "makes it safe to ask again",
-    "schema": {"type": "string"},
-}
-SECONDS: Json = {
-    "name": "timeout",
-    "in": "query",
-    "description": "seconds to wait",
-    "schema": {"type": "number", "minimum": 0},
-}
-HARD: Json = {
-    "name": "hard",
-    "in": "query",
-    "description": "end it at once; nothing cleans up",
-    "schema": {"type": "boolean", "default": False},
-}
-ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}},
-}
+
+def _parameter(name: str, place: str, about: str, **schema: Any) -> Json:
+    described = {"name": name, "in": place, "description": about, "schema": schema}
+    return {**described, "required": place == "path"}
+
+
+ID = _parameter("id", "path", "of the instance", type="string")
+KEY = _parameter("Idempotency-Key", "header", "makes it safe to ask again", type="string")
+SECONDS = _parameter("timeout", "query", "seconds to wait", type="number", minimum=0)
+HARD = _parameter("hard", "query", "end it at once; nothing cleans up", type="boolean")
+TEXT = {"type": "string"}
+ERROR: Json = {"type": "object", "required": ["error"], "properties": {"error": TEXT}}
 ERRORS = {
     "404": "there is no such instance",
-    "409": "it has ended, by an error, or is of another workflow",
+    "409": "it has failed, was cancelled, or is of another workflow",
+    "410": "it has ended, or does not wait for this",
     "422": "what was sent is refused",
 }
 
@@ -78,6 +67,13 @@ def openapi(
 
 def _paths(path: str, name: str, schemas: Json) -> Json:
     """Return the paths of one workflow."""
+    arguments = {"type": "object", "properties": schemas["arguments"]}
+    start = {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": schemas["data"], "args": arguments},
+    }
+    started = {"201": {"description": "it was started"}, "200": {"description": "it was there"}}
     done = {"202": {"description": "it is on its way"}}
     result = {
         "200": _response("what it returned", schemas["result"]),
@@ -85,7 +81,7 @@ def _paths(path: str, name: str, schemas: Json) -> Json:
     }
     paths = {
         path: {
-            "put": _operation("start", name, _started(), body=_start(schemas)),
+            "put": _operation("start", name, started, body=start),
             "get": _operation("query", name, {"200": _response("the data", schemas["data"])}),
             "delete": _operation("cancel", name, done, HARD),
         },
@@ -113,20 +109,6 @@ def _operation(
     if body is not None:
         operation["requestBody"] = {"required": True, "content": _content(body)}
     return operation
-
-
-def _start(schemas: Json) -> Json:
-    """Return the schema of what starts an instance."""
-    arguments = {"type": "object", "properties": schemas["arguments"]}
-    return {
-        "type": "object",
-        "required": ["data"],
-        "properties": {"data": schemas["data"], "args": arguments},
-    }
-
-
-def _started() -> Json:
-    return {"201": {"description": "it was started"}, "200": {"description": "it was there"}}
 
 
 def _response(text: str, schema: Json) -> Json:

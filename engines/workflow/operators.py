@@ -26,7 +26,7 @@ from flowstate.engines.kernel.instance import (
     Used,
 )
 from flowstate.engines.kernel.outcomes import decoded
-from flowstate.engines.kernel.reviving import begin_again, new_notes, revive
+from flowstate.engines.kernel.starting import begin_again, new_notes, revive
 from flowstate.engines.kernel.threads import Thread, Threads
 
 __all__ = ["Note", "OPERATOR", "edit", "forked", "goto", "move", "note_of", "retry"]
@@ -188,7 +188,7 @@ def forked(state: State, codes: Codes, new_id: str) -> StateContext:
     """
     ctx = StateContext(state).fork(new_id)
     instance = _opened(ctx, codes)
-    notes, instance.notes = instance.notes, new_notes(instance)
+    notes, instance.notes = instance.notes, new_notes(instance.code)
     instance.notes.kept, instance.notes.failure = notes.kept, notes.failure
     for held in instance.threads.values():
         held.owed, held.told = "", False

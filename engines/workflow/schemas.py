@@ -8,15 +8,7 @@ import msgspec
 from flowstate.engines.kernel.code import Code, stops_of
 from flowstate.engines.workflow.compiler.lookup import hints_of
 
-__all__ = ["messages_of", "schemas_of", "types_of", "with_schemas"]
-
-
-def messages_of(code: Code) -> dict[str, Any]:
-    """Return the types of the messages that an instance may wait for, by name.
-
-    A class that the source does not name plainly is not among them.
-    """
-    return {name: kind for stop in stops_of(code) for name, kind in stop.messages.items()}
+__all__ = ["schemas_of", "types_of", "with_schemas"]
 
 
 def types_of(code: Code) -> dict[str, Any]:
@@ -25,7 +17,7 @@ def types_of(code: Code) -> dict[str, Any]:
     return {
         "data": code.data,
         "arguments": dict(code.takes),
-        "messages": messages_of(code),
+        "messages": {name: of for stop in stops_of(code) for name, of in stop.messages.items()},
         "updates": {
             name: {"takes": each.takes, "gives": hints_of(each.call).get("return", Any)}
             for name, each in updates

@@ -58,41 +58,6 @@ class Workflows(Operators):
 
         return Schedules(self.engine, self.codes)
 
-    async def start(
-        self,
-        code: Code,
-        id: str,
-        data: Any,
-        args: Mapping[str, Any] = EMPTY,
-        *,
-        labels: Mapping[str, str] = EMPTY,
-    ) -> bool:
-        """Start an instance, unless there is one of that id.
-
-        Args:
-            code: the workflow.
-            id: of the instance, and of its state.
-            data: its first argument.
-            args: its further arguments, by name.
-            labels: of its state, apart from those that are set anyway.
-
-        Returns:
-            Whether it was started by this call; ``False`` if it was started before.
-
-        Raises:
-            InvalidInputError: the data or an argument is refused, or the id is that of an instance
-                of another workflow.
-            UnknownFlowError: the workflow is not among those given here.
-            CommitUnknownError: it could not be found out whether it was started; start it again.
-        """
-        if await super().start(code, id, data, args, labels=labels):
-            return True
-        name = (await self.engine.get_state(id)).labels.get(WORKFLOW)
-        if name != code.name:
-            what = "a state that is no instance" if name is None else f"an instance of {name!r}"
-            raise InvalidInputError("id", f"{id!r} is the id of {what}")
-        return False
-
     async def query(self, id: str, ask: Callable[[Any], Any] | None = None) -> Any:
         """Read the data of an instance.
 

@@ -2,14 +2,13 @@
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from inspect import getattr_static
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import attrs
 
 from flowstate.engines.kernel.outside import Event, Result
 from flowstate.engines.workflow.compiler.errors import Problems
-from flowstate.engines.workflow.compiler.infer import Inference, element_at, returned_by
+from flowstate.engines.workflow.compiler.infer import Inference, returned_by
 from flowstate.engines.workflow.compiler.kinds import (
     NOTHING,
     UNKNOWN,
@@ -20,6 +19,7 @@ from flowstate.engines.workflow.compiler.kinds import (
     named,
 )
 from flowstate.engines.workflow.compiler.lookup import MISSING, Lookup
+from flowstate.engines.workflow.compiler.scope import names_of
 from flowstate.engines.workflow.compiler.stops import MarkCall, Stops
 from flowstate.engines.workflow.marks import Timeout
 from flowstate.engines.workflow.sources import Source, message_of
@@ -86,9 +86,6 @@ class _Bindings:
         for each in nodes:
             if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
                 self._declare(each, each.target.id)
-            if isinstance(each, ast.FunctionDef) and each.returns:
-                kind = self._lookup.type_at(each.returns)
-                self.infer.nested[each.name] = UNKNOWN if kind is MISSING else kind
 
     def _declare(self, node: ast.AnnAssign, name: str) -> None:
         text = ast.unparse(node.annotation)
@@ -134,8 +131,7 @@ class _Bindings:
             case ast.For():
                 yield from self.infer.targets(node.target, item_of(of(node.iter)))
             case ast.withitem(optional_vars=ast.expr() as target):
-                enter = getattr_static(of(node.context_expr), "__enter__", MISSING)
-                yield from self.infer.targets(target, returned_by(enter))
+                yield from self.infer.targets(target, UNKNOWN)
             case ast.ExceptHandler(name=str(name), type=ast.expr() as kind):
                 yield name, self._caught(kind)
             case ast.Match():
@@ -164,19 +160,8 @@ class _Bindings:
                     yield from self._captured(each, kind)
             case ast.MatchClass():
                 yield from self._captured_of_class(pattern)
-            case ast.MatchSequence():
-                for index, each in enumerate(pattern.patterns):
-                    is_star = isinstance(each, ast.MatchStar)
-                    yield from self._captured(each, kind if is_star else element_at(kind, index))
-            case ast.MatchStar(name=str(name)):
-                item = item_of(kind)
-                yield name, made(list, item)
-            case ast.MatchMapping():
-                value = get_args(kind)[1] if get_origin(kind) is dict else UNKNOWN
-                for each in pattern.patterns:
-                    yield from self._captured(each, value)
-                if pattern.rest:
-                    yield pattern.rest, kind
+            case ast.pattern():
+                yield from ((name, UNKNOWN) for name in names_of(pattern).binds)
 
     def _matched(self, pattern: ast.pattern | None, kind: Any) -> Any:
         """Return the type of a value that a pattern takes."""

@@ -164,7 +164,7 @@ class _Compiling:
             loop = loops[node]
             return Kept(number, key, loop.stores, _decoder(loop.items))
         if isinstance(node, ast.ExceptHandler):
-            return Kept(number, key, "except", _decoder(None))
+            return Kept(number, key, "except", _decoder(None), _caught(node, self._lookup))
         returns = [
             each for part in (*node.body, *node.handlers, *node.orelse) for each in _returns(part)
         ]
@@ -172,6 +172,13 @@ class _Compiling:
             reason = f"passes a finally with a stop, and {reason}"
             self._problems.add(returns[0], "return", reason, "annotate what the function returns")
         return Kept(number, key, "finally", _decoder(gives))
+
+
+def _caught(node: ast.ExceptHandler, lookup: Lookup) -> frozenset[str]:
+    """Return the names of the classes that an ``except`` catches, as far as they are known."""
+    parts = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+    found = [lookup.value(part) if part else BaseException for part in parts]
+    return frozenset(each.__name__ if isinstance(each, type) else "BaseException" for each in found)
 
 
 def _stop(stop: FoundStop, held: Sequence[Held], lookup: Lookup) -> Stop:

@@ -9,7 +9,7 @@ from flowstate.engines.workflow.compiler.errors import Problems
 from flowstate.engines.workflow.compiler.lookup import Lookup
 from flowstate.engines.workflow.compiler.stops import FoundStop, Level, MarkCall, Stops
 
-__all__ = ["find_stops"]
+__all__ = ["NO_MANAGER", "find_stops"]
 
 Levels = tuple[Level, ...]
 
@@ -19,6 +19,7 @@ PLAIN = (ast.Name, ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Dict, a
 OUT = "store what it gives in a name first"
 LOOP = "write a for loop, or all_of(*[step(...) for ...])"
 HELPER = "make it a function of its own with @helper, and await sub(...)"
+NO_MANAGER = ("would wait without a stop", "do it in a step, or write a Manager for it")
 PLACES = {
     ast.ListComp: ("a comprehension", LOOP),
     ast.SetComp: ("a comprehension", LOOP),
@@ -156,8 +157,7 @@ class _Finder:
     def _is_fine(self, node: ast.Await) -> bool:
         kind = self._kind(node.value)
         if not kind and hasattr(node, "is_with"):
-            reason, fix = "would wait without a stop", "do it in a step, or write a Manager for it"
-            self._problems.add(node, "async with", reason, fix)
+            self._problems.add(node, "async with", *NO_MANAGER)
         elif not kind:
             reason, fix = (
                 "only stops are awaited in a definition",

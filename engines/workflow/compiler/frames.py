@@ -89,12 +89,14 @@ class Kept:
         key: in the place.
         stores: what there is of it.
         decoder: of the items of a loop, or of the value that the function returns.
+        catches: the names of the classes of an ``except``, as far as they are known.
     """
 
     number: int
     key: str
     stores: Literal["position", "range", "items", "except", "finally"]
     decoder: Decoder
+    catches: frozenset[str] = frozenset()
 
 
 @attrs.frozen
@@ -254,7 +256,11 @@ def _read(level: Kept, raw: Raw, errors: Sequence[BaseException], visit: Visit) 
             items = level.decoder.decode(found.items)
             visit.loops[level.number] = Loop(items, found.at, found.items)
         case "except":
-            visit.errors[level.number] = errors[POSITION.decode(raw)]
+            error = errors[POSITION.decode(raw)]
+            classes = [each.__name__ for each in type(error).__mro__]
+            if level.catches.isdisjoint(classes):
+                raise TypeError(f"its except catches no {type(error).__name__}")
+            visit.errors[level.number] = error
         case "finally":
             left = EXIT.decode(raw)
             value = level.decoder.decode(left.value) if left.value else None

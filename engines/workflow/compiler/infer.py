@@ -1,24 +1,17 @@
-"""The types of expressions, as far as they are plain to see."""
+"""The types of expressions that are plain to see; a name with any other one is declared."""
 
 import ast
-import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
 from inspect import getattr_static
-from itertools import product
 from types import FunctionType, MethodType
-from typing import Any, Never, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import attrs
 
-from flowstate.engines.workflow.compiler.builtin_types import (
-    SAMPLES,
-    called,
-    constructed,
-    element,
-    index,
-    method,
-    operated,
-)
 from flowstate.engines.workflow.compiler.kinds import (
     NOTHING,
     UNKNOWN,
@@ -35,15 +28,23 @@ from flowstate.engines.workflow.compiler.lookup import MISSING, Lookup, hints_of
 
 __all__ = ["Inference", "element_at", "returned_by"]
 
-ATOMS = (bool, int, float, str, bytes, type(None))
-MOST_ITEMS = 100  # Of a constant, that are looked at.
-DISPLAYS = {
-    ast.List: list,
-    ast.Set: set,
-    ast.ListComp: list,
-    ast.SetComp: set,
-    ast.GeneratorExp: Iterator,
+# What an operator gives for one value of each class tells what it gives for others.
+SAMPLES: Mapping[Any, Any] = {
+    bool: True,
+    int: 2,
+    float: 2.5,
+    str: "",
+    bytes: b"",
+    date: date(2000, 1, 1),
+    datetime: datetime(2000, 1, 1),  # noqa: DTZ001 - only its class matters
+    timedelta: timedelta(1),
+    Decimal: Decimal(2),
 }
+ATOMS = (*SAMPLES, type(None))
+GIVES: Mapping[str, Any] = {"len": int, "isinstance": bool, "any": bool, "all": bool, "repr": str}
+COLLECTS = {"list": list, "sorted": list, "set": set, "tuple": tuple, "reversed": Iterator}
+MOST_ITEMS = 100  # Of a constant, that are looked at.
+DISPLAYS = {ast.List: list, ast.Set: set}
 
 
 @attrs.define
@@ -54,24 +55,23 @@ class Inference:
         lookup: for names around the function.
         types: of the names of the function.
         stop_gives: the type of what an ``await`` gives.
-        nested: the types of what nested functions return.
     """
 
     lookup: Lookup
     types: dict[str, Any]
     stop_gives: Callable[[ast.Await], Any]
-    nested: dict[str, Any] = attrs.Factory(dict)
 
     def of(self, node: ast.expr) -> Any:
         """Return the type of an expression."""
+        of = self.of
         match node:
             case ast.Constant():
-                return type(node.value) if isinstance(node.value, ATOMS) else UNKNOWN
+                return _of_value(node.value)
             case ast.JoinedStr():
                 return str
             case ast.Name():
-                is_own = node.id in self.types
-                return self.types[node.id] if is_own else _of_value(self.lookup.value(node))
+                own = self.types.get(node.id, MISSING)
+                return _of_value(self.lookup.value(node)) if own is MISSING else own
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Call():
@@ -79,40 +79,29 @@ class Inference:
             case ast.Await():
                 return self.stop_gives(node)
             case ast.NamedExpr():
-                return self.of(node.value)
+                return of(node.value)
             case ast.IfExp():
-                return join(self.of(node.body), self.of(node.orelse))
+                return join(*map(of, _filled([node.body, node.orelse])))
             case ast.BoolOp():
-                return self._bool_op(node)
+                kinds = list(map(of, _filled(node.values)))
+                if isinstance(node.op, ast.Or):
+                    kinds[:-1] = map(without_none, kinds[:-1])  # Only the last can be it then.
+                return join(*kinds)
             case ast.Compare() | ast.UnaryOp(op=ast.Not()):
                 return bool
             case ast.UnaryOp():
-                return self.operated(node.op, self.of(node.operand))
+                return of(node.operand)
             case ast.BinOp():
-                return self.operated(node.op, self.of(node.left), self.of(node.right))
+                return self.operated(node.op, of(node.left), of(node.right))
             case ast.Subscript():
-                return index(self.of(node.value), node.slice)
-        return self._display(node)
-
-    def _display(self, node: ast.expr) -> Any:
-        match node:
-            case ast.Tuple() if any(isinstance(each, ast.Starred) for each in node.elts):
-                return made(tuple, self._joined(node.elts))
+                return _at(of(node.value), node.slice)
             case ast.Tuple():
-                return made_tuple([self.of(each) for each in node.elts])
-            case ast.List() | ast.Set():
-                return made(DISPLAYS[type(node)], self._joined(node.elts))
-            case ast.Dict():
-                keys = [each for each in node.keys if each]
-                is_plain = len(keys) == len(node.values)
-                return (
-                    _dict_of(self._joined(keys), self._joined(node.values)) if is_plain else UNKNOWN
-                )
-            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-                return made(DISPLAYS[type(node)], self._within(node.generators).of(node.elt))
-            case ast.DictComp():
-                inner = self._within(node.generators)
-                return _dict_of(inner.of(node.key), inner.of(node.value))
+                return made_tuple(list(map(of, node.elts)))
+            case ast.List() | ast.Set() if node.elts:
+                return made(DISPLAYS[type(node)], join(*map(of, node.elts)))
+            case ast.Dict() if node.keys and all(node.keys):
+                keys = [of(each) for each in node.keys if each]
+                return _dict_of(join(*keys), join(*map(of, node.values)))
         return UNKNOWN
 
     def _attribute(self, node: ast.Attribute) -> Any:
@@ -126,78 +115,47 @@ class Inference:
 
     def attribute(self, kind: Any, name: str) -> Any:
         """Return the type of an attribute of values of a type."""
-        owner = get_origin(kind) or kind
-        if not isinstance(owner, type):
+        if not isinstance(kind, type):
             return UNKNOWN
-        if issubclass(owner, enum.Enum):
-            values = [type(each.value) for each in owner] if name == "value" else [UNKNOWN]
-            return str if name == "name" else join(*values)
-        found = hints_of(owner).get(name, MISSING)
+        found = hints_of(kind).get(name, MISSING)
         if found is not MISSING:
-            return _filled(found, kind)
-        member = getattr_static(owner, name, MISSING)
-        if isinstance(member, property) and member.fget:
-            return hints_of(member.fget).get("return", UNKNOWN)
-        value = getattr(SAMPLES.get(owner), name, MISSING)
-        return type(value) if isinstance(value, ATOMS) else UNKNOWN
+            return bare(found)
+        member = getattr_static(kind, name, MISSING)
+        is_computed = isinstance(member, property) and member.fget
+        return hints_of(member.fget).get("return", UNKNOWN) if is_computed else UNKNOWN
 
     def is_property(self, node: ast.expr) -> bool:
         """Return whether an expression is an attribute that is computed."""
         if not isinstance(node, ast.Attribute):
             return False
-        owners = [get_origin(each) or each for each in members(self.of(node.value))]
+        owners = members(self.of(node.value))
         return any(isinstance(getattr_static(each, node.attr, None), property) for each in owners)
 
     def _call(self, node: ast.Call) -> Any:
-        found = self.lookup.value(node.func)
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        found, kinds = self.lookup.value(node.func), [self.of(each) for each in node.args]
         if found is MISSING and isinstance(node.func, ast.Attribute):
-            return self._method(node.func, [self.of(each) for each in node.args])
-        if found is MISSING:
-            return self.nested.get(name, UNKNOWN)
-        if name and getattr(found, "__module__", "") == "builtins":
-            return called(name, found, [self.of(each) for each in node.args])
-        made_by = constructed(found)
-        return returned_by(found) if made_by is UNKNOWN else made_by
+            return self._method(self.of(node.func.value), node.func.attr)
+        if isinstance(node.func, ast.Name) and getattr(found, "__module__", "") == "builtins":
+            return _called(node.func.id, found, kinds)
+        return UNKNOWN if found is MISSING else returned_by(found)
 
-    def _method(self, node: ast.Attribute, kinds: list[Any]) -> Any:
-        owner = self.of(node.value)
-        if owner in (UNKNOWN, NOTHING):
-            return owner
-        owner = without_none(owner)
-        found = method(owner, node.attr, kinds)
-        if found is not None:
-            return found
+    def _method(self, owner: Any, name: str) -> Any:
+        if get_origin(owner) is dict and name in {"items", "keys", "values"}:
+            key, value = get_args(owner)
+            pair = made_tuple([key, value])
+            return made(Iterator, {"items": pair, "keys": key, "values": value}[name])
         base = get_origin(owner) or owner
-        is_class = isinstance(base, type)
-        return returned_by(getattr_static(base, node.attr, MISSING)) if is_class else UNKNOWN
+        return returned_by(getattr_static(base, name, MISSING)) if base is owner else UNKNOWN
 
-    def _bool_op(self, node: ast.BoolOp) -> Any:
-        kinds = [self.of(each) for each in node.values]
-        if isinstance(node.op, ast.Or):
-            kinds[:-1] = map(without_none, kinds[:-1])  # Only the last can be the value then.
-        return join(*kinds)
-
-    def operated(self, op: ast.AST, left: Any, *right: Any) -> Any:
+    def operated(self, op: ast.operator, left: Any, right: Any) -> Any:
         """Return the type of what an operator gives for operands of some types."""
-        for kind in (left, *right):
+        for kind in (left, right):
             if kind in (UNKNOWN, NOTHING):
                 return kind
-        return join(*(operated(op, *kinds) for kinds in product(*map(members, (left, *right)))))
-
-    def _joined(self, nodes: list[ast.expr]) -> Any:
-        """Return the type of the items of a display."""
-        kinds = [
-            item_of(self.of(each.value)) if isinstance(each, ast.Starred) else self.of(each)
-            for each in nodes
-        ]
-        return join(*kinds) if kinds else Never
-
-    def _within(self, generators: list[ast.comprehension]) -> "Inference":
-        inner = attrs.evolve(self, types=dict(self.types))
-        for each in generators:
-            inner.types.update(inner.targets(each.target, item_of(inner.of(each.iter))))
-        return inner
+        if left in SAMPLES and right in SAMPLES:
+            kind: Any = type(op)
+            return _operated(kind, left, right)
+        return left if left == right and isinstance(op, ast.Add) else UNKNOWN
 
     def targets(self, node: ast.expr, kind: Any) -> Iterator[tuple[str, Any]]:
         """Yield the names of an assignment, and their types."""
@@ -205,15 +163,22 @@ class Inference:
             case ast.Name():
                 yield node.id, kind
             case ast.Tuple() | ast.List():
-                after = False
                 for at, each in enumerate(node.elts):
-                    if isinstance(each, ast.Starred):
-                        after = True
-                        yield from self.targets(each.value, made(list, item_of(kind)))
-                    else:
-                        yield from self.targets(
-                            each, item_of(kind) if after else element_at(kind, at)
-                        )
+                    yield from self.targets(each, element_at(kind, at))
+            case ast.Starred():
+                yield from self.targets(node.value, UNKNOWN)
+
+
+@lru_cache(maxsize=256)
+def _operated(op: type[ast.operator], left: Any, right: Any) -> Any:
+    names = [ast.Name(name, ast.Load()) for name in "ab"]
+    whole = ast.fix_missing_locations(ast.Expression(ast.BinOp(names[0], op(), names[1])))
+    samples = {"a": SAMPLES[left], "b": SAMPLES[right]}
+    try:
+        kind = type(eval(compile(whole, "", "eval"), samples))  # noqa: S307 - an operator
+    except (TypeError, ArithmeticError):
+        return UNKNOWN
+    return UNKNOWN if op is ast.Pow else kind  # Whole numbers give others for a negative power.
 
 
 def returned_by(call: Any) -> Any:
@@ -229,17 +194,41 @@ def returned_by(call: Any) -> Any:
     return awaited(hints_of(call).get("return", UNKNOWN))
 
 
-def element_at(kind: Any, at: int) -> Any:
+def element_at(kind: Any, at: Any) -> Any:
     """Return the type of one of the values that a value is taken apart into."""
-    return element(get_args(kind), at) if get_origin(kind) is tuple else item_of(kind)
+    inner = get_args(kind)
+    if get_origin(kind) is not tuple or inner[-1:] == (Ellipsis,):
+        return item_of(kind)
+    return inner[at] if at in range(len(inner)) else UNKNOWN
+
+
+def _filled(nodes: list[ast.expr]) -> list[ast.expr]:
+    """Return expressions without an empty list in place of another one, as in ``xs or []``."""
+    return [each for each in nodes if not (isinstance(each, ast.List) and not each.elts)]
 
 
 def _of_value(value: Any) -> Any:
     """Return the type of a value that is there when the function is compiled."""
-    if isinstance(value, list | tuple | set | frozenset) and 0 < len(value) <= MOST_ITEMS:
+    if type(value) in (list, tuple) and 0 < len(value) <= MOST_ITEMS:
         return made(type(value), join(*map(_of_value, value)))
-    is_open = callable(value) or isinstance(value, list | tuple | set | frozenset | dict)
-    return UNKNOWN if value is MISSING or is_open else type(value)
+    return type(value) if type(value) in ATOMS or isinstance(value, Enum) else UNKNOWN
+
+
+def _called(name: str, function: Any, kinds: list[Any]) -> Any:
+    """Return the type of what a builtin function gives for arguments of some types."""
+    items = [item_of(kind) for kind in kinds]
+    if name in GIVES:
+        return GIVES[name]
+    if name in COLLECTS and items:
+        return made(COLLECTS[name], items[0])
+    match name:
+        case "enumerate":
+            return made(Iterator, made_tuple([int, *items[:1]]))
+        case "zip":
+            return made(Iterator, made_tuple(items))
+        case "min" | "max":
+            return items[0] if len(items) == 1 else join(*kinds)
+    return function if function in SAMPLES or function is range else UNKNOWN
 
 
 def _dict_of(key: Any, value: Any) -> Any:
@@ -247,11 +236,13 @@ def _dict_of(key: Any, value: Any) -> Any:
     return pair if pair in (UNKNOWN, NOTHING) else dict[key, value]
 
 
-def _filled(found: Any, kind: Any) -> Any:
-    """Return the type of a field, with the arguments of a generic class filled in."""
-    parameters = getattr(get_origin(kind), "__parameters__", ())
-    given = dict(zip(parameters, get_args(kind), strict=False))
-    if found in given:
-        return given[found]
-    own = getattr(found, "__parameters__", ())
-    return found[tuple(given.get(each, each) for each in own)] if own and given else bare(found)
+def _at(kind: Any, at: ast.expr) -> Any:
+    """Return the type of ``value[at]``."""
+    if kind in (UNKNOWN, NOTHING):
+        return kind
+    kind = without_none(kind)
+    if isinstance(at, ast.Slice):
+        return kind if (get_origin(kind) or kind) in {list, str, bytes} else UNKNOWN
+    if get_origin(kind) is dict:
+        return get_args(kind)[1]
+    return element_at(kind, at.value) if isinstance(at, ast.Constant) else item_of(kind)

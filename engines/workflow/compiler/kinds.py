@@ -15,7 +15,7 @@ from collections.abc import (
     Set as AbstractSet,
 )
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -69,14 +69,7 @@ def join(*kinds: Any) -> Any:
             return UNKNOWN
         if kind is not NOTHING:
             found += [each for each in members(kind) if each not in found]
-    found = [each for each in found if not any(_is_emptier(each, other) for other in found)]
     return Union[tuple(found)] if found else NOTHING  # noqa: UP007 - made at run time
-
-
-def _is_emptier(kind: Any, other: Any) -> bool:
-    """Return whether one is an empty ``[]`` or ``{}`` of the other."""
-    own, theirs = get_args(kind), get_args(other)
-    return Never in own and Never not in theirs and get_origin(kind) is (get_origin(other) or other)
 
 
 def without_none(kind: Any) -> Any:
@@ -143,8 +136,6 @@ def reason_against(kind: Any) -> str:
     """Return why values of a type cannot be stored; empty if they can."""
     if any(isinstance(each, TypeVar) for each in _parts(kind)):
         return "a type variable"
-    if any(each is Never for each in _parts(kind)):
-        return "of what, is not known"
     try:
         return _reason_against(kind)
     except TypeError:

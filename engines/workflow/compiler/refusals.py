@@ -4,6 +4,7 @@ import ast
 import builtins
 
 from flowstate.engines.workflow.compiler.errors import Problems
+from flowstate.engines.workflow.compiler.finding import NO_MANAGER
 from flowstate.engines.workflow.compiler.lookup import Lookup
 from flowstate.engines.workflow.compiler.scope import names_of
 from flowstate.engines.workflow.compiler.stops import Stops
@@ -47,9 +48,10 @@ def _refuse_parameters(node: ast.AsyncFunctionDef, problems: Problems) -> None:
 def _refuse_statements(node: ast.AST, problems: Problems) -> None:
     """Refuse statements of the function itself; nested functions may have them."""
     match node:
-        case ast.AsyncFor() | ast.AsyncWith():
-            name = "async for" if isinstance(node, ast.AsyncFor) else "async with"
-            problems.add(node, name, "would wait without a stop", "do it in a step")
+        case ast.AsyncWith():
+            problems.add(node, "async with", *NO_MANAGER)
+        case ast.AsyncFor():
+            problems.add(node, "async for", "would wait without a stop", "do it in a step")
         case ast.comprehension(is_async=1):
             problems.add(node.iter, "async for", "would wait without a stop", "do it in a step")
         case ast.Nonlocal():

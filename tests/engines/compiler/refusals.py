@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from flowstate.engines.workflow import lock
+
 __all__ = ["FIRST", "NAMES", "TABLE"]
 
 FIRST = 7  # The line of the first statement of a body.
@@ -32,6 +34,7 @@ def opaque() -> Opaque:
 
 
 NAMES: dict[str, Any] = {
+    "lock": lock,
     "untyped": untyped,
     "lines": lines,
     "same": same,
@@ -47,6 +50,7 @@ ITSELF = "write it into the function itself"
 SEES = ("sees names that the compiler has put there", "name the values that it is to see")
 TAKES = "give it the arguments that it takes"
 WAITS = ("would wait without a stop", "do it in a step")
+ENTERS = ("would wait without a stop", "do it in a step, or write a Manager for it")
 STORE = "store what it gives in a name first"
 NAME = "store it in a name on a line before"
 
@@ -140,7 +144,22 @@ TABLE: dict[str, tuple[str, list[tuple[int, str, str, str]]]] = {
     ),
     "async with": (
         "async with s:\n    pass",
-        [(1, "async with", *WAITS)],
+        [(1, "async with", *ENTERS)],
+    ),
+    "async with of what is no manager": (
+        "async with open('x'):\n    pass",
+        [(1, "async with", *ENTERS)],
+    ),
+    "what is entered is bound": (
+        "async with lock('a') as held:\n    held = 3",
+        [
+            (
+                1,
+                "held",
+                "is what the async with is left with, so it must stay one name",
+                "write a name after as, and do not bind it within",
+            )
+        ],
     ),
     "async for": (
         "async for x in s:\n    pass",
@@ -313,7 +332,7 @@ TABLE: dict[str, tuple[str, list[tuple[int, str, str, str]]]] = {
             (
                 1,
                 "a",
-                alive(1) + "its type list[Never] cannot be stored: of what, is not known",
+                alive(1) + "its type is not known",
                 "write a: ... = ... with a type that JSON can hold",
             )
         ],

@@ -157,3 +157,25 @@ def test_arguments_that_are_missing_are_found() -> None:
         it.begin(Frame("it"), Data([]))
     with pytest.raises(MisfitError, match="'a' is stored, but cannot be read"):
         it.check(Frame("it", "", {"a": msgspec.Raw(b'"x"')}))
+
+
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        ("except LookupError as e:", ""),
+        ("except (KeyError, IndexError) as e:", ""),
+        ("except:", ""),
+        ("except KeyError as e:", "its except catches no IndexError"),
+    ],
+)
+def test_a_stop_in_another_except_is_found(handler: str, why: str) -> None:
+    before = 'try:\n    s.xs[9]\nexcept IndexError as e:\n    await step(number, 1, name="one")'
+    (frame,) = drive(compiled(before)).frames
+
+    code = compiled(before.replace("except IndexError as e:", handler))
+
+    if not why:
+        assert goes_on(code, frame) == Returned(None)
+        return
+    with pytest.raises(MisfitError, match=why):
+        code.check(frame)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -12,16 +13,28 @@ import attrs
 from msgspec.structs import replace
 
 from flowstate import InvalidCommandError, State
-from flowstate.engines.workflow import Workflows, effect_key, helper, marks, workflow
+from flowstate.engines.workflow import (
+    Manager,
+    Workflows,
+    compensating,
+    effect_key,
+    helper,
+    lock,
+    marks,
+    rate_limit,
+    workflow,
+)
 from flowstate.testing import Exploration, Outcome, explore_workflow
 from tests.engines.compiler.world import loaded
-from tests.engines.generated.outside import NAMES, Note, Paid, Shared, Source, calls, given
+from tests.engines.generated.outside import NAMES, Acts, Note, Paid, Shared, Source, calls, given
 from tests.engines.generated.plainly import Ended, TooLongError, plainly
 from tests.engines.generated.writer import written
 
 __all__ = ["Compared", "compare", "source_of"]
 
+IDLE = re.compile(r"c(\d|idle)")  # Stops at which the cancel comes.
 LONGEST = timedelta(days=1_000)
+MANAGERS = {"compensating": compensating, "lock": lock, "rate_limit": rate_limit}
 MARKS = ("all_of", "any_of", "each", "first", "go", "sleep", "step", "sub", "until", "wait")
 
 
@@ -105,7 +118,13 @@ def whole_of(source: Source) -> Any:
     steps = {name: suspending(call) for name, call in calls().items()}
     steps["maybe"] = blocking(calls()["maybe"])
     names = {**NAMES, **steps, **{name: getattr(marks, name) for name in MARKS}}
-    names |= {"helper": helper, "workflow": workflow, "ADDED": sum(source.adds)}
+    names |= {
+        **MANAGERS,
+        "Manager": Manager,
+        "helper": helper,
+        "workflow": workflow,
+        "ADDED": sum(source.adds),
+    }
     whole = loaded(source.text, f"<whole {source.seed}>", names)["whole"]
     whole.update(add)
     return whole
@@ -136,20 +155,20 @@ def is_open(state: State) -> bool:
 
 
 def is_idle(state: State) -> bool:
-    return state.labels.get("stop", "").startswith("c") or not is_open(state)
+    return bool(IDLE.match(state.labels.get("stop", ""))) or not is_open(state)
 
 
 def ended(state: State) -> Ended:
     outcome = state.labels["outcome"]
     result = state.get(str, "result") if outcome == "done" else None
-    return Ended(outcome, result, state.get(Shared, "data"))
+    return Ended(outcome, result, state.get(Shared, "data"), [*Acts.undone.values()])
 
 
 def comparable(end: Ended) -> Ended:
     """Leave aside what depends on time: what threads and updates have done until a cancel."""
     if not end.data.told:
         return end
-    return Ended(end.outcome, end.result, replace(end.data, joined=0, sum=0, added=0))
+    return attrs.evolve(end, data=replace(end.data, joined=0, sum=0, added=0))
 
 
 def compare(seed: int, *, runs: int = 2) -> Compared | None:
@@ -168,6 +187,7 @@ def compare(seed: int, *, runs: int = 2) -> Compared | None:
     def make_service() -> Service:
         global service  # noqa: PLW0603 - the steps name it
         service = Service(seed)
+        Acts.undone.clear()
         return service
 
     def as_plain(outcome: Outcome[Service]) -> None:

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
 from flowstate import RetryPolicy
-from flowstate.engines.workflow import Cancelled, ChildFailed, StepFailed, Timeout
+from flowstate.engines.workflow import Cancelled, ChildFailed, StepFailed, Timeout, effect_key
 from tests.engines.compiler import world
 
-__all__ = ["Item", "NAMES", "POLICY", "Note", "Paid", "Shared", "Source", "calls", "given"]
+__all__ = ["Acts", "Item", "NAMES", "POLICY", "Note", "Paid", "Shared", "Source", "calls", "given"]
 
 POLICY = RetryPolicy(attempts=4, first=1.0, jitter=False, never=(world.Alpha, KeyError))
 
@@ -72,6 +72,16 @@ class Source(Struct, frozen=True):
 
 def calm(a: int) -> int:
     return (a * 5 + 1) % 7
+
+
+class Acts:
+    """Where compensations are noted; what they are is found in this module."""
+
+    undone: ClassVar[dict[str, int]] = {}
+
+
+async def undone(n: int) -> None:
+    Acts.undone.setdefault(effect_key(), n)
 
 
 async def hang() -> None:

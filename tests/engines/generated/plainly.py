@@ -1,7 +1,9 @@
 """Generated workflows as plain Python runs them, with marks that do things at once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import attrs
@@ -19,6 +21,10 @@ class TooLongError(Exception):
     """A program has passed more stops than any that is compared."""
 
 
+class InVainError(Exception):
+    """What is waited for never comes."""
+
+
 @attrs.frozen
 class Ended:
     """How a workflow has ended, as what is compared.
@@ -27,11 +33,13 @@ class Ended:
         outcome: ``done``, ``cancelled`` or ``failed``.
         result: what it has returned.
         data: at the end.
+        undone: what compensations were given, in their order.
     """
 
     outcome: str
     result: Any
     data: Shared
+    undone: list[int]
 
 
 class Doing:
@@ -51,6 +59,7 @@ class Plain:
     def __init__(self, source: Source, data: Shared) -> None:
         self._source, self._data, self._mail = source, data, [*source.messages]
         self._stops = 0
+        self.undone: list[int] = []
 
     def _stop(self, name: str) -> None:
         self._stops += 1
@@ -90,6 +99,8 @@ class Plain:
                     return message
             if timeout is not None:
                 raise TimeoutError
+            if not any(isinstance(each, Timeout) for each in sources):
+                raise InVainError
             return Timeout()
 
         return Doing(do, is_slow=True)
@@ -148,6 +159,36 @@ class Plain:
 
         return Doing(do)
 
+    def lock(self, *_: Any, name: str = "", **__: Any) -> AbstractAsyncContextManager[None]:
+        self._stop(name)
+        return _nothing()
+
+    rate_limit = lock
+
+    @contextlib.asynccontextmanager
+    async def compensating(self, *, name: str = "") -> AsyncIterator[Any]:
+        self._stop(name)
+        calls: list[int] = []
+        try:
+            yield lambda _, n: calls.append(n)
+        except BaseException:
+            self.undone += reversed(calls)
+            raise
+
+    def Manager(self, enter: Any, leave: Any) -> Any:  # noqa: N802 - the name of the real one
+        @contextlib.asynccontextmanager
+        async def manage(*args: Any, name: str = "") -> AsyncIterator[Any]:
+            self._stop(name)
+            held = await enter(self._data, *args)
+            try:
+                yield held
+            except BaseException:
+                await leave(self._data, held, failed=True)
+                raise
+            await leave(self._data, held, failed=False)
+
+        return manage
+
     def any_of(self, *branches: Doing, name: str = "") -> Doing:
         async def do() -> Any:
             found = await self.first(1, *branches, name=name)
@@ -156,6 +197,11 @@ class Plain:
             return found[0]
 
         return Doing(do)
+
+
+@contextlib.asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
 
 
 async def _tried(branch: Doing) -> Any:
@@ -175,13 +221,21 @@ def plainly(source: Source) -> Ended:
     """
     data = Shared([1, 2, 3], n=source.seed % 2, log=[])
     plain = Plain(source, data)
-    names = {name: getattr(plain, name) for name in vars(Plain) if not name.startswith("_")}
+    names = {
+        name: getattr(plain, name)
+        for name in vars(Plain)
+        if not name.startswith("_") and name != "undone"
+    }
     names |= {**NAMES, **calls(), "ADDED": sum(source.adds)}
-    names |= {"helper": lambda code: code, "workflow": lambda *_, **__: lambda code: code}
+    names |= {"helper": _same, "workflow": lambda *_, **__: _same}
     whole = loaded(source.text, "<plain>", names)["whole"]
     try:
         result = asyncio.run(whole(data))
         data.added = sum(source.adds)  # It waits for them.
-        return Ended("done", result, data)
+        return Ended("done", result, data, plain.undone)
     except Cancelled:
-        return Ended("cancelled", None, data)
+        return Ended("cancelled", None, data, plain.undone)
+
+
+def _same(code: Any = None, **_: Any) -> Any:
+    return code or _same

@@ -25,6 +25,17 @@ async def quick(s: Data, n: int) -> int:
     return await step(calm, n)
 
 @helper
+async def come(s: Data, n: int) -> int:
+    log(s, 'come', n)
+    return await step(calm, n)
+
+@helper(shielded=True)
+async def leave(s: Data, held: int, failed: bool) -> None:
+    log(s, 'leave', held + await step(calm, held), failed)
+
+room = Manager(come, leave)
+
+@helper
 async def idle(s: Data) -> None:
     await wait(Never, name='cidle')
 
@@ -115,6 +126,11 @@ class WholeWriter(Writer):
             self._block(depth + 1, 2)
             return
         classes = self._rng.choice(["Paid", "Note", "Paid, Note", "Note, Paid"])
+        if self._rng.random() < 0.3:
+            late = "sleep(90_000)"
+            both = f"any_of(wait(Paid), {late}), any_of({late}, wait({classes}))"
+            self._line(depth, f"log(s, *await all_of({both}, {name}))")
+            return
         self._line(depth, f"match await wait({classes}, Timeout(days=1), {name}):")
         for kind in MESSAGES:
             if kind in classes:
@@ -181,6 +197,22 @@ class WholeWriter(Writer):
         name = self._new("e")
         self._line(depth, f"except StepFailed as {name}:")
         self._line(depth + 1, f"log(s, {name}.attempts)")
+
+    def _hold(self, depth: int) -> None:
+        """Write a block that is left durably, whatever leaves it."""
+        name, held = self._named("k"), self._new("h")
+        managers = {
+            f"lock('{held}', {name})": "log(s, 'held')",
+            f"rate_limit('{held}', 1, per=30, {name})": "log(s, 'its turn')",
+            f"room({self._argument()}, {name}) as {held}": f"log(s, {held})",
+            f"compensating({name}) as {held}": f"{held}(undone, {self._var()})",
+        }
+        manager = self._rng.choice([*managers, [*managers][-1]])
+        self._line(depth, f"async with {manager}:")
+        self._line(depth + 1, managers[manager])
+        self._block(depth + 1, 3)
+        if self._rng.random() < 0.5:
+            self._cancel(depth + 1)
 
     def _clean(self, depth: int) -> None:
         """Clean up after whatever comes, a cancel too."""

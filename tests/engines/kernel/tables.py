@@ -29,7 +29,7 @@ from flowstate.engines.kernel.operations import (
     Wait,
 )
 
-__all__ = ["Ask", "Done", "Table", "join", "line", "run", "shown", "wait"]
+__all__ = ["Ask", "Done", "Next", "Table", "Then", "join", "line", "run", "shown", "wait"]
 
 Names = dict[str, Any]
 

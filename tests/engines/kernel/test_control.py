@@ -131,6 +131,19 @@ async def test_a_cancel_is_noticed_although_the_mailbox_could_not_be_read_for_a_
     assert "the watch of messages to 'i' failed" in caplog.text
 
 
+async def test_a_control_message_that_cannot_be_read_does_not_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    code = line("code", wait("a", Note))
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "i", {})
+        await kernel.engine.signal("i", "$control", {"do": "dance"})
+        await kernel.send("i", Note(1))
+
+        assert await kernel.result("i") == [{"n": 1}]
+    assert "'i' does not count a message '$control'" in caplog.text
+
+
 async def test_a_step_in_a_worker_thread_is_told() -> None:
     begun, told = threading.Event(), threading.Event()
 
@@ -161,7 +174,7 @@ async def test_cancel_before_the_first_step_has_begun() -> None:
     code = line("code", run("a", nothing), run("b", nothing), catch=True)
 
     async with kernel_of(code) as kernel:
-        await kernel.engine.signal("i", "$control", {"do": "cancel"}, early=True)
+        await kernel.engine.signal("i", "$control", "cancel", early=True)
         await kernel.start(code, "i", {})
         assert await kernel.result("i") in ([None, None], ["Cancelled", None])
 

@@ -127,13 +127,13 @@ class Race:
 
     async def _cancel(self, kernel: Kernel) -> None:
         await self._pause()
-        await kernel.engine.signal(self.id, "$control", {"do": "cancel"}, early=True)
+        await kernel.engine.signal(self.id, "$control", "cancel", early=True)
 
     async def _hold(self, kernel: Kernel) -> None:
         await self._pause()
-        await kernel.engine.signal(self.id, "$control", {"do": "pause"}, early=True)
+        await kernel.engine.signal(self.id, "$control", "pause", early=True)
         await self._pause()
-        await kernel.engine.signal(self.id, "$control", {"do": "resume"}, early=True)
+        await kernel.engine.signal(self.id, "$control", "resume", early=True)
 
     async def _edit(self, kernel: Kernel) -> None:
         await self._pause()

@@ -5,8 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
-from flowstate import FakeClock
+from flowstate import FakeClock, InvalidInputError
 from flowstate.engines.kernel.errors import Cancelled, InstanceFailedError
+from flowstate.engines.kernel.instance import Codes
 from flowstate.engines.kernel.operations import Call, Go
 from tests.engines.kernel.running import kernel_of, stands
 from tests.engines.kernel.tables import Ask, Done, Table, line, run, wait
@@ -155,3 +156,36 @@ async def test_steps_of_threads_run_at_the_same_time() -> None:
         await kernel.start(code, "i", {})
 
         assert await kernel.result("i") == ["main.go.0", "met"]
+
+
+def calling(workflow: str, value: int) -> Table:
+    async def give() -> int:
+        return value
+
+    helper = line("helper", run("x", give), data=None)
+    return line(workflow, lambda *_: Call("a", helper, {}), uses={"h": helper})
+
+
+async def test_each_workflow_has_helpers_of_its_own() -> None:
+    first, second = calling("first", 1), calling("second", 2)
+    async with kernel_of(first, second) as kernel:
+        for code in (first, second):
+            await kernel.start(code, code.name, {})
+
+        assert [await kernel.result(name) for name in ("first", "second")] == [[[1]], [[2]]]
+
+
+def test_two_helpers_of_one_name_in_a_workflow_are_refused() -> None:
+    both = calling("both", 1)
+    both.uses = {**both.uses, "other": calling("other", 2).uses["h"]}
+    with pytest.raises(InvalidInputError, match="two are called 'helper'; rename one of them"):
+        Codes([both])
+
+
+async def test_a_helper_that_is_not_listed_does_not_replace_one_that_is() -> None:
+    code, other = calling("code", 1), calling("other", 2)
+    mixed = line("code", lambda *_: Call("a", other.uses["h"], {}), uses=code.uses)
+    async with kernel_of(mixed) as kernel:
+        await kernel.start(mixed, "i", {})
+        with pytest.raises(InstanceFailedError, match="two are called 'helper'"):
+            await kernel.result("i")

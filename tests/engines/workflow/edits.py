@@ -170,10 +170,10 @@ def _statements() -> Iterator[tuple[str, Edit]]:
 def _stops() -> Iterator[tuple[str, Edit]]:
     for stop in [*AT, "within"]:
         there = frozenset({STANDS.get(stop, stop)})
-        text = in_line(stop, f'"{stop}"', '"renamed"')
+        text = in_line(stop, f'"{stop}"', f'"{stop}_new"')
         yield f"stop renamed: {stop}", Edit(text, there)
         if stop != "within":
-            renamed = {"renamed": {stop: "renamed"}}
+            renamed = {"renamed": {stop: f"{stop}_new"}}
             yield f"stop renamed, and said: {stop}", Edit(text, options=renamed)
         if stop not in ("called", "both"):
             text = in_line(stop, r'\(?await wait\(".*", Note\)\)?', f'Note(VALUES["{stop}"])')

@@ -31,7 +31,7 @@ async def driven(workflows: Workflows, id: str, to: str = "") -> State:
         stop = state.labels["stop"]
         if stop == to:
             break
-        await workflows.send(id, Note(VALUES.get(stop, 0)))
+        await workflows.send(id, Note(VALUES.get(stop.removesuffix("_new"), 0)))
         state = await settled(workflows, id, state.rev)
     return state
 
