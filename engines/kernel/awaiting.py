@@ -8,7 +8,16 @@ import attrs
 import msgspec
 from msgspec import Raw
 
-from flowstate import Check, Commit, Engine, Put, RevisionMismatchError, State, StateContext
+from flowstate import (
+    Check,
+    Commit,
+    Engine,
+    Pause,
+    Put,
+    RevisionMismatchError,
+    State,
+    StateContext,
+)
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.errors import stored
 from flowstate.engines.kernel.events import events
@@ -17,7 +26,7 @@ from flowstate.engines.kernel.operations import Wait
 from flowstate.engines.kernel.outside import Event, Outside, Result
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.results import failure_of, is_over
-from flowstate.engines.kernel.telling import latest, mark, mark_of, without_mark
+from flowstate.engines.kernel.telling import latest, mark_of, without_mark
 from flowstate.engines.kernel.threads import Ended, Thread
 
 __all__ = ["Awaiting"]
@@ -58,9 +67,11 @@ class Awaiting:
         """Commit the topics of waits, if they are not stored yet."""
         is_new, count = False, 0
         for thread, wait in waits:
-            topics = [each.topic for each in wait.sources if isinstance(each, Outside)]
+            topics = tuple(each.topic for each in wait.sources if isinstance(each, Outside))
             is_new = is_new or thread.topics != topics or thread.since is None
             thread.topics, thread.since = topics, thread.since or self.now() - wait.lookback
+            if not thread.looks and any(isinstance(each, Result) for each in wait.sources):
+                self.progress.look_later(thread)
             count += len(topics)
         if count > MOST_TOPICS:
             raise MisfitError(f"it waits for {count} instances and events; {MOST_TOPICS} is most")
@@ -69,14 +80,15 @@ class Awaiting:
             await self.engine.do(Commit(Put(self.ctx)))
 
     async def _look(self, name: str, thread: Thread, wait: Wait) -> bool:
+        if self.instance.threads.get(name) is not thread or thread.does != "wait":
+            return False  # Another thread has ended it just now.
         for source in wait.sources:
             ended = None
             if isinstance(source, Result):
                 ended = await self._result(source)
             elif isinstance(source, Event):
                 ended = await self._event(source, thread, wait, f"{self._root(name)}/{wait.name}")
-            is_same = self.instance.threads.get(name) is thread and thread.does == "wait"
-            if ended is not None and is_same:
+            if ended is not None:
                 self.progress.finish(name, ended)
                 return True
         return False
@@ -87,17 +99,19 @@ class Awaiting:
         The mark has to be there from before the instance was seen alive until after that.
         """
         for _ in range(RACES):
-            found = StateContext(await latest(self.engine, mark_of(source.id).current.id))
-            state = await latest(self.engine, source.id)
+            found = StateContext(await latest(self.engine, mark_of(source.about).current.id))
+            state = await latest(self.engine, source.about)
             if is_over(state):
                 await self._remove(found, state)
                 failure = failure_of(state)
-                return _given(source, state.values[RESULT]) if failure is None else _raised(failure)
+                given = Ended(error=stored(failure)) if failure else None
+                return given or _given(source, state.values[RESULT])
             if not found.committed.rev:
-                await mark(self.engine, found)
+                with contextlib.suppress(RevisionMismatchError):  # Another one was faster.
+                    await self.engine.do(Commit(Pause(found)))
             elif await latest(self.engine, found.current.id) == found.committed:
                 return None
-        raise RevisionMismatchError([source.id])
+        raise RevisionMismatchError([source.about])
 
     async def _remove(self, found: StateContext, over: State) -> None:
         """Remove the mark of an instance that has ended before it was made."""
@@ -112,17 +126,23 @@ class Awaiting:
         found = [
             each
             async for each in events(self.engine, source, thread.since)
-            if f"{place} {each.id}" not in seen
+            if f"{place} {each[2]}" not in seen
         ]
         if not found:
             return None
-        oldest = min(found, key=lambda each: (each.at, each.rev))
-        for key in [key for key, until in seen.items() if until < self.now()]:
+        at, _, digest, event = min(found)
+        self._forget_seen()
+        seen[f"{place} {digest}"] = at, max(at + wait.lookback, self.now())
+        return _given(source, event)
+
+    def _forget_seen(self) -> None:
+        """Forget events that no wait can find again, neither one to come nor one of now."""
+        seen, now = self.instance.notes.seen, self.now()
+        since = min(each.since or now for each in self.instance.threads.values())
+        for key in [key for key, (at, until) in seen.items() if at < since and until < now]:
             del seen[key]
-        for key in [*seen][:-MOST_SEEN]:
+        for key in [*seen][: 1 - MOST_SEEN]:
             del seen[key]
-        seen[f"{place} {oldest.id}"] = max(oldest.at + wait.lookback, self.now())
-        return _given(source, oldest.event)
 
     def _root(self, name: str) -> str:
         """Return the thread of which a thread is a branch."""
@@ -133,7 +153,3 @@ class Awaiting:
 
 def _given(source: Outside, raw: Raw) -> Ended:
     return Ended(Raw(msgspec.json.encode((source.kind, raw))))
-
-
-def _raised(error: BaseException) -> Ended:
-    return Ended(error=stored(error))

@@ -77,11 +77,11 @@ class Family:
         assert isinstance(each, Each)  # noqa: S101 - see Progress.resume
         assert children is not None  # noqa: S101 - who stands at such a stop has them
         prefix = self._prefix(name, thread, each)
-        if children.error is not None and each.strict:
-            children.stopping = True
         if name in self.progress.to_look:
             self.progress.to_look.remove(name)
             await self._look(prefix, children)
+        if children.error is not None and each.strict:
+            children.stopping = True
         if thread.owed and each.abandon:
             self.progress.raise_owed(name)
         elif children.are_over:
@@ -120,11 +120,7 @@ class Family:
         try:
             made = [
                 new_instance(
-                    each.workflow,
-                    f"{prefix}{index}",
-                    each.items[index],
-                    {},
-                    origin=origin,
+                    each.workflow, f"{prefix}{index}", each.items[index], {}, origin=origin
                 )
                 for index in range(first, first + count)
             ]

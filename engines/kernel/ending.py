@@ -9,14 +9,7 @@ from msgspec import Raw
 
 from flowstate import CodecError, Command, Commit, End, Receive, StateContext, Transit
 from flowstate.engines.kernel.control import CONTROL
-from flowstate.engines.kernel.instance import (
-    NOTES,
-    ORIGIN,
-    PARKED,
-    RESERVED,
-    Instance,
-    Notes,
-)
+from flowstate.engines.kernel.instance import NOTES, ORIGIN, PARKED, RESERVED, Instance, Notes
 from flowstate.engines.kernel.telling import mark_of, without_mark
 
 __all__ = ["TELL", "ended", "parked", "take_delivered"]

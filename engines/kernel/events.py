@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from flowstate import (
     Command,
@@ -28,27 +28,26 @@ from flowstate.engines.kernel.telling import tell
 __all__ = ["EVENT", "Found", "events", "publish", "run_event"]
 
 EVENT = "workflows.event"  # The flow of an event.
+PREFIX = "flowstate.event."  # Of its id.
 LABEL = "event"
 TOPIC = "event."  # What keys of labels of events begin with.
 VALUE, KEPT, SEEN = "event", "kept", "seen"  # Values of its state.
 MOST_TOPICS = 60
+LONGEST = timedelta(days=36_500)
 PLAIN = (str, int, float, bool, type(None))
 
 
-class Found(Struct, frozen=True):
-    """An event, with the number and time of its first revision."""
-
-    rev: int
-    at: datetime
-    id: str
-    event: Raw
+Found = tuple[datetime, int, str, Raw]
+"""An event: the time and number of its first revision, its key as a digest, and itself."""
 
 
 async def publish(engine: Engine, event: Any, key: str, keep: timedelta) -> bool:
     """Do ``Kernel.publish``, which says what is promised."""
+    if not isinstance(keep, timedelta) or not timedelta(0) <= keep <= LONGEST:
+        raise InvalidInputError("keep", f"must be from 0 to {LONGEST.days} days, not {keep!r}")
     name, key = type(event).__name__, key or uuid.uuid4().hex
     digest = sha256(f"{name} {key}".encode()).hexdigest()[:32]
-    ctx = StateContext(State(f"flowstate.event.{digest}"))
+    ctx = StateContext(State(PREFIX + digest))
     ctx.put(event, VALUE)
     ctx.put(keep, KEPT)
     ctx.set_label(LABEL, name)
@@ -90,4 +89,4 @@ async def events(engine: Engine, source: Event, since: datetime) -> AsyncIterato
         rev, at = state.get(tuple[int, datetime], SEEN, default=now)
         raw = state.values[VALUE]
         if at >= since and source.is_met_by(msgspec.json.decode(raw)):
-            yield Found(rev, at, state.id, raw)
+            yield at, rev, state.id.removeprefix(PREFIX), raw

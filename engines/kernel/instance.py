@@ -69,7 +69,7 @@ class Notes(Struct, omit_defaults=True):
         deadline: when it has taken too long.
         failure: what a thread has raised that no other one waits for.
         kept: messages that were delivered and that no thread waits for any more.
-        seen: events that waits were given, and until when these might find them again.
+        seen: events that waits were given, their times, and until when such a wait may find them.
         looks: how often it was set aside in a row, since it does not fit.
     """
 
@@ -79,7 +79,7 @@ class Notes(Struct, omit_defaults=True):
     deadline: datetime | None = None
     failure: StoredError | None = None
     kept: list[tuple[str, Raw]] = msgspec.field(default_factory=list)
-    seen: dict[str, datetime] = msgspec.field(default_factory=dict)
+    seen: dict[str, tuple[datetime, datetime]] = msgspec.field(default_factory=dict)
     looks: int = 0
 
 
@@ -88,13 +88,22 @@ class Used(dict[str, Code]):
 
     @classmethod
     def by(cls, code: Code) -> "Used":
-        """Return a workflow with all that it uses."""
-        used, waiting = cls(), [code]
-        while waiting:
-            last = waiting.pop()
-            if last.name not in used:
-                waiting += last.uses.values()
-            used.add(last)
+        """Return a workflow with all that it uses.
+
+        Raises:
+            InvalidInputError: two of its helpers have one name. Those of its children may have it.
+        """
+        used, own, others = cls({code.name: code}), [code], list[Code]()
+        for each in own:
+            others += (found for found in each.uses.values() if found.data is not None)
+            helpers = [found for found in each.uses.values() if found.data is None]
+            own += (found for found in helpers if found.name not in used)
+            for found in helpers:
+                used.add(found)
+        for found in others:
+            if found.name not in used:
+                used[found.name] = found
+                others += found.uses.values()
         return used
 
     def add(self, code: Code) -> None:

@@ -23,18 +23,9 @@ from flowstate import (
     encoded,
 )
 from flowstate.engines.kernel.code import Code, MisfitError, stops_of
-from flowstate.engines.kernel.control import (
-    CONTROL,
-    Request,
-    Word,
-    answers_of,
-)
+from flowstate.engines.kernel.control import CONTROL, Request, Word, answers_of
 from flowstate.engines.kernel.ending import TELL
-from flowstate.engines.kernel.errors import (
-    Cancelled,
-    restored,
-    stored,
-)
+from flowstate.engines.kernel.errors import Cancelled, restored, stored
 from flowstate.engines.kernel.events import publish
 from flowstate.engines.kernel.fitting import misfit
 from flowstate.engines.kernel.flows import register
@@ -48,6 +39,7 @@ from flowstate.engines.kernel.instance import (
     Codes,
 )
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.outside import AWAITS
 from flowstate.engines.kernel.results import failure_of, is_over
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.kernel.steps import MakeTransaction
@@ -207,7 +199,7 @@ class Kernel:
             Whether it was published; ``False`` if its key is known.
 
         Raises:
-            InvalidInputError: JSON cannot hold the event, or it has no fields.
+            InvalidInputError: JSON cannot hold the event, or it has no fields; or a bad ``keep``.
             UnknownFlowError: no kernel was opened on this engine.
             CommitUnknownError: it could not be found out whether it was published.
         """
@@ -346,6 +338,8 @@ class Kernel:
         def end(ctx: StateContext) -> Sequence[Command[Any]]:
             if is_over(ctx.current):
                 return ()
+            for topic in [key for key in ctx.current.labels if key.startswith(AWAITS)]:
+                ctx.set_label(topic, None)
             ctx.set_label(OUTCOME, "cancelled")
             ctx.put(stored(Cancelled()), ERROR)
             return (Transit(ctx, TELL), Delay(ctx, TELL, timedelta(0)))

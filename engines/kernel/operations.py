@@ -130,9 +130,9 @@ class Call:
 class Join:
     """Do several operations at once; those that are not wanted any more are cancelled.
 
-    The outcome is ``Gave`` of a list: with ``wanted=None`` the values of all branches in their
-    order, else the values of the first so many that gave one, in the order of their coming (of
-    fewer branches: of all). Without branches the list is empty, at once.
+    The outcome is ``Gave`` of what ``shape`` makes of a list: with ``wanted=None`` the values of
+    all branches in their order, else the values of the first so many that gave one, in the order
+    of their coming (of fewer branches: of all). Without branches the list is empty, at once.
 
     Attributes:
         name: of the stop.
@@ -142,12 +142,14 @@ class Join:
         strict: the first branch that raises makes the join raise that. Otherwise the others go on,
             and the first error is raised when there are too few left. ``None``: strict if all are
             wanted.
+        shape: makes the value of the list.
     """
 
     name: str
     branches: Sequence["Operation"]
     wanted: int | None
     strict: bool | None = None
+    shape: Callable[[list[Any]], Any] = list
 
 
 @attrs.frozen

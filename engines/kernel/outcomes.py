@@ -64,7 +64,8 @@ def _value_of(  # noqa: PLR0911 - one for each kind
             return [decoded(operation.workflow.gives, each) for each in decoded(list[Raw], raw)]
         case Join():
             pairs = decoded(list[tuple[int, Raw]], raw)
-            return [_value_of(operation.branches[index], each) for index, each in pairs]
+            values = [_value_of(operation.branches[index], each) for index, each in pairs]
+            return operation.shape(values)
     return None
 
 

@@ -97,19 +97,15 @@ class Progress(Waiting):
     def _check_conditions(self) -> bool:
         """Let threads go on whose condition is true; return whether there are any."""
         for name, thread in self._doing("until"):
-            if thread.does == "until":  # No other one has ended it just now.
-                self._check_condition(name)
+            until = self.ask(name) if thread.does == "until" else None  # Or it has ended just now.
+            try:
+                is_true = isinstance(until, Until) and until.condition(self.instance.data)
+            except Exception as error:  # noqa: BLE001 - of the user's condition
+                self.finish(name, Ended(error=stored(error)))
+            else:
+                if is_true:
+                    self.finish(name, Ended())
         return bool(self._ready)
-
-    def _check_condition(self, name: str) -> None:
-        operation = self.ask(name)
-        try:
-            is_true = isinstance(operation, Until) and operation.condition(self.instance.data)
-        except Exception as error:  # noqa: BLE001 - of the user's condition
-            self.finish(name, Ended(error=stored(error)))
-        else:
-            if is_true:
-                self.finish(name, Ended())
 
     def _move(self, name: str) -> None:
         thread = self.instance.threads.get(name)
@@ -146,7 +142,7 @@ class Progress(Waiting):
                 self._join(name, thread, operation)
             case Each():
                 thread.does, thread.children = "each", Children(len(operation.items))
-                self._look_later(thread)
+                self.look_later(thread)
                 if not operation.items:
                     self.finish(name, Ended(Raw(b"[]")))
             case Go():

@@ -26,15 +26,7 @@ from flowstate.engines.kernel.threads import MAIN, Thread
 from flowstate.ground.frozen import EMPTY
 from flowstate.recovery import set_retry_after
 
-__all__ = [
-    "Origin",
-    "begin_again",
-    "flow_of",
-    "new_instance",
-    "new_notes",
-    "revive",
-    "revived",
-]
+__all__ = ["Origin", "begin_again", "flow_of", "new_instance", "new_notes", "revive", "revived"]
 
 NO_CODES = Used()
 

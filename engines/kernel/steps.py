@@ -15,13 +15,7 @@ from flowstate.engines.kernel.current_step import CurrentStep, current_step, run
 from flowstate.engines.kernel.operations import Run
 from flowstate.engines.kernel.threads import Thread
 
-__all__ = [
-    "MakeTransaction",
-    "Step",
-    "Steps",
-    "effect_key",
-    "is_async",
-]
+__all__ = ["MakeTransaction", "Step", "Steps", "effect_key", "is_async"]
 
 GRACE = 5.0  # Seconds for a step to end that was cancelled.
 

@@ -6,20 +6,16 @@ nothing when it ends.
 """
 
 import asyncio
-import contextlib
 from hashlib import sha256
 
 from flowstate import (
     Check,
     Command,
-    Commit,
     End,
     Engine,
     Forget,
     InvalidCommandError,
     MailboxFullError,
-    Pause,
-    RevisionMismatchError,
     State,
     StateContext,
     StateNotFoundError,
@@ -28,7 +24,7 @@ from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.outside import AWAITS, topic_label
 from flowstate.engines.kernel.results import is_over
 
-__all__ = ["latest", "mark", "mark_of", "tell", "without_mark"]
+__all__ = ["latest", "mark_of", "tell", "without_mark"]
 
 AT_ONCE = 32  # Messages on their way.
 
@@ -44,12 +40,6 @@ async def latest(engine: Engine, id: str) -> State:
         return await engine.get_state(id)
     except StateNotFoundError:
         return State(id)
-
-
-async def mark(engine: Engine, ctx: StateContext) -> None:
-    """Make a mark, unless another one was faster."""
-    with contextlib.suppress(RevisionMismatchError):
-        await engine.do(Commit(Pause(ctx)))
 
 
 def without_mark(ctx: StateContext) -> tuple[Command[None], ...]:

@@ -10,14 +10,7 @@ from msgspec import Raw, Struct
 from flowstate.engines.kernel.code import Frame
 from flowstate.engines.kernel.errors import StoredError
 
-__all__ = [
-    "Children",
-    "Ended",
-    "MAIN",
-    "NOTHING",
-    "Thread",
-    "Threads",
-]
+__all__ = ["Children", "Ended", "MAIN", "NOTHING", "Thread", "Threads"]
 
 MAIN = "main"
 NOTHING = Raw(b"null")
@@ -40,7 +33,6 @@ class Children(Struct, omit_defaults=True):
         started: how many were started.
         done: how many of them have ended.
         ended: which of them, as the bits of a hexadecimal number.
-        looks: how often the parent has looked at them, since a child may end and not tell it.
         failed: the first one that has come to no result.
         error: of that one.
         stopping: the others are to be cancelled, and no more are started.
@@ -51,7 +43,6 @@ class Children(Struct, omit_defaults=True):
     started: int = 0
     done: int = 0
     ended: str = "0"
-    looks: int = 0
     failed: str = ""
     error: StoredError | None = None
     stopping: bool = False
@@ -110,7 +101,9 @@ class Thread(Struct, omit_defaults=True):
         progress: that the step has reported.
         topics: that it waits for outside of the instance.
         since: events that were published from then on count.
-        at: when it goes on at the latest: the next attempt, the end of a wait, a look at children.
+        looks: how many times it has looked whether what it waits for has ended and told nothing.
+        look_at: when it does so next.
+        at: when it goes on at the latest: the next attempt, or the end of a wait.
         parent: the thread that waits for this branch.
         index: of this branch.
         branch: the name of the operation that this branch is.
@@ -129,8 +122,10 @@ class Thread(Struct, omit_defaults=True):
     failures: int = 0
     text: str = ""
     progress: Raw = NOTHING
-    topics: list[str] = msgspec.field(default_factory=list)
+    topics: tuple[str, ...] = ()
     since: datetime | None = None
+    looks: int = 0
+    look_at: datetime | None = None
     at: datetime | None = None
     parent: str = ""
     index: int = 0
@@ -151,7 +146,8 @@ class Thread(Struct, omit_defaults=True):
     def leave_stop(self) -> None:
         """Note that the stop is passed, and forget what belongs to it."""
         self.does, self.passed, self.failures, self.text = "go", self.passed + 1, 0, ""
-        self.at = self.error = self.children = self.since = None
+        self.at = self.error = self.children = self.since = self.look_at = None
+        self.looks, self.topics = 0, ()
         self.progress = NOTHING
         self.picked = []
 

@@ -37,6 +37,7 @@ from flowstate.engines.kernel.operations import Gave, Operation, Run
 from flowstate.engines.kernel.outcomes import is_exact
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.steps import Step, Steps
+from flowstate.engines.kernel.telling import mark_of
 from flowstate.engines.kernel.threads import Ended
 
 __all__ = ["Turn"]
@@ -85,7 +86,7 @@ class Turn:
                 except InvalidInputError as error:  # It has become too large.
                     await engine.do(parked(self.ctx, error))
                 except RevisionMismatchError as error:
-                    if self.ctx.current.id in error.ids:
+                    if mark_of(self.ctx.current.id).current.id not in error.ids:
                         raise
                     await engine.do(Commit(Transit(self.ctx, TELL)))  # Others wait for its end.
                 if self.ctx.current.status is not Status.ACTIVE:
@@ -140,8 +141,9 @@ class Turn:
             if self._progress.to_stop:
                 await self._steps.stop(self._progress.to_stop)
                 self._progress.to_stop.clear()
-            if not is_all:
-                await self._let_others()
+            if not is_all:  # It is a long way without a stop that takes time: others have a turn.
+                await self._commit()
+                await asyncio.sleep(0)
             elif await self._family.tend() or await self._awaiting.tend():
                 pass  # What has come of it may let threads go on.
             elif self._instance.is_over:
@@ -149,25 +151,16 @@ class Turn:
             elif (names := self._to_start()) or self._steps.running:
                 await (self._take_messages() if self._progress.is_listening else self._work(names))
             elif self._progress.to_start and not self._instance.notes.paused:
-                return await self._leave()
+                if self._instance.is_changed:
+                    await self._commit()
+                return Noop()  # This engine stops; another one does the rest.
             else:
                 return self._end_turn()
-
-    async def _let_others(self) -> None:
-        """Commit a long way without a stop that takes time, and let others have their turn."""
-        await self._commit()
-        await asyncio.sleep(0)
 
     def _to_start(self) -> list[str]:
         """Return the threads whose steps may begin now."""
         is_held = self._instance.notes.paused or self.ctx.stopping
         return [] if is_held else [*self._progress.to_start]
-
-    async def _leave(self) -> Command[Any]:
-        """Leave the rest to another engine, since this one stops."""
-        if self._instance.is_changed:
-            await self._commit()
-        return Noop()
 
     def _end_turn(self) -> Command[Any]:
         """Return what lets the instance wait for a message or a time."""

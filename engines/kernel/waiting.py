@@ -26,7 +26,7 @@ __all__ = ["Asking", "Waiting"]
 logger = logging.getLogger("flowstate.engines")
 
 MOST_NAMES = 98  # Of messages that an instance waits for; the store takes 100.
-FIRST_LOOK, LONGEST_LOOK = 60.0, 86_400.0  # Seconds between looks at children, which grow.
+FIRST_LOOK, LONGEST_LOOK = 60.0, 86_400.0  # Seconds between looks at others, which grow.
 
 
 @attrs.define(eq=False)
@@ -117,7 +117,7 @@ class Waiting(Asking, ABC):
             raise InvalidInputError("sources", f"cannot be called {', '.join(sorted(taken))}")
         thread.does = "wait"
         self.is_listening = self.is_listening or bool(operation.sources)
-        self.is_looking, thread.since = True, None
+        self.is_looking, thread.since, thread.looks = True, None, 0
         if operation.timeout is not None:
             thread.at = self.later(operation.timeout.total_seconds())
         kept = self.instance.notes.kept
@@ -200,6 +200,7 @@ class Waiting(Asking, ABC):
         times = [
             self.instance.notes.deadline,
             *(each.at for each in self.instance.threads.values()),
+            *(each.look_at for each in self.instance.threads.values()),
         ]
         return min((at for at in times if at is not None), default=None)
 
@@ -209,14 +210,19 @@ class Waiting(Asking, ABC):
         due = [name for name, each in self.instance.threads.items() if each.at and each.at <= now]
         for name in due:
             self._come(name)
+        for name, thread in self.instance.threads.items():
+            if thread.look_at and thread.look_at <= now:
+                self.look_later(thread)
+                self.to_look.add(name)
+                self.is_looking = True
         if notes.deadline is not None and notes.deadline <= now:
             notes.deadline = None
             self.interrupt(MAIN, "timeout")
 
-    def _look_later(self, thread: Thread) -> None:
-        assert thread.children is not None  # noqa: S101 - it waits for them
-        thread.at = self.later(min(FIRST_LOOK * 2**thread.children.looks, LONGEST_LOOK))
-        thread.children.looks += 1
+    def look_later(self, thread: Thread) -> None:
+        """Let a thread look after a time whether others have ended and told nothing."""
+        thread.look_at = self.later(min(FIRST_LOOK * 2 ** min(thread.looks, 11), LONGEST_LOOK))
+        thread.looks += 1
         self.instance.is_changed = True
 
     def _come(self, name: str) -> None:
@@ -228,9 +234,6 @@ class Waiting(Asking, ABC):
             thread.does, thread.at = "step", None
             self._asked.pop(name, None)
             self.to_start[name] = None
-        elif thread.does == "each":
-            self._look_later(thread)
-            self.to_look.add(name)
         elif thread.does == "wait":
             wait = self.ask(name)
             is_sleep = isinstance(wait, Wait) and not wait.sources

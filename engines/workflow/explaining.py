@@ -220,7 +220,7 @@ def _standing(
         line,
         since.get(name),
         _words(asked.get(name), thread, [each for each in threads.values() if each.parent == name]),
-        None if thread.does == "each" else thread.at,  # That is a look at them, and no end.
+        thread.at,
         thread.failures,
         thread.text,
         msgspec.json.decode(thread.progress),

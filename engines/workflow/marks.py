@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from inspect import signature
+from operator import itemgetter
 from typing import Any, TypeVar, overload
 
 import attrs
@@ -407,7 +408,7 @@ def each(
 
 
 def _all_of(point: Point, /, *branches: Operation, strict: bool = True) -> Operation:
-    return Join(point.name, branches, None, strict)
+    return Join(point.name, branches, None, strict, tuple)
 
 
 @_mark("join", _all_of)
@@ -426,7 +427,9 @@ def all_of(
 
 
 def _any_of(point: Point, /, *branches: Operation, strict: bool = False) -> Operation:
-    return Join(point.name, branches, 1, strict)
+    if not branches:
+        raise ValueError("any_of(...) has no branch that could give a value")
+    return Join(point.name, branches, 1, strict, itemgetter(0))
 
 
 @_mark("join", _any_of)
@@ -443,7 +446,7 @@ def any_of(*branches: Awaitable[T], strict: bool = False, name: str = "") -> Awa
 
 
 def _first(point: Point, count: int, /, *branches: Operation, strict: bool = False) -> Operation:
-    return Join(point.name, branches, count, strict)
+    return Join(point.name, branches, count, strict, tuple)
 
 
 @_mark("join", _first)

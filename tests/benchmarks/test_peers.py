@@ -40,7 +40,28 @@ async def test_each_workload_has_a_name_of_its_own_and_a_mark_beside_every_peer(
 
     assert len({workload.key for workload in found}) == len(found)
     assert {side.role for workload in found for side in workload.others} == {"peer"}
-    assert all(side.mark == 1.0 for workload in found for side in workload.others)
+    for workload in found:
+        marks = {side.mark for side in workload.others}
+        is_marked = "a workflow of three steps, 1 at once" in workload.key
+        assert marks == ({0.2} if is_marked else {1.0})
+
+
+async def test_slow_systems_are_measured_with_few_at_once_only(setting: Setting) -> None:
+    found = {workload.key: workload for workload in workloads(setting)}
+
+    def is_beside_prefect(key: str) -> bool:
+        return any("Prefect" in side.name for side in found[key].others)
+
+    assert is_beside_prefect("postgres: a workflow of three steps, 8 at once")
+    assert not is_beside_prefect("postgres: a workflow of three steps, 200 at once")
+    assert not is_beside_prefect("postgres: three steps, 4 processes with 8 at once")
+
+
+async def test_a_workflow_runs_from_its_start_to_its_result() -> None:
+    async with in_memory("") as works:
+        done = await (await works["workflow rate"](2, SECONDS))()
+
+    assert done.units > 0
 
 
 async def test_all_columns_of_a_round_come_from_the_same_run(setting: Setting) -> None:
@@ -61,7 +82,7 @@ async def test_statements_are_counted_in_a_run_of_their_own(setting: Setting) ->
     sample = await runs.measure(Column(1))()
 
     assert sample.statements is not None
-    assert sample.statements == pytest.approx(18, abs=1)
+    assert sample.statements == pytest.approx(15, abs=1)
 
 
 async def test_a_worker_that_fails_says_why(

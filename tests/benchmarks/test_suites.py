@@ -6,12 +6,15 @@ from types import ModuleType
 import pytest
 
 from benchmarks.catalogue import chosen
+from benchmarks.definitions import sleeper
 from benchmarks.setting import Setting, Suite
 from benchmarks.sizes import FULL, Sizes
 from benchmarks.stopwatch import Counter, Stopwatch
+from benchmarks.stores.engines import Content
 from benchmarks.suites import SUITES, commits, contention, delays, growth, recovery, watching
 from flowstate import Status
 from flowstate.driver import DueQuery
+from flowstate.engines.workflow import WorkflowCancelled, Workflows
 from tests.benchmarks.support import SMALL, STORES, engines_on, only
 
 pytestmark = [pytest.mark.repository, pytest.mark.timeout(240)]
@@ -73,9 +76,13 @@ def test_names_are_stable_and_distinct(setting: Setting) -> None:
             "commit, 1,000,000 timers pending",
             "10,000 timers due at once, 1,000,000 timers pending",
             "prune of 100,000 states",
+            "workflows of 3 steps, 32 tasks",
+            "workflows of 3 steps, 100,000 asleep",
+            "message to the next step of a workflow",
         ):
             assert f"{store}: {what}" in found
         assert store == "memory" or f"{store}: commits, 4 processes of 16 tasks" in found
+    assert {"memory: parent of 10,000 children", "stop without a store"} <= found.keys()
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -145,6 +152,20 @@ async def test_tasks_commit_exactly_as_often_as_they_are_told(setting: Setting) 
         before = await engine.head()
         await commits.commit_together(engine, 101, 8, "eight")
         assert await engine.head() - before == 101
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_instances_that_sleep_are_as_real_ones(setting: Setting, store: str) -> None:
+    engines = engines_on(setting, store)
+    content = Content("sleep", sleeping=5)
+    async with engines.on(content) as engine, Workflows(engine, [sleeper]) as workflows:
+        assert await workflows.count(sleeper, stop="sleep") == 5
+        timers = await engine.driver.get_due(DueQuery("delay", everything=True))
+        assert len(timers.due) == 5
+        await workflows.cancel("asleep-3")
+        with pytest.raises(WorkflowCancelled):
+            await workflows.result("asleep-3", timeout=30)
+        assert await workflows.count(sleeper, kind="live") == 4
 
 
 async def test_growth_leaves_nothing_that_stalls(setting: Setting) -> None:

@@ -29,7 +29,7 @@ from flowstate.engines.workflow.marks import Defined, Point, Timeout
 from flowstate.engines.workflow.source_waits import SourceWait, source_wait
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Compiled", "Finish", "finished_all", "finished_any", "finished_timeout"]
+__all__ = ["Compiled", "Finish", "finished_timeout"]
 
 Finish = Callable[[Outcome], Outcome]
 
@@ -216,15 +216,3 @@ def finished_timeout(outcome: Outcome) -> Outcome:
         case Failed(TimeoutError(args=())):  # That of the whole workflow has a text.
             return Gave(Timeout())
     return outcome
-
-
-def finished_all(outcome: Outcome) -> Outcome:
-    """Return the outcome of a join that gives a tuple."""
-    return Gave(tuple(outcome.value)) if isinstance(outcome, Gave) else outcome
-
-
-def finished_any(outcome: Outcome) -> Outcome:
-    """Return the outcome of a join that gives one value."""
-    if not isinstance(outcome, Gave):
-        return outcome
-    return Gave(outcome.value[0]) if outcome.value else Failed(ValueError("there is no branch"))

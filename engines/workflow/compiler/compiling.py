@@ -14,8 +14,6 @@ from flowstate.engines.workflow.compiler.bound import bound_names
 from flowstate.engines.workflow.compiler.compiled import (
     Compiled,
     Finish,
-    finished_all,
-    finished_any,
     finished_timeout,
 )
 from flowstate.engines.workflow.compiler.errors import Problems
@@ -257,13 +255,8 @@ def _has_sources(call: MarkCall, lookup: Lookup) -> bool:
 
 def _finish(call: MarkCall, lookup: Lookup) -> Finish | None:
     """Return what makes the value of a stop from that of its operation."""
-    match call.mark.name:
-        case "wait":
-            calls = (each for each in call.node.args if isinstance(each, ast.Call))
-            is_timed = any(lookup.value(each.func) is Timeout for each in calls)
-            return finished_timeout if is_timed else None
-        case "all_of" | "first":
-            return finished_all
-        case "any_of":
-            return finished_any
-    return None
+    if call.mark.name != "wait":
+        return None
+    calls = (each for each in call.node.args if isinstance(each, ast.Call))
+    is_timed = any(lookup.value(each.func) is Timeout for each in calls)
+    return finished_timeout if is_timed else None

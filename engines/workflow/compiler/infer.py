@@ -153,8 +153,8 @@ class Inference:
             if kind in (UNKNOWN, NOTHING):
                 return kind
         if left in SAMPLES and right in SAMPLES:
-            kind: Any = type(op)
-            return _operated(kind, left, right)
+            operation: Any = type(op)
+            return _operated(operation, left, right)
         return left if left == right and isinstance(op, ast.Add) else UNKNOWN
 
     def targets(self, node: ast.expr, kind: Any) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,18 @@ from tests.engines.compiler.program_values import Values
 
 __all__ = ["program"]
 
+ENTERED = """
+@helper
+async def enter(s: Data, p: int) -> Box:
+    return await step(box, p, name='e1')
+
+@helper(shielded=True)
+async def leave(s: Data, held: Box, failed: bool) -> None:
+    log(s, held.n, failed)
+    s.n += await step(number, held.n, name='e2')
+
+door = Manager(enter, leave)
+"""
 CLASSES = ("Alpha", "Beta", "KeyError", "(Beta, ValueError)", "Exception")
 
 
@@ -14,6 +26,7 @@ class Writer(Values):
 
     def text(self) -> str:
         """Write the program."""
+        self._lines += ENTERED.splitlines()
         self._line(0, "@helper")
         self._line(0, "async def inner(s: Data, p: int, q: str = 'q') -> int:")
         self._declare("p")
@@ -70,6 +83,7 @@ class Writer(Values):
         kinds = ["assign", "stop", "stop", "stop", "log", "data", "list"]
         if depth < 6:
             kinds += ["if", "if", "while", "for", "for", "try", "try", "match", "function", "with"]
+            kinds += ["enter"]
         if depth > 1:
             kinds += ["raise", "raise"] + ["return"] * (self._rng.random() < 0.4)
         if self._loops:
@@ -179,7 +193,9 @@ class Writer(Values):
             case 6:
                 header, fixed = f"for {var}, s.n in zip(ys[:2], list(s.xs)):", ""
             case 7:
-                header, fixed = f"for {var} in [v * 2 for v in s.xs if v < 5][:3]:", ""
+                new = self._new("zs")
+                self._line(depth, f"{new}: list[int] = [v * 2 for v in s.xs if v < 5][:3]")
+                header, fixed = f"for {var} in list({new}):", ""
             case _:
                 header, fixed = f"for {var} in range(3, {self._value(0)} % 3 - 2, -2):", ""
         self._line(depth, header)
@@ -254,6 +270,15 @@ class Writer(Values):
             self._line(depth + 1, f"log(s, v, {var})")
             self._line(depth + 1, "return v")
         self._line(depth, f"{self._var()} = {name}({self._value(1)})")
+
+    def _enter(self, depth: int) -> None:
+        self._stops += 1
+        new = self._new("held")
+        bound = f" as {new}" if self._rng.random() < 0.7 else ""
+        self._line(depth, f"async with door({self._argument()}, name='s{self._stops}'){bound}:")
+        self._block(depth + 1, 3)
+        if bound:
+            self._line(depth + 1, f"log(s, {new}.label)")
 
     def _with(self, depth: int) -> None:
         self._line(depth, "try:")

@@ -148,7 +148,7 @@ def test_joins_have_branches() -> None:
         await step(number, 5, name="last")
         return [both, some, one]
 
-    driven = drive(it, [[1, ["a"]], [4, 5], [7], 0])
+    driven = drive(it, [(1, ["a"]), (4, 5), 7, 0])
 
     both, some, one, _ = driven.asked
     assert isinstance(both, Join)

@@ -4,7 +4,7 @@ import asyncio
 import linecache
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import Random
 from typing import Any
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from flowstate.engines.kernel.code import At, Frame, Raised, Returned
 from flowstate.engines.kernel.operations import Call, Failed, Gave, Join, Operation, Outcome, Run
-from flowstate.engines.workflow import CompileError, Helper, helper, marks
+from flowstate.engines.workflow import CompileError, Helper, Manager, helper, marks
 
 __all__ = [
     "Alpha",
@@ -173,8 +173,28 @@ def plain_program(source: str, data: Data, world: World) -> Any:
                 raise value
         return tuple(values)
 
-    plain = {"step": step, "sub": sub, "all_of": all_of, "helper": lambda function: function}
+    def helper(function: Any = None, **_: Any) -> Any:
+        return function or (lambda function: function)
+
+    def manager(enter: Any, leave: Any) -> Any:
+        return lambda *args, **_: Entered(lambda: enter(data, *args), partial(leave, data))
+
+    plain = {"step": step, "sub": sub, "all_of": all_of, "helper": helper, "Manager": manager}
     return loaded(source, "<plain>", plain)["program"]
+
+
+class Entered:
+    """What Python enters in place of a manager."""
+
+    def __init__(self, enter: Callable[[], Any], leave: Callable[[Any, bool], Any]) -> None:
+        self._enter, self._leave = enter, leave
+
+    async def __aenter__(self) -> Any:
+        self._held = await self._enter()
+        return self._held
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        await self._leave(self._held, kind is not None)
 
 
 async def _caught(branch: Any) -> Any:
@@ -197,10 +217,15 @@ def plain_run(source: str, data: Data, seed: int) -> Ended:
 @lru_cache(maxsize=4)
 def codes_of(source: str) -> Sequence[Mapping[str, Helper[Any]]]:
     """Return the codes of a source; of every third one, compiled twice."""
-    real = {"step": marks.step, "sub": marks.sub, "all_of": marks.all_of, "helper": helper}
+    real: dict[str, Any] = {"step": marks.step, "sub": marks.sub, "all_of": marks.all_of}
+    real |= {"helper": helper, "Manager": Manager}
     count = 1 if len(source) % 3 else 2
     modules = [loaded(source, "<compiled>", real) for _ in range(count)]
-    return [{"inner": each["inner"], "program": helper(each["program"])} for each in modules]
+    names = ("inner", "enter", "leave")
+    return [
+        {"program": helper(each["program"]), **{name: each[name] for name in names}}
+        for each in modules
+    ]
 
 
 class Crashing:
@@ -282,7 +307,7 @@ class Crashing:
             outcomes.append(outcome)
         failed = [each for each in outcomes if isinstance(each, Failed)]
         values = [each.value for each in outcomes if isinstance(each, Gave)]
-        return failed[0] if failed else Gave(values), data
+        return failed[0] if failed else Gave(join.shape(values)), data
 
 
 def _linked(outcome: Outcome) -> list[tuple[BaseException, BaseException | None]]:

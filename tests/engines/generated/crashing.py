@@ -125,7 +125,7 @@ def whole_of(source: Source) -> Any:
         "workflow": workflow,
         "ADDED": sum(source.adds),
     }
-    whole = loaded(source.text, f"<whole {source.seed}>", names)["whole"]
+    whole = loaded(source.text, "<whole>", names)["whole"]
     whole.update(add)
     return whole
 

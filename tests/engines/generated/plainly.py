@@ -10,11 +10,12 @@ import attrs
 
 from flowstate.engines.workflow import Cancelled, ChildFailed, StepFailed, Timeout
 from tests.engines.compiler.world import loaded
-from tests.engines.generated.outside import NAMES, POLICY, Shared, Source, calls, given
+from tests.engines.generated.outside import NAMES, POLICY, Shared, Source, calls, given, never
 
 __all__ = ["Ended", "TooLongError", "plainly"]
 
 MOST_STOPS = 60
+WAIT, SLEEP = 1, 2  # Of a race, what gives a value at once comes before what waits.
 
 
 class TooLongError(Exception):
@@ -45,9 +46,9 @@ class Ended:
 class Doing:
     """What a mark does, when it is awaited."""
 
-    def __init__(self, do: Callable[[], Awaitable[Any]], *, is_slow: bool = False) -> None:
+    def __init__(self, do: Callable[[], Awaitable[Any]], slow: int = 0) -> None:
         self.do = do
-        self.is_slow = is_slow
+        self.slow = slow
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.do().__await__()
@@ -68,7 +69,7 @@ class Plain:
         if name.startswith("c"):
             raise Cancelled
 
-    def step(self, call: Any, *args: Any, name: str = "", timeout: float = 0.0) -> Doing:
+    def step(self, call: Any, *args: Any, name: str = "", timeout: float = 0.0, **_: bool) -> Doing:
         async def do() -> Any:
             self._stop(name)
             if timeout:
@@ -103,19 +104,21 @@ class Plain:
                 raise InVainError
             return Timeout()
 
-        return Doing(do, is_slow=True)
+        return Doing(do, WAIT)
 
     def sleep(self, _time: float, *, name: str = "") -> Doing:
         async def do() -> None:
             self._stop(name)
 
-        return Doing(do, is_slow=True)
+        return Doing(do, SLEEP)
 
-    def until(self, _condition: Any, *, name: str = "") -> Doing:
+    def until(self, condition: Any, *, name: str = "") -> Doing:
         async def do() -> None:
             self._stop(name)
+            if condition is never:
+                raise InVainError
 
-        return Doing(do, is_slow=True)
+        return Doing(do, WAIT)
 
     def go(self, code: Any, *args: Any, name: str = "") -> None:
         self._stop(name)
@@ -151,7 +154,7 @@ class Plain:
         async def do() -> tuple[Any, ...]:
             self._stop(name)
             gave: list[Any] = []
-            for each in sorted(branches, key=lambda branch: branch.is_slow):
+            for each in sorted(branches, key=lambda branch: branch.slow):
                 found = None if len(gave) == count else await _tried(each)
                 if len(gave) < count and not isinstance(found, Exception):
                     gave.append(found)
@@ -191,9 +194,9 @@ class Plain:
 
     def any_of(self, *branches: Doing, name: str = "") -> Doing:
         async def do() -> Any:
-            found = await self.first(1, *branches, name=name)
             if not branches:
-                raise ValueError("there is no branch")
+                raise ValueError("any_of(...) has no branch that could give a value")
+            found = await self.first(1, *branches, name=name)
             return found[0]
 
         return Doing(do)

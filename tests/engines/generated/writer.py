@@ -30,10 +30,10 @@ async def come(s: Data, n: int) -> int:
     return await step(calm, n)
 
 @helper(shielded=True)
-async def leave(s: Data, held: int, failed: bool) -> None:
+async def go_out(s: Data, held: int, failed: bool) -> None:
     log(s, 'leave', held + await step(calm, held), failed)
 
-room = Manager(come, leave)
+room = Manager(come, go_out)
 
 @helper
 async def idle(s: Data) -> None:
@@ -73,18 +73,8 @@ MESSAGES = ("Paid", "Note")
 class WholeWriter(Writer):
     """Writes a workflow, and the helpers and children that it needs."""
 
-    kernel = (
-        "wait",
-        "wait",
-        "race",
-        "race",
-        "each",
-        "go",
-        "go",
-        "cancel",
-        "cancel",
-        "clean",
-        "late",
+    kernel = tuple(  # noqa: SIM905 - it reads well
+        "cancel cancel clean each go go hold hold late local race race wait wait".split()
     )
 
     def whole(self) -> str:
@@ -197,6 +187,10 @@ class WholeWriter(Writer):
         name = self._new("e")
         self._line(depth, f"except StepFailed as {name}:")
         self._line(depth + 1, f"log(s, {name}.attempts)")
+
+    def _local(self, depth: int) -> None:
+        call = f"step(calm, {self._argument()}, local=True, {self._named()})"
+        self._line(depth, f"{self._var()} = await {call}")
 
     def _hold(self, depth: int) -> None:
         """Write a block that is left durably, whatever leaves it."""

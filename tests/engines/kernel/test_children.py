@@ -234,6 +234,7 @@ async def test_a_parent_learns_of_a_child_that_has_ended_and_told_nothing(
 
         assert isinstance(failed.value.__cause__, ChildFailed)
         assert failed.value.__cause__.child == "p.a.0.1"
+        assert clock.monotonic() == pytest.approx(60.0)  # When it has looked first.
         for n in (0, 2):
             with pytest.raises(InstanceCancelledError):
                 await kernel.result(f"p.a.0.{n}", timeout=0)

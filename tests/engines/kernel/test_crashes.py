@@ -9,7 +9,7 @@ import attrs
 import msgspec
 import pytest
 
-from flowstate import Engine, FlowRegistry, RetryPolicy
+from flowstate import End, Engine, FlowRegistry, RetryPolicy
 from flowstate.engines.kernel.code import CodeOptions, Update
 from flowstate.engines.kernel.flows import register
 from flowstate.engines.kernel.instance import Codes
@@ -234,6 +234,24 @@ async def cancel_parent(kernel: Kernel) -> None:
     await kernel.cancel("i")
 
 
+def bereft(service: Service) -> Table:
+    child = line("child", wait("w", Note), data=dict)
+    return line(
+        "code",
+        lambda *_: Each("a", child, [{}], 1),
+        run("b", service.act, "b"),
+        catch=True,
+        uses={"child": child},
+    )
+
+
+async def end_child(kernel: Kernel) -> None:
+    await kernel.engine.wait_for("i.a.0.0", until=lambda each: each.status != "active")
+    await kernel.engine.update(
+        "i.a.0.0", lambda ctx: () if ctx.current.status == "ended" else (End(ctx),)
+    )
+
+
 def counting(service: Service) -> Table:
     def add(data: dict[str, int], n: int) -> int:
         data["n"] = data.get("n", 0) + n
@@ -261,6 +279,7 @@ CASES = {
     "threads": (threads, only_start),
     "children": (parent, only_start),
     "a child that fails": (failing_parent, only_start),
+    "a child that is ended by force": (bereft, when("a", end_child)),
     "messages": (waiting, sends(1, 2)),
     "a wait that ends in time": (late, only_start),
     "a cancel": (cleaning, when("a", cancel_parent)),

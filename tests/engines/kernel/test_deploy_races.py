@@ -51,6 +51,8 @@ VERSIONS = (  # The stops behind "wait", and where they lead.
 AT_ONCE = 25
 
 
+import time
+LOGX = []
 class Note(msgspec.Struct):
     n: int
 
@@ -109,8 +111,8 @@ class Process:
 class Fleet:
     """The processes that are there, and how one deployment after the other reaches them."""
 
-    def __init__(self, store: Driver, races: Sequence["Race"], rng: Random) -> None:
-        self.store, self.races, self.rng = store, races, rng
+    def __init__(self, store: Driver, races: Sequence["Race"], *, crashes: bool) -> None:
+        self.store, self.races, self.crashes = store, races, crashes
         self.live: list[Process] = []
         self.calls, self._called = 0, asyncio.Condition()
 
@@ -118,7 +120,10 @@ class Fleet:
         self.live.append(await Process(self.store, version).open(self.races))
 
     async def close(self) -> None:
-        await self.live.pop(0).close(crash=self.rng.random() < 0.5)
+        self.crashes = not self.crashes
+        LOGX.append(("close", not self.crashes, time.time() % 60))
+        await self.live.pop(0).close(crash=not self.crashes)
+        LOGX.append(("closed", not self.crashes, time.time() % 60))
 
     async def deploy(self) -> None:
         """Replace the first version by the others, one process after the other."""
@@ -154,6 +159,8 @@ class Race:
         self.rng, self.id = Random(seed), f"race {seed}"
         self.seconds = self.rng.choice([0, 2, 5]) * UNIT
         self.fails = self.rng.random() < 0.6
+        self.is_held = seed % AT_ONCE == 0  # It stands at "step" when the first process ends.
+        self.was_held = False
         self.codes = [self._code(stops) for stops in VERSIONS]
 
     def _code(self, stops: Mapping[str, str]) -> Table:
@@ -174,14 +181,20 @@ class Race:
         return Wait("wait", (Note, Stop), timedelta(seconds=self.seconds or 1e6))
 
     def _step_at(self, stop: str) -> Ask:
-        return lambda *_: Run(stop, self._work, options=StepOptions(retry=OFTEN))
+        return lambda *_: Run(stop, self._work, [stop], options=StepOptions(retry=OFTEN))
 
-    async def _work(self) -> None:
+    async def _work(self, stop: str) -> None:
+        if self.is_held and stop == "step" and not self.was_held:
+            self.was_held = True
+            LOGX.append(("held", time.time() % 60))
+            await asyncio.Event().wait()
         await self._pause()
         if self.fails and self.rng.random() < 0.6:
             raise ConnectionError
 
     async def _pause(self) -> None:
+        if self.is_held:
+            return
         await asyncio.sleep(self.rng.choice([0, 0, 1, 3, 10]) * UNIT)  # reason: the races
 
     async def run(self, fleet: Fleet) -> None:
@@ -199,7 +212,8 @@ class Race:
         )
 
     async def _note(self, fleet: Fleet, n: int) -> None:
-        await asyncio.sleep(self.rng.uniform(0, 50) * UNIT)  # reason: all through the deployments
+        if not self.is_held:
+            await asyncio.sleep(self.rng.uniform(0, 50) * UNIT)  # reason: in each deployment
         for _ in range(self.rng.choice([1, 2])):
             await fleet.call(
                 self.rng,
@@ -230,7 +244,12 @@ class Race:
 
     async def look(self, kernel: Kernel) -> bool:
         """See that it ends, that each note was taken once, and whether it was set aside."""
-        data = await kernel.result(self.id, timeout=60)
+        try:
+            data = await kernel.result(self.id, timeout=20)
+        except TimeoutError:
+            state = await kernel.engine.get_state(self.id)
+            past = [(s.rev, s.status, s.labels.get("stop"), s.labels.get("parked"), s.transition.cause, s.committed_at.isoformat()[17:23]) async for s in kernel.engine.history(self.id)]
+            raise AssertionError((self.id, self.was_held, LOGX, bytes(state.values["threads"]), bytes(state.values["data"]), kernel.engine.stats(), past[-8:]))
         assert sorted(data["notes"]) == [*range(NOTES)], data
         with contextlib.suppress(LookupError):
             mailbox = await kernel.engine.get_state(mailbox_id(self.id))
@@ -266,11 +285,10 @@ async def test_races_while_versions_are_deployed(
     for first in range(0, count, AT_ONCE):
         races = [Race(seed) for seed in range(first, first + AT_ONCE)]
         async with driver:
-            fleet = Fleet(driver, races, Random(first))
+            fleet = Fleet(driver, races, crashes=bool(first % (2 * AT_ONCE)))
             await fleet.open(0)
             await asyncio.gather(fleet.deploy(), *(race.run(fleet) for race in races))
             (last,) = fleet.live
             were_parked += sum(await asyncio.gather(*(race.look(last.kernel) for race in races)))
             await last.close()
-    print("PARKED", were_parked)
     assert were_parked

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from flowstate import (
+    End,
     Engine,
     FakeClock,
     FlowRegistry,
@@ -17,10 +18,10 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
 from flowstate.engines.kernel.kernel import Kernel
-from flowstate.engines.kernel.operations import Wait
+from flowstate.engines.kernel.operations import Call, Wait
 from flowstate.engines.kernel.outside import Event, Result
 from tests.engines.kernel.running import kernel_of, revisions, stands
-from tests.engines.kernel.tables import Table, join, line, run, wait
+from tests.engines.kernel.tables import Done, Table, join, line, run, wait
 
 HOUR = timedelta(hours=1)
 
@@ -153,6 +154,27 @@ async def test_the_first_of_several_sources_ends_the_wait() -> None:
         assert await kernel.result("i") == [{"n": 7}, "TimeoutError", "TimeoutError"]
 
 
+async def test_its_labels_are_there_as_long_as_it_waits() -> None:
+    code = line("code", wait("a", Event(Paid), Result(other, "o")), wait("b", Note))
+
+    async def labels(kernel: Kernel) -> list[str]:
+        state = await kernel.engine.get_state("i")
+        return sorted(text for key, text in state.labels.items() if key.startswith("awaits."))
+
+    async with kernel_of(code, other) as kernel:
+        await kernel.start(code, "i", {})
+        await stands(kernel, "i", "a")
+        assert await labels(kernel) == ["end of o", "event Paid"]
+        await kernel.publish(Paid("x"))
+        await stands(kernel, "i", "b")
+        assert await labels(kernel) == []
+        await kernel.engine.clock.sleep(1)  # The event is of before then.
+        await kernel.start(code, "j", {})
+        await stands(kernel, "j", "a")
+        await kernel.cancel("j", hard=True)
+        assert [*(await kernel.engine.get_state("j")).labels] == ["workflow", "stop", "outcome"]
+
+
 async def test_who_waits_in_branches_and_is_cancelled() -> None:
     code = line(
         "code",
@@ -281,6 +303,9 @@ async def test_what_cannot_be_waited_for_or_published() -> None:
     async with kernel_of(many) as kernel:
         with pytest.raises(InvalidInputError, match="must be an object with fields"):
             await kernel.publish("paid")
+        for keep in (timedelta(days=-1), timedelta.max, 5):
+            with pytest.raises(InvalidInputError, match="keep: must be from 0 to 36500 days"):
+                await kernel.publish(Paid("x"), keep=keep)  # type: ignore[arg-type]
         await kernel.start(many, "i", {})
         state = await kernel.engine.wait_for("i", until=lambda each: "parked" in each.labels)
         assert "waits for 33 instances and events; 32 is most" in state.get(str, "parked")
@@ -306,3 +331,57 @@ async def test_one_that_waits_for_nothing_outside_reads_nothing_when_it_ends() -
 async def ids_of(kernel: Kernel, prefix: str) -> list[str]:
     states = kernel.engine.states(latest_only=True)
     return [each.id async for each in states if each.id.startswith(prefix)]
+
+
+async def test_one_that_is_ended_by_force_is_noticed_after_a_while() -> None:
+    code = line("code", wait("a", Result(other, "o")), wait("b", Result(other, "p")), catch=True)
+
+    async with kernel_of(code, other) as kernel:
+        for id in "op":
+            await kernel.start(other, id, {})
+            await stands(kernel, id, "a")
+        clock: Any = kernel.engine.clock
+        await kernel.start(code, "i", {})
+        await stands(kernel, "i", "a")
+        await kernel.engine.update("o", End)  # As recovery does with one that crashes too often.
+        await stands(kernel, "i", "b")
+        assert clock.monotonic() == 60
+        await clock.sleep(10 * 86_400)
+        await kernel.engine.update("p", End)
+
+        assert await kernel.result("i") == ["InstanceFailedError", "InstanceFailedError"]
+        assert 10 * 86_400 < clock.monotonic() < 12 * 86_400
+        assert len(await revisions(kernel, "i")) < 60  # Looks come ever more seldom.
+
+
+async def test_threads_that_take_events_do_not_let_others_take_one_twice() -> None:
+    """One looks back for long and waits for long, while another one takes many."""
+
+    def taking(stop: str, order: str, lookback: timedelta, count: int) -> Table:
+        def ask(*_: object) -> Wait:
+            return Wait(stop, [Event(Paid, order=order)], None, lookback)
+
+        def took(_: object, data: dict[str, Any], paid: Paid) -> str | Done:
+            data.setdefault(order, []).append(paid.cents)
+            return stop if len(data[order]) < count else Done()
+
+        return Table(f"take {order}", {stop: (ask, took)}, data=None)
+
+    seldom, often = taking("x", "x", HOUR, 2), taking("y", "y", timedelta(0), 5)
+    both = join("a", lambda *_: Call("x", seldom, {}), lambda *_: Call("y", often, {}))
+    code = line("code", both, uses={each.name: each for each in (seldom, often)})
+
+    async with kernel_of(code) as kernel:
+        clock: Any = kernel.engine.clock
+        await kernel.start(code, "i", {})
+        await stands(kernel, "i", "a")
+        await kernel.publish(Paid("x", 1))
+        for n in range(5):
+            await clock.sleep(3_000)
+            await kernel.publish(Paid("y", n))
+        await clock.sleep(3_000)
+        await kernel.publish(Paid("x", 2))
+        await kernel.result("i")
+
+        data: Any = (await kernel.engine.get_state("i")).get(Any, "data")
+        assert (data["x"], data["y"]) == ([1, 2], [0, 1, 2, 3, 4])

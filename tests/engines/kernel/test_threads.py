@@ -8,7 +8,7 @@ import pytest
 from flowstate import FakeClock, InvalidInputError
 from flowstate.engines.kernel.errors import Cancelled, InstanceFailedError
 from flowstate.engines.kernel.instance import Codes
-from flowstate.engines.kernel.operations import Call, Go
+from flowstate.engines.kernel.operations import Call, Each, Go
 from tests.engines.kernel.running import kernel_of, stands
 from tests.engines.kernel.tables import Ask, Done, Table, line, run, wait
 
@@ -173,6 +173,20 @@ async def test_each_workflow_has_helpers_of_its_own() -> None:
             await kernel.start(code, code.name, {})
 
         assert [await kernel.result(name) for name in ("first", "second")] == [[[1]], [[2]]]
+
+
+async def test_a_child_has_helpers_of_its_own() -> None:
+    child, parent = calling("child", 1), calling("parent", 2)
+    both = line(
+        "parent",
+        lambda *_: Each("a", child, [{}], 1),
+        lambda *_: Call("b", parent.uses["h"], {}),
+        uses={**parent.uses, "c": child},
+    )
+    async with kernel_of(both) as kernel:
+        await kernel.start(both, "i", {})
+
+        assert await kernel.result("i") == [[[[1]]], [2]]
 
 
 def test_two_helpers_of_one_name_in_a_workflow_are_refused() -> None:

@@ -4,7 +4,17 @@ import pytest
 
 from flowstate import FakeClock, InvalidInputError, State, StateContext, StateNotFoundError
 from flowstate.engines.kernel.errors import InstanceCancelledError, InstanceFailedError
-from flowstate.engines.workflow import helper, step, sub, wait, workflow
+from flowstate.engines.workflow import (
+    all_of,
+    any_of,
+    first,
+    helper,
+    sleep,
+    step,
+    sub,
+    wait,
+    workflow,
+)
 from tests.engines.workflow.orders import (
     Approved,
     Order,
@@ -137,3 +147,30 @@ async def test_a_helper_may_call_itself() -> None:
         await workflows.start(recursive, "r", Order([]))
         assert await workflows.result("r") == 6
         assert shop.names() == ["ship 3", "ship 2", "ship 1", "ship 0"]
+
+
+@workflow("nested")
+async def nested(s: Order) -> str:
+    both = await all_of(any_of(sleep(9), step(ship, "x")), first(1, step(ship, "y"), sleep(9)))
+    inner = await any_of(all_of(step(ship, "z")))
+    return f"{both} {inner}"
+
+
+async def test_joins_within_joins_give_what_they_give_by_themselves() -> None:
+    async with opened(nested) as workflows:
+        await workflows.start(nested, "n", Order([]))
+        assert await workflows.result("n") == "('ship x 1', ('ship y 2',)) ('ship z 3',)"
+
+
+@workflow("hopeless")
+async def hopeless(s: Order) -> str:
+    try:
+        return await any_of(*[step(ship, item) for item in s.cart])
+    except ValueError as error:
+        return str(error)
+
+
+async def test_any_of_nothing_raises_at_its_stop() -> None:
+    async with opened(hopeless) as workflows:
+        await workflows.start(hopeless, "h", Order([]))
+        assert await workflows.result("h") == "any_of(...) has no branch that could give a value"

@@ -262,9 +262,10 @@ async def test_retry_goes_on_with_the_children_that_are_not_done() -> None:
         assert await workflows.count(parcel, kind="cancelled") == 2
         shop.broken.clear()
         await workflows.retry("p")
-        for number in (2, 3):
-            await stands(workflows, f"p.parcel.0.{number}", "sent")
-            await workflows.send(f"p.parcel.0.{number}", Approved("x"))
+        for id in ("p.parcel.0.2", "p.parcel.0.3"):
+            await workflows.engine.wait_for(id, until=lambda each: "outcome" not in each.labels)
+            await stands(workflows, id, "sent")
+            await workflows.send(id, Approved("x"))
 
         result = await workflows.result("p", timeout=60)
 
