@@ -391,7 +391,7 @@ def _checked_step(
         current, known = frozen(current), frozen(known)  # Other steps look into them.
     put = stepped(current, step, flows, ctx)
     own = put.transition if is_transit else None
-    is_frozen, is_known = is_transit and current is ctx._frozen, known is ctx._known
+    is_frozen, is_known = not is_transit or current is ctx._frozen, known is ctx._known
     put = checked(put, known, own, is_frozen=is_frozen, is_known=is_known)
     return put, tuple(newly_referred(put.data, frozen(known).data)) if put.data else ()
 

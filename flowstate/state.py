@@ -282,7 +282,7 @@ def checked(
     ):
         return state  # As it should be: a state that has nothing yet.
     if labels is not right.labels:
-        labels = check_labels("state.labels", labels) if labels else EMPTY
+        labels = check_labels("state.labels", labels, right.labels) if labels else EMPTY
     if annotations is not right.annotations:
         annotations = check_annotations("state.annotations", annotations) if annotations else EMPTY
     return State(

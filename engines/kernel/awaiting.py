@@ -126,11 +126,11 @@ class Awaiting:
         found = [
             each
             async for each in events(self.engine, source, thread.since)
-            if f"{place} {each[2]}" not in seen
+            if f"{place} {each[1]}" not in seen
         ]
         if not found:
             return None
-        at, _, digest, event = min(found)
+        _, digest, at, event = min(found)
         self._forget_seen()
         seen[f"{place} {digest}"] = at, max(at + wait.lookback, self.now())
         return _given(source, event)

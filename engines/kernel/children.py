@@ -129,6 +129,7 @@ class Family:
             children.error, children.stopping = stored(error), True
             self.instance.is_changed = True
             return
+        children.since = children.since or self.ctx.committed.rev
         children.started += count
         self.instance.save(self.ctx)
         to = flow_of(each.workflow.name)

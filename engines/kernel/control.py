@@ -46,12 +46,14 @@ class ChildEnded(Struct, frozen=True, omit_defaults=True, tag_field="do", tag="c
         child: its id.
         thread: of the parent, which waits for it.
         passed: how many stops that had passed.
+        rev: in which it has ended.
         error: why there is no result.
     """
 
     child: str
     thread: str
     passed: int
+    rev: int
     error: StoredError | None = None
 
 
@@ -114,4 +116,5 @@ def _count(instance: Instance, ended: ChildEnded) -> None:
     thread = instance.threads.get(ended.thread)
     if thread is None or thread.children is None or thread.passed != ended.passed:
         return
-    thread.children.count(ended.child, ended.error)
+    if ended.rev > thread.children.since:  # It may have begun again after that.
+        thread.children.count(ended.child, ended.error)

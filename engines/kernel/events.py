@@ -22,7 +22,7 @@ from flowstate import (
     State,
     StateContext,
 )
-from flowstate.engines.kernel.outside import Event, event_topic, topic_label
+from flowstate.engines.kernel.outside import PLAIN, Event, event_topic, topic_label
 from flowstate.engines.kernel.telling import tell
 
 __all__ = ["EVENT", "Found", "events", "publish", "run_event"]
@@ -31,14 +31,13 @@ EVENT = "workflows.event"  # The flow of an event.
 PREFIX = "flowstate.event."  # Of its id.
 LABEL = "event"
 TOPIC = "event."  # What keys of labels of events begin with.
-VALUE, KEPT, SEEN = "event", "kept", "seen"  # Values of its state.
+VALUE, KEPT, AFTER, AT = "event", "kept", "after", "at"  # Values of its state.
 MOST_TOPICS = 60
 LONGEST = timedelta(days=36_500)
-PLAIN = (str, int, float, bool, type(None))
 
 
-Found = tuple[datetime, int, str, Raw]
-"""An event: the time and number of its first revision, its key as a digest, and itself."""
+Found = tuple[int, str, datetime, Raw]
+"""An event: what tells the order, a digest of its key, when it was published, and itself."""
 
 
 async def publish(engine: Engine, event: Any, key: str, keep: timedelta) -> bool:
@@ -50,6 +49,7 @@ async def publish(engine: Engine, event: Any, key: str, keep: timedelta) -> bool
     ctx = StateContext(State(PREFIX + digest))
     ctx.put(event, VALUE)
     ctx.put(keep, KEPT)
+    ctx.put(await engine.head(), AFTER)
     ctx.set_label(LABEL, name)
     for topic in _topics(name, ctx.current.values[VALUE]):
         ctx.set_label(*topic_label(TOPIC, topic))
@@ -74,10 +74,8 @@ async def run_event(ctx: StateContext, engine: Engine) -> Command[Any]:
     if ctx.delayed:
         return Commit(End(ctx), Forget(ctx))
     state = ctx.committed
-    if SEEN not in state.values:
-        ctx.put((state.rev, state.committed_at), SEEN)
-    for topic in _topics(state.labels[LABEL], state.values[VALUE]):
-        await tell(engine, topic)
+    ctx.put(await _published_at(engine, state), AT)
+    await tell(engine, *_topics(state.labels[LABEL], state.values[VALUE]))
     return Commit(Put(ctx), Delay(ctx, EVENT, after=ctx.get(timedelta, KEPT)))
 
 
@@ -85,8 +83,15 @@ async def events(engine: Engine, source: Event, since: datetime) -> AsyncIterato
     """Iterate over the events that a source waits for and that were published since a time."""
     key, text = topic_label(TOPIC, source.topic)
     async for state in engine.states(labels={key: text}, latest_only=True, since_time=since):
-        now = state.rev, state.committed_at or since
-        rev, at = state.get(tuple[int, datetime], SEEN, default=now)
-        raw = state.values[VALUE]
+        at, raw = await _published_at(engine, state), state.values[VALUE]
         if at >= since and source.is_met_by(msgspec.json.decode(raw)):
-            yield at, rev, state.id.removeprefix(PREFIX), raw
+            yield state.get(int, AFTER), state.id.removeprefix(PREFIX), at, raw
+
+
+async def _published_at(engine: Engine, state: State) -> datetime:
+    """Return when an event was committed first; recovery may have touched it since."""
+    if AT not in state.values:
+        async for each in engine.history(state.id):
+            if each.rev > state.get(int, AFTER) and each.committed_at is not None:
+                return each.committed_at
+    return state.get(datetime, AT)

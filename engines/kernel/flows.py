@@ -71,6 +71,6 @@ async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:
 
 async def _tell_parent(ctx: StateContext, engine: Engine, origin: Origin) -> None:
     error = ctx.get(StoredError, ERROR, default=None)
-    told = ChildEnded(ctx.current.id, origin.thread, origin.passed, error)
+    told = ChildEnded(ctx.current.id, origin.thread, origin.passed, ctx.committed.rev, error)
     with contextlib.suppress(StateNotFoundError, InvalidCommandError):  # The parent has ended.
         await engine.signal(origin.parent, CONTROL, told, key=ctx.effect_key)

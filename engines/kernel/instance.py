@@ -312,9 +312,8 @@ def change(
     """Put values and labels into a working copy, all at once; ``None`` removes one."""
     current = ctx.current
     own: Any = {**current.values, **values}
-    kept = {name: raw for name, raw in own.items() if raw is not None}
-    before = current.labels
-    if any(before.get(key) != text for key, text in labels.items()):
-        all_labels: Any = {**before, **labels}
-        before = FrozenDict({key: text for key, text in all_labels.items() if text is not None})
-    ctx.current = replace(current, labels=before, values=FrozenDict(kept))
+    after: Any = {**current.labels, **labels}
+    for made in (own, after):
+        for name in [name for name, each in made.items() if each is None]:
+            del made[name]
+    ctx.current = replace(current, labels=FrozenDict(after), values=FrozenDict(own))

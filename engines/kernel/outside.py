@@ -14,9 +14,19 @@ import msgspec
 from flowstate import InvalidInputError
 from flowstate.engines.kernel.code import Code
 
-__all__ = ["AWAITS", "Event", "Outside", "Result", "end_topic", "event_topic", "topic_label"]
+__all__ = [
+    "AWAITS",
+    "PLAIN",
+    "Event",
+    "Outside",
+    "Result",
+    "end_topic",
+    "event_topic",
+    "topic_label",
+]
 
 AWAITS = "awaits."  # What keys of labels of instances that wait begin with.
+PLAIN = (str, int, float, bool, type(None))  # Values by which events can be looked up.
 LONGEST = 100  # Characters of a topic in a label, for people.
 
 
@@ -80,6 +90,8 @@ class Event(Outside):
             plain = msgspec.json.decode(msgspec.json.encode(fields))
         except (TypeError, ValueError) as error:
             raise InvalidInputError("fields", str(error)) from error
+        if not isinstance(next(iter(plain.values()), None), PLAIN):
+            raise InvalidInputError("fields", "must begin with a text, a number, a bool or None")
         topic = event_topic(gives.__name__, *next(iter(plain.items()), ()))
         self.__attrs_init__(gives, f"event {gives.__name__}", topic, plain)
 

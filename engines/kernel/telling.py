@@ -47,15 +47,15 @@ def without_mark(ctx: StateContext) -> tuple[Command[None], ...]:
     return (End(ctx), Forget(ctx)) if ctx.committed.rev else (Check(ctx),)
 
 
-async def tell(engine: Engine, topic: str) -> None:
-    """Let all instances look again that wait for a topic.
+async def tell(engine: Engine, *topics: str) -> None:
+    """Let all instances look again that wait for one of some topics.
 
     Raises:
         MailboxFullError: of one of them; all others were told.
     """
-    key, text = topic_label(AWAITS, topic)
+    labels = [dict([topic_label(AWAITS, each)]) for each in topics]
     told, full = set[str](), list[str]()  # One that was told has moved on, so it may come again.
-    page = await engine.get_states(labels={key: text}, latest_only=True, limit=AT_ONCE)
+    page = await engine.get_states(labels=labels, latest_only=True, limit=AT_ONCE)
     while True:
         ids = {each.id for each in page.states if not is_over(each)} - told
         told |= ids

@@ -30,9 +30,11 @@ class Children(Struct, omit_defaults=True):
 
     Attributes:
         total: how many there are to be.
+        since: the last revision before the first of them was started, or started again.
         started: how many were started.
         done: how many of them have ended.
-        ended: which of them, as the bits of a hexadecimal number.
+        before: all of these have ended that have a lower number,
+        ended: and of the others those with a bit in this hexadecimal number.
         failed: the first one that has come to no result.
         error: of that one.
         stopping: the others are to be cancelled, and no more are started.
@@ -40,8 +42,10 @@ class Children(Struct, omit_defaults=True):
     """
 
     total: int
+    since: int = 0
     started: int = 0
     done: int = 0
+    before: int = 0
     ended: str = "0"
     failed: str = ""
     error: StoredError | None = None
@@ -55,7 +59,8 @@ class Children(Struct, omit_defaults=True):
 
     def has_ended(self, child: str) -> bool:
         """Return whether a child was counted."""
-        return bool(int(self.ended, 16) >> _number(child) & 1)
+        number = _number(child) - self.before
+        return number < 0 or bool(int(self.ended, 16) >> number & 1)
 
     def count(self, child: str, error: StoredError | None) -> None:
         """Count a child that has ended, once.
@@ -66,7 +71,10 @@ class Children(Struct, omit_defaults=True):
         """
         if self.has_ended(child):
             return
-        self.done, self.ended = self.done + 1, f"{int(self.ended, 16) | 1 << _number(child):x}"
+        bits = int(self.ended, 16) | 1 << _number(child) - self.before
+        ones = (~bits & bits + 1).bit_length() - 1
+        self.ended, self.before = f"{bits >> ones:x}", self.before + ones
+        self.done += 1
         if error is not None and self.error is None and not self.stopping:
             self.failed, self.error = child, error
 

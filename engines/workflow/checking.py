@@ -15,10 +15,11 @@ from flowstate.engines.kernel.instance import OUTCOME, STOP, VERSION, WORKFLOW, 
 from flowstate.engines.kernel.starting import flow_of
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Found", "Report", "Stranded", "check", "version_of"]
+__all__ = ["Found", "Report", "SCHEDULES", "Stranded", "check", "version_of"]
 
 FIRST_IDS = 10
 FLOWS = flow_of("")
+SCHEDULES = "workflows.schedule."  # The flows of schedules, which an extra brings.
 LIVE = (Status.ACTIVE, Status.PAUSED)
 
 Problem = Literal["misfit", "unknown workflow", "damaged"]
@@ -133,9 +134,13 @@ async def check(
             counts[version_of(state)] += 1
             if why := misfit(state, codes):
                 found.add(state.id, code.name, "misfit", why, state.labels.get(STOP, ""))
-    for name in await _unknown(engine, codes):
-        async for state in _living(engine, name, found):
-            found.add(state.id, name, "unknown workflow")
+    for flow in await _unknown(engine, codes):
+        if (name := flow.removeprefix(SCHEDULES)) != flow and name not in codes:
+            async for state in engine.in_flow(flow):
+                found.add(state.id, name, "unknown workflow", "a schedule starts it")
+        elif (name := flow.removeprefix(FLOWS)) != flow:
+            async for state in _living(engine, name, found):
+                found.add(state.id, name, "unknown workflow")
     several = {name: dict(sorted(each.items())) for name, each in versions.items() if len(each) > 1}
     return Report(found.stranded(), live, several)
 
@@ -158,10 +163,9 @@ async def _living(engine: Engine, workflow: str, found: Found) -> AsyncIterator[
 
 
 async def _unknown(engine: Engine, codes: Codes) -> list[str]:
-    """Return the workflows that live in the store and are not among the definitions."""
+    """Return the flows that something lives in and that are not those of the definitions."""
     flows = FlowRegistry()
     for name in [TELL, *(flow_of(each.name) for each in codes)]:
         flows.declare(name)
     report = await flowstate.check(engine, flows, sample=1)
-    found = {each.flow for each in report.findings if each.problem == "unknown flow"}
-    return sorted(each.removeprefix(FLOWS) for each in found if each.startswith(FLOWS))
+    return sorted({each.flow for each in report.findings if each.problem == "unknown flow"})

@@ -45,7 +45,7 @@ ENTER = "flowstate.lock"  # The code in which a thread gets a lock.
 LINE = "line"  # The value of a lock.
 LOOK = timedelta(minutes=1)
 MOST = 5_000  # That hold a lock, or wait for it.
-LOST, DEADLOCK = 1, -1  # In place of the number of a place: taken by force; it would wait forever.
+LOST, DEADLOCK = 1, -1  # In place of a number: it was taken by force; it would wait without end.
 DEEPEST = 100  # Locks that one waits for because of another.
 NO_CHANGE = Update(Any, lambda _data, _request: None)
 
@@ -73,7 +73,7 @@ class Held(Struct, frozen=True, omit_defaults=True):
         until: how long it waits; ``None``: without end.
         left: seconds of that.
         number: higher for each that holds the lock, so that a service can refuse one that held it
-            before; 0 while it waits.
+            before; 1 if the place was taken away by force, 0 while it waits.
     """
 
     lock: str
@@ -219,7 +219,7 @@ async def _leave_line(engine: Engine, lock: str, key: str) -> None:
 
 
 async def _serve(ctx: StateContext, engine: Engine) -> Command[Any]:
-    """Tell who is first that it holds the lock; look from time to time whether it still lives."""
+    """Tell who is first that it holds the lock; look from time to time whether it still does."""
     line = ctx.get(Line, LINE)
     is_there = await _is_there(engine, line)
     if not is_there:
@@ -241,7 +241,9 @@ async def _is_there(engine: Engine, line: Line) -> bool:
     except (StateNotFoundError, InvalidCommandError):
         return False
     line.told = first.key
-    return state.status is not Status.ENDED and OUTCOME not in state.labels
+    is_over = state.status is Status.ENDED or OUTCOME in state.labels
+    # A thread that an operator has sent elsewhere does not have its place any more.
+    return not is_over and first.key.encode() in bytes(state.values.get(THREADS, b""))
 
 
 def _turn(held: Held) -> Handler:

@@ -35,12 +35,12 @@ from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.instance import DATA, OUTCOME, Codes
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
+from flowstate.engines.workflow.checking import SCHEDULES
 
 __all__ = ["Due", "Overlap", "Plan", "Scheduled", "Schedules", "register_schedules", "schedule_id"]
 
-FLOW = "workflows.schedule."  # The name of the workflow follows.
 SCHEDULE, SLOT = "schedule", "slot"  # Labels of what was started.
-SCHEDULES = "schedules"  # The label of a schedule: the name of its workflow.
+OF = "schedules"  # The label of a schedule: the name of its workflow.
 PLAN, DUE = "plan", "due"  # Values of a schedule.
 PREFIX = "flowstate.schedule."  # Of its id.
 MOST_QUEUED = 1_000
@@ -113,7 +113,7 @@ def register_schedules(flows: FlowRegistry, codes: Codes) -> None:
     for code in codes:
         if code.data is not None:
             run = partial(_run, codes)
-            flows.set(FLOW + code.name, run, replace=True, retry=PATIENT)
+            flows.set(SCHEDULES + code.name, run, replace=True, retry=PATIENT)
 
 
 class Schedules:
@@ -154,9 +154,9 @@ class Schedules:
                 due = Due(due.next, known.last, known.queue, known.left_out)
             ctx.put(plan, PLAN)
             ctx.put(due, DUE)
-            ctx.set_label(SCHEDULES, code.name)
+            ctx.set_label(OF, code.name)
             try:
-                await self.engine.start(ctx, FLOW + code.name)
+                await self.engine.start(ctx, SCHEDULES + code.name)
             except RevisionMismatchError:
                 continue
             return True
@@ -176,7 +176,7 @@ class Schedules:
 
     async def all(self) -> AsyncIterator[Scheduled]:
         """Iterate over the schedules of the workflows."""
-        labels = [{SCHEDULES: code.name} for code in self.codes if code.data is not None]
+        labels = [{OF: code.name} for code in self.codes if code.data is not None]
         async for state in self.engine.states(
             labels=labels, latest_only=True, status=Status.PAUSED
         ):

@@ -8,6 +8,7 @@ from typing import Any
 from flowstate import (
     Command,
     Commit,
+    InvalidInputError,
     Pause,
     RetryPolicy,
     RevisionMismatchError,
@@ -21,7 +22,8 @@ __all__ = ["PATIENT", "changed", "now"]
 
 Change = Callable[[StateContext], Sequence[Command[Any]]]
 
-PATIENT = RetryPolicy(attempts=1_000_000, first=0.1, longest=60.0, never=OverflowError)
+NEVER = (InvalidInputError, OverflowError)
+PATIENT = RetryPolicy(attempts=1_000_000, first=0.1, longest=60.0, never=NEVER)
 RACES = 64
 MOST_AHEAD = timedelta(seconds=10)  # That the clock of a process counts before that of the store.
 

@@ -215,8 +215,15 @@ class Workflows(Operators):
         return sum([await self.engine.count(labels=found, status=each) for each in statuses])
 
     async def standing(self, code: Code) -> dict[str, int]:
-        """Return at how many live instances of a workflow the main thread stands, by stop."""
-        counts = {stop: await self.count(code, stop=stop, kind="live") for stop in code.stops}
+        """Return at how many live instances the main thread stands, by stop.
+
+        Of a workflow that has several versions here, those of this version count.
+        """
+        version = code.version if len(self.codes.versions(code.name)) > 1 else None
+        counts = {
+            stop: await self.count(code, version=version, stop=stop, kind="live")
+            for stop in code.stops
+        }
         return {stop: count for stop, count in counts.items() if count}
 
     # --- Schedules. ---

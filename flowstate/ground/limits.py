@@ -114,15 +114,18 @@ def check_id(field: str, value: object) -> str:
     return text
 
 
-def check_labels(field: str, labels: Mapping[str, str]) -> FrozenDict[str, str]:
+def check_labels(
+    field: str, labels: Mapping[str, str], known: Mapping[str, str] = EMPTY
+) -> FrozenDict[str, str]:
     """Return labels, unless there are more than 64, or keys or values that no index takes.
 
-    The one by which dead states are found does not count.
+    The one by which dead states are found does not count. Those that are among the known ones are
+    right.
     """
     labels = freeze(field, labels)
     if len(labels) > MAX_LABELS + (RECOVERY in labels):
         raise InvalidInputError(field, f"must be at most {MAX_LABELS}, not {len(labels)}")
-    return _checked(field, labels, MAX_ID_BYTES)
+    return _checked(field, labels, MAX_ID_BYTES, known)
 
 
 def check_annotations(field: str, annotations: Mapping[str, str]) -> FrozenDict[str, str]:
@@ -138,9 +141,14 @@ def check_annotations(field: str, annotations: Mapping[str, str]) -> FrozenDict[
     return checked
 
 
-def _checked(field: str, mapping: FrozenDict[str, str], limit: int) -> FrozenDict[str, str]:
+def _checked(
+    field: str, mapping: FrozenDict[str, str], limit: int, known: Mapping[str, str] = EMPTY
+) -> FrozenDict[str, str]:
     made, field_of_key = {}, f"{field} key"
     for key, text in mapping.items():
+        if known.get(key) is text:
+            made[key] = text
+            continue
         name = check_id(field_of_key, key)
         is_plain = type(text) is str and text.isascii() and len(text) <= limit and "\0" not in text
         made[name] = text if is_plain else check_text(f"{field}[{name!r}]", text, limit)

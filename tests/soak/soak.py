@@ -59,7 +59,11 @@ class Soak:
         folder: Path,
     ) -> None:
         self.tallies = [
-            Tally(stage, amount or max(stage.piece, int(stage.amount * minutes / HOUR)))
+            Tally(
+                stage,
+                amount or max(stage.piece, int(stage.amount * minutes / HOUR)),
+                stage.part * 60 * minutes * CRUNCHING,
+            )
             if stage.amount
             else Tally(stage, 0)
             for stage in stages
@@ -111,19 +115,13 @@ class Soak:
         loop = asyncio.get_running_loop()
         while pieces:
             tally, piece = pieces.pop()
-            if self._is_spent(tally):
-                tally.wanted = tally.done
+            if tally.is_spent:
                 continue
             began = time.monotonic()
             place = places.get(piece.stage.store, "")
             outcome = await loop.run_in_executor(pool, crunch, piece, place)
             last = piece.seed + (piece.amount - 1 if piece.stage.has_seeds else 0)
             self._add(tally, piece.seed, last, outcome, time.monotonic() - began)
-
-    def _is_spent(self, tally: Tally) -> bool:
-        """Return whether a stage has had its part of the time."""
-        part = tally.stage.part
-        return 0.0 < part * self._seconds * CRUNCHING < tally.seconds
 
     def _add(self, tally: Tally, first: int, last: int, outcome: Outcome, seconds: float) -> None:
         tally.add(first, last, outcome, seconds)

@@ -76,6 +76,7 @@ class Tally:
     Args:
         stage: the stage.
         wanted: units in all; 0 if only its time is given.
+        most: seconds, after which no piece begins; 0: there is no such bound.
 
     Attributes:
         stage: as given.
@@ -87,8 +88,9 @@ class Tally:
         seconds: that its pieces took, one after the other.
     """
 
-    def __init__(self, stage: Stage, wanted: int) -> None:
+    def __init__(self, stage: Stage, wanted: int, most: float = 0.0) -> None:
         self.stage = stage
+        self._most = most
         self.wanted = wanted
         self.done = 0
         self.seeds: list[tuple[int, int]] = []
@@ -117,6 +119,11 @@ class Tally:
         return f"{self.stage.name} {lasted:.0f} s"
 
     @property
+    def is_spent(self) -> bool:
+        """Whether it has had its part of the time."""
+        return 0.0 < self._most < self.seconds
+
+    @property
     def is_open(self) -> bool:
         """Whether it has begun and is not done."""
-        return self._began is not None or 0 < self.done < self.wanted
+        return self._began is not None or (0 < self.done < self.wanted and not self.is_spent)

@@ -165,20 +165,11 @@ class _Bindings:
 
     def _matched(self, pattern: ast.pattern | None, kind: Any) -> Any:
         """Return the type of a value that a pattern takes."""
-        match pattern:
-            case None:
-                return kind
-            case ast.MatchClass():
-                found = self._lookup.value(pattern.cls)
-                same = [each for each in members(kind) if (get_origin(each) or each) is found]
-                return same[0] if same else found if isinstance(found, type) else UNKNOWN
-            case ast.MatchOr():
-                return join(*(self._matched(each, kind) for each in pattern.patterns))
-            case ast.MatchValue():
-                return self.infer.of(pattern.value)
-            case ast.MatchSingleton():
-                return type(pattern.value)
-        return kind
+        if not isinstance(pattern, ast.MatchClass):
+            return kind
+        found = self._lookup.value(pattern.cls)
+        same = [each for each in members(kind) if (get_origin(each) or each) is found]
+        return same[0] if same else found if isinstance(found, type) else UNKNOWN
 
     def _captured_of_class(self, pattern: ast.MatchClass) -> Iterator[tuple[str, Any]]:
         found = self._lookup.value(pattern.cls)

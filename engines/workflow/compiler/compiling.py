@@ -10,7 +10,7 @@ import attrs
 from flowstate.engines.kernel.code import Stop
 from flowstate.engines.kernel.outside import Event, Result
 from flowstate.engines.workflow.compiler.bindings import Types, types_of
-from flowstate.engines.workflow.compiler.bound import bound_names
+from flowstate.engines.workflow.compiler.bound import unbound_names
 from flowstate.engines.workflow.compiler.compiled import (
     Compiled,
     Finish,
@@ -125,7 +125,8 @@ class _Compiling:
     ) -> dict[str, Entry]:
         kept = [each for each, loop in loops.items() if loop.stores == "position"]
         live = live_names(self._node.body, stops, self._local, kept)
-        bound = bound_names(self._node.body, stops, frozenset(self._parameters))
+        parameters = frozenset(self._parameters)
+        unbound = unbound_names(self._node.body, stops, live, parameters)
         entries = {}
         for stop in stops.all:
             # What `except ... as` binds comes back with the error.
@@ -135,7 +136,7 @@ class _Compiling:
                 n for n in live[stop] - caught - {self._data} if types.of[n] is not NOTHING
             )
             known = [name for name in names if self._is_known(name, stop, types)]
-            held = [self._held(each, types.of[each], each not in bound[stop]) for each in known]
+            held = [self._held(each, types.of[each], (stop, each) in unbound) for each in known]
             levels = [self._kept(each, loops, gives) for each in stop.levels]
             entries[stop.name] = Entry(stop.number, _stop(stop, held, self._lookup), held, levels)
         return entries

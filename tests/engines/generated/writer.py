@@ -73,9 +73,7 @@ MESSAGES = ("Paid", "Note")
 class WholeWriter(Writer):
     """Writes a workflow, and the helpers and children that it needs."""
 
-    kernel = tuple(  # noqa: SIM905 - it reads well
-        "cancel cancel clean each go go hold hold late local race race wait wait".split()
-    )
+    kernel = ("cancel", "clean", "each", "go", "hold", "late", "local", "race", "wait")
 
     def whole(self) -> str:
         """Write all of it."""

@@ -9,7 +9,12 @@ import pytest
 
 from flowstate import End, FakeClock, Forget, State, StateContext, Status
 from flowstate.engines.kernel.control import ChildEnded
-from flowstate.engines.kernel.errors import ChildFailed, InstanceCancelledError, InstanceFailedError
+from flowstate.engines.kernel.errors import (
+    ChildFailed,
+    InstanceCancelledError,
+    InstanceFailedError,
+    stored,
+)
 from flowstate.engines.kernel.operations import Each
 from tests.engines.kernel.running import kernel_of, revisions, stands
 from tests.engines.kernel.tables import Ask, Done, Table, line, run, wait
@@ -247,7 +252,7 @@ async def test_a_child_that_ends_twice_counts_once() -> None:
     async with kernel_of(code) as kernel:
         await kernel.start(code, "p", {})
         await stands(kernel, "p.a.0.1", "a")
-        told = ChildEnded("p.a.0.0", "main", 0)
+        told = ChildEnded("p.a.0.0", "main", 0, await kernel.engine.head())
         for key in ("one", "two"):
             await kernel.engine.signal("p", "$control", told, key=key)
         parent = await kernel.engine.wait_for("p", until=_has_counted)
@@ -256,6 +261,19 @@ async def test_a_child_that_ends_twice_counts_once() -> None:
         for n in range(2):
             await kernel.send(f"p.a.0.{n}", Note(n))
         assert await kernel.result("p") == [[[{"n": 0}], [{"n": 1}]]]
+
+
+async def test_what_a_child_has_told_before_it_began_again_does_not_count() -> None:
+    child = line("child", wait("w", Note), data=dict)
+    code = line("parent", each(child, [{}]), uses={"c": child})
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "p", {})
+        await stands(kernel, "p.a.0.0", "a")
+        late = ChildEnded("p.a.0.0", "main", 0, 1, stored(ValueError()))
+        await kernel.engine.signal("p", "$control", late)
+        await kernel.send("p.a.0.0", Note(1))
+        assert await kernel.result("p") == [[[{"n": 1}]]]
 
 
 async def test_a_parent_looks_at_its_children_ever_more_seldom() -> None:

@@ -1,5 +1,6 @@
 """Waits for the end of other instances, and for events."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -298,6 +299,8 @@ async def test_what_cannot_be_waited_for_or_published() -> None:
         Event(Paid, buyer="x")
     with pytest.raises(InvalidInputError, match="fields"):
         Event(Paid, order=object())
+    with pytest.raises(InvalidInputError, match="must begin with a text, a number, a bool or None"):
+        Event(Paid, order=["x"])
     many = line("code", wait("a", *[Event(Paid, cents=n) for n in range(33)]))
 
     async with kernel_of(many) as kernel:
@@ -385,3 +388,34 @@ async def test_threads_that_take_events_do_not_let_others_take_one_twice() -> No
 
         data: Any = (await kernel.engine.get_state("i")).get(Any, "data")
         assert (data["x"], data["y"]) == ([1, 2], [0, 1, 2, 3, 4])
+
+
+async def test_who_waits_while_another_branch_works_is_told_at_once() -> None:
+    end = asyncio.Event()
+
+    async def long() -> str:
+        await end.wait()
+        return "long"
+
+    code = line(
+        "code", join("a", run("x", long), wait("y", Event(Paid)), wait("z", Result(other, "o")))
+    )
+
+    def ended(count: int) -> Any:
+        return lambda state: bytes(state.values["threads"]).count(b'"does":"ended"') == count
+
+    async with kernel_of(code, other) as kernel:
+        clock: Any = kernel.engine.clock
+        await kernel.start(other, "o", {})
+        await kernel.start(code, "i", {})
+        await kernel.engine.wait_for(
+            "i", until=lambda state: b"end of o" in bytes(state.values["threads"])
+        )
+        await kernel.publish(Paid("x"))
+        await kernel.engine.wait_for("i", until=ended(1))
+        await kernel.send("o", Note(1))
+        await kernel.engine.wait_for("i", until=ended(2))
+        assert clock.monotonic() < 1
+        end.set()
+
+        assert await kernel.result("i") == [["long", {"order": "x", "cents": 0}, [{"n": 1}, 1]]]

@@ -1,6 +1,7 @@
 """Instances that do not fit their code: set aside, explained, and gone on with later."""
 
 import asyncio
+import itertools
 
 import msgspec
 
@@ -9,7 +10,7 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.operations import Call
 from flowstate.recovery import Recoverer
-from tests.engines.kernel.running import kernel_of, stands
+from tests.engines.kernel.running import kernel_of, revisions, stands
 from tests.engines.kernel.tables import join, line, run, wait
 
 
@@ -47,6 +48,47 @@ async def test_it_is_explained_and_goes_on_when_code_fits() -> None:
             assert await newer.look_at_parked() == 0
             async with kernel_of(BACK, clock=clock, driver=driver) as newest:
                 assert await newest.result("i") == [{"n": 1}, {"n": 2}]
+
+
+async def test_it_looks_again_ever_more_seldom() -> None:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        await kernel.start(OLD, "i", {})
+        await stands(kernel, "i", "a")
+        await kernel.send("i", Note(1))
+        await stands(kernel, "i", "b")
+    async with kernel_of(NEW, clock=clock, driver=driver) as kernel:
+        await kernel.send("i", Note(2))
+        await clock.sleep(4 * 24 * 60 * 60)
+        await kernel.engine.idle()
+        times = [
+            each.committed_at.timestamp()
+            for each in await revisions(kernel, "i")
+            if each.committed_at and "parked" in each.labels and each.status is Status.PAUSED
+        ]
+    async with kernel_of(OLD, clock=clock, driver=driver) as kernel:
+        assert await kernel.result("i") == [{"n": 1}, {"n": 2}]
+
+    waits = [round(after - before) for before, after in itertools.pairwise(times)]
+    assert waits[:8] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert max(waits) == waits[-1] == 2**16
+
+
+async def test_a_process_with_fitting_code_that_is_there_goes_on_with_it() -> None:
+    clock = FakeClock()
+    driver = MemoryDriver(clock)
+    async with (
+        kernel_of(OLD, clock=clock, driver=driver) as kernel,
+        kernel_of(NEW, clock=clock, driver=driver) as other,
+    ):
+        await kernel.start(OLD, "i", {})
+        await kernel.send("i", Note(1))
+        await stands(kernel, "i", "b")
+        await other.send("i", Note(2))
+        assert await parked(other) == "code has no stop 'b'"
+
+        assert await kernel.result("i") == [{"n": 1}, {"n": 2}]
 
 
 async def test_the_newest_code_applies_at_the_next_turn() -> None:

@@ -182,6 +182,18 @@ async def test_a_workflow_that_is_gone_is_told() -> None:
     assert found.ids == ("o",)
 
 
+async def test_a_schedule_of_a_workflow_that_is_gone_is_told() -> None:
+    async with opened(order, first_form, clock=FakeClock(autojump=False)) as workflows:
+        await workflows.schedule("daily", order, "0 0 * * *", Order([]))
+        await workflows.schedule("often", first_form, "0 * * * *", {})
+        assert not await check(workflows.engine, [order, first_form])
+        report = await check(workflows.engine, [first_form])
+
+    (found,) = report.stranded
+    assert (found.problem, found.workflow, found.count) == ("unknown workflow", "order", 1)
+    assert found.why == "a schedule starts it"
+
+
 @workflow("joins")
 async def two_branches(s: dict[str, int]) -> int:
     got = await all_of(wait("a", Approved), wait("b", Approved), name="both")

@@ -52,6 +52,16 @@ async def small(s: Order) -> str:
     return f"{paid} {s.by}"
 
 
+@workflow("small", version=1)
+async def newer_small(s: Order) -> str:
+    paid = await step(act, "pay")
+    await wait("approval", Approved)
+    await step(act, "thank", name="thank")
+    for item in s.cart:
+        await step(act, item, name="ship")
+    return f"{paid} {s.by}, thanks"
+
+
 @workflow("part")
 async def part(s: Order) -> str:
     return await step(act, s.by)
@@ -75,8 +85,8 @@ def world() -> Service:
 
 def flows(_: Service) -> FlowRegistry:
     registry = FlowRegistry()
-    codes = Codes([small, daily, whole])
-    register(registry, Codes(codes, rng=Random(0)))
+    codes = Codes([small, newer_small, daily, whole], rng=Random(0))
+    register(registry, codes)
     register_schedules(registry, codes)
     return registry
 
@@ -126,10 +136,18 @@ async def forks(workflows: Workflows) -> None:
     await workflows.result("a")
 
 
-@pytest.mark.parametrize("use", [edits, retries, retries_of_children, forks])
+async def migrates(workflows: Workflows) -> None:
+    await workflows.start(small, "o", Order(["tea"], "x"))
+    state = await workflows.engine.wait_for("o", until=is_waiting)
+    if state.labels.get("stop") == "approval":
+        assert not await workflows.migrate(newer_small)
+    await workflows.send("o", Approved("x"), key="k")
+
+
+@pytest.mark.parametrize("use", [edits, retries, retries_of_children, forks, migrates])
 def test_what_operators_do_ends_alike(use: Callable[[Workflows], Awaitable[None]]) -> None:
     async def run(engine: Engine, _: Service) -> None:
-        workflows = Workflows(engine, [small, daily, whole], rng=Random(0))
+        workflows = Workflows(engine, [small, newer_small, daily, whole], rng=Random(0))
         await use(workflows)
         await workflows.result("o")
 

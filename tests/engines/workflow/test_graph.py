@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowstate.engines.workflow import each, go, helper, step, sub, wait, workflow
+from flowstate.engines.workflow import each, go, helper, lock, step, sub, wait, workflow
 from flowstate.engines.workflow.graphs import Graph, graph_of
 from tests.engines.workflow.orders import Approved, Order, order
 
@@ -78,7 +78,25 @@ async def uses(s: Order) -> None:
     await each(cases, [], name="b")
 
 
+@workflow("enters")
+async def enters(s: Order) -> None:
+    async with lock("stock"):
+        if s.by:
+            return
+        await step(do, name="a")
+    await step(do, name="b")
+
+
 WAYS = {
+    enters: [
+        "begin>lock",
+        "lock>a if else",
+        "lock>lock-leave if s.by",
+        "a>lock-leave",
+        "lock-leave>b",
+        "lock-leave>end",
+        "b>end",
+    ],
     branches: [
         "begin>a",
         "a>b if so",
@@ -149,8 +167,8 @@ def test_mermaid() -> None:
         "    end((end))",
         "    begin --> s0",
         "    s0 --> s1",
-        "    s1 --> end",
         '    s1 -->|"for item in s.cart"| s2',
+        "    s1 --> end",
         '    s2 -->|"for item in s.cart"| s2',
         '    s2 -->|"else"| end',
     ]

@@ -48,6 +48,13 @@ async def keeper(s: Order) -> int:
         return held.number
 
 
+@workflow("wanderer")
+async def wanderer(s: Order) -> None:
+    async with lock("stock"):
+        await wait("within", Approved)
+    await wait("outside", Approved)
+
+
 @workflow("hasty")
 async def hasty(s: Order) -> str:
     try:
@@ -131,6 +138,29 @@ async def test_a_holder_that_is_ended_by_force_loses_the_lock(how: str) -> None:
         await workflows.cancel("b", hard=True)
         await workflows.start(keeper, "c", Order([]))  # Who asks finds it out at once.
         await stands(workflows, "c", "approval")
+
+
+async def test_a_thread_that_is_sent_elsewhere_loses_the_lock() -> None:
+    async with opened(wanderer) as workflows:
+        await workflows.start(wanderer, "a", Order([]))
+        await stands(workflows, "a", "within")
+        await workflows.goto("a", "outside")
+        await workflows.start(wanderer, "b", Order([]))
+
+        await stands(workflows, "b", "within")
+        assert [each.instance for each in await lock_line(workflows.engine, "stock")] == ["b"]
+
+
+async def test_a_name_that_no_lock_can_have_is_refused() -> None:
+    @workflow("long")
+    async def long(s: Order) -> None:
+        async with lock("x" * 600):
+            pass
+
+    async with opened(long) as workflows:
+        await workflows.start(long, "l", Order([]))
+        with pytest.raises(WorkflowFailed, match="at most 512 bytes"):
+            await workflows.result("l")
 
 
 async def test_an_operator_takes_a_lock_by_force() -> None:

@@ -153,6 +153,7 @@ async def test_instances_are_listed_and_counted_by_version() -> None:
         }
         counts = [await workflows.count(sale, version=version) for version in (0, 1, 2, 3)]
         assert await workflows.versions(sale) == {0: 1, 1: 2, 2: 1}
+        assert await workflows.standing(old_sale) == {"approval": 2}
         report = await check(workflows.engine, [old_sale, sale])
 
     assert found == {0: ["0"], 1: ["1", "2"], 2: ["3"], 3: []}
