@@ -27,9 +27,11 @@ class Backwards(ABC, Generic[S]):
 
     Attributes:
         nothing: what comes where control never comes.
+        is_one_way: a ``finally`` is the same, however it is come to.
     """
 
     nothing: S
+    is_one_way = False
 
     @abstractmethod
     def join(self, *states: S) -> S:
@@ -115,7 +117,9 @@ class Backwards(ABC, Generic[S]):
 
     def _try(self, node: ast.Try | ast.TryStar, after: S, exits: Exits[S]) -> S:
         if node.finalbody:
-            ends = (after, exits.returns, exits.raises, exits.breaks, exits.continues)
+            ends = [after, exits.returns, exits.raises, exits.breaks, exits.continues]
+            if self.is_one_way:
+                ends = [self.join(*ends)] * len(ends)
             after, *others = [self.block(node.finalbody, end, exits) for end in ends]
             exits = Exits(*others)
         caught = [

@@ -35,6 +35,7 @@ def live_names(
 
 class _Liveness(Backwards[Live]):
     nothing = NONE
+    is_one_way = True  # What a stop in it needs must be alive at each stop on a way there.
 
     def __init__(self, stops: Stops, local: Live) -> None:
         self.live: dict[FoundStop, Live] = {}

@@ -56,7 +56,7 @@ async def only_start(kernel: Kernel) -> None:
     pass
 
 
-def explored(make: Make, client: Client = only_start, most: int = 100) -> Exploration:
+def explored(make: Make, client: Client = only_start, most: int = 40) -> Exploration:
     def flows(service: Service) -> FlowRegistry:
         registry = FlowRegistry()
         register(registry, Codes([make(service)], retry=RETRY, rng=Random(0)))

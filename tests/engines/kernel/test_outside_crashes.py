@@ -175,7 +175,7 @@ def explored(case: str, most: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_it_ends_alike(case: str) -> None:
-    explored(case, 100)
+    explored(case, 40)
 
 
 @pytest.mark.nightly

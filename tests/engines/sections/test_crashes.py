@@ -145,7 +145,8 @@ async def answer(kernel: Kernel) -> None:
         (sources, answer),
     ],
 )
-def test_it_ends_alike(make: Make, client: Client) -> None:
+@pytest.mark.parametrize("runs", [25, pytest.param(1_000, marks=pytest.mark.nightly)])
+def test_it_ends_alike(make: Make, client: Client, runs: int) -> None:
     def flows(world: World) -> FlowRegistry:
         registry = FlowRegistry()
         register(registry, Codes([make(world)], retry=RETRY, rng=Random(0)))
@@ -162,6 +163,6 @@ def test_it_ends_alike(make: Make, client: Client) -> None:
         return sorted(world.acts.items()), world.listening
 
     explored = explore_crashes(
-        World, flows, use, outside=outside, ignore=["answers"], crashes=2, max_runs=60
+        World, flows, use, outside=outside, ignore=["answers"], crashes=2, max_runs=runs
     )
     assert len(explored.points) > 5

@@ -18,6 +18,7 @@ from flowstate.testing import explore_crashes
 from tests.engines.workflow.orders import Approved, Order
 
 pytestmark = pytest.mark.slow
+RUNS = pytest.mark.parametrize("runs", [30, pytest.param(1_000, marks=pytest.mark.nightly)])
 
 
 @attrs.define
@@ -145,7 +146,10 @@ async def migrates(workflows: Workflows) -> None:
 
 
 @pytest.mark.parametrize("use", [edits, retries, retries_of_children, forks, migrates])
-def test_what_operators_do_ends_alike(use: Callable[[Workflows], Awaitable[None]]) -> None:
+@RUNS
+def test_what_operators_do_ends_alike(
+    use: Callable[[Workflows], Awaitable[None]], runs: int
+) -> None:
     async def run(engine: Engine, _: Service) -> None:
         workflows = Workflows(engine, [small, newer_small, daily, whole], rng=Random(0))
         await use(workflows)
@@ -158,11 +162,12 @@ def test_what_operators_do_ends_alike(use: Callable[[Workflows], Awaitable[None]
         outside=lambda world: sorted(world.acts.items()),
         ignore=("operator",),
         crashes=2,
-        max_runs=100,
+        max_runs=runs,
     )
 
 
-def test_a_schedule_starts_each_occurrence_once() -> None:
+@RUNS
+def test_a_schedule_starts_each_occurrence_once(runs: int) -> None:
     async def run(engine: Engine, _: Service) -> None:
         client = Workflows(engine, [daily])
         await client.schedule("s", daily, "0 0 * * *", Order([]), overlap="queue")
@@ -185,5 +190,5 @@ def test_a_schedule_starts_each_occurrence_once() -> None:
         outside=lambda world: len(world.acts),
         until=until,
         crashes=2,
-        max_runs=100,
+        max_runs=runs,
     )

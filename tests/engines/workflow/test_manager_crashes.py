@@ -190,5 +190,5 @@ def test_what_is_entered_is_left(use: Callable[[Workflows], Awaitable[None]]) ->
         ignore=("threads",),  # Who is ended by force has the revision of its lock in it.
         until=until,
         crashes=2,
-        max_runs=60,
+        max_runs=25,
     )

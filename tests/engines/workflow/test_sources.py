@@ -249,7 +249,8 @@ async def waits(workflows: Workflows) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", [approves, answers, cancels])
-def test_it_ends_alike(use: Callable[[Workflows], Awaitable[None]]) -> None:
+@pytest.mark.parametrize("runs", [25, pytest.param(1_000, marks=pytest.mark.nightly)])
+def test_it_ends_alike(use: Callable[[Workflows], Awaitable[None]], runs: int) -> None:
     def flows(desk: Desk) -> FlowRegistry:
         registry = FlowRegistry()
         register(registry, Codes([ordered(desk)], rng=Random(0)))
@@ -273,6 +274,6 @@ def test_it_ends_alike(use: Callable[[Workflows], Awaitable[None]]) -> None:
         outside=outside,
         ignore=["answers"],
         crashes=2,
-        max_runs=60,
+        max_runs=runs,
     )
     assert len(explored.points) > 5
