@@ -1,8 +1,8 @@
 """Low-level flow and state primitives: the layer under workflow engines.
 
 Drivers live in ``flowstate.drivers`` and are imported by name. For drivers and engines of your own
-``flowstate.ground.frozen`` and ``flowstate.ground.limits`` are public, too. The floors of the core, each of
-which imports only from those before it:
+``flowstate.ground.frozen`` and ``flowstate.ground.limits`` are public, too. The floors of the core,
+each of which imports only from those before it:
 
 - ground, errors, clock;
 - values: values, data, state;
