@@ -16,9 +16,9 @@ from flowstate.engines.kernel.code import Code
 
 __all__ = [
     "AWAITS",
-    "PLAIN",
     "Event",
     "Outside",
+    "PLAIN",
     "Result",
     "end_topic",
     "event_topic",
