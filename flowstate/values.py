@@ -71,7 +71,7 @@ def checked_values(
     """Return the values of a state to be stored; those that are among the known ones are right."""
     size = 0
     for name, raw in values.items():
-        if known.get(name) is not raw:
+        if type(name) is not str or known.get(name, known) is not raw:
             _check_value(name, raw)
         size += _size(name, raw)
     if size > MAX_VALUES_BYTES:

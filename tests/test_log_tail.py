@@ -23,12 +23,10 @@ from flowstate import (
     Status,
     StoreCorruptError,
     Timer,
-    log_tail,
-    reading,
-    watch,
 )
 from flowstate.driver import Seen, StateQuery, States
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.log import log_tail, reading, watch
 from flowstate.testcases.support import DriverWrapper
 from tests.scripted import Scripted, consume, consuming, pause, settled, turns_until
 

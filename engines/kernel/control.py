@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 
 from flowstate import StateContext
 from flowstate.engines.kernel.errors import StoredError, stored
-from flowstate.engines.kernel.instance import ANSWERS, Instance
+from flowstate.engines.kernel.instance import ANSWERS, MOST_ANSWER, Instance
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.threads import Ended
@@ -18,7 +18,7 @@ __all__ = ["CONTROL", "ChildEnded", "Request", "Word", "answers_of", "obey"]
 logger = logging.getLogger("flowstate.engines")
 
 CONTROL = "$control"  # The name of these messages.
-MOST_ANSWERS = 100  # That an instance keeps.
+MOST_ANSWERS = 100  # That an instance keeps, as long as they have at most ``MOST_ANSWER`` bytes.
 
 Word = Literal["cancel", "pause", "resume", "look"]
 """Raise ``Cancelled`` at the next stop of each thread; begin no step, and take no message; go on;
@@ -94,7 +94,9 @@ def _answer(instance: Instance, progress: Progress, request: Request) -> Ended:
         if update is not None:
             return Ended(instance.change(update, request.value))
         return Ended(progress.answer(request.name, request.value))
-    except Exception as error:  # noqa: BLE001 - the caller gets it
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the caller gets it
         return Ended(error=stored(error))
 
 
@@ -108,6 +110,10 @@ def _keep_answer(ctx: StateContext, key: str, answer: Ended) -> None:
     answers = {**answers_of(ctx), key: answer}
     for old in list(answers)[:-MOST_ANSWERS]:
         del answers[old]
+    sizes = {each: len(msgspec.json.encode(answers[each])) for each in answers}
+    while len(sizes) > 1 and sum(sizes.values()) > MOST_ANSWER:
+        old = next(iter(sizes))
+        del answers[old], sizes[old]
     ctx.put(Raw(msgspec.json.encode(answers)), ANSWERS)
 
 

@@ -1,12 +1,13 @@
 """Errors that instances raise, and the stored form of any error."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from flowstate import FlowstateError, InvalidInputError, encoded
+from flowstate import FlowstateError, encoded
 
 __all__ = [
     "Cancelled",
@@ -24,6 +25,7 @@ __all__ = [
 
 DEEPEST = 8  # Causes of causes that are stored.
 MOST_TEXT = 1_000  # Characters of an error.
+MOST_BYTES = 16_384  # Of its arguments, and of its attributes, as JSON.
 
 
 class Cancelled(BaseException):
@@ -94,7 +96,7 @@ class StoredError(Struct, frozen=True, omit_defaults=True):
     Attributes:
         kind: its class, as ``module:name``.
         text: for people.
-        args: of the error, if JSON can have them.
+        args: of the error, if JSON can have them, and they are not too large for that.
         attributes: the same.
         cause: its ``__cause__``.
     """
@@ -118,8 +120,8 @@ def stored(error: BaseException, depth: int = 0) -> StoredError:
     return StoredError(
         kind,
         text_of(error),
-        _plain([*error.args], []),
-        _plain(dict(vars(error)), {}),
+        _plain(lambda: [*error.args], []),
+        _plain(lambda: dict(vars(error)), {}),
         stored(cause, depth + 1) if cause is not None and depth < DEEPEST else None,
     )
 
@@ -135,13 +137,13 @@ def text_of(error: BaseException) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _plain(value: Any, default: Any) -> Any:
-    """Return what JSON makes of a value, or the default if it cannot have it."""
-    if not value:
-        return default
+def _plain(read: Callable[[], Any], default: Any) -> Any:
+    """Return what JSON makes of a value, or the default if it cannot have it, or it is large."""
     try:
-        return msgspec.json.decode(encoded("error", value))
-    except (InvalidInputError, RecursionError):
+        value = read()
+        raw = encoded("error", value) if value else b""
+        return msgspec.json.decode(raw) if 0 < len(bytes(raw)) <= MOST_BYTES else default
+    except Exception:  # noqa: BLE001 - the class is the user's own
         return default
 
 

@@ -26,6 +26,7 @@ from flowstate.engines.kernel.outside import AWAITS, topic_label
 from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.engines.kernel.threads import MAIN, Thread, Threads
 from flowstate.ground.frozen import FrozenDict
+from flowstate.ground.limits import MAX_VALUES_BYTES
 
 __all__ = [
     "ANSWERS",
@@ -33,6 +34,7 @@ __all__ = [
     "DATA",
     "ERROR",
     "Instance",
+    "MOST_ANSWER",
     "NOTES",
     "Notes",
     "ORIGIN",
@@ -55,6 +57,9 @@ OUTCOME, PARENT, PARKED = "outcome", "parent", "parked"
 # All other values of the state are messages that were delivered to it, by their names.
 RESERVED = frozenset({DATA, THREADS, NOTES, RESULT, ERROR, ANSWERS, ORIGIN, PARKED})
 
+# Bytes of the data after an update, and of an answer: the rest of the state has room next to them.
+MOST_DATA, MOST_ANSWER = MAX_VALUES_BYTES // 4 * 3, MAX_VALUES_BYTES // 8
+
 _encode = msgspec.json.Encoder().encode
 NO_NOTES = b"{}"
 
@@ -71,6 +76,7 @@ class Notes(Struct, omit_defaults=True):
         kept: messages that were delivered and that no thread waits for any more.
         seen: events that waits were given, their times, and until when such a wait may find them.
         looks: how often it was set aside in a row, since it does not fit.
+        passed: more stops than any thread that has ended had passed.
     """
 
     paused: bool = False
@@ -81,6 +87,12 @@ class Notes(Struct, omit_defaults=True):
     kept: list[tuple[str, Raw]] = msgspec.field(default_factory=list)
     seen: dict[str, tuple[datetime, datetime]] = msgspec.field(default_factory=dict)
     looks: int = 0
+    passed: int = 0
+
+
+def _noted(notes: Notes) -> Raw | None:
+    raw = _encode(notes)
+    return None if raw == NO_NOTES else Raw(raw)
 
 
 class Used(dict[str, Code]):
@@ -249,9 +261,14 @@ class Instance:
             Exception: what the update raises, or says of a request that is not of its type; the
                 data is as it was.
         """
-        data = decoded(self.code.data, encoded(DATA, self.data))
+        before = encoded(DATA, self.data)
+        data = decoded(self.code.data, before)
         answer = encoded("answer", update.call(data, decoded(update.takes, request)))
-        encoded(DATA, data)
+        size = len(bytes(encoded(DATA, data)))
+        if size > max(MOST_DATA, len(bytes(before))):
+            raise InvalidInputError(DATA, f"an update can make it {MOST_DATA} bytes, not {size}")
+        if len(bytes(answer)) > MOST_ANSWER:
+            raise InvalidInputError("answer", f"must be at most {MOST_ANSWER} bytes")
         self.data, self.is_changed = data, True
         return answer
 
@@ -261,11 +278,10 @@ class Instance:
         Raises:
             InvalidInputError: JSON cannot hold its data.
         """
-        notes = _encode(self.notes)
         values = {
             DATA: encoded(DATA, self.data, ctx.current.values.get(DATA)),
             THREADS: Raw(_encode(self.threads)),
-            NOTES: None if notes == NO_NOTES else Raw(notes),
+            NOTES: _noted(self.notes),
         }
         version = str(self.code.version) if self.code.version else None
         labels = {STOP: self.main.stop or None, VERSION: version}
@@ -287,6 +303,7 @@ class Instance:
             values[RESULT], kind = outcome.gave, "done"
         else:  # An operator can try again from where it stood.
             values[ERROR], values[THREADS] = Raw(_encode(error)), Raw(_encode(self.threads))
+            values[NOTES] = _noted(Notes(passed=self.notes.passed))
             kind = "cancelled" if error.is_cancel else "failed"
         labels = {STOP: self.main.stop or None, OUTCOME: kind}
         change(ctx, values, labels | self._topic_labels(ctx))

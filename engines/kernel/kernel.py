@@ -106,14 +106,14 @@ class Kernel:
             id: of the instance, and of its state.
             data: of the instance; the first argument of a workflow that is a function.
             args: its further arguments, by name.
-            labels: of its state, apart from those that are set anyway.
+            labels: of its state, apart from those that the engine sets.
 
         Returns:
             Whether it was started by this call; ``False`` if it was started before.
 
         Raises:
             InvalidInputError: the data or an argument is not of its type, or JSON cannot hold it;
-                or the id is that of something else.
+                or the id is too long, or that of something else; or the engine sets a label.
             UnknownFlowError: the workflow is not among those given here.
             CommitUnknownError: it could not be found out whether it was started; start it again.
         """

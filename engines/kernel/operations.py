@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+def _bounded(span: timedelta) -> timedelta:
+    return min(span, timedelta(days=36_500))
+
+
 class Gave(Struct, frozen=True):
     """A stop gave a value."""
 
@@ -83,13 +87,13 @@ class Wait:
         sources: classes of messages, handlers, ``Result`` and ``Event``. Without any it is a sleep,
             and the outcome is ``Gave(None)`` when the time has passed.
         timeout: after which the outcome is ``Failed(TimeoutError())``.
-        lookback: how long before the wait an event may have been published.
+        lookback: how long before the wait an event may have been published, at most a century.
     """
 
     name: str
     sources: Sequence[Any]
     timeout: timedelta | None = None
-    lookback: timedelta = timedelta(0)
+    lookback: timedelta = attrs.field(default=timedelta(0), converter=_bounded)
 
 
 @attrs.frozen

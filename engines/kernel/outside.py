@@ -13,6 +13,7 @@ import msgspec
 
 from flowstate import InvalidInputError
 from flowstate.engines.kernel.code import Code
+from flowstate.ground.limits import check_id
 
 __all__ = [
     "AWAITS",
@@ -64,6 +65,7 @@ class Result(Outside):
     def __init__(self, code: Code, id: str) -> None:
         if not hasattr(code, "gives") or not isinstance(id, str):
             raise InvalidInputError("result", "needs a workflow, and the id of an instance")
+        check_id("result", id)
         self.__attrs_init__(code.gives, f"result of {code.name}", end_topic(id), id)
 
     def __str__(self) -> str:

@@ -100,7 +100,7 @@ class Progress(Waiting):
             until = self.ask(name) if thread.does == "until" else None  # Or it has ended just now.
             try:
                 is_true = isinstance(until, Until) and until.condition(self.instance.data)
-            except Exception as error:  # noqa: BLE001 - of the user's condition
+            except (Exception, Cancelled) as error:  # noqa: BLE001 - of the user's condition
                 self.finish(name, Ended(error=stored(error)))
             else:
                 if is_true:
@@ -155,7 +155,8 @@ class Progress(Waiting):
             error = ThreadExistsError(f"there is a thread {new!r}")
             self.finish(name, Ended(error=stored(error)))
             return
-        self.instance.threads[new] = Thread((self.first_frame(operation),))
+        passed = self.instance.notes.passed  # Its keys differ from those of an earlier one.
+        self.instance.threads[new] = Thread((self.first_frame(operation),), passed=passed)
         self._ready.append(new)
         self.finish(name, Ended(encoded("thread", new)))
 
@@ -341,6 +342,7 @@ class Progress(Waiting):
         elif name == MAIN:
             self.interrupt_all()
         else:
+            self.instance.notes.passed = max(self.instance.notes.passed, thread.passed + 1)
             self._forget(name)
             if ended.error is not None and not ended.error.is_cancel:
                 self.instance.notes.failure = self.instance.notes.failure or ended.error

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from msgspec.structs import replace
 
-from flowstate import InvalidInputError, State, StateContext, encoded
+from flowstate import InvalidInputError, State, StateContext, encoded, mailbox_id
 from flowstate.engines.kernel.code import At, Code, Frame, MisfitError
 from flowstate.engines.kernel.instance import (
     DATA,
@@ -15,6 +15,9 @@ from flowstate.engines.kernel.instance import (
     ORIGIN,
     OUTCOME,
     PARENT,
+    PARKED,
+    STOP,
+    VERSION,
     WORKFLOW,
     Codes,
     Instance,
@@ -24,11 +27,13 @@ from flowstate.engines.kernel.instance import (
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.threads import MAIN, Thread
 from flowstate.ground.frozen import EMPTY
+from flowstate.ground.limits import check_id
 from flowstate.recovery import set_retry_after
 
 __all__ = ["Origin", "begin_again", "flow_of", "new_instance", "new_notes", "revive", "revived"]
 
 NO_CODES = Used()
+OWN_LABELS = frozenset({WORKFLOW, VERSION, STOP, OUTCOME, PARENT, PARKED})
 
 
 def flow_of(name: str) -> str:
@@ -68,8 +73,12 @@ def new_instance(
     step.
 
     Raises:
-        InvalidInputError: JSON cannot hold the data or an argument, or they are not of their type.
+        InvalidInputError: JSON cannot hold the data or an argument, or they are not of their type;
+            or the id is too long for that of its mailbox, or the engine itself sets a label.
     """
+    check_id("id", mailbox_id(id))
+    if taken := sorted(OWN_LABELS & labels.keys()):
+        raise InvalidInputError("labels", f"cannot have {taken[0]!r}, which the engine sets")
     ctx = StateContext(State(id, labels={**labels, WORKFLOW: code.name}))
     names = {key: encoded(f"args[{key!r}]", value) for key, value in args.items()}
     instance = Instance(
@@ -125,7 +134,8 @@ def begin_again(instance: Instance) -> bool:
     passed = main.passed - len(main.frames) + (1 if not main.stop else 0)
     instance.threads.clear()
     instance.threads[MAIN] = Thread(main.frames, passed=passed)
-    instance.notes = new_notes(instance.code)
+    passed, instance.notes = instance.notes.passed, new_notes(instance.code)
+    instance.notes.passed = passed
     return True
 
 
@@ -147,9 +157,9 @@ def revived(state: State, fresh: StateContext, codes: Codes) -> StateContext:
             instance.save(ctx)
             revive(ctx)
             return ctx
-        passed = instance.main.passed + 1
+        passed = max(instance.main.passed + 1, instance.notes.passed)
     again = Instance.of(fresh, codes)
-    again.main.passed = passed
+    again.main.passed = again.notes.passed = passed
     again.save(fresh)
     ctx.current = replace(state, values=fresh.current.values, labels=fresh.current.labels)
     return ctx

@@ -12,12 +12,15 @@ import attrs
 
 from flowstate import Engine
 from flowstate.engines.kernel.current_step import CurrentStep, current_step, running_here
+from flowstate.engines.kernel.errors import text_of
 from flowstate.engines.kernel.operations import Run
 from flowstate.engines.kernel.threads import Thread
 
 __all__ = ["MakeTransaction", "Step", "Steps", "effect_key", "is_async"]
 
 GRACE = 5.0  # Seconds for a step to end that was cancelled.
+IN_THREAD = (Exception, asyncio.CancelledError, GeneratorExit)  # All else is a failure of the step.
+PASSED = (*IN_THREAD, KeyboardInterrupt, SystemExit)  # They may come from a handler of a signal.
 
 MakeTransaction = Callable[[], AbstractAsyncContextManager[Any]]
 """Opens a transaction of the store, such as one of Postgres; see ``docs/postgres.md``."""
@@ -110,14 +113,21 @@ class Steps:
 
     async def _called(self, step: Step, *args: Any) -> Any:
         call = partial(step.run.call, *args, **step.run.kwargs)
-        if is_async(step.run.call):
-            return await call()
-        if step.run.options.local:
-            return call()
+        to_pass: tuple[type[BaseException], ...] = PASSED
         try:
+            if is_async(step.run.call):
+                return await call()
+            if step.run.options.local:
+                return call()
+            to_pass = IN_THREAD
             return await self._engine.call_in_thread(step.run.name, call)
+        except to_pass:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"the step has raised {text_of(error)}") from error
         finally:
-            step.current.is_told = True
+            if to_pass is IN_THREAD:
+                step.current.is_told = True
 
     async def _work_in_transaction(self, step: Step, returned: "asyncio.Future[Any]") -> None:
         """Call a step with a transaction, which stays open until the turn has joined it."""

@@ -46,6 +46,7 @@ logger = logging.getLogger("flowstate.engines")
 
 TURNS_OF_LOOP = 2  # For steps that take no time.
 MOST_AHEAD = timedelta(seconds=10)
+LONGEST = 365_000 * 86_400.0  # Seconds that anything waits; the calendar has an end.
 
 
 @attrs.define(eq=False)
@@ -323,7 +324,7 @@ class Turn:
         now = self._now()
         if self.ctx.committed is self._first:
             now = max(now, min(self.engine.clock.now(), now + MOST_AHEAD))
-        return now + timedelta(seconds=seconds)
+        return now + timedelta(seconds=min(seconds, LONGEST))
 
     async def _after_loss(self) -> Command[Any]:
         """Go on from what others have made of the state, if they leave that to this execution.

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from flowstate import InvalidInputError, RetryPolicy, encoded
 from flowstate.engines.kernel.code import Frame, MisfitError
-from flowstate.engines.kernel.errors import stored
+from flowstate.engines.kernel.errors import Cancelled, stored
 from flowstate.engines.kernel.instance import RESERVED, Instance
 from flowstate.engines.kernel.operations import Call, Go, Handler, Join, Operation, Wait
 from flowstate.engines.kernel.outcomes import decoded, message_name, source_of
@@ -176,7 +176,7 @@ class Waiting(Asking, ABC):
             return False
         try:
             self._handle(source, raw)
-        except Exception as error:  # noqa: BLE001 - of the user's handler
+        except (Exception, Cancelled) as error:  # noqa: BLE001 - of the user's handler
             extra = {"state_id": self.instance.id}
             text = "%r does not count a message %r: %s"
             logger.warning(text, self.instance.id, message, error, extra=extra)

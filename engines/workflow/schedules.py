@@ -29,6 +29,7 @@ from flowstate import (
     StateNotFoundError,
     Status,
     encoded,
+    mailbox_id,
 )
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.control import CONTROL
@@ -36,6 +37,7 @@ from flowstate.engines.kernel.instance import DATA, OUTCOME, Codes
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.workflow.checking import SCHEDULES
+from flowstate.ground.limits import check_id
 
 __all__ = ["Due", "Overlap", "Plan", "Scheduled", "Schedules", "register_schedules", "schedule_id"]
 
@@ -144,6 +146,7 @@ class Schedules:
         plan = Plan(code.name, cron, zone, overlap, encoded("data", data), values)
         _check(code, plan)
         due = Due(_slot_after(plan, self.engine.clock.now()))
+        check_id("name", mailbox_id(f"{name}@{due.next.isoformat()}"))
         for _ in range(RACES):
             ctx = StateContext(await self._latest(name))
             is_over = ctx.current.status is Status.ENDED

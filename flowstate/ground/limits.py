@@ -146,7 +146,7 @@ def _checked(
 ) -> FrozenDict[str, str]:
     made, field_of_key = {}, f"{field} key"
     for key, text in mapping.items():
-        if known.get(key) is text:
+        if type(key) is str and known.get(key, known) is text:
             made[key] = text
             continue
         name = check_id(field_of_key, key)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from flowstate import (
@@ -27,6 +28,7 @@ from flowstate import (
     GetState,
     GetStates,
     Pause,
+    Put,
     Resume,
     Retry,
     Stack,
@@ -238,6 +240,36 @@ async def test_written_values(field: str, store: Driver, flows: FlowRegistry) ->
                 await compare(engine, field, f"odd-{number}", value)
 
 
+CHANGES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "labels": lambda value: {"labels": value},
+    "label key": lambda value: {"labels": {value: "x"}},
+    "label value": lambda value: {"labels": {"x": value}},
+    "annotations": lambda value: {"annotations": value},
+    "annotation key": lambda value: {"annotations": {value: "x"}},
+    "annotation value": lambda value: {"annotations": {"x": value}},
+    "values": lambda value: {"values": value},
+    "value name": lambda value: {"values": {value: Raw(b"1")}},
+    "value": lambda value: {"values": {"x": value}},
+}
+
+
+@pytest.mark.parametrize("step", ["put", "transit"])
+@pytest.mark.parametrize("field", CHANGES)
+async def test_values_of_a_state_that_the_store_has(
+    field: str, step: str, store: Driver, flows: FlowRegistry
+) -> None:
+    """What the store gave is not checked again, so what differs from that must be."""
+    async with Engine(store, flows, warn_blocked_after=60.0) as engine:
+        for number, value in enumerate(values_for(field)):
+            ctx = _ctx(f"odd-{number}", labels={"x": "x"}, annotations={"x": "x"})
+            ctx.put(1, "x")
+            await engine.do(Commit(Transit(ctx, "work")))
+            ctx.current = replace(ctx.current, **CHANGES[field](value))
+            command = Commit(Put(ctx) if step == "put" else Transit(ctx, "work"))
+            await attempt(engine, lambda _, command: command, "", command)
+        await everything_is_readable(engine)
+
+
 async def everything_is_readable(engine: Engine) -> None:
     """Read the log, all latest states, all delays, and the log once more as a watch does."""
     log = [state async for state in engine.states()]
@@ -249,6 +281,7 @@ async def everything_is_readable(engine: Engine) -> None:
         assert_exact(state.labels)
         assert_exact(state.annotations)
         assert_exact(state.transition.annotations)
+        assert all(type(name) is str for name in state.values)
         assert await engine.get_state(state.id, state.rev) == state
     page = await engine.get_delayed_states(limit=1_000)
     assert not page.damaged

@@ -339,3 +339,20 @@ def test_many_entries_of_one_stop_ask_for_the_same() -> None:
     frame = drive(code).frames[0]
 
     assert [code.ask(frame, Data([1], n=n)).args for n in (5, 5, 6)] == [(6,), (6,), (7,)]  # type: ignore[union-attr]
+
+
+def test_a_name_that_only_a_nested_function_binds_is_stored() -> None:
+    body = """
+d: int
+def bind() -> None:
+    nonlocal d
+    d = 4
+bind()
+del bind
+await step(number, 1)
+return d
+"""
+    driven = drive(compiled(body), [0])
+
+    assert driven.frames[0].names["d"] == msgspec.Raw(b"4")
+    assert driven.result == 4

@@ -7,7 +7,7 @@ import pytest
 
 from flowstate.engines.kernel.code import At, Frame, MisfitError, Returned
 from flowstate.engines.kernel.operations import Gave
-from flowstate.engines.workflow import Helper, helper
+from flowstate.engines.workflow import Held, Helper, helper
 from tests.engines.compiler.driving import compiled, drive
 from tests.engines.compiler.world import Data
 
@@ -179,3 +179,27 @@ def test_a_stop_in_another_except_is_found(handler: str, why: str) -> None:
         return
     with pytest.raises(MisfitError, match=why):
         code.check(frame)
+
+
+ENTERED = """
+from flowstate.engines.workflow import lock as mutex
+from flowstate.engines.workflow import lock
+"""
+HELD = Held("a", "k", "i", "main", number=3)
+
+
+def test_code_that_is_put_into_an_async_with_needs_what_is_entered() -> None:
+    (frame,) = drive(compiled("await step(number, 1)"), []).frames
+    code = compiled("async with lock('a'):\n    await step(number, 1)", head=ENTERED)
+
+    with pytest.raises(MisfitError, match=r"needs '\.lock', which is not stored"):
+        code.check(frame)
+
+
+def test_a_manager_with_another_name_goes_on() -> None:
+    before = compiled("async with lock('a'):\n    await step(number, 1)", head=ENTERED)
+    _, frame = drive(before, [HELD]).frames
+    after = compiled("async with mutex('a'):\n    await step(number, 1)", head=ENTERED)
+    names = {"lock": "mutex", "lock-leave": "mutex-leave", ".lock": ".mutex"}
+
+    assert goes_on(helper(renamed=names)(after.function), frame) == "mutex-leave"
