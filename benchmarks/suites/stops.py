@@ -21,7 +21,7 @@ MARK = 30e-6
 def workloads(setting: Setting) -> Iterable[Workload]:
     """Return the only workload: no store takes part."""
     stops = min(STOPS, setting.sizes.memory_commits)
-    yield Workload("stop without a store", "", "stop", partial(pass_stops, stops), mark=MARK)
+    yield Workload("stop without a store", "", "stop", partial(pass_stops, stops), cpu_mark=MARK)
 
 
 async def pass_stops(stops: int) -> Sample:

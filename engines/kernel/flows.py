@@ -2,6 +2,7 @@
 
 import contextlib
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from flowstate import (
@@ -71,6 +72,7 @@ async def _tell(ctx: StateContext, engine: Engine) -> Command[Any]:
 
 async def _tell_parent(ctx: StateContext, engine: Engine, origin: Origin) -> None:
     error = ctx.get(StoredError, ERROR, default=None)
+    key = sha256(ctx.effect_key.encode()).hexdigest()  # It may be longer than keys can be.
     told = ChildEnded(ctx.current.id, origin.thread, origin.passed, ctx.committed.rev, error)
     with contextlib.suppress(StateNotFoundError, InvalidCommandError):  # The parent has ended.
-        await engine.signal(origin.parent, CONTROL, told, key=ctx.effect_key)
+        await engine.signal(origin.parent, CONTROL, told, key=key)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from msgspec.structs import replace
 
-from flowstate import InvalidInputError, State, StateContext, encoded, mailbox_id
+from flowstate import InvalidInputError, State, StateContext, encoded
 from flowstate.engines.kernel.code import At, Code, Frame, MisfitError
 from flowstate.engines.kernel.instance import (
     DATA,
@@ -74,9 +74,9 @@ def new_instance(
 
     Raises:
         InvalidInputError: JSON cannot hold the data or an argument, or they are not of their type;
-            or the id is too long for that of its mailbox, or the engine itself sets a label.
+            or the id is too long, or the engine sets a label.
     """
-    check_id("id", mailbox_id(id))
+    check_id("id", id)
     if taken := sorted(OWN_LABELS & labels.keys()):
         raise InvalidInputError("labels", f"cannot have {taken[0]!r}, which the engine sets")
     ctx = StateContext(State(id, labels={**labels, WORKFLOW: code.name}))

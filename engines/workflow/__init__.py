@@ -23,8 +23,8 @@ from flowstate.engines.workflow.explaining import Explanation, Moment, Standing
 from flowstate.engines.workflow.graphs import Graph, graph_of
 from flowstate.engines.workflow.locks import DeadlockError, Held, free_lock, lock, lock_line
 from flowstate.engines.workflow.managers import Manager
+from flowstate.engines.workflow.marking import MarkError
 from flowstate.engines.workflow.marks import (
-    MarkError,
     Timeout,
     all_of,
     any_of,

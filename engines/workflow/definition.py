@@ -15,7 +15,7 @@ from flowstate.engines.workflow.compiler.compiled import Compiled
 from flowstate.engines.workflow.compiler.compiling import compile_function
 from flowstate.engines.workflow.compiler.errors import CompileError, Problem
 from flowstate.engines.workflow.compiler.lookup import hints_of
-from flowstate.engines.workflow.marks import Defined, MarkError
+from flowstate.engines.workflow.marking import Defined, MarkError
 from flowstate.engines.workflow.versions import Upgrade, Versions
 from flowstate.ground.frozen import EMPTY
 from flowstate.ground.limits import check_id

@@ -7,7 +7,8 @@ import attrs
 
 from flowstate import InvalidInputError
 from flowstate.engines.workflow.definition import Helper
-from flowstate.engines.workflow.marks import MarkError, sub
+from flowstate.engines.workflow.marking import MarkError
+from flowstate.engines.workflow.marks import sub
 
 __all__ = ["Manager"]
 

@@ -3,18 +3,14 @@
 The compiler puts its own code in place of these calls, so that the functions here never run.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
-from inspect import signature
 from operator import itemgetter
 from typing import Any, TypeVar, overload
 
-import attrs
 from msgspec import Struct
 
 from flowstate import RetryPolicy
-from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.operations import (
     Call,
     Each,
@@ -26,20 +22,15 @@ from flowstate.engines.kernel.operations import (
     Until,
     Wait,
 )
-from flowstate.engines.workflow.schemas import schemas_of
+from flowstate.engines.workflow.marking import Defined, Point, mark, outside
 
 __all__ = [
-    "Defined",
-    "Mark",
-    "MarkError",
-    "Point",
     "Timeout",
     "all_of",
     "any_of",
     "each",
     "first",
     "go",
-    "mark_of",
     "sleep",
     "step",
     "sub",
@@ -48,15 +39,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
-MARK = "__flowstate_mark__"
-OPTIONS = StepOptions()
-STEP = ("retry", "timeout", "heartbeat_timeout", "local", "transaction")
-OWN = (*STEP, "name", "thread", "limit", "strict", "abandon")
-
-
-class MarkError(TypeError):
-    """A mark, or a definition, was called as if it were a plain function."""
 
 
 class Timeout(Struct, frozen=True, kw_only=True):
@@ -80,100 +62,6 @@ class Timeout(Struct, frozen=True, kw_only=True):
     def time(self) -> timedelta:
         """How long it is."""
         return timedelta(self.days, self.seconds, 0, 0, self.minutes, self.hours, self.weeks)
-
-
-class Defined(Code, ABC):
-    """Code that a mark can name: a workflow, or a helper.
-
-    Attributes:
-        has_instances: it is a workflow.
-    """
-
-    has_instances = False
-
-    @abstractmethod
-    def arguments(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        """Return arguments by name, without the data, which it shares.
-
-        Raises:
-            TypeError: they do not fit.
-        """
-
-    def schemas(self) -> dict[str, Any]:
-        """Return JSON Schemas by ``data``, ``arguments``, ``messages``, ``updates``, ``result``.
-
-        Arguments, messages and updates are by name; an update has what it ``takes`` and what it
-        ``gives``. ``$defs`` has what all these refer to.
-
-        Raises:
-            TypeError: a type has no JSON Schema.
-        """
-        return schemas_of(self)
-
-
-@attrs.define
-class Point:
-    """What the compiler knows about one call of a mark: a stop, or a branch of one.
-
-    Attributes:
-        name: of it.
-        gives: the type of its value.
-        options: of a step without options of its own.
-    """
-
-    name: str
-    gives: Any = Any
-    options: StepOptions = OPTIONS
-
-    def set_type(self, gives: Any) -> None:
-        """Set the type."""
-        self.gives = gives
-        self.options = StepOptions(gives=gives)
-
-
-@attrs.frozen
-class Mark:
-    """What makes a function a mark.
-
-    Attributes:
-        name: of the function.
-        kind: of the stop.
-        takes_code: its first argument is a function, or a definition, that gives it its name, and
-            that is given the others.
-        options: arguments that are its own.
-    """
-
-    name: str
-    kind: str
-    takes_code: bool
-    options: frozenset[str]
-
-    @property
-    def is_join(self) -> bool:
-        """Whether it has branches."""
-        return self.kind == "join"
-
-
-def mark_of(thing: Any) -> Mark | None:
-    """Return what makes a function a mark, or ``None`` if it is not one."""
-    found = getattr(thing, MARK, None)
-    return found if isinstance(found, Mark) else None
-
-
-def _mark(
-    kind: str, operation: Callable[..., Operation], *, takes_code: bool = False
-) -> Callable[[F], F]:
-    def marked(function: F) -> F:
-        options = frozenset(OWN) & {*signature(operation).parameters, "name"}
-        setattr(function, MARK, Mark(function.__name__, kind, takes_code, options))
-        function.operation = operation  # type: ignore[attr-defined] # compiled code calls it
-        return function
-
-    return marked
-
-
-def _outside(name: str) -> MarkError:
-    return MarkError(f"{name}(...) works only within a function with @workflow or @helper")
 
 
 def _span(time: float | timedelta) -> timedelta:
@@ -232,7 +120,7 @@ def step(
     transaction: bool = False,
     **kwargs: Any,
 ) -> Awaitable[T]: ...
-@_mark("step", _run, takes_code=True)
+@mark("step", _run, takes_code=True)
 def step(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a function that has effects: a ``def`` in a worker thread, or an ``async def``.
 
@@ -251,7 +139,7 @@ def step(call: Any, *args: Any, **kwargs: Any) -> Any:
     Raises:
         StepFailed: it failed, and is not tried again.
     """
-    raise _outside("step")
+    raise outside("step")
 
 
 def _wait(
@@ -286,7 +174,7 @@ def wait(
     timeout: float | timedelta | None = None,
     lookback: float | timedelta = 0,
 ) -> Awaitable[Any]: ...
-@_mark("wait", _wait)
+@mark("wait", _wait)
 def wait(
     *sources: Any,
     name: str = "",
@@ -307,46 +195,46 @@ def wait(
         WorkflowFailed: the instance of a ``Result`` has failed.
         WorkflowCancelled: it was cancelled.
     """
-    raise _outside("wait")
+    raise outside("wait")
 
 
 def _sleep(point: Point, time: float | timedelta, /) -> Operation:
     return Wait(point.name, (), _span(time))
 
 
-@_mark("wait", _sleep)
+@mark("wait", _sleep)
 def sleep(time: float | timedelta, *, name: str = "") -> Awaitable[None]:
     """Wait for seconds, or for a ``timedelta``."""
-    raise _outside("sleep")
+    raise outside("sleep")
 
 
 def _until(point: Point, condition: Callable[[Any], bool], /) -> Operation:
     return Until(point.name, condition)
 
 
-@_mark("until", _until)
+@mark("until", _until)
 def until(condition: Callable[[Any], bool], *, name: str = "") -> Awaitable[None]:
     """Wait until a condition of the data is true."""
-    raise _outside("until")
+    raise outside("until")
 
 
 def _sub(point: Point, code: Defined, /, *args: Any, **kwargs: Any) -> Operation:
     return Call(point.name, code, code.arguments(*args, **kwargs))
 
 
-@_mark("call", _sub, takes_code=True)
+@mark("call", _sub, takes_code=True)
 def sub(
     code: Callable[..., Awaitable[T]], *args: Any, name: str = "", **kwargs: Any
 ) -> Awaitable[T]:
     """Call a helper. It shares the data, and is given the other arguments as JSON."""
-    raise _outside("sub")
+    raise outside("sub")
 
 
 def _go(point: Point, code: Defined, /, *args: Any, thread: str = "", **kwargs: Any) -> Operation:
     return Go(point.name, code, code.arguments(*args, **kwargs), thread)
 
 
-@_mark("go", _go, takes_code=True)
+@mark("go", _go, takes_code=True)
 def go(
     code: Callable[..., Awaitable[Any]],
     *args: Any,
@@ -363,7 +251,7 @@ def go(
         thread: its name, which no other thread has; it gets one otherwise.
         **kwargs: more of its arguments.
     """
-    raise _outside("go")
+    raise outside("go")
 
 
 def _each(
@@ -379,7 +267,7 @@ def _each(
     return Each(point.name, workflow, items, limit, strict, abandon)
 
 
-@_mark("each", _each, takes_code=True)
+@mark("each", _each, takes_code=True)
 def each(
     workflow: Callable[..., Awaitable[T]],
     items: Sequence[Any],
@@ -404,14 +292,14 @@ def each(
     Raises:
         ChildFailed: a child has not come to a result.
     """
-    raise _outside("each")
+    raise outside("each")
 
 
 def _all_of(point: Point, /, *branches: Operation, strict: bool = True) -> Operation:
     return Join(point.name, branches, None, strict, tuple)
 
 
-@_mark("join", _all_of)
+@mark("join", _all_of)
 def all_of(
     *branches: Awaitable[T], strict: bool = True, name: str = ""
 ) -> Awaitable[tuple[T, ...]]:
@@ -423,7 +311,7 @@ def all_of(
             raised when all have ended.
         name: of the stop, a literal.
     """
-    raise _outside("all_of")
+    raise outside("all_of")
 
 
 def _any_of(point: Point, /, *branches: Operation, strict: bool = False) -> Operation:
@@ -432,7 +320,7 @@ def _any_of(point: Point, /, *branches: Operation, strict: bool = False) -> Oper
     return Join(point.name, branches, 1, strict, itemgetter(0))
 
 
-@_mark("join", _any_of)
+@mark("join", _any_of)
 def any_of(*branches: Awaitable[T], strict: bool = False, name: str = "") -> Awaitable[T]:
     """Do branches at once; gives the value of the first, and cancels the others.
 
@@ -441,15 +329,18 @@ def any_of(*branches: Awaitable[T], strict: bool = False, name: str = "") -> Awa
         strict: a branch that raises before cancels the others, and that is raised. Otherwise it is
             raised when no branch is left.
         name: of the stop, a literal.
+
+    Raises:
+        ValueError: there is no branch.
     """
-    raise _outside("any_of")
+    raise outside("any_of")
 
 
 def _first(point: Point, count: int, /, *branches: Operation, strict: bool = False) -> Operation:
     return Join(point.name, branches, count, strict, tuple)
 
 
-@_mark("join", _first)
+@mark("join", _first)
 def first(
     count: int, *branches: Awaitable[T], strict: bool = False, name: str = ""
 ) -> Awaitable[tuple[T, ...]]:
@@ -462,4 +353,4 @@ def first(
             raised when too few are left.
         name: of the stop, a literal.
     """
-    raise _outside("first")
+    raise outside("first")

@@ -29,7 +29,6 @@ from flowstate import (
     StateNotFoundError,
     Status,
     encoded,
-    mailbox_id,
 )
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.control import CONTROL
@@ -146,7 +145,7 @@ class Schedules:
         plan = Plan(code.name, cron, zone, overlap, encoded("data", data), values)
         _check(code, plan)
         due = Due(_slot_after(plan, self.engine.clock.now()))
-        check_id("name", mailbox_id(f"{name}@{due.next.isoformat()}"))
+        check_id("name", f"{name}@{due.next.isoformat()}")
         for _ in range(RACES):
             ctx = StateContext(await self._latest(name))
             is_over = ctx.current.status is Status.ENDED

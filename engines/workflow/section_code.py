@@ -21,7 +21,7 @@ from flowstate.engines.kernel.errors import Cancelled
 from flowstate.engines.kernel.operations import Operation, Outcome
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.workflow.compiler.ways import BEGIN, END, Way
-from flowstate.engines.workflow.marks import Defined
+from flowstate.engines.workflow.marking import Defined
 from flowstate.engines.workflow.section_nodes import KEPT, Kept, Leave, Node, Now, Place, as_json
 from flowstate.ground.frozen import EMPTY
 from flowstate.ground.limits import check_id

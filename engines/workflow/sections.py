@@ -336,8 +336,7 @@ class Wait(Statement):
             return links.stop(Enter(self.name, end, receivers, time))
         end = links.stop(Teardown(f"{self.name}.teardown", end, links.kind, sources))
         wait = links.stop(Enter(self.name, end, receivers, time))
-        setup = Setup(f"{self.name}.setup", wait, links.kind, sources, self.name, end)
-        return links.stop(setup)
+        return links.stop(Setup(f"{self.name}.setup", wait, links.kind, sources, self.name, end))
 
 
 @attrs.frozen
@@ -398,5 +397,5 @@ class Sections(Body):
         self.version = version
         answers = {key: receiver(key, each).update for key, each in updates.items()}
         options = CodeOptions(retry, timeout, answers, retry_after)
-        links = Links(check_id("name", name), data, renamed)
-        super().__init__(name, links, S(*statements).link, data=data, gives=gives, options=options)
+        links, link = Links(check_id("name", name), data, renamed), S(*statements).link
+        super().__init__(name, links, link, data=data, gives=gives, options=options)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowstate.engines.workflow.marks import Defined
+from flowstate.engines.workflow.marking import Defined
 from flowstate.testing.workflows.stops import StopCoverage, cover_stops
 
 __all__ = ["StopReport"]

@@ -12,7 +12,8 @@ from flowstate.engines.workflow.compiler.errors import Problems
 from flowstate.engines.workflow.compiler.lookup import Lookup
 from flowstate.engines.workflow.compiler.scope import path_of
 from flowstate.engines.workflow.compiler.stops import MarkCall
-from flowstate.engines.workflow.marks import Defined, Mark, Point, Timeout, mark_of
+from flowstate.engines.workflow.marking import Defined, Mark, Point, mark_of
+from flowstate.engines.workflow.marks import Timeout
 
 __all__ = ["Calls"]
 

@@ -25,7 +25,8 @@ from flowstate.engines.workflow.compiler.frames import (
     saved_frame,
 )
 from flowstate.engines.workflow.compiler.visit import Visit
-from flowstate.engines.workflow.marks import Defined, Point, Timeout
+from flowstate.engines.workflow.marking import Defined, Point
+from flowstate.engines.workflow.marks import Timeout
 from flowstate.engines.workflow.source_waits import SourceWait, source_wait
 from flowstate.ground.frozen import EMPTY
 

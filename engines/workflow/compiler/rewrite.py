@@ -30,7 +30,7 @@ from flowstate.engines.workflow.compiler.nodes import (
     visit,
 )
 from flowstate.engines.workflow.compiler.stops import MarkCall, Stops
-from flowstate.engines.workflow.marks import Point
+from flowstate.engines.workflow.marking import Point
 
 __all__ = ["Rewriter"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from flowstate.engines.workflow.marks import Defined, Mark, Point
+from flowstate.engines.workflow.marking import Defined, Mark, Point
 
 __all__ = ["FoundStop", "Level", "MarkCall", "Stops"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Raw
 
 from flowstate.engines.kernel.operations import Failed, Operation, Outcome
-from flowstate.engines.workflow.marks import Point
+from flowstate.engines.workflow.marking import Point
 
 __all__ = ["Loop", "Visit"]
 
