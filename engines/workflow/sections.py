@@ -192,8 +192,9 @@ class For(Statement):
     def link(self, after: Node, links: Links) -> Node:
         """Link it to itself."""
         loop = Branch([], after)
-        body = self.body.link(loop, attrs.evolve(links, loop=(loop, after)))
-        loop.cases = [(self.condition, body)]
+        loop.cases = [
+            (self.condition, self.body.link(loop, attrs.evolve(links, loop=(loop, after))))
+        ]
         return loop
 
 
@@ -331,7 +332,7 @@ class Wait(Statement):
         bodies |= {each.name: each.body.link(after, links) for each in self.on[::-1]}
         receivers = [each.receiver for each in self.on]
         end: Node = Settle(bodies)
-        sources = [each for each in receivers if each.source is not None]
+        sources = [each for each in receivers if each.source]
         if not sources:
             return links.stop(Enter(self.name, end, receivers, time))
         end = links.stop(Teardown(f"{self.name}.teardown", end, links.kind, sources))
@@ -395,7 +396,7 @@ class Sections(Body):
         version: int = 0,
     ) -> None:
         self.version = version
-        answers = {key: receiver(key, each).update for key, each in updates.items()}
-        options = CodeOptions(retry, timeout, answers, retry_after)
+        answered = {key: receiver(key, each).update for key, each in updates.items()}
+        options = CodeOptions(retry, timeout, answered, retry_after)
         links, link = Links(check_id("name", name), data, renamed), S(*statements).link
         super().__init__(name, links, link, data=data, gives=gives, options=options)
