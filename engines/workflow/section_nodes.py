@@ -10,7 +10,7 @@ import attrs
 import msgspec
 from msgspec import Raw, Struct
 
-from flowstate import RetryPolicy, encoded
+from flowstate import InvalidInputError, RetryPolicy, encoded
 from flowstate.engines.kernel import operations
 from flowstate.engines.kernel.code import Code, Stop
 from flowstate.engines.kernel.errors import StoredError
@@ -36,6 +36,7 @@ __all__ = [
     "SetUp",
     "WaitUntil",
     "as_json",
+    "check_all",
     "on_copy",
 ]
 
@@ -289,3 +290,10 @@ def on_copy(
         return then(copy, call(copy))
 
     return wait if is_async(call) else work
+
+
+def check_all(field: str, given: Iterable[object], kind: Any) -> None:
+    """Raise ``InvalidInputError`` unless all are of a kind."""
+    for each in given:
+        if not isinstance(each, kind):
+            raise InvalidInputError(field, f"cannot have a {type(each).__name__}")

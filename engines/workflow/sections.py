@@ -5,7 +5,7 @@ from the data whenever it comes by.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from flowstate.engines.workflow.section_nodes import (
     Node,
     Run,
     WaitUntil,
+    check_all,
 )
 from flowstate.engines.workflow.section_waits import (
     Enter,
@@ -69,12 +70,6 @@ class Statement(ABC):
         """
 
 
-def _check_all(field: str, given: Iterable[object], kind: Any) -> None:
-    for each in given:
-        if not isinstance(each, kind):
-            raise InvalidInputError(field, f"cannot have a {type(each).__name__}")
-
-
 @attrs.frozen(init=False)
 class S(Statement):
     """Statements, one after the other."""
@@ -82,7 +77,7 @@ class S(Statement):
     statements: tuple[Statement, ...]
 
     def __init__(self, *statements: Statement) -> None:
-        _check_all("statements", statements, Statement)
+        check_all("statements", statements, Statement)
         self.__attrs_init__(statements)
 
     def link(self, after: Node, links: Links) -> Node:
@@ -147,7 +142,7 @@ class Switch(Statement):
     cases: tuple[Case, ...]
 
     def __init__(self, *cases: Case) -> None:
-        _check_all("cases", cases, Case)
+        check_all("cases", cases, Case)
         if any(isinstance(each, Default) for each in cases[:-1]):
             raise InvalidInputError("cases", "must have the default at the end")
         self.__attrs_init__(cases)
@@ -317,7 +312,7 @@ class Wait(Statement):
     after: After | None
 
     def __init__(self, name: str, *on: On | After) -> None:
-        _check_all("on", on, On | After)
+        check_all("on", on, On | After)
         after = [each for each in on if isinstance(each, After)]
         messages = [each for each in on if isinstance(each, On)]
         if not on or len(after) > 1 or len({each.name for each in messages}) < len(messages):
