@@ -5,7 +5,7 @@ Drivers live in ``flowstate.drivers`` and are imported by name. For drivers and 
 each of which imports only from those before it:
 
 - ground, errors, clock;
-- values: values, data, state;
+- values: values, data, state, validation;
 - the contract of stores: writes, queries, driver, codec, recovery_rules, retrying, dead;
 - what is to be done: timers, effect_keys, executed, context, commands, registry;
 - against a store: turns, log, planning, committing;

@@ -48,8 +48,9 @@ from flowstate.planning.plan import PLANNED_AT_ONCE, Plan
 from flowstate.planning.puts import Checks, check_beside, put_alone, settle_put
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.registry import FlowRegistry
-from flowstate.state import State, checked, frozen
+from flowstate.state import State
 from flowstate.turns import Backoff, Turns
+from flowstate.validation import checked, frozen
 
 __all__ = ["Committer", "OTHER_LOOP"]
 

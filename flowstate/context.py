@@ -15,8 +15,9 @@ from flowstate.ground.frozen import EMPTY, FrozenDict, exact
 from flowstate.ground.limits import MAX_STEPS, check_id
 from flowstate.mailboxes.mailbox import SIGNAL
 from flowstate.retrying import ERROR, POLICY, PolicyChanges, failures_of, overridden
-from flowstate.state import State, Transition, frozen
+from flowstate.state import State, Transition
 from flowstate.timers import TIMER
+from flowstate.validation import frozen
 from flowstate.values import with_value, without_value
 
 __all__ = [

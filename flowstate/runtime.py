@@ -51,8 +51,9 @@ from flowstate.mailboxes.receiving import Receive
 from flowstate.mailboxes.seen_keys import SeenKeys
 from flowstate.planning.steps import STEPS, Step, stepped
 from flowstate.registry import FlowRegistry
-from flowstate.state import State, Status, frozen
+from flowstate.state import State, Status
 from flowstate.turns import Backoff, turns_of
+from flowstate.validation import frozen
 
 __all__ = ["Filters", "LogFilters", "Runtime"]
 

@@ -113,8 +113,12 @@ def end_topic(id: str) -> str:
 
 def event_topic(name: str, *field: Any) -> str:
     """Return the topic of events of a class, or of those of them that have a value in a field."""
-    value = f" {field[0]}={msgspec.json.encode(field[1]).decode()}" if field else ""
-    return f"event {name}{value}"
+    if not field:
+        return f"event {name}"
+    key, value = field
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of numbers.
+    return f"event {name} {key}={msgspec.json.encode(value).decode()}"
 
 
 def topic_label(prefix: str, topic: str) -> tuple[str, str]:

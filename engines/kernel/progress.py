@@ -42,6 +42,7 @@ __all__ = ["Progress"]
 DOES = {Run: ("step", "pause"), Wait: ("wait",), Until: ("until",), Join: ("join",)}
 DOES |= {Each: ("each",), Call: (), Go: ()}
 MOST_MOVES = 1_000  # Between two looks of others at the event loop.
+DEEPEST = 1_000  # Frames of a thread, as Python has it.
 TOOK_TOO_LONG = TimeoutError("the workflow has taken longer than it may")
 
 
@@ -135,6 +136,9 @@ class Progress(Waiting):
                 self._wait(name, thread, operation)
             case Until():
                 thread.does = "until"
+            case Call() if len(thread.frames) == DEEPEST:
+                error = RecursionError(f"{DEEPEST} calls of helpers are within each other")
+                self.finish(name, Ended(error=stored(error)))
             case Call():
                 thread.frames = (*thread.frames, self.first_frame(operation))
                 self._again(name, thread)

@@ -13,8 +13,9 @@ from flowstate.errors import InvalidInputError
 from flowstate.ground.frozen import FrozenDict
 from flowstate.ground.limits import MAX_STEPS, to_utc
 from flowstate.recovery_rules import counts_from
-from flowstate.state import State, Status, Transition, checked, frozen
+from flowstate.state import State, Status, Transition
 from flowstate.timers import changed_timers, lasting_timers
+from flowstate.validation import checked, frozen
 
 __all__ = ["Draft"]
 

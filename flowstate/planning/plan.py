@@ -46,15 +46,9 @@ from flowstate.planning.delays import new_delay, new_timer, passed_on, placed, t
 from flowstate.planning.draft import Draft
 from flowstate.planning.steps import FORGET, STEPS, Step, check_forgotten, fired, forgotten, stepped
 from flowstate.registry import FlowRegistry
-from flowstate.state import (
-    STACK_PREFIX,
-    State,
-    Status,
-    Transition,
-    checked_ref,
-    checked_whole,
-)
+from flowstate.state import STACK_PREFIX, State, Status, Transition
 from flowstate.timers import changed_timers
+from flowstate.validation import checked_ref, checked_whole
 
 __all__ = ["PLANNED_AT_ONCE", "Plan", "STACK_PREFIX"]
 

@@ -10,7 +10,8 @@ from flowstate.context import StateContext, settle
 from flowstate.effect_keys import kept, origin_of
 from flowstate.ground.limits import check_id, check_rev
 from flowstate.planning.steps import FORGET
-from flowstate.state import State, Transition, checked
+from flowstate.state import State, Transition
+from flowstate.validation import checked
 
 __all__ = ["Checks", "check_beside", "put_alone", "settle_put"]
 

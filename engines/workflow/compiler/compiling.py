@@ -98,7 +98,7 @@ class _Compiling:
             targets=targets,
             entries=entries,
             renamed=self._renamed,
-            function=made_function(attrs.evolve(self._source, node=made)),
+            function=self._made(made),
             parameters=[self._held(name, kind) for name, kind in takes.items()],
             defaults=_defaults(self._source.function),
             points=rewriter.points,
@@ -112,6 +112,15 @@ class _Compiling:
                 stop.name for stop in stops.all if _has_sources(stop.call, lookup)
             ),
         )
+
+    def _made(self, node: Any) -> Any:
+        try:
+            return made_function(attrs.evolve(self._source, node=node))
+        except SyntaxError as error:  # Python bounds how deep blocks nest, and there are more now.
+            fix = "put the inner ones into a @helper, and write await sub(helper, ...)"
+            self._problems.add(error.lineno or 0, self._name, error.msg, fix)
+            self._problems.check()
+            raise
 
     def _takes(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         for name in self._parameters[1:]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from flowstate import InvalidCommandError, State
 from flowstate.engines.workflow import (
+    CompileError,
     Manager,
     Workflows,
     compensating,
@@ -36,7 +37,7 @@ IDLE = re.compile(r"c(\d|idle)")  # Stops at which the cancel comes.
 LONGEST = timedelta(days=1_000)
 MANAGERS = {"compensating": compensating, "lock": lock, "rate_limit": rate_limit}
 # What depends on time; data and places are compared with plain Python as far as they do not.
-TIMED = ("answers", "data", "stop", "threads")
+TIMED = ("answers", "data", "error", "outcome", "result", "stop", "threads")
 MARKS = ("all_of", "any_of", "each", "first", "go", "sleep", "step", "sub", "until", "wait")
 
 
@@ -174,7 +175,7 @@ def comparable(end: Ended) -> Ended:
 
 
 def compare(seed: int, *, runs: int = 2) -> Compared | None:
-    """Compare a workflow whose processes die with plain Python; ``None`` if it is too long.
+    """Compare a workflow whose processes die with plain Python; ``None`` if it is too long or deep.
 
     Args:
         seed: of the workflow.
@@ -199,8 +200,16 @@ def compare(seed: int, *, runs: int = 2) -> Compared | None:
     def one_act_for_each_key(outcome: Outcome[Service]) -> None:
         assert outcome.world.wrong == []
 
+    whole = whole_of(source)
+    try:
+        _ = whole.uses
+    except CompileError as error:
+        if "nested blocks" not in str(error):
+            raise
+        return None
+
     explored = explore_workflow(
-        whole_of(source),
+        whole,
         Shared([1, 2, 3], n=seed % 2, log=[]),
         client(source),
         make_world=make_service,

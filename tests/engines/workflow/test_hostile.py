@@ -21,6 +21,7 @@ from flowstate.engines.workflow import (
     helper,
     sleep,
     step,
+    sub,
     until,
     wait,
     workflow,
@@ -246,6 +247,44 @@ async def test_times_that_no_calendar_has() -> None:
         await workflows.publish(Item("a"))
 
         assert await workflows.result("e", timeout=30) == "a"
+
+
+class Price(Struct):
+    cents: float
+
+
+@workflow("priced")
+async def priced(s: Data) -> str:
+    await wait("p", Event(Price, cents=1.0), timeout=60.0, lookback=timedelta(hours=1))
+    return "met"
+
+
+async def test_a_number_is_the_same_with_and_without_a_point() -> None:
+    async with open_workflows(priced) as workflows:
+        await workflows.publish(Price(1))
+        await workflows.start(priced, "p", Data())
+
+        assert await workflows.result("p", timeout=30) == "met"
+
+
+@helper
+async def deeper(s: Data, depth: int) -> int:
+    return await sub(deeper, depth + 1)
+
+
+@workflow("endless")
+async def endless(s: Data) -> str:
+    try:
+        return str(await sub(deeper, 0))
+    except RecursionError as error:
+        return str(error)
+
+
+async def test_helpers_that_call_each_other_without_end() -> None:
+    async with open_workflows(endless) as workflows:
+        await workflows.start(endless, "e", Data())
+
+        assert "1000 calls" in await workflows.result("e", timeout=30)
 
 
 @workflow("parent")
