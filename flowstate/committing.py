@@ -220,8 +220,7 @@ class Committer:
         """Let the mailboxes of states be forgotten with them, so that none finds old messages."""
         ids = [mailbox_id(draft.current.id) for draft in plan.forgotten]
         for id, found in zip(ids, await self._driver.get_liveness(ids), strict=True):
-            if found is not None:
-                forget_mailbox(plan, id, found.rev)
+            forget_mailbox(plan, id, 0 if found is None else found.rev)
 
     async def write(self, plan: Plan) -> None:
         """Make what is planned durable, and change the contexts."""

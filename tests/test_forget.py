@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from flowstate import (
@@ -37,9 +38,9 @@ from flowstate import (
     Transition,
     Unstack,
 )
-from flowstate.driver import DamagedRevision, StateQuery, States, Verdict, Writes
+from flowstate.driver import DamagedRevision, Liveness, StateQuery, States, Verdict, Writes
 from flowstate.drivers.memory import MemoryDriver
-from flowstate.mailboxes.mailbox import mailbox_id
+from flowstate.mailboxes.mailbox import Mailbox, Message, mailbox_id
 from flowstate.testcases.support import DriverWrapper, end
 
 HOUR = timedelta(hours=1)
@@ -322,3 +323,37 @@ async def test_what_ends_while_it_is_pruned_is_found_or_left(
     async with Engine(wrapped, engine.flows, clock=FakeClock()) as other:
         assert await other.prune(batch=2) == 5
     assert await left(engine) == []
+
+
+class Sent(DriverWrapper):
+    """Lets another process send a message when a commit has found no mailbox.
+
+    Attributes:
+        before_commit: the message is on its way.
+    """
+
+    before_commit = False
+
+    async def get_liveness(self, ids: Sequence[str]) -> Sequence[Liveness | None]:
+        found = await super().get_liveness(ids)
+        if self.before_commit:
+            self.before_commit = False
+            kept = Mailbox((Message("note", Raw(b"1")),)).stored_in(State(mailbox_id("s")))
+            (verdict,) = await self._driver.commit([Writes("other", (kept,), (), (("s", 1),))])
+            assert not isinstance(verdict, Exception)
+        return found
+
+
+async def test_a_message_that_comes_meanwhile_is_forgotten_with_its_receiver() -> None:
+    driver = Sent(MemoryDriver(FakeClock()))
+    flows = FlowRegistry()
+    flows.declare("work")
+    async with Engine(driver, flows) as engine:
+        ctx = StateContext(State("s"))
+        await engine.do(Commit(Transit(ctx, "work")))
+        driver.before_commit = True
+        await engine.do(Commit(End(ctx), Forget(ctx)))
+        for id in ("s", mailbox_id("s")):
+            with pytest.raises(StateNotFoundError):
+                await engine.get_state(id)
+    assert not driver.before_commit

@@ -155,5 +155,8 @@ def keep_in_mailbox(
 
 
 def forget_mailbox(plan: Plan, id: str, rev: int) -> None:
-    """Let a mailbox be forgotten together with its receiver."""
-    plan.add(Forget(StateContext(State(id, rev, status=Status.ENDED))))
+    """Let a mailbox be forgotten together with its receiver; at revision 0 there is none."""
+    if rev:
+        plan.add(Forget(StateContext(State(id, rev, status=Status.ENDED))))
+    else:  # One that another process is about to make would stay behind.
+        plan.check(State(id))
