@@ -24,6 +24,7 @@ from flowstate import (
 )
 from flowstate.engines.kernel.outside import PLAIN, Event, event_topic, topic_label
 from flowstate.engines.kernel.telling import tell
+from flowstate.ground.limits import check_id
 
 __all__ = ["EVENT", "Found", "events", "publish", "run_event"]
 
@@ -44,7 +45,7 @@ async def publish(engine: Engine, event: Any, key: str, keep: timedelta) -> bool
     """Do ``Kernel.publish``, which says what is promised."""
     if not isinstance(keep, timedelta) or not timedelta(0) <= keep <= LONGEST:
         raise InvalidInputError("keep", f"must be from 0 to {LONGEST.days} days, not {keep!r}")
-    name, key = type(event).__name__, key or uuid.uuid4().hex
+    name, key = type(event).__name__, check_id("key", key or uuid.uuid4().hex)
     digest = sha256(f"{name} {key}".encode()).hexdigest()[:32]
     ctx = StateContext(State(PREFIX + digest))
     ctx.put(event, VALUE)

@@ -8,6 +8,8 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec import Raw
+
 from flowstate import (
     Command,
     Delay,
@@ -46,6 +48,8 @@ from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Kernel"]
+
+MOST_BYTES = 128 * 1024  # Of a message: it must fit into an instance next to its data.
 
 
 class Kernel:
@@ -155,15 +159,17 @@ class Kernel:
             StateNotFoundError: there is no such instance, and the message is not ``early``.
             InvalidCommandError: the instance has ended.
             MailboxFullError: too many messages were not taken.
-            InvalidInputError: JSON cannot hold the message, or nothing that is known here waits for
-                such a one, and surely not this instance. What is ``early`` may be for newer code.
+            InvalidInputError: JSON cannot hold the message, or it has more than 128 KiB; or nothing
+                that is known here waits for such a one, and surely not this instance. What is
+                ``early`` may be for newer code.
             CommitUnknownError: it could not be found out whether it was sent.
         """
         name = name or type(message).__name__
         if not early and name.partition("#")[0] not in self._messages:
             await self._check_taken(id, name)
         name = f"{name}/{thread}" if thread else name
-        return await self.engine.signal(id, name, message, key=key, early=early)
+        raw = _bounded("message", message)
+        return await self.engine.signal(id, name, raw, key=key, early=early)
 
     @cached_property
     def _messages(self) -> frozenset[str]:
@@ -199,10 +205,12 @@ class Kernel:
             Whether it was published; ``False`` if its key is known.
 
         Raises:
-            InvalidInputError: JSON cannot hold the event, or it has no fields; or a bad ``keep``.
+            InvalidInputError: JSON cannot hold the event, or it has no fields or more than 128 KiB;
+                or a bad ``keep``.
             UnknownFlowError: no kernel was opened on this engine.
             CommitUnknownError: it could not be found out whether it was published.
         """
+        _bounded("event", event)
         return await publish(self.engine, event, key, keep)
 
     async def cancel(self, id: str, *, hard: bool = False) -> None:
@@ -214,6 +222,7 @@ class Kernel:
 
         Raises:
             StateNotFoundError: there is no such instance.
+            MailboxFullError: too many messages were not taken; a hard cancel needs no mailbox.
         """
         if hard:
             await self._end(id)
@@ -261,12 +270,14 @@ class Kernel:
         Raises:
             StateNotFoundError: there is no such instance.
             InvalidCommandError: it has ended.
+            InvalidInputError: JSON cannot hold the value, or it has more than 128 KiB.
+            MailboxFullError: too many messages were not taken.
             TimeoutError: there was no answer in time; it may come later.
             Exception: what the update has raised.
         """
         key = key or uuid.uuid4().hex
         await self.engine.signal(
-            id, CONTROL, Request(name, encoded("value", value), key), key=f"update {key}"
+            id, CONTROL, Request(name, _bounded("value", value), key), key=f"update {key}"
         )
         state = await self.engine.wait_for(
             id,
@@ -348,3 +359,11 @@ class Kernel:
         async for child in self.engine.states(labels={"parent": id}, latest_only=True):
             if child.status is not Status.ENDED and not child.get(Origin, ORIGIN).abandoned:
                 await self._control(child.id, "cancel")
+
+
+def _bounded(field: str, value: Any) -> Raw:
+    """Return a value as JSON, unless it could make an instance too large for the store."""
+    raw = encoded(field, value)
+    if memoryview(raw).nbytes > MOST_BYTES:
+        raise InvalidInputError(field, f"must be at most {MOST_BYTES} bytes as JSON")
+    return raw

@@ -75,12 +75,3 @@ async def it(s: Data):
 """
     code = helper(loaded(text, "<returns>", {})["it"])
     code.compiled  # noqa: B018 - Any can be stored
-
-
-def test_blocks_that_nest_deeper_than_python_allows_are_refused() -> None:
-    deep = "".join(f"{'    ' * n}try:\n" for n in range(19))
-    ends = "".join(f"{'    ' * n}finally:\n{'    ' * n}    pass\n" for n in reversed(range(19)))
-    it = compiled(f"{deep}{'    ' * 19}await step(number, 1)\n{ends}")
-
-    with pytest.raises(CompileError, match=r"too many statically nested blocks; put .* @helper"):
-        _ = it.stops

@@ -37,7 +37,7 @@ IDLE = re.compile(r"c(\d|idle)")  # Stops at which the cancel comes.
 LONGEST = timedelta(days=1_000)
 MANAGERS = {"compensating": compensating, "lock": lock, "rate_limit": rate_limit}
 # What depends on time; data and places are compared with plain Python as far as they do not.
-TIMED = ("answers", "data", "error", "outcome", "result", "stop", "threads")
+TIMED = ("answers", "data", "error", "notes", "outcome", "result", "stop", "threads")
 MARKS = ("all_of", "any_of", "each", "first", "go", "sleep", "step", "sub", "until", "wait")
 
 

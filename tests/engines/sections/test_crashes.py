@@ -145,7 +145,7 @@ async def answer(kernel: Kernel) -> None:
         (sources, answer),
     ],
 )
-@pytest.mark.parametrize("runs", [25, pytest.param(1_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [25, pytest.param(400, marks=pytest.mark.nightly)])
 def test_it_ends_alike(make: Make, client: Client, runs: int) -> None:
     def flows(world: World) -> FlowRegistry:
         registry = FlowRegistry()

@@ -18,7 +18,7 @@ from flowstate.testing import explore_crashes
 from tests.engines.workflow.orders import Approved, Order
 
 pytestmark = pytest.mark.slow
-RUNS = pytest.mark.parametrize("runs", [30, pytest.param(1_000, marks=pytest.mark.nightly)])
+RUNS = pytest.mark.parametrize("runs", [30, pytest.param(400, marks=pytest.mark.nightly)])
 
 
 @attrs.define

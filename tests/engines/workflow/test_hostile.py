@@ -321,3 +321,22 @@ async def test_a_schedule_whose_instances_could_have_no_id_is_refused() -> None:
 def test_a_result_needs_an_id_that_a_store_can_have() -> None:
     with pytest.raises(InvalidInputError, match="lone surrogates"):
         Result(item, "\ud800")
+
+
+async def test_what_could_make_an_instance_too_large_is_refused() -> None:
+    large = Data("x" * 131_072)
+    async with open_workflows(parent) as workflows:
+        await workflows.start(parent, "i", Data())
+        for sent in (
+            workflows.send("i", large, early=True),
+            workflows.update("i", "change", large),
+            workflows.publish(large),
+        ):
+            with pytest.raises(InvalidInputError, match="must be at most 131072 bytes as JSON"):
+                await sent
+
+
+async def test_the_key_of_an_event_is_one_that_a_store_can_have() -> None:
+    async with open_workflows(parent) as workflows:
+        with pytest.raises(InvalidInputError, match="key: must not contain lone surrogates"):
+            await workflows.publish(Data(), key="\ud800")

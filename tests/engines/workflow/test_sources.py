@@ -249,7 +249,7 @@ async def waits(workflows: Workflows) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", [approves, answers, cancels])
-@pytest.mark.parametrize("runs", [25, pytest.param(1_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [25, pytest.param(400, marks=pytest.mark.nightly)])
 def test_it_ends_alike(use: Callable[[Workflows], Awaitable[None]], runs: int) -> None:
     def flows(desk: Desk) -> FlowRegistry:
         registry = FlowRegistry()
