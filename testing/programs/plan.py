@@ -28,6 +28,7 @@ from flowstate.data import Data, DataRef, checksum_of
 from flowstate.driver import Drop, NewDelay, NewTimer, Writes
 from flowstate.errors import DataNotFoundError, InvalidCommandError, UnknownFlowError
 from flowstate.ground.frozen import EMPTY, FrozenDict
+from flowstate.mailboxes.mailbox import mailbox_id
 from flowstate.state import State, Status, Timer, Transition
 from flowstate.testing.programs.model import LONG_AGO, StoredData
 from flowstate.timers import timer_id
@@ -110,6 +111,7 @@ class Planned:
         self._flows = frozenset(flows)
         self._stored = stored
         self._checks: list[tuple[str, int]] = []
+        self._mailboxes: dict[str, int] = {}
         self._data: list[Data] = []
         self._delays: list[tuple[Draft, Delay]] = []
 
@@ -171,6 +173,8 @@ class Planned:
         draft.state = State(state.id, state.rev, labels=state.labels, committed_at=at)
         draft.step(Transition(state.transition.to, EMPTY, "forget"), Status.ENDED)
         draft.forgotten = True
+        # Its mailbox would be forgotten with it; here none has one, and none may come meanwhile.
+        self._mailboxes[mailbox_id(state.id)] = 0
 
     def _step(self, command: Transit | Pause | Resume | End | Retry) -> None:
         draft = self.draft(command.ctx)
@@ -267,7 +271,7 @@ class Planned:
         return Writes(
             "",
             puts=states,
-            checks=tuple(self._checks),
+            checks=(*self._checks, *self._mailboxes.items()),
             data=tuple(self._data),
             delays=delays,
             needs=tuple(needs),
