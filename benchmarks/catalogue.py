@@ -1,4 +1,4 @@
-"""Which suites there are, and which of their workloads somebody means."""
+"""Which suites there are, and which of their workloads are meant."""
 
 import importlib
 from collections.abc import Sequence

@@ -125,7 +125,7 @@ def _load() -> list[float]:
 
 
 def _times() -> list[int]:
-    """Return the ticks that all cores have spent so far, by kind; zeros where nobody counts."""
+    """Return the ticks that all cores have spent so far, by kind; zeros if it is not known."""
     line = _first(Path("/proc/stat"), r"cpu +(.*)")
     return [int(ticks) for ticks in line.split()[: len(KINDS)]] if line else [0] * len(KINDS)
 

@@ -122,7 +122,7 @@ def _urls(setting: Setting, workloads: Sequence[Listed]) -> dict[str, str]:
 
 
 def _measure(halves: Sequence[Half], wanted: Wanted) -> None:
-    """Let the halves take turns; whoever began a round is second in the next one."""
+    """Let the halves take turns; the one that began a round is second in the next one."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     common = {key for key, _, _ in halves[1].workloads}
     listed = [workload for workload in halves[0].workloads if workload[0] in common]

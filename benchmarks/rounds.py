@@ -66,7 +66,7 @@ class Rounds:
                 await self._take(side, measures[which], number)
 
     async def _take(self, side: RecordedSide, measure: Measure, number: int) -> None:
-        gc.collect()  # Nobody pays for the garbage of the one before.
+        gc.collect()  # None pays for the garbage of the one before.
         start = perf_counter()
         try:
             async with asyncio.timeout(TIME_LIMIT):

@@ -12,7 +12,7 @@ __all__ = ["Measured", "Row", "measured", "rows"]
 
 
 class Measured(Struct, frozen=True):
-    """One side in words; what nobody knows is empty.
+    """One side in words; what is not known is empty.
 
     Attributes:
         name: of the side.

@@ -16,7 +16,7 @@ __all__ = ["Budget", "Pace", "Watcher", "measure_all", "most_rounds"]
 
 
 class Watcher(Protocol):
-    """Whoever is told how the run goes on."""
+    """What is told how the run goes on."""
 
     def begin(self, workload: Workload, number: int, total: int) -> None:
         """Hear that the rounds of a workload begin; it is the n-th of so many, from 1."""

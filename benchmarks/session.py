@@ -24,7 +24,7 @@ __all__ = ["Beginning", "Wanted", "made_setting", "run"]
 
 
 class Wanted(Struct, frozen=True):
-    """What somebody asks for.
+    """What is asked for.
 
     Attributes:
         sizes: how much of everything.
@@ -85,7 +85,7 @@ def made_setting(stack: AsyncExitStack, sizes: Sizes) -> Setting:
 async def run(wanted: Wanted, output: Path) -> Record:
     """Measure, and write what came out before anything is cleared away; draw it afterwards.
 
-    What was measured until somebody interrupts it is written, too.
+    What was measured until it is interrupted is written, too.
     """
     found = suites(wanted.suites, peers=wanted.peers)
     records: list[RecordedWorkload] = []

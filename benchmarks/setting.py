@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def postgres_server(self) -> str | None:
-        """The URL of the server itself, for an administrator; ``None`` until somebody needs it."""
+        """The URL of the server itself, for an administrator; ``None`` until it is needed."""
         return self._postgres or None
 
     @property

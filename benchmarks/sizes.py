@@ -30,7 +30,7 @@ class Sizes(Struct, frozen=True):
         redis_log: the same on Redis.
         peer_seconds: for which each peer works at each concurrency.
         peer_concurrencies: how many workflows peers do at once.
-        without: parts of the names of workloads that take too long for this size; whoever asks
+        without: parts of the names of workloads that take too long for this size; who asks
             for them by name has them all the same.
     """
 

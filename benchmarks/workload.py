@@ -23,7 +23,7 @@ class Sample(Struct, frozen=True, omit_defaults=True):
     Attributes:
         value: seconds, or bytes where the workload says so; of latencies, the median.
         cpu: seconds of CPU that the client's process spent on it; ``None`` where that says nothing.
-        statements: how many the store was sent; ``None`` where nobody counts them.
+        statements: how many the store was sent; ``None`` where they are not counted.
         worst: of latencies, the 99th percentile. With it, the report shows no rate.
     """
 

@@ -1,8 +1,8 @@
 """A bug that only a crash shows, found in milliseconds: a card that is charged twice.
 
 ``careless`` charges the card, and then commits that it did. A process that dies between the two
-has charged, and nobody knows; recovery charges again. ``careful`` sends the same key with each
-attempt, and the bank knows a key that it has seen.
+has charged, and no process knows; recovery charges again. ``careful`` sends the same key with
+each attempt, and the bank knows a key that it has seen.
 
 Run it: ``python -m examples.double_charge``.
 """

@@ -54,7 +54,7 @@ def retry_after(state: State) -> timedelta:
 
 
 def stalls_after(state: State) -> timedelta | None:
-    """Return how long a revision may stand still, or ``None``: for ever.
+    """Return how long a revision may stand still, or ``None``: without end.
 
     A driver adds it to the time of the commit, or to when the earliest delay of the revision is
     due. Settings that cannot be read count as not there: that must keep no state from recovery.

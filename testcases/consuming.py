@@ -1,4 +1,4 @@
-"""A consumer handles each revision once, whoever consumes and whatever fails."""
+"""A consumer handles each revision once, whichever process consumes, and whatever fails."""
 
 import asyncio
 import contextlib
@@ -229,7 +229,7 @@ async def consumer_plans_again_after_a_lost_race(h: Harness) -> None:
 
     async def handle(state: State) -> Command[None]:
         command = await _counting(h, h.engine)(state)
-        if len(h.visits) < 4:  # Somebody is faster.
+        if len(h.visits) < 4:  # Another one is faster.
             await h.engine.do(Commit(Pause(StateContext(await h.engine.get_state("total")))))
         return command
 

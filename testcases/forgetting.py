@@ -302,7 +302,7 @@ async def prune_takes_mailboxes_along(h: Harness) -> None:
 
 @case()
 async def prune_takes_leases_that_were_left(h: Harness) -> None:
-    """G11: a lease that nobody holds can be forgotten, and be taken again."""
+    """G11: a lease that is free can be forgotten, and be taken again."""
     for name in ("once", "twice"):
         async with Lease(h.engine, name, seconds=1.0) as lease:
             await lease.wait_held()

@@ -139,7 +139,7 @@ async def own_commits_do_not_supersede(h: Harness) -> None:
 
 @case()
 async def refused_commits_do_not_supersede(h: Harness) -> None:
-    """G2: a commit that lost its race tells nobody anything."""
+    """G2: a commit that lost its race tells no execution anything."""
     told: list[bool] = []
 
     @h.flows.flow("work", interrupt=True)

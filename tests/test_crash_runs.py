@@ -174,7 +174,7 @@ def test_flows_that_go_on_for_ever_pass_until_something() -> None:
                     keys(state.id)
                     with contextlib.suppress(RevisionMismatchError):
                         await engine.do(Commit(End(StateContext(state))))
-            raise AssertionError("a watch goes on for ever")
+            raise AssertionError("a watch goes on without end")
 
         return only(work=work)
 

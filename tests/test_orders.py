@@ -122,7 +122,7 @@ def test_odd_orders_survive_two_kills(tmp_path: Path) -> None:
     assert status == 0, printed
     assert printed.count("another one takes its place") == 2
     assert "7 orders" in printed
-    assert printed.endswith("Every order ended, nobody was charged twice, the stock is right.\n")
+    assert printed.endswith("Every order ended, no one was charged twice, the stock is right.\n")
     assert "\r" not in printed  # This is no screen.
     assert list((tmp_path / "tmp").iterdir()) == []
 

@@ -30,7 +30,7 @@ def _system(place: str) -> Any:
 def _sqlite_url(folder: Path) -> str:
     """Return where a new database is, whose journal is one that waits for one fsync a commit.
 
-    The mode stays with the file; as long as nobody says otherwise, ``synchronous`` is FULL.
+    The mode stays with the file; unless it is set otherwise, ``synchronous`` is FULL.
     """
     path = folder / f"{secrets.token_hex(8)}.db"
     connection = sqlite3.connect(path)

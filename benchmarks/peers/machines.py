@@ -1,4 +1,4 @@
-"""Libraries for state machines in memory: nothing is stored, and nobody else sees a step."""
+"""Libraries for state machines in memory: nothing is stored, and no other process sees a step."""
 
 import importlib
 from collections.abc import AsyncIterator, Callable

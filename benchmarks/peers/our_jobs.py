@@ -77,7 +77,7 @@ class ClaimedQueue(Queue):
     status = Status.PAUSED
 
     async def hand_in(self, engine: Engine) -> None:
-        """Commit a job that waits for somebody to claim it."""
+        """Commit a job that waits to be claimed."""
         job = self._new()
         await engine.do(Commit(Transit(job, "job"), Pause(job)))
 
@@ -129,7 +129,7 @@ async def _claimed(engine: Engine, jobs: Sequence[StateContext]) -> list[StateCo
 
 @asynccontextmanager
 async def jobs(place: str) -> AsyncIterator[Works]:
-    """Both kinds of queue: a job costs three commits, or two if nobody competes for it."""
+    """Both kinds of queue: a job costs three commits, or two if no other worker competes for it."""
     async with _works(place, ClaimedQueue()) as claimed, _works(place, Queue()) as unclaimed:
         yield {
             **claimed,
@@ -140,7 +140,7 @@ async def jobs(place: str) -> AsyncIterator[Works]:
 
 @asynccontextmanager
 async def _works(place: str, queue: Queue) -> AsyncIterator[Works]:
-    # Whoever hands in has connections of its own, as in another process.
+    # The process that hands in has connections of its own, as in another process.
     async with (
         PostgresDriver(place) as driver,
         Engine(PostgresDriver(place), queue.flows) as producer,

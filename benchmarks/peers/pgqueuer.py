@@ -17,7 +17,7 @@ BATCH = 10  # Of a worker that waits: the default.
 
 
 class Queue:
-    """Coroutine jobs; a worker has a connection of its own, and so has whoever puts jobs."""
+    """Coroutine jobs; a worker has a connection of its own, and so has the producer."""
 
     def __init__(self, place: str) -> None:
         self.started: asyncio.Queue[float] = asyncio.Queue()

@@ -20,7 +20,7 @@ __all__ = ["Places"]
 class Places:
     """A database or a folder for each system, and for counting a server that counts.
 
-    That server works only while it is needed, so that it disturbs nobody.
+    That server works only while it is needed, so that it disturbs no other one.
     """
 
     def __init__(self, setting: Setting) -> None:

@@ -15,7 +15,7 @@ SETTINGS = {"shared_preload_libraries": "pg_stat_statements"}
 
 SQLITE = "sqlite"
 
-# Those inside of functions are not counted: nobody sends them.
+# Those inside of functions are not counted: no client sends them.
 CALLS = """
 SELECT coalesce(sum(calls), 0)::bigint
     FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid WHERE datname = %s

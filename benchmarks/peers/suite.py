@@ -16,7 +16,7 @@ ROUNDS = 3
 AHEAD = 1.0  # Ours may take as long as a peer, at most.
 FEW = 8  # At once, where there is one writer.
 SHORT = 0.3  # Seconds that are enough where no store is.
-MANY = 200  # At once: for whoever takes many with one statement.
+MANY = 200  # At once: for those that take many with one statement.
 SLOW = {"Prefect"}  # Systems that take a second for each: not more than a few at once.
 # Parts of the time of a peer that our workflows may take, by how many there are at once.
 MARKS = {1: 1 / 5, 32: 1 / 20}

@@ -1,4 +1,4 @@
-"""Ways to work while somebody looks at the clock."""
+"""Ways to work by the clock."""
 
 import asyncio
 import math

@@ -150,7 +150,7 @@ async def _warm_up(engine: Engine, name: str) -> None:
         ctx = StateContext(State(f"warm-{name}-{task}"))
         for _ in range(WARM_UP_COMMITS):
             await engine.do(Commit(Transit(ctx, "first")))
-        await engine.do(Commit(End(ctx)))  # Lest it is found when something looks for the stalled.
+        await engine.do(Commit(End(ctx)))  # Else a look for stalled states finds it.
 
     await work(WARM_UP_TASKS)
     await asyncio.gather(*map(work, range(WARM_UP_TASKS)))

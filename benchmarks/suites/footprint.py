@@ -73,7 +73,7 @@ async def _grow(driver: Driver, revisions: int, states: int, labels: int, tasks:
                 values = {f"key{n}": str(which % GROUPS) for n in range(labels)}
                 ctx = contexts.pop(which, None) or StateContext(State(f"s{which}", labels=values))
                 await engine.do(Commit(Transit(ctx, "first")))
-                if states < revisions:  # Whoever goes on keeps its context; the others would count.
+                if states < revisions:  # Those that go on keep their contexts.
                     contexts[which] = ctx
 
         await asyncio.gather(*map(work, range(tasks)))

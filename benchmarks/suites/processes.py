@@ -158,7 +158,7 @@ class Observed:
         self._engine: Engine | None = None
 
     def reading(self, what: str) -> Measure:
-        """Return a measure of a part of it; whoever asks for a round first has it done."""
+        """Return a measure of a part of it; the first that asks for a round has it done."""
         rounds = iter(range(1_000_000))
 
         async def measure() -> Sample:

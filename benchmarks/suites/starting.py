@@ -17,7 +17,7 @@ __all__ = ["CONTENT", "FLOW", "start_each", "start_elsewhere", "workloads"]
 CONTENT = Content("started")
 FLOW = "started"
 LEAST = 5
-# SQLite tells nobody: other connections look again and again.
+# SQLite tells no one else: other connections look again and again.
 MARKS = {"memory": 0.002, "sqlite": 0.025, "postgres": 0.010, "redis": 0.010}
 
 

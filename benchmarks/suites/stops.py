@@ -25,7 +25,7 @@ def workloads(setting: Setting) -> Iterable[Workload]:
 
 
 async def pass_stops(stops: int) -> Sample:
-    """Go through a loop with so many stops, of which each is entered anew.
+    """Go through a loop with so many stops, of which each is entered again.
 
     Raises:
         RuntimeError: the result is wrong.

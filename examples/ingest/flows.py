@@ -72,7 +72,7 @@ def _file(path: Path, selection: Selection) -> State:
 
 @flows.flow("start")
 def start(ctx: StateContext, engine: Engine) -> Command[None]:
-    """Tell the log that somebody works on the file from now on."""
+    """Tell the log that a worker works on the file from now on."""
     return Commit(Transit(ctx, "read"))
 
 

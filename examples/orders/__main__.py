@@ -64,7 +64,7 @@ async def run(orders: Sequence[Order], folder: Path) -> int:
     kinds = Counter(kind for entries in books.values() for kind, _ in entries)
     print(f"{len(orders):,} orders; the bank got {bank().calls():,} calls, and booked", end=" ")
     print(f"{kinds['charge']:,} charges and {kinds['refund']:,} refunds.")
-    print("\n".join(wrong) or "Every order ended, nobody was charged twice, the stock is right.")
+    print("\n".join(wrong) or "Every order ended, no one was charged twice, the stock is right.")
     return WRONG if wrong else 0
 
 

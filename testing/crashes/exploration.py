@@ -3,7 +3,7 @@
 A flow that works says little about what happens when its process dies in the middle of it: was the
 card charged or not? Here the flows run on the memory driver, in virtual time, with a process that
 dies at each point at which something is written to the store, before it or after it, and then
-another process recovers. Whatever comes out must be what comes out when nobody dies.
+another process recovers. The result must be that of a run in which no process dies.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ __all__ = ["SmallDisk"]
 class SmallDisk:
     """A file system of its own, in memory, below a new folder; a context manager.
 
-    Only for Linux, and for root, or whoever may mount.
+    Only for Linux, and for root, or who may mount.
 
     Args:
         folder: made and removed again.

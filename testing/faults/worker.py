@@ -27,7 +27,7 @@ class Worker:
         folder: that it runs in; this process's by default.
         environment: its variables; this process's by default.
         log: a file for what it writes to stderr; this process's stderr by default.
-        timeout: seconds that each wait for it may take; ``None`` waits for ever.
+        timeout: seconds that each wait for it may take; ``None`` waits without end.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A clock that is wrong, as that of a machine which nobody has set, or which runs fast."""
+"""A clock that is wrong, as that of a machine that was never set, or which runs fast."""
 
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta

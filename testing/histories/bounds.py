@@ -148,7 +148,7 @@ class Bounds:
         return f"revision {first}" if first == last else f"revisions {first}-{last}"
 
     def _is_own(self, operation: Operation | None, place: int) -> bool:
-        """Return whether an operation is the commit itself, and not somebody who observed it."""
+        """Return whether an operation is the commit itself, and not one that observed it."""
         token = self._log.commits[place][0]
         return isinstance(operation, Attempt) and operation.invoked.token == token
 

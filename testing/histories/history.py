@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Filter(Line, frozen=True):
-    """Which revisions somebody wants to see; the default is all.
+    """Which revisions are to be seen; the default is all.
 
     Attributes:
         labels: OR of ANDs; empty means every state.
@@ -60,7 +60,7 @@ class Filter(Line, frozen=True):
 
 
 class Invoked(Line, frozen=True, tag="commit"):
-    """A commit is about to be sent. Without a record of how it ended, nobody knows.
+    """A commit is about to be sent. Without a record of its end, its outcome is unknown.
 
     Attributes:
         op: names this attempt, and no other operation of any process.
@@ -103,7 +103,7 @@ class Refused(Line, frozen=True, tag="refused"):
 
 
 class Unknown(Line, frozen=True, tag="unknown"):
-    """A commit ended, and nobody could say whether it happened."""
+    """A commit ended, and it is unknown whether it happened."""
 
     op: int
     at: int

@@ -1,4 +1,4 @@
-"""What became of each commit: as it was recorded, and as whoever cancelled it was told."""
+"""What became of each commit: as it was recorded, and as those who cancelled it were told."""
 
 import asyncio
 import contextlib

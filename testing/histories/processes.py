@@ -122,7 +122,7 @@ class Halfway:
 
 
 def say(word: str) -> None:
-    """Tell whoever has started this process."""
+    """Tell the process that has started this one."""
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
 

@@ -63,7 +63,7 @@ def _check_reconnect(
 ) -> Iterator[Violation]:
     """Compare the cursor of a session with how far the one before it came.
 
-    Whoever was killed may have lost the newest cursor, and then sees some revisions again.
+    One that was killed may have lost the newest cursor, and then sees some revisions again.
     """
     after = session.begun.after
     reached = before.delivered[-1].rev if before.delivered else before.begun.after

@@ -51,7 +51,7 @@ async def _reached(engine: Engine, id: str, status: Status, flow: str | None) ->
         async for state in states:
             if state.id == id and flow in {None, state.transition.to}:
                 return state
-    raise AssertionError("a watch goes on for ever")
+    raise AssertionError("a watch goes on without end")
 
 
 async def _why(engine: Engine, id: str) -> str:

@@ -15,7 +15,7 @@ __all__ = ["empty_store"]
 
 @contextlib.contextmanager
 def empty_store(name: str, clock: Clock, folder: Path, url: str = "") -> Iterator[Driver]:
-    """Make a driver, not open yet, on a store that nobody has used, and clean up at the end.
+    """Make a driver, not open yet, on a store that is new, and clean up at the end.
 
     Args:
         name: memory, sqlite, postgres or redis.

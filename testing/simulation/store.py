@@ -74,7 +74,7 @@ class SimulatedStore:
         refused: by token, why it was not applied.
         sent: by token, when its driver was asked for it first.
         verdicts: by token, what drivers told engines: a verdict, or ``None`` for nothing yet.
-        damaged: revisions that nobody can read any more.
+        damaged: revisions that cannot be read any more.
         counts: what happened, by name.
         trace: what happened, with the time.
         recording: of what drivers asked and were told, for the checker of histories.

@@ -1,4 +1,4 @@
-"""What the tests of sections run: the behaviours that the original's tests check."""
+"""What the tests of sections run."""
 
 from typing import Any
 
