@@ -48,7 +48,7 @@ class StopReport:
         if text := getattr(node, "workeroutput", {}).get(SENT):
             self._coverage.merge(msgspec.json.decode(text, type=StopCoverage))
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Show it."""
         terminalreporter.section("flowstate stops")
         terminalreporter.write_line(str(self._coverage) or "no workflow has run")
