@@ -1,4 +1,4 @@
-"""A consumer handles each revision once, whichever process consumes, and whatever fails."""
+"""A consumer handles each revision once, in any of its processes, and although handlers fail."""
 
 import asyncio
 import contextlib

@@ -32,7 +32,7 @@ from flowstate.testing.plugin.state_diff import state_diff
 
 pytest_plugins = ["pytester"]
 
-# pytester forgets what is imported in its runs; whatever is imported here stays the same.
+# pytester forgets what is imported in its runs; what is imported here stays the same.
 KEPT = (async_fixtures, journal, postgres, redis, sqlite, stores)
 MODULE = "flowstate.testing.plugin.hooks"
 # Not entry_points(): that leaves out the second of two descriptions of one distribution, and one

@@ -8,7 +8,7 @@ from tests.test_plugin import ASYNCIO, INSTALLED, MODULE
 
 pytest_plugins = ["pytester"]
 
-# pytester forgets what is imported in its runs; whatever is imported here stays the same.
+# pytester forgets what is imported in its runs; what is imported here stays the same.
 KEPT = (opening, stop_report, stops)
 SHOP = """
 from msgspec import Struct

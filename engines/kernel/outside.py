@@ -2,7 +2,7 @@
 
 Each is about a *topic*. An instance that waits has a label for each of its topics, and looks in the
 store only after these were committed. Who brings news of a topic commits it first, and then finds
-by the label whom to tell. So whatever comes first, one of the two sees the other.
+by the label whom to tell. So one of the two always sees the other.
 """
 
 from hashlib import sha256

@@ -191,7 +191,7 @@ class WholeWriter(Writer):
         self._line(depth, f"{self._var()} = await {call}")
 
     def _hold(self, depth: int) -> None:
-        """Write a block that is left durably, whatever leaves it."""
+        """Write a block that is left durably by each of its exits."""
         name, held = self._named("k"), self._new("h")
         managers = {
             f"lock('{held}', {name})": "log(s, 'held')",
@@ -207,7 +207,7 @@ class WholeWriter(Writer):
             self._cancel(depth + 1)
 
     def _clean(self, depth: int) -> None:
-        """Clean up after whatever comes, a cancel too."""
+        """Clean up at any end, a cancel too."""
         self._line(depth, "try:")
         self._block(depth + 1, 2)
         self._cancel(depth + 1)

@@ -1,4 +1,4 @@
-"""Children are counted once each, in whatever order they end, and in little space."""
+"""Children are counted once each, in any order of their ends, and in little space."""
 
 from random import Random
 

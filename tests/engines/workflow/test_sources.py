@@ -1,4 +1,4 @@
-"""Waits of functions set sources up and tear them down, whatever comes, on each store."""
+"""Waits of functions set sources up, and tear them down at any end, on each store."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
