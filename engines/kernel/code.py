@@ -125,6 +125,8 @@ class CodeOptions:
         updates: by the names under which they are asked for.
         retry_after: see ``recovery.set_retry_after``; ``None``: 2 minutes.
         shielded: of a helper: what a thread is owed is raised at its first stop after it.
+        new_revision: takes from the data what belongs to one revision only, such as a list of what
+            has happened since the one before. It is called when data was read or stored.
 
     Raises:
         InvalidInputError: a time is no ``timedelta``.
@@ -135,6 +137,7 @@ class CodeOptions:
     updates: Mapping[str, Update] = EMPTY
     retry_after: timedelta | None = attrs.field(default=None, validator=_is_time)
     shielded: bool = False
+    new_revision: Callable[[Any], None] | None = None
 
 
 class MisfitError(Exception):

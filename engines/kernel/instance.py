@@ -242,7 +242,9 @@ class Instance:
             notes = ctx.get(Notes, NOTES) if NOTES in ctx.current.values else Notes()
         except (ValueDecodeError, ValueNotFoundError) as error:
             raise MisfitError(str(error)) from error
-        return cls(ctx.current.id, code, codes.used_by(code), data, threads, notes)
+        instance = cls(ctx.current.id, code, codes.used_by(code), data, threads, notes)
+        instance._begin_revision()
+        return instance
 
     @property
     def main(self) -> Thread:
@@ -286,6 +288,7 @@ class Instance:
         version = str(self.code.version) if self.code.version else None
         labels = {STOP: self.main.stop or None, VERSION: version}
         change(ctx, values, labels | self._topic_labels(ctx))
+        self._begin_revision()
         self.is_changed = False
 
     def end(self, ctx: StateContext) -> None:
@@ -307,6 +310,10 @@ class Instance:
             kind = "cancelled" if error.is_cancel else "failed"
         labels = {STOP: self.main.stop or None, OUTCOME: kind}
         change(ctx, values, labels | self._topic_labels(ctx))
+
+    def _begin_revision(self) -> None:
+        if self.code.options.new_revision is not None:
+            self.code.options.new_revision(self.data)
 
     def _topic_labels(self, ctx: StateContext) -> dict[str, str | None]:
         """Return labels by which those are found that wait, and the removal of older ones."""

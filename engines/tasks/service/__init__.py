@@ -1,0 +1,3 @@
+"""Documents and their instances for programs, people and other machines."""
+
+__all__: list[str] = []
