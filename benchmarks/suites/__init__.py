@@ -15,6 +15,7 @@ MODULES = (
     "signals",
     "instances",
     "stops",
+    "expressions",
     "echoes",
     "children",
     "sleeping",

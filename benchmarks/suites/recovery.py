@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from datetime import timedelta
 from functools import partial
 
 from benchmarks.flows import FINISH
@@ -12,17 +13,16 @@ from benchmarks.stores.filling import commit_all
 from benchmarks.suites.finishing import Finishing
 from benchmarks.suites.measured import Measured
 from benchmarks.workload import Sample, Workload
-from flowstate import Driver, Engine, State, Transition
+from flowstate import Driver, Engine, State, StateContext, Transition
 from flowstate.codec import encode_body
-from flowstate.driver import Heartbeat, Writes
-from flowstate.recovery import Recoverer
-from flowstate.recovery_rules import SHORTEST
+from flowstate.driver import Writes
+from flowstate.recovery import Recoverer, set_retry_after
 
 __all__ = ["workloads"]
 
 STALLED_PART = 100  # Of all states.
 COUNTED = 500
-BEATS = 500  # At once.
+STALLS_AFTER = timedelta(seconds=1)  # Long enough to execute them all again.
 # Of the recoverer; by default it begins 100 attempts in a second, to spare what they work with.
 POLL_INTERVAL = 0.01
 RATE = 1e6
@@ -70,16 +70,14 @@ async def _recover(engines: Engines, engine: Engine, count: int) -> Sample:
 
 
 async def _stall(driver: Driver, name: str, count: int) -> None:
-    """Commit states, and let a last heartbeat say that they stall a millisecond later."""
-    commits = (_commit_of(f"{name}-{number}") for number in range(count))
-    states = await commit_all(driver, commits)
-    for first in range(0, count, BEATS):
-        some = states[first : first + BEATS]
-        await driver.beat([Heartbeat(state.id, state.rev, SHORTEST, "") for state in some])
-    await asyncio.sleep(10 * SHORTEST)
+    """Commit states, and return when they have stalled, as if their processes had died."""
+    await commit_all(driver, (_commit_of(f"{name}-{number}") for number in range(count)))
+    await asyncio.sleep(1.1 * STALLS_AFTER.total_seconds())
 
 
 def _commit_of(id: str) -> Writes:
-    state = State(id, transition=Transition(FINISH))
+    ctx = StateContext(State(id, transition=Transition(FINISH)))
+    set_retry_after(ctx, STALLS_AFTER)
+    state = ctx.current
     body = encode_body(state)
     return Writes(id, (state,), (body,), size=len(body))

@@ -20,10 +20,10 @@ from flowstate import (
 )
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.errors import stored
-from flowstate.engines.kernel.events import events
+from flowstate.engines.kernel.events import events, events_after
 from flowstate.engines.kernel.instance import RESULT, Instance
 from flowstate.engines.kernel.operations import Wait
-from flowstate.engines.kernel.outside import Event, Outside, Result
+from flowstate.engines.kernel.outside import Event, Events, Outside, Result
 from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.results import failure_of, is_over
 from flowstate.engines.kernel.telling import latest, mark_of, without_mark
@@ -67,9 +67,13 @@ class Awaiting:
         """Commit the topics of waits, if they are not stored yet."""
         is_new, count = False, 0
         for thread, wait in waits:
-            topics = tuple(each.topic for each in wait.sources if isinstance(each, Outside))
+            outside = [each for each in wait.sources if isinstance(each, Outside)]
+            topics = tuple(topic for each in outside for topic in each.topics)
             is_new = is_new or thread.topics != topics or thread.since is None
             thread.topics, thread.since = topics, thread.since or self.now() - wait.lookback
+            notes = self.instance.notes
+            if not notes.began and any(isinstance(each, Events) for each in outside):
+                notes.began, is_new = await self._began(), True
             if not thread.looks and any(isinstance(each, Result) for each in wait.sources):
                 self.progress.look_later(thread)
             count += len(topics)
@@ -78,6 +82,14 @@ class Awaiting:
         if is_new:
             self.instance.save(self.ctx)
             await self.engine.do(Commit(Put(self.ctx)))
+
+    async def _began(self) -> int:
+        """Return the first revision of the instance, not of one that was forgotten."""
+        began, is_first = 0, True
+        async for state in self.engine.history(self.instance.id):
+            began = state.rev if is_first else began
+            is_first = state.transition.cause == "forget"
+        return began
 
     async def _look(self, name: str, thread: Thread, wait: Wait) -> bool:
         if self.instance.threads.get(name) is not thread or thread.does != "wait":
@@ -88,6 +100,8 @@ class Awaiting:
                 ended = await self._result(source)
             elif isinstance(source, Event):
                 ended = await self._event(source, thread, wait, f"{self._root(name)}/{wait.name}")
+            elif isinstance(source, Events):
+                ended = await self._events(source)
             if ended is not None:
                 self.progress.finish(name, ended)
                 return True
@@ -134,6 +148,11 @@ class Awaiting:
         self._forget_seen()
         seen[f"{place} {digest}"] = at, max(at + wait.lookback, self.now())
         return _given(source, event)
+
+    async def _events(self, source: Events) -> Ended | None:
+        after = self.instance.notes.began if source.about is None else source.about
+        found = await events_after(self.engine, source.topics, after)
+        return _given(source, Raw(msgspec.json.encode(found))) if found else None
 
     def _forget_seen(self) -> None:
         """Forget events that no wait can find again, neither one to come nor one of now."""

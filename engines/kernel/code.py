@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import attrs
 from msgspec import Raw, Struct
@@ -127,6 +127,11 @@ class CodeOptions:
         shielded: of a helper: what a thread is owed is raised at its first stop after it.
         new_revision: takes from the data what belongs to one revision only, such as a list of what
             has happened since the one before. It is called when data was read or stored.
+        told: is given the data when an instance is paused or resumed, and where its threads stand;
+            it may change the data.
+        labels: of a new instance, by its data, besides those that it is started with.
+        again: makes of the frame at which an instance has failed the one from which it goes on
+            when an operator tries again, and says how many stops lie between them.
 
     Raises:
         InvalidInputError: a time is no ``timedelta``.
@@ -138,6 +143,9 @@ class CodeOptions:
     retry_after: timedelta | None = attrs.field(default=None, validator=_is_time)
     shielded: bool = False
     new_revision: Callable[[Any], None] | None = None
+    told: Callable[[Any, Literal["pause", "resume"], Sequence[str]], None] | None = None
+    labels: Callable[[Any], Mapping[str, str]] | None = None
+    again: Callable[[Frame], tuple[Frame, int]] | None = None
 
 
 class MisfitError(Exception):

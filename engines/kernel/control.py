@@ -75,8 +75,11 @@ def obey(raw: Raw, ctx: StateContext, instance: Instance, progress: Progress) ->
         case "cancel" if not notes.cancelled:
             notes.cancelled, notes.paused = True, False
             progress.interrupt_all()
-        case "pause" | "resume":
+        case "pause" | "resume" if notes.paused != (message == "pause"):
             notes.paused = message == "pause"
+            if instance.code.options.told is not None:
+                stops = [each.stop for each in instance.threads.values() if each.does != "ended"]
+                instance.code.options.told(instance.data, message, stops)
         case Request():
             _keep_answer(ctx, message.key, _answer(instance, progress, message))
         case ChildEnded():

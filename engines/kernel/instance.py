@@ -76,6 +76,7 @@ class Notes(Struct, omit_defaults=True):
         kept: messages that were delivered and that no thread waits for any more.
         seen: events that waits were given, their times, and until when such a wait may find them.
         looks: how often it was set aside in a row, since it does not fit.
+        began: its first revision, as soon as it waits for what was published since then.
         passed: more stops than any thread that has ended had passed.
     """
 
@@ -88,6 +89,7 @@ class Notes(Struct, omit_defaults=True):
     seen: dict[str, tuple[datetime, datetime]] = msgspec.field(default_factory=dict)
     looks: int = 0
     passed: int = 0
+    began: int = 0
 
 
 def _noted(notes: Notes) -> Raw | None:

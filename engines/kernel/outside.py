@@ -5,11 +5,13 @@ store only after these were committed. Who brings news of a topic commits it fir
 by the label whom to tell. So one of the two always sees the other.
 """
 
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 import attrs
 import msgspec
+from msgspec import Struct
 
 from flowstate import InvalidInputError
 from flowstate.engines.kernel.code import Code
@@ -18,8 +20,10 @@ from flowstate.ground.limits import check_id
 __all__ = [
     "AWAITS",
     "Event",
+    "Events",
     "Outside",
     "PLAIN",
+    "Published",
     "Result",
     "end_topic",
     "event_topic",
@@ -38,13 +42,14 @@ class Outside:
     Attributes:
         gives: the type of its value.
         kind: what it is called among the sources of a wait.
-        topic: what it is about.
-        about: the id of the instance, or the values of the event.
+        topics: what it is about.
+        about: the id of the instance, the values of the event, or the revision after which events
+            count.
     """
 
     gives: Any
     kind: str
-    topic: str
+    topics: tuple[str, ...]
     about: Any
 
 
@@ -66,7 +71,7 @@ class Result(Outside):
         if not hasattr(code, "gives") or not isinstance(id, str):
             raise InvalidInputError("result", "needs a workflow, and the id of an instance")
         check_id("result", id)
-        self.__attrs_init__(code.gives, f"result of {code.name}", end_topic(id), id)
+        self.__attrs_init__(code.gives, f"result of {code.name}", (end_topic(id),), id)
 
     def __str__(self) -> str:
         return f"the result of {self.about}"
@@ -95,7 +100,7 @@ class Event(Outside):
         if not isinstance(next(iter(plain.values()), None), PLAIN):
             raise InvalidInputError("fields", "must begin with a text, a number, a bool or None")
         topic = event_topic(gives.__name__, *next(iter(plain.items()), ()))
-        self.__attrs_init__(gives, f"event {gives.__name__}", topic, plain)
+        self.__attrs_init__(gives, f"event {gives.__name__}", (topic,), plain)
 
     def __str__(self) -> str:
         fields = (f"{key}={value!r}" for key, value in self.about.items())
@@ -104,6 +109,41 @@ class Event(Outside):
     def is_met_by(self, event: Any) -> bool:
         """Return whether an event, as JSON, has the values."""
         return all(key in event and event[key] == value for key, value in self.about.items())
+
+
+class Published(Struct, frozen=True):
+    """An event that was published.
+
+    Attributes:
+        rev: the revision that has brought it; tells the order of all events.
+        at: when that was.
+        event: as JSON.
+    """
+
+    rev: int
+    at: datetime
+    event: Any
+
+
+class Events(Outside):
+    """A source of a wait: all events of a class after a revision, the oldest first.
+
+    It gives a list of :class:`Published`, never an empty one. When there are many, it has the first
+    of them: ask for those after the last one.
+
+    Args:
+        name: of the class.
+        *fields: names and values of fields, at most 20; an event counts if it has one of them.
+            Without any, all events of the class count.
+        after: a revision; ``None``: the first one of the instance that waits.
+    """
+
+    def __init__(self, name: str, *fields: tuple[str, Any], after: int | None = None) -> None:
+        topics = [event_topic(name, *each) for each in fields] or [event_topic(name)]
+        self.__attrs_init__(list[Published], f"events {name}", tuple(dict.fromkeys(topics)), after)
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.topics)}"
 
 
 def end_topic(id: str) -> str:

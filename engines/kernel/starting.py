@@ -77,13 +77,14 @@ def new_instance(
             or the id is too long, or the engine sets a label.
     """
     check_id("id", id)
+    own = _own(code, data)
+    if code.options.labels is not None:
+        labels = {**labels, **code.options.labels(own)}
     if taken := sorted(OWN_LABELS & labels.keys()):
         raise InvalidInputError("labels", f"cannot have {taken[0]!r}, which the engine sets")
     ctx = StateContext(State(id, labels={**labels, WORKFLOW: code.name}))
     names = {key: encoded(f"args[{key!r}]", value) for key, value in args.items()}
-    instance = Instance(
-        id, code, NO_CODES, _own(code, data), {MAIN: Thread((Frame(code.name, names=names),))}
-    )
+    instance = Instance(id, code, NO_CODES, own, {MAIN: Thread((Frame(code.name, names=names),))})
     instance.notes = new_notes(code)
     if code.options.retry_after is not None:
         set_retry_after(ctx, code.options.retry_after)
@@ -132,6 +133,10 @@ def begin_again(instance: Instance) -> bool:
         return False
     # Each frame that the error has left counts as a stop that was passed.
     passed = main.passed - len(main.frames) + (1 if not main.stop else 0)
+    again = instance.code.options.again
+    if again is not None:
+        frame, back = again(main.frames[-1])
+        main.frames, passed = (*main.frames[:-1], frame), passed - back
     instance.threads.clear()
     instance.threads[MAIN] = Thread(main.frames, passed=passed)
     passed, instance.notes = instance.notes.passed, new_notes(instance.code)

@@ -1,16 +1,19 @@
 """What tasks are given from outside: documents, expressions, secrets, functions, permissions."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from flowstate import Engine
 from flowstate.engines.expressions.expressions import Expressions
+from flowstate.engines.tasks.calls.programs import Processes
 from flowstate.engines.tasks.documents.document import Document
 from flowstate.ground.frozen import EMPTY
 
 if TYPE_CHECKING:
+    from flowstate.engines.tasks.calls.databases import Database
     from flowstate.engines.tasks.calls.outgoing import Outgoing
 
 __all__ = ["Call", "Documents", "Function", "Runtime", "Secrets"]
@@ -41,6 +44,10 @@ class Secrets(Protocol):
         """
 
 
+async def _literally(value: Any, given: Any = None) -> Any:  # noqa: ARG001 - as of Call
+    return value
+
+
 @attrs.frozen
 class Call:
     """What is known about a call besides its arguments.
@@ -51,6 +58,11 @@ class Call:
         document: whose task calls.
         task: the JSON pointer of that task.
         runtime: in which it is called.
+        input: of the task, transformed; URI templates are filled from it.
+        written: the arguments as the document has them, before their expressions were evaluated.
+        evaluate: returns a value of the document with its expressions evaluated, in the place of
+            the task and with ``$secrets``; a second argument stands in for the input.
+        variables: of the expressions of the task, without ``$``, and without secrets.
     """
 
     key: str
@@ -58,6 +70,10 @@ class Call:
     document: Document
     task: str
     runtime: "Runtime"
+    input: Any = None
+    written: Mapping[str, Any] = EMPTY
+    evaluate: Callable[..., Awaitable[Any]] = _literally
+    variables: Mapping[str, Any] = EMPTY
 
 
 Function = Callable[[Mapping[str, Any], Call], Awaitable[Any]]
@@ -77,9 +93,13 @@ class Runtime:
         secrets: finds secrets; ``None``: there are none.
         outgoing: says what may be called over the network, and calls it.
         functions: what ``call`` can name, built in or your own.
+        catalog: where the catalog ``default`` is, besides ``functions``; empty: nowhere.
+        processes: says which programs may run; none by default.
+        databases: by the names that ``call: sql`` can use.
         name: of ``$runtime``.
         version: of ``$runtime``.
         metadata: of ``$runtime``.
+        rng: draws the jitter of pauses.
     """
 
     engine: Engine
@@ -88,6 +108,10 @@ class Runtime:
     secrets: Secrets | None = None
     outgoing: "Outgoing | None" = None
     functions: Mapping[str, Function] = EMPTY
+    catalog: str = ""
+    processes: Processes = attrs.field(factory=Processes)
+    databases: "Mapping[str, Database]" = EMPTY
     name: str = "flowstate"
     version: str = "0.1.0"
     metadata: Mapping[str, Any] = EMPTY
+    rng: Random = attrs.field(factory=Random)

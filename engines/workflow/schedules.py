@@ -8,10 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from cronsim import CronSim, CronSimError
 from msgspec import Raw, Struct
 
 from flowstate import (
@@ -30,6 +28,7 @@ from flowstate import (
     Status,
     encoded,
 )
+from flowstate.engines.events.slots import slot_after
 from flowstate.engines.kernel.code import Code
 from flowstate.engines.kernel.control import CONTROL
 from flowstate.engines.kernel.instance import DATA, OUTCOME, Codes
@@ -144,7 +143,7 @@ class Schedules:
         values = {key: encoded(f"args[{key!r}]", value) for key, value in args.items()}
         plan = Plan(code.name, cron, zone, overlap, encoded("data", data), values)
         _check(code, plan)
-        due = Due(_slot_after(plan, self.engine.clock.now()))
+        due = Due(slot_after(plan.cron, plan.zone, self.engine.clock.now()))
         check_id("name", f"{name}@{due.next.isoformat()}")
         for _ in range(RACES):
             ctx = StateContext(await self._latest(name))
@@ -193,7 +192,7 @@ async def _run(codes: Codes, ctx: StateContext, engine: Engine) -> Command[Any]:
     now = max(engine.clock.now(), ctx.committed.committed_at or LONG_AGO)
     if due.next <= now:
         due.queue.append(due.next)
-        due.next = _slot_after(plan, now)
+        due.next = slot_after(plan.cron, plan.zone, now)
     await _start_queued(engine, codes, ctx.current.id.removeprefix(PREFIX), plan, due)
     ctx.put(due, DUE)
     to, wait = ctx.current.transition.to, max(timedelta(0), due.next - now)
@@ -253,20 +252,3 @@ def _check(code: Code, plan: Plan) -> None:
             decoded(kinds[name], raw)
         except msgspec.MsgspecError as error:
             raise InvalidInputError(name, f"is not of its type: {error}") from error
-
-
-def _slot_after(plan: Plan, at: datetime) -> datetime:
-    """Return the next time of a plan, in UTC.
-
-    A time that the clock on the wall leaves out comes right after the gap. Of one that it has
-    twice the first counts, unless the expression has a time in each hour.
-    """
-    try:
-        for slot in CronSim(plan.cron, at.astimezone(ZoneInfo(plan.zone))):
-            if (found := slot.astimezone(UTC)) > at:
-                return found
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise InvalidInputError("zone", f"there is no time zone {plan.zone!r}") from error
-    except CronSimError as error:
-        raise InvalidInputError("cron", f"{plan.cron!r}: {error}") from error
-    raise InvalidInputError("cron", f"{plan.cron!r} never comes")

@@ -1,11 +1,311 @@
 """Outgoing requests: what they may reach, and the client that keeps to that."""
 
-__all__ = ["Outgoing"]
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import attrs
+import httpcore
+import httpx
+from msgspec import Struct
+
+from flowstate.engines.tasks.calls.addresses import host_name, is_address, is_public
+from flowstate.engines.tasks.calls.connecting import Connections, origin_of
+from flowstate.engines.tasks.calls.remembering import Remembered
+from flowstate.engines.tasks.errors import TaskError
+from flowstate.engines.tasks.runtime import Call
+from flowstate.ground.frozen import EMPTY
+
+__all__ = ["Answer", "Outgoing", "outgoing_of"]
+
+PORTS = {"http": 80, "https": 443}
+FIRST_FREE_PORT = 1024
+# What may follow a redirect to another host; anything else may tell who asks.
+KEPT_HEADERS = {
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "user-agent",
+}
 
 
+class Answer(Struct, frozen=True):
+    """What a request was answered with.
+
+    Attributes:
+        status: of HTTP.
+        headers: by name, in lower case.
+        content: the whole body, decompressed.
+        url: of the last request, after redirects.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    url: str
+
+
+async def resolved(host: str, port: int) -> Sequence[str]:
+    """Return the addresses of a host by the resolver of the system."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    return [str(each[4][0]) for each in found]
+
+
+@cache
+def _usual_tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
+
+
+@attrs.define(eq=False, kw_only=True)
 class Outgoing:
-    """Rules for outgoing requests."""
+    """Rules for outgoing requests, and the client that keeps to them.
 
-    async def addresses(self, host: str, port: int) -> list[str]:
-        """Return the addresses of a host, if all of them may be reached."""
-        raise NotImplementedError
+    As it is, every public host may be requested by ``https``: neither private addresses, nor what
+    can be read on the way. It is asked again for each redirect, and connects to the addresses that
+    it has checked. Close it, or use it with ``async with``.
+
+    Attributes:
+        hosts: globs of hosts that may be requested at public addresses.
+        private: globs of hosts that may have private addresses, and any port; they may be
+            requested without TLS.
+        schemes: for all other hosts; ``http`` lets those be requested without TLS, too.
+        timeout: seconds of a whole request, with its redirects and its body.
+        most_bytes: of the body of an answer, before and after it is decompressed.
+        most_redirects: that are followed.
+        files: the folder in which ``file:`` resources are; ``None``: there are none.
+        tls: says which certificates are good, and has your own; ``None``: those of certifi.
+        resolve: returns the addresses of a host.
+        stand_ins: origins that stand in for others, such as
+            ``{"https://api.example": "http://127.0.0.1:8000"}``; they are not checked.
+    """
+
+    hosts: Sequence[str] = ("*",)
+    private: Sequence[str] = ()
+    schemes: Sequence[str] = ("https",)
+    timeout: float = 60.0
+    most_bytes: int = 8 * 1024 * 1024
+    most_redirects: int = 5
+    files: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    tls: ssl.SSLContext | None = None
+    resolve: Callable[[str, int], Awaitable[Sequence[str]]] = resolved
+    stand_ins: Mapping[str, str] = EMPTY
+    tokens: Remembered = attrs.field(factory=lambda: Remembered(256), init=False, repr=False)
+    resources: Remembered = attrs.field(factory=lambda: Remembered(64), init=False, repr=False)
+    _client: httpx.AsyncClient = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        connections = Connections(
+            self._check,
+            self._addresses,
+            self.most_bytes,
+            self.tls or _usual_tls(),
+            {origin_of(httpx.URL(each)): httpx.URL(to) for each, to in self.stand_ins.items()},
+        )
+        self._client = httpx.AsyncClient(
+            transport=connections,
+            trust_env=False,
+            timeout=httpx.Timeout(None, connect=10.0),
+            # What a host gives to one instance it must not get from the next one.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={"user-agent": "flowstate", "accept": "*/*", "accept-encoding": "gzip"},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+
+    def is_private(self, host: str) -> bool:
+        """Return whether a host may have private addresses and be reached without TLS."""
+        return _matches(host, self.private)
+
+    async def addresses(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses of a host, if all of them may be reached.
+
+        Raises:
+            TaskError: ``authorization``: it may not be reached. ``communication``: no such host.
+        """
+        try:
+            name = host_name(host)
+        except ValueError:
+            raise _refused(f"{host!r} is no name of a host") from None
+        is_private = self.is_private(name)
+        if not is_private and not _matches(name, self.hosts):
+            raise _refused(f"the host {name!r} is not among those that are allowed")
+        if not is_private and port < FIRST_FREE_PORT and port not in PORTS.values():
+            raise _refused(f"port {port} is none that is allowed")
+        found = [name] if is_address(name) else await self._resolved(name, port)
+        if not is_private and not all(map(is_public, found)):
+            raise _refused(f"the host {name!r} has an address that is not public")
+        return found
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = EMPTY,
+        content: bytes = b"",
+        auth: httpx.Auth | None = None,
+        follow: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - also of the body, which a caller may read
+    ) -> Answer:
+        """Send a request, and return the whole answer, whatever its status is.
+
+        Args:
+            method: of HTTP.
+            url: absolute.
+            headers: of the request.
+            content: its body.
+            auth: adds what proves who asks; not to another host that it is redirected to.
+            follow: redirects.
+            timeout: seconds; ``None``: as usual.
+
+        Raises:
+            TaskError: ``authorization``: it is not allowed. ``communication``: there is no whole
+                answer. ``timeout``: it took too long.
+        """
+        async with self.stream(
+            method,
+            url,
+            headers=headers,
+            content=content,
+            auth=auth,
+            follow=follow,
+            timeout=timeout,
+        ) as response:
+            content = await response.aread()
+            return Answer(response.status_code, dict(response.headers), content, str(response.url))
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = EMPTY,
+        content: bytes = b"",
+        auth: httpx.Auth | None = None,
+        follow: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109 - as of request
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request, and give the answer, whose body is read by its ``aiter_`` methods.
+
+        As :meth:`request`; the time includes what is done with the answer.
+        """
+        seconds, place = timeout or self.timeout, "the URL"
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                request = self._client.build_request(
+                    method, url, headers=dict(headers), content=content or None
+                )
+                place = origin_of(request.url)
+                response = await self._sent(request, auth, follow)
+                try:
+                    yield response
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TaskError.of(
+                "timeout", f"{place} has not answered within {seconds:g} seconds"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL, *_CORE_ERRORS) as error:
+            raise _failure(place, error) from None
+
+    async def _sent(
+        self, request: httpx.Request, auth: httpx.Auth | None, follow: bool
+    ) -> httpx.Response:
+        response = await self._client.send(request, auth=auth, stream=True)
+        redirects = 0
+        while follow and response.next_request is not None:
+            redirects += 1
+            await response.aclose()
+            if redirects > self.most_redirects:
+                raise TaskError.of("communication", f"more than {redirects - 1} redirects")
+            following = response.next_request
+            if origin_of(following.url) != origin_of(request.url):
+                auth = None
+                for name in set(following.headers) - KEPT_HEADERS:
+                    del following.headers[name]
+            request = following
+            response = await self._client.send(request, auth=auth, stream=True)
+        return response
+
+    def _check(self, url: httpx.URL) -> None:
+        if url.scheme not in PORTS or not url.host:
+            raise _refused("only http and https URLs can be requested")
+        if url.userinfo:
+            raise _refused("a URL must not have a user or a password; use authentication")
+        if url.scheme not in self.schemes and not self.is_private(url.host.lower()):
+            raise _refused(f"{url.scheme} is not allowed for {url.host!r}")
+
+    async def _addresses(self, host: str, port: int) -> Sequence[str]:
+        places = [httpx.URL(each) for each in self.stand_ins.values()]
+        if (host, port) in {(each.host, each.port or PORTS[each.scheme]) for each in places}:
+            return [host]
+        return await self.addresses(host, port)
+
+    async def _resolved(self, name: str, port: int) -> Sequence[str]:
+        try:
+            return await self.resolve(name, port)
+        except OSError:
+            raise TaskError.of("communication", f"the host {name!r} was not found") from None
+
+
+def outgoing_of(call: Call) -> Outgoing:
+    """Return the client of a runtime.
+
+    Raises:
+        TaskError: ``configuration``: it has none.
+    """
+    if call.runtime.outgoing is None:
+        raise TaskError.of("configuration", "this runtime makes no outgoing requests")
+    return call.runtime.outgoing
+
+
+_CORE_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+)
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, each.lower()) for each in globs)
+
+
+def _refused(text: str) -> TaskError:
+    return TaskError.of("authorization", text)
+
+
+def _failure(place: str, error: Exception) -> TaskError:
+    if isinstance(error, httpcore.TimeoutException | httpx.TimeoutException):
+        return TaskError.of("timeout", f"{place} does not take connections in time")
+    if isinstance(error, httpx.InvalidURL):
+        return TaskError.of("validation", "the endpoint is no URL")
+    if isinstance(error, httpcore.ConnectError):
+        is_tls = isinstance(error.__cause__ or error.__context__, ssl.SSLError)
+        why = f"TLS: {error}" if is_tls else "it takes no connections"
+        return TaskError.of("communication", f"cannot connect to {place}: {why}"[:500])
+    return TaskError.of("communication", f"{place} has not answered as HTTP demands")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Happened", "TaskData", "What"]
+__all__ = ["Happened", "TaskData", "What", "new_revision"]
 
 What = Literal[
     "created",
@@ -50,6 +50,9 @@ class TaskData(Struct, omit_defaults=True):
         exports: how often that was set, so that two branches do not overwrite each other.
         keys: by which its events correlate.
         trail: what has happened since the revision before; each revision has its own.
+        before: how many things had happened before those of the trail, so each has a number.
+        after: events that were published after this revision count; ``None``: after the first one
+            of the instance.
     """
 
     definition: str
@@ -59,3 +62,11 @@ class TaskData(Struct, omit_defaults=True):
     exports: int = 0
     keys: dict[str, Any] = msgspec.field(default_factory=dict)
     trail: list[Happened] = msgspec.field(default_factory=list)
+    before: int = 0
+    after: int | None = None
+
+
+def new_revision(data: TaskData) -> None:
+    """Let the next revision have a trail of its own."""
+    data.before += len(data.trail)
+    data.trail = []
