@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ __all__ = ["Asking", "Waiting"]
 
 logger = logging.getLogger("flowstate.engines")
 
+NO_TIME = timedelta(0)
 MOST_NAMES = 98  # Of messages that an instance waits for; the store takes 100.
 FIRST_LOOK, LONGEST_LOOK = 60.0, 86_400.0  # Seconds between looks at others, which grow.
 
@@ -115,6 +116,9 @@ class Waiting(Asking, ABC):
     def _wait(self, name: str, thread: Thread, operation: Wait) -> None:
         if taken := RESERVED.intersection(map(message_name, operation.sources)):
             raise InvalidInputError("sources", f"cannot be called {', '.join(sorted(taken))}")
+        if not operation.sources and operation.timeout == NO_TIME:
+            self.finish(name, Ended())
+            return
         thread.does = "wait"
         self.is_listening = self.is_listening or bool(operation.sources)
         self.is_looking, thread.since, thread.looks = True, None, 0

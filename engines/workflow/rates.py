@@ -50,8 +50,7 @@ async def _enter(_s: Any, rate: str, count: int, per: float | timedelta) -> date
     if not 1 <= count <= MOST:
         raise InvalidInputError("count", f"must be from 1 to {MOST}, not {count}")
     turn = await step(_reserve, rate, count, per, name="reserve", retry=PATIENT)
-    if turn.after:
-        await sleep(turn.after, name="turn")
+    await sleep(turn.after, name="turn")  # Always, so that later keys do not depend on the time.
     return turn.at
 
 
