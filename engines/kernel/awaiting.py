@@ -65,18 +65,18 @@ class Awaiting:
 
     async def _register(self, waits: Sequence[tuple[Thread, Wait]]) -> None:
         """Commit the topics of waits, if they are not stored yet."""
-        is_new, count = False, 0
-        for thread, wait in waits:
-            outside = [each for each in wait.sources if isinstance(each, Outside)]
-            topics = tuple(topic for each in outside for topic in each.topics)
+        is_new, all_ = False, [_topics(wait) for _, wait in waits]
+        if len({each for topics in all_ for each in topics}) > MOST_TOPICS:
+            all_ = [_topics(wait, is_rough=True) for _, wait in waits]
+        for (thread, wait), topics in zip(waits, all_, strict=True):
             is_new = is_new or thread.topics != topics or thread.since is None
             thread.topics, thread.since = topics, thread.since or self.now() - wait.lookback
             notes = self.instance.notes
-            if not notes.began and any(isinstance(each, Events) for each in outside):
+            if not notes.began and any(isinstance(each, Events) for each in wait.sources):
                 notes.began, is_new = await self._began(), True
             if not thread.looks and any(isinstance(each, Result) for each in wait.sources):
                 self.progress.look_later(thread)
-            count += len(topics)
+        count = len({each for topics in all_ for each in topics})
         if count > MOST_TOPICS:
             raise MisfitError(f"it waits for {count} instances and events; {MOST_TOPICS} is most")
         if is_new:
@@ -150,8 +150,9 @@ class Awaiting:
         return _given(source, event)
 
     async def _events(self, source: Events) -> Ended | None:
-        after = self.instance.notes.began if source.about is None else source.about
-        found = await events_after(self.engine, source.topics, after)
+        after, without = source.about
+        after = self.instance.notes.began if after is None else after
+        found = await events_after(self.engine, source.topics, after, without)
         return _given(source, Raw(msgspec.json.encode(found))) if found else None
 
     def _forget_seen(self) -> None:
@@ -168,6 +169,11 @@ class Awaiting:
         while parent := self.instance.threads[name].parent:
             name = parent
         return name
+
+
+def _topics(wait: Wait, *, is_rough: bool = False) -> tuple[str, ...]:
+    found = [each for each in wait.sources if isinstance(each, Outside)]
+    return tuple(topic for each in found for topic in (each.rough if is_rough else each.topics))
 
 
 def _given(source: Outside, raw: Raw) -> Ended:

@@ -10,7 +10,8 @@ import attrs
 import msgspec
 from msgspec import Raw
 
-from flowstate import Engine, InvalidInputError, encoded
+from flowstate import Engine, InvalidInputError
+from flowstate.engines.kernel.values import kept
 
 __all__ = ["CurrentStep", "current_step", "running_here"]
 
@@ -64,7 +65,7 @@ class CurrentStep:
         Raises:
             InvalidInputError: the progress cannot be stored.
         """
-        raw = None if progress is None else encoded("progress", progress)
+        raw = None if progress is None else kept("progress", progress)
         if raw is not None and len(bytes(raw)) > MOST_BYTES:
             raise InvalidInputError("progress", f"must be at most {MOST_BYTES} bytes as JSON")
         if self.is_told:

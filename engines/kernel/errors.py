@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flowstate import FlowstateError, encoded
+from flowstate import FlowstateError
+from flowstate.engines.kernel.values import kept
 
 __all__ = [
     "Cancelled",
@@ -141,7 +142,7 @@ def _plain(read: Callable[[], Any], default: Any) -> Any:
     """Return what JSON makes of a value, or the default if it cannot have it, or it is large."""
     try:
         value = read()
-        raw = encoded("error", value) if value else b""
+        raw = kept("error", value) if value else b""
         return msgspec.json.decode(raw) if 0 < len(bytes(raw)) <= MOST_BYTES else default
     except Exception:  # noqa: BLE001 - the class is the user's own
         return default

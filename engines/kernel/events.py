@@ -1,7 +1,7 @@
 """Events: published once, kept for a while, and found by instances that wait for such ones."""
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -116,13 +116,15 @@ async def events(engine: Engine, source: Event, since: datetime) -> AsyncIterato
             yield state.get(int, AFTER), state.id.removeprefix(PREFIX), at, raw
 
 
-async def events_after(engine: Engine, topics: Sequence[str], after: int) -> list[Published]:
+async def events_after(
+    engine: Engine, topics: Sequence[str], after: int, without: Collection[int]
+) -> list[Published]:
     """Return the first events of some topics that were published after a revision."""
     labels, found = [dict([topic_label(TOPIC, each)]) for each in topics], dict[int, Raw]()
     times = dict[int, datetime]()
     async for state in engine.states(labels=labels, latest_only=True, since_rev=after):
         rev, at = await _first(engine, state)
-        if rev > after:
+        if rev > after and rev not in without:
             found[rev], times[rev] = state.values[VALUE], at
     given, room = list[Published](), MOST_BYTES
     for rev in sorted(found)[:MOST_AT_ONCE]:

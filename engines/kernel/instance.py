@@ -25,6 +25,7 @@ from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.outside import AWAITS, topic_label
 from flowstate.engines.kernel.steps import MakeTransaction
 from flowstate.engines.kernel.threads import MAIN, Thread, Threads
+from flowstate.engines.kernel.values import kept
 from flowstate.ground.frozen import FrozenDict
 from flowstate.ground.limits import MAX_VALUES_BYTES
 
@@ -267,7 +268,7 @@ class Instance:
         """
         before = encoded(DATA, self.data)
         data = decoded(self.code.data, before)
-        answer = encoded("answer", update.call(data, decoded(update.takes, request)))
+        answer = kept("answer", update.call(data, decoded(update.takes, request)))
         size = len(bytes(encoded(DATA, data)))
         if size > max(MOST_DATA, len(bytes(before))):
             raise InvalidInputError(DATA, f"an update can make it {MOST_DATA} bytes, not {size}")

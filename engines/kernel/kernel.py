@@ -22,7 +22,6 @@ from flowstate import (
     StateContext,
     Status,
     Transit,
-    encoded,
 )
 from flowstate.engines.kernel.code import Code, MisfitError, stops_of
 from flowstate.engines.kernel.control import CONTROL, Request, Word, answers_of
@@ -45,6 +44,7 @@ from flowstate.engines.kernel.outside import AWAITS
 from flowstate.engines.kernel.results import failure_of, is_over
 from flowstate.engines.kernel.starting import Origin, flow_of, new_instance
 from flowstate.engines.kernel.steps import MakeTransaction
+from flowstate.engines.kernel.values import kept
 from flowstate.ground.frozen import EMPTY
 
 __all__ = ["Kernel"]
@@ -363,7 +363,7 @@ class Kernel:
 
 def _bounded(field: str, value: Any) -> Raw:
     """Return a value as JSON, unless it could make an instance too large for the store."""
-    raw = encoded(field, value)
+    raw = kept(field, value)
     if memoryview(raw).nbytes > MOST_BYTES:
         raise InvalidInputError(field, f"must be at most {MOST_BYTES} bytes as JSON")
     return raw

@@ -5,6 +5,7 @@ store only after these were committed. Who brings news of a topic commits it fir
 by the label whom to tell. So one of the two always sees the other.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -43,14 +44,18 @@ class Outside:
         gives: the type of its value.
         kind: what it is called among the sources of a wait.
         topics: what it is about.
-        about: the id of the instance, the values of the event, or the revision after which events
-            count.
+        about: the id of the instance, the values of the event, or which events count.
     """
 
     gives: Any
     kind: str
     topics: tuple[str, ...]
     about: Any
+
+    @property
+    def rough(self) -> tuple[str, ...]:
+        """Topics of which there are fewer, and of which there may be more news."""
+        return self.topics
 
 
 class Result(Outside):
@@ -136,11 +141,24 @@ class Events(Outside):
         *fields: names and values of fields, at most 20; an event counts if it has one of them.
             Without any, all events of the class count.
         after: a revision; ``None``: the first one of the instance that waits.
+        without: revisions of events that do not count.
     """
 
-    def __init__(self, name: str, *fields: tuple[str, Any], after: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *fields: tuple[str, Any],
+        after: int | None = None,
+        without: Iterable[int] = (),
+    ) -> None:
         topics = [event_topic(name, *each) for each in fields] or [event_topic(name)]
-        self.__attrs_init__(list[Published], f"events {name}", tuple(dict.fromkeys(topics)), after)
+        topics, counts = list(dict.fromkeys(topics)), (after, frozenset(without))
+        self.__attrs_init__(list[Published], f"events {name}", tuple(topics), counts)
+
+    @property
+    def rough(self) -> tuple[str, ...]:
+        """The class alone."""
+        return (event_topic(self.kind.removeprefix("events ")),)
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.topics)}"

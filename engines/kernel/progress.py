@@ -35,6 +35,7 @@ from flowstate.engines.kernel.operations import (
 )
 from flowstate.engines.kernel.outcomes import decoded, outcome_of
 from flowstate.engines.kernel.threads import MAIN, Children, Ended, Thread
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.kernel.waiting import Waiting
 
 __all__ = ["Progress"]
@@ -331,7 +332,7 @@ class Progress(Waiting):
             return Ended(error=stored(reached.error))  # type: ignore[union-attr] # it is Raised
         what = f"result of {frame.code!r}"
         try:
-            raw = encoded(what, reached.value)
+            raw = kept(what, reached.value)
             decoded(self.instance.codes[frame.code].gives, raw)
         except InvalidInputError as error:
             return Ended(error=stored(error))

@@ -26,6 +26,7 @@ from flowstate.engines.kernel.instance import (
 )
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.threads import MAIN, Thread
+from flowstate.engines.kernel.values import kept
 from flowstate.ground.frozen import EMPTY
 from flowstate.ground.limits import check_id
 from flowstate.recovery import set_retry_after
@@ -83,7 +84,7 @@ def new_instance(
     if taken := sorted(OWN_LABELS & labels.keys()):
         raise InvalidInputError("labels", f"cannot have {taken[0]!r}, which the engine sets")
     ctx = StateContext(State(id, labels={**labels, WORKFLOW: code.name}))
-    names = {key: encoded(f"args[{key!r}]", value) for key, value in args.items()}
+    names = {key: kept(f"args[{key!r}]", value) for key, value in args.items()}
     instance = Instance(id, code, NO_CODES, own, {MAIN: Thread((Frame(code.name, names=names),))})
     instance.notes = new_notes(code)
     if code.options.retry_after is not None:

@@ -24,7 +24,6 @@ from flowstate import (
     StateNotFoundError,
     Status,
     Transit,
-    encoded,
 )
 from flowstate.engines.kernel.awaiting import Awaiting
 from flowstate.engines.kernel.children import Family
@@ -39,6 +38,7 @@ from flowstate.engines.kernel.progress import Progress
 from flowstate.engines.kernel.steps import Step, Steps
 from flowstate.engines.kernel.telling import mark_of
 from flowstate.engines.kernel.threads import Ended
+from flowstate.engines.kernel.values import kept
 
 __all__ = ["Turn"]
 
@@ -246,7 +246,7 @@ class Turn:
             if thread and thread.frames and is_exact(value, step.run.options.gives):
                 ended = Gave(value)
             else:
-                ended = Ended(encoded(f"result of step {step.run.name!r}", value))
+                ended = Ended(kept(f"result of step {step.run.name!r}", value))
         except Exception as error:  # noqa: BLE001 - the policy says what becomes of it
             failure = error
         if thread is None or thread.passed != step.passed:

@@ -12,7 +12,7 @@ import attrs
 import msgspec
 from msgspec import Raw
 
-from flowstate import InvalidInputError, RetryPolicy, encoded
+from flowstate import InvalidInputError, RetryPolicy
 from flowstate.engines.kernel.code import Frame, MisfitError
 from flowstate.engines.kernel.errors import Cancelled, stored
 from flowstate.engines.kernel.instance import RESERVED, Instance
@@ -20,6 +20,7 @@ from flowstate.engines.kernel.operations import Call, Go, Handler, Join, Operati
 from flowstate.engines.kernel.outcomes import decoded, message_name, source_of
 from flowstate.engines.kernel.outside import Outside
 from flowstate.engines.kernel.threads import MAIN, NOTHING, Ended, Thread
+from flowstate.engines.kernel.values import kept
 
 __all__ = ["Asking", "Waiting"]
 
@@ -101,7 +102,7 @@ class Waiting(Asking, ABC):
         code = operation.code
         self.instance.codes.add(code)
         args = operation.args.items()
-        return Frame(code.name, names={key: encoded(key, value) for key, value in args})
+        return Frame(code.name, names={key: kept(key, value) for key, value in args})
 
     def _doing(self, does: str) -> list[tuple[str, Thread]]:
         return [each for each in self.instance.threads.items() if each[1].does == does]
@@ -120,7 +121,8 @@ class Waiting(Asking, ABC):
             self.finish(name, Ended())
             return
         thread.does = "wait"
-        self.is_listening = self.is_listening or bool(operation.sources)
+        messages = [each for each in operation.sources if not isinstance(each, Outside)]
+        self.is_listening = self.is_listening or bool(messages)
         self.is_looking, thread.since, thread.looks = True, None, 0
         if operation.timeout is not None:
             thread.at = self.later(operation.timeout.total_seconds())

@@ -28,6 +28,7 @@ from flowstate.engines.kernel.instance import (
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.starting import begin_again, new_notes, revive
 from flowstate.engines.kernel.threads import Thread, Threads
+from flowstate.engines.kernel.values import kept
 
 __all__ = ["Note", "OPERATOR", "edit", "forked", "goto", "move", "note_of", "retry"]
 
@@ -90,7 +91,7 @@ def _with_names(used: Used, frame: Frame, names: Mapping[str, Any]) -> Frame:
     if known is not None and (unknown := sorted(names.keys() - known.names.keys())):
         has = ", ".join(known.names) or "none"
         raise InvalidInputError("names", f"{unknown[0]!r} is not alive there; these are: {has}")
-    new = {name: encoded(f"names[{name!r}]", value) for name, value in names.items()}
+    new = {name: kept(f"names[{name!r}]", value) for name, value in names.items()}
     return _checked(used, msgspec.structs.replace(frame, names={**frame.names, **new}))
 
 
@@ -124,15 +125,15 @@ def goto(
     code = used[frames[-1].code]
     other = {each for one in code.stops.values() for each in one.levels}
     other -= set(code.stops[stop].levels)
-    kept = {key: raw for key, raw in frames[-1].place.items() if key not in other}
-    new = {key: encoded(f"place[{key!r}]", value) for key, value in place.items()}
+    left = {key: raw for key, raw in frames[-1].place.items() if key not in other}
+    new = {key: kept(f"place[{key!r}]", value) for key, value in place.items()}
     alive = frames[-1].names.items()
     known = {*code.stops[stop].names, *getattr(code, "renamed", ())}
     frame = msgspec.structs.replace(
         frames[-1],
         stop=stop,
         names={name: raw for name, raw in alive if name in known},
-        place={**kept, **new},
+        place={**left, **new},
     )
     frames[-1] = _with_names(used, frame, names)
     _drop_branches(instance, thread)

@@ -19,6 +19,7 @@ from flowstate.engines.kernel.operations import Failed, Operation, Outcome, Step
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.steps import is_async
 from flowstate.engines.kernel.threads import NOTHING
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.ground.frozen import EMPTY
 
@@ -260,7 +261,7 @@ class Run(Place):
         after, plain = encoded(DATA, copy), encoded(DATA, decoded(self.data, before))
         one, other = _fields(plain), _fields(after)
         fields = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-        result = encoded("result", gave) if self.then else NOTHING
+        result = kept("result", gave) if self.then else NOTHING
         return as_json(Changes(before, after, fields, result))
 
     def take(self, now: Now, outcome: Outcome) -> Node | None:

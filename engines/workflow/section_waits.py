@@ -24,6 +24,7 @@ from flowstate.engines.kernel.operations import (
     Wait,
 )
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.engines.workflow.section_nodes import Node, Now, Place, SetUp, as_json, on_copy
 from flowstate.engines.workflow.sources import Source, Subscription
@@ -148,7 +149,7 @@ class Setup(OfSources):
         subscription = Subscription(self.wait, each.name)
 
         def then(_: Any, gave: Any) -> Raw:
-            return as_json(SetUp(subscription.token, encoded("what was set up", gave)))
+            return as_json(SetUp(subscription.token, kept("what was set up", gave)))
 
         source: Any = each.source
         call = partial(source.setup, subscription=subscription)

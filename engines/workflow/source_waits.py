@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from flowstate import InvalidInputError, State, encoded
+from flowstate import InvalidInputError, State
 from flowstate.engines.kernel.code import Frame, MisfitError, Update
 from flowstate.engines.kernel.errors import restored
 from flowstate.engines.kernel.instance import THREADS
@@ -19,6 +19,7 @@ from flowstate.engines.kernel.operations import Failed, Gave, Operation, Outcome
 from flowstate.engines.kernel.outcomes import decoded, message_name
 from flowstate.engines.kernel.outside import Outside
 from flowstate.engines.kernel.threads import Threads
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.workflow.section_nodes import KEPT, Kept, Leave, Node, Now, Place, as_json
 from flowstate.engines.workflow.section_waits import Enter, Receiver, Setup, Teardown, receiver
 from flowstate.engines.workflow.sources import Source, message_of
@@ -51,7 +52,7 @@ class Message(Enter):
     def take(self, now: Now, outcome: Outcome) -> Node:
         """Note what came."""
         if isinstance(outcome, Gave):
-            self.gave = encoded("message", outcome.value[1])
+            self.gave = kept("message", outcome.value[1])
         return super().take(now, outcome)
 
 

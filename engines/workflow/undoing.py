@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from flowstate import encoded
 from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.engines.workflow.definition import helper
 from flowstate.engines.workflow.managers import Manager
@@ -42,7 +42,7 @@ class Compensation(Struct, frozen=True):
         if _found(name) is not call:
             raise TypeError(f"{name} is not a function that can be found in its module")
         given = inspect.signature(call).bind(*args, **kwargs).arguments
-        return cls(name, {key: encoded(key, value) for key, value in given.items()})
+        return cls(name, {key: kept(key, value) for key, value in given.items()})
 
     def made(self) -> Callable[[], Any]:
         """Return what makes the call.

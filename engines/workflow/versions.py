@@ -7,8 +7,8 @@ import attrs
 import msgspec
 from msgspec.structs import replace
 
-from flowstate import encoded
 from flowstate.engines.kernel.code import At, Frame, MisfitError, Reached
+from flowstate.engines.kernel.values import kept
 
 __all__ = ["Upgrade", "Versions"]
 
@@ -50,7 +50,7 @@ class Versions:
         try:
             values = {name: msgspec.json.decode(raw) for name, raw in frame.names.items()}
             made = self.upgrade(values, frame.version)
-            names = {name: encoded(f"values[{name!r}]", value) for name, value in made.items()}
+            names = {name: kept(f"values[{name!r}]", value) for name, value in made.items()}
         except Exception as error:
             text = f"cannot be upgraded from version {frame.version}: {error!r}"
             raise MisfitError(f"{frame.code}: {text}") from error

@@ -7,9 +7,10 @@ import attrs
 import msgspec
 from msgspec import Raw, Struct
 
-from flowstate import InvalidInputError, encoded
+from flowstate import InvalidInputError
 from flowstate.engines.kernel.code import Frame, MisfitError, Stop
 from flowstate.engines.kernel.outcomes import is_exact
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.workflow.compiler.raised import ERRORS, LiveErrors, read_errors
 from flowstate.engines.workflow.compiler.visit import Loop, Visit
 
@@ -149,7 +150,7 @@ def _encoded(held: Held, value: Any) -> Raw:
     if is_exact(value, held.kind):
         return _raw(value)
     try:
-        raw = _stored_error(value) if isinstance(value, BaseException) else encoded("it", value)
+        raw = _stored_error(value) if isinstance(value, BaseException) else kept("it", value)
         held.decoder.decode(raw)
     except Exception as error:
         reason = error.reason if isinstance(error, InvalidInputError) else str(error)

@@ -273,3 +273,20 @@ async def test_a_policy_of_the_whole() -> None:
 def test_there_is_no_key_outside_of_a_step() -> None:
     with pytest.raises(LookupError):
         effect_key()
+
+
+def nested(levels: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("levels", [490, 498, 600])
+async def test_a_result_that_lies_too_deep_within_the_instance_is_a_failure(levels: int) -> None:
+    code = line("deep", run("a", nested, levels))
+
+    async with kernel_of(code) as kernel:
+        await kernel.start(code, "i", {})
+        with pytest.raises(InstanceFailedError, match="nested too deeply"):
+            await kernel.result("i")
