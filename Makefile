@@ -9,7 +9,7 @@ CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
 LINKS := flowstate/drivers flowstate/engines flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ingest demo-pizza quick test test-all nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
+.PHONY: help demo demo-ingest demo-pizza quick test test-all ctk nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
 # Two targets would install into the same environment at once.
 .NOTPARALLEL:
 
@@ -31,6 +31,9 @@ quick: $(VENV)/.test ## run the tests that need no server and no long time (unde
 
 test: $(VENV)/.test ## run the tests on all four stores (minutes)
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not nightly" $(ARGS)
+
+ctk: $(VENV)/.test ## run the feature files of a conformance kit (PATH_TO=its folder)
+	@$(BIN)/python -m tests.engines.tasks.conformance "$(PATH_TO)"
 
 nightly: $(VENV)/.test ## run what takes long, planted bugs included (an hour)
 	@$(BIN)/python -m pytest $(PARALLEL) -m nightly $(ARGS)

@@ -54,7 +54,7 @@ from tests.servers import Postgres
 pytestmark = pytest.mark.repository
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = [ROOT / "docs", ROOT / "docs" / "engines"]
+FOLDERS = [ROOT / "docs", ROOT / "docs" / "engines", ROOT / "docs" / "engines" / "tasks"]
 PAGES = [ROOT / "README.md", *(page for each in FOLDERS for page in sorted(each.glob("*.md")))]
 FENCE = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")

@@ -20,6 +20,7 @@ MODULES = (
     "children",
     "sleeping",
     "waiting",
+    "documents",
     "values",
     "policies",
     "starting",

@@ -1,9 +1,7 @@
-"""Evaluates expressions."""
+"""Evaluates expressions, and validates by JSON Schema."""
 
-import asyncio
-import os
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,26 +10,19 @@ import msgspec
 from attrs.validators import ge, gt
 
 from flowstate.engines.expressions.errors import ExpressionError
-from flowstate.engines.expressions.process import WorkerProcess, jq_folder, started
-from flowstate.engines.expressions.requests import check_request, request_of
+from flowstate.engines.expressions.pool import Pool
+from flowstate.engines.expressions.process import Program
+from flowstate.engines.expressions.requests import check_request, request_of, schema_request
 from flowstate.engines.expressions.worker import OK
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Expressions"]
+__all__ = ["PROGRAMS", "SCHEMAS", "Expressions"]
 
 MIB = 1024 * 1024
 INPUT_SHARE = 16  # jq needs so many times the bytes of what it is given.
-LATE = 3.0  # So many times the seconds may pass on the clock, if the processors are busy ...
-START = 10.0  # ... and so many more, while the process starts.
+PROGRAMS, SCHEMAS = (str(Path(__file__).with_name(name)) for name in ("programs.py", "schemas.py"))
 
 decode = msgspec.json.Decoder().decode
-
-
-class Slot:
-    """A place for a worker process, which starts when it is needed first, and after its end."""
-
-    def __init__(self) -> None:
-        self.process: WorkerProcess | None = None
 
 
 @attrs.define(eq=False)
@@ -40,7 +31,8 @@ class Expressions:
 
     It belongs to the event loop and to the process that have opened it. A worker process starts
     when it is needed first. It has no environment and can open no file; it is killed if it takes
-    too much time or memory, and another one takes its place.
+    too much time or memory, and another one takes its place. One more process validates by JSON
+    Schema, since patterns and references can take any time, too.
 
     Attributes:
         workers: how many processes there are at most.
@@ -61,11 +53,13 @@ class Expressions:
     results: int = attrs.field(default=10_000, kw_only=True, validator=ge(1))
     waiting: int = attrs.field(default=10_000, kw_only=True, validator=ge(1))
     private: Collection[str] = attrs.field(default=("secrets",), kw_only=True)
-    _owner: int = attrs.field(default=0, init=False)
-    _free: asyncio.LifoQueue[Slot] = attrs.field(factory=asyncio.LifoQueue, init=False)
-    _slots: list[Slot] = attrs.field(factory=list, init=False)
-    _starting: set[asyncio.Task[WorkerProcess]] = attrs.field(factory=set, init=False)
-    _queued: int = attrs.field(default=0, init=False)
+    _programs: Pool = attrs.field(init=False)
+    _schemas: Pool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        limits = (self.seconds, self.memory, self.result, self.results)
+        self._programs = Pool(Program(PROGRAMS, "jq", *limits), self.workers, self.waiting)
+        self._schemas = Pool(Program(SCHEMAS, "jsonschema", *limits), 1, self.waiting)
 
     async def __aenter__(self) -> Self:
         """Open it.
@@ -73,12 +67,9 @@ class Expressions:
         Raises:
             ModuleNotFoundError: the package jq is not installed.
         """
-        jq_folder()
-        self._free = asyncio.LifoQueue()
-        self._slots = [Slot() for _ in range(self.workers)]
-        for slot in self._slots:
-            self._free.put_nowait(slot)
-        self._owner = os.getpid()
+        self._programs.program.folders()
+        self._programs.open()
+        self._schemas.open()
         return self
 
     async def __aexit__(
@@ -88,10 +79,8 @@ class Expressions:
         traceback: TracebackType | None,
     ) -> None:
         """End its processes; what is being evaluated raises RuntimeError."""
-        self._owner = 0
-        await asyncio.gather(*self._starting, return_exceptions=True)
-        running = [slot.process for slot in self._slots if slot.process is not None]
-        await asyncio.gather(*(process.end() for process in running))
+        await self._programs.close()
+        await self._schemas.close()
 
     async def evaluate(self, program: str, value: Any, variables: Mapping[str, Any] = EMPTY) -> Any:
         """Return what an expression makes of a value: none of no results, a list of several.
@@ -106,7 +95,7 @@ class Expressions:
             RuntimeError: the pool is not open, or another process has opened it.
         """
         request = request_of(program, value, variables, self.memory // INPUT_SHARE)
-        reply = await self._reply(program, request)
+        reply = await self._reply(self._programs, program, request)
         if reply[:1] == OK:
             return _decoded(program, reply[1:])
         private = [name for name in self.private if name in variables and name in program]
@@ -126,64 +115,31 @@ class Expressions:
             ExpressionError: why, as jq says it, with line and column.
             RuntimeError: the pool is not open, or another process has opened it.
         """
-        reply = await self._reply(program, check_request(program, variables))
+        reply = await self._reply(self._programs, program, check_request(program, variables))
         if reply[:1] != OK:
             raise ExpressionError(program, reply[1:].decode())
 
-    async def _reply(self, program: str, request: bytes) -> bytes:
-        # Twice, since a process can be killed from outside, or be short of memory for what it
-        # has done before.
-        for _ in range(2):
-            process = await self._taken(program)
-            if reply := await process.ask(request):
-                return reply
-            if await process.was_too_slow():
-                raise ExpressionError(program, f"takes more than {self.seconds:g} s")
-        raise ExpressionError(program, "takes too much memory, or crashes jq")
+    async def problems(self, schema: Any, value: Any) -> Sequence[str]:
+        """Return what is wrong with a value by a JSON Schema: up to 5 texts, each with its place.
 
-    async def _taken(self, program: str) -> WorkerProcess:
-        self._check_open()
-        slot = await self._taken_slot(program)
-        if slot.process is not None and slot.process.is_open and self._owner:
-            return slot.process
-        starting = asyncio.create_task(self._start(slot))
-        self._starting.add(starting)
-        starting.add_done_callback(self._starting.discard)
-        try:
-            return await asyncio.shield(starting)
-        except OSError as error:
-            self._free.put_nowait(slot)
-            raise ExpressionError(program, f"has no process that evaluates it ({error})") from error
-        except BaseException:
-            starting.add_done_callback(partial(self._give_back, slot))
-            raise
+        Args:
+            schema: of any draft that its ``$schema`` names; it can refer to nothing outside.
+            value: JSON.
 
-    def _give_back(self, slot: Slot, starting: asyncio.Task[WorkerProcess]) -> None:
-        self._free.put_nowait(slot)
-        if not starting.cancelled():
-            starting.exception()  # Else asyncio logs that nothing looked at it.
+        Raises:
+            ExpressionError: the schema is none, or it takes too much time or memory.
+            ModuleNotFoundError: the package jsonschema is not installed.
+            RuntimeError: the pool is not open, or another process has opened it.
+        """
+        text, request = schema_request(schema, value, self.memory // INPUT_SHARE)
+        reply = await self._reply(self._schemas, text, request)
+        if reply[:1] != OK:
+            raise ExpressionError(text, reply[1:].decode())
+        found: Sequence[str] = _decoded(text, reply[1:])
+        return found
 
-    def _check_open(self) -> None:
-        if self._owner != os.getpid():
-            raise RuntimeError("these expressions are not open in this process")
-
-    async def _taken_slot(self, program: str) -> Slot:
-        if not self._free.empty():
-            return self._free.get_nowait()
-        if self._queued >= self.waiting:
-            raise ExpressionError(program, f"{self.waiting} others wait to be evaluated")
-        self._queued += 1
-        try:
-            return await self._free.get()
-        finally:
-            self._queued -= 1
-
-    async def _start(self, slot: Slot) -> WorkerProcess:
-        self._check_open()
-        limits = (self.seconds, self.memory, self.result, self.results)
-        patience = LATE * self.seconds + START
-        slot.process = await started(limits, patience, lambda: self._free.put_nowait(slot))
-        return slot.process
+    async def _reply(self, pool: Pool, program: str, request: bytes) -> bytes:
+        return await pool.reply(program, request)
 
 
 def _decoded(program: str, text: bytes) -> Any:

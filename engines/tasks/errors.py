@@ -1,9 +1,11 @@
 """Errors of tasks, as problem details; and what is wrong with a document."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import msgspec
 from msgspec import Struct
 
 from flowstate import FlowstateError
@@ -12,7 +14,12 @@ from flowstate.ground.frozen import EMPTY
 __all__ = ["STANDARD", "DocumentError", "Problem", "TaskError", "error_type", "same_type"]
 
 BASE = "https://openworkflow.io/spec/1.0.0/errors/"
-FIRST_BASE = "https://serverlessworkflow.io/spec/1.0.0/errors/"
+BASES = re.compile(  # The specification has been renamed, and its examples write it otherwise.
+    r"https://(?:serverlessworkflow\.io|openworkflow\.io|open-workflow-specification\.org)"
+    r"/(?:spec/1\.0\.0/errors|dsl/errors/types)/"
+)
+MOST_LISTS = 200  # And objects in ``extra``: however they are nested, they are not too deep.
+MOST_EXTRA = 6_000  # Bytes; with its texts, it is what the kernel stores of an error.
 
 STANDARD = {
     "configuration": 400,
@@ -37,6 +44,8 @@ class TaskError(Exception):
         detail: what happened this time, for people.
         instance: the JSON pointer of the task that raised it.
         extra: further fields.
+
+    What would be too large to be stored is cut; of ``extra``, all is left out. NUL is replaced.
     """
 
     def __init__(  # noqa: PLR0917 - the fields of problem details, which it keeps as its args
@@ -48,10 +57,14 @@ class TaskError(Exception):
         instance: str = "",
         extra: Mapping[str, Any] = EMPTY,
     ) -> None:
-        super().__init__(type, status, title, detail, instance)
-        self.type, self.status = type, status
-        self.title, self.detail, self.instance = title, detail, instance
-        self.extra = dict(extra)
+        self.type, self.status = _cut(type, 1_000), status
+        self.title, self.detail = _cut(title, 1_000), _cut(detail, 4_000)
+        self.instance = _cut(instance, 2_000)
+        super().__init__(self.type, status, self.title, self.detail, self.instance)
+        raw = msgspec.json.encode(extra)
+        if len(raw) > MOST_EXTRA or raw.count(b"[") + raw.count(b"{") > MOST_LISTS:
+            raw = b"{}"
+        self.extra: dict[str, Any] = msgspec.json.decode(raw.replace(b"\\u0000", b"\\ufffd"))
 
     def __str__(self) -> str:
         kind = self.type.rpartition("/")[2]
@@ -65,7 +78,11 @@ class TaskError(Exception):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TaskError":
-        """Return the error that problem details describe."""
+        """Return the error that problem details describe.
+
+        Raises:
+            TypeError: a field is no text.
+        """
         own = ("type", "status", "title", "detail", "instance")
         known = {key: value[key] for key in own if value.get(key) is not None}
         extra = {key: each for key, each in value.items() if key not in own}
@@ -78,14 +95,25 @@ class TaskError(Exception):
         return {**{key: each for key, each in fields.items() if each != ""}, **self.extra}
 
 
+def _cut(text: str, most: int) -> str:
+    """Return as much of a text as has at most so many bytes in JSON."""
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.100} is no text")
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if 2 * len(text) <= most and text.isascii() and text.isprintable():
+        return text  # Also if all of it were quotes.
+    text = text.encode(errors="replace")[:most].decode(errors="ignore")
+    return text if len(msgspec.json.encode(text)) <= most + 2 else text[: most // 6]
+
+
 def error_type(kind: str) -> str:
     """Return the URI of a kind in ``STANDARD``."""
     return BASE + kind
 
 
 def same_type(one: str, other: str) -> bool:
-    """Return whether two URIs name one type: the specification has renamed its own in 2026."""
-    return one.replace(FIRST_BASE, BASE, 1) == other.replace(FIRST_BASE, BASE, 1)
+    """Return whether two URIs name one type: the specification has several spellings of its own."""
+    return BASES.sub(BASE, one, 1) == BASES.sub(BASE, other, 1)
 
 
 class Problem(Struct, frozen=True, order=True):

@@ -1,6 +1,7 @@
 """What tasks are given from outside: documents, expressions, secrets, functions, permissions."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,7 +63,6 @@ class Call:
         written: the arguments as the document has them, before their expressions were evaluated.
         evaluate: returns a value of the document with its expressions evaluated, in the place of
             the task and with ``$secrets``; a second argument stands in for the input.
-        variables: of the expressions of the task, without ``$``, and without secrets.
     """
 
     key: str
@@ -73,7 +73,6 @@ class Call:
     input: Any = None
     written: Mapping[str, Any] = EMPTY
     evaluate: Callable[..., Awaitable[Any]] = _literally
-    variables: Mapping[str, Any] = EMPTY
 
 
 Function = Callable[[Mapping[str, Any], Call], Awaitable[Any]]
@@ -100,6 +99,7 @@ class Runtime:
         version: of ``$runtime``.
         metadata: of ``$runtime``.
         rng: draws the jitter of pauses.
+        keep_events: how long events that tasks emit are kept: what is not heard by then is missed.
     """
 
     engine: Engine
@@ -115,3 +115,4 @@ class Runtime:
     version: str = "0.1.0"
     metadata: Mapping[str, Any] = EMPTY
     rng: Random = attrs.field(factory=Random)
+    keep_events: timedelta = timedelta(days=1)

@@ -3,10 +3,9 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from fnmatch import fnmatchcase
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +16,7 @@ import httpx
 from msgspec import Struct
 
 from flowstate.engines.tasks.calls.addresses import host_name, is_address, is_public
-from flowstate.engines.tasks.calls.connecting import Connections, origin_of
+from flowstate.engines.tasks.calls.connecting import MOST_AT_ONCE, Connections, origin_of
 from flowstate.engines.tasks.calls.remembering import Remembered
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call
@@ -27,17 +26,10 @@ __all__ = ["Answer", "Outgoing", "outgoing_of"]
 
 PORTS = {"http": 80, "https": 443}
 FIRST_FREE_PORT = 1024
+TIMEOUTS = {"connect": 10.0}  # Seconds for one address; the whole has its own.
+USUAL_HEADERS = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "flowstate"}
 # What may follow a redirect to another host; anything else may tell who asks.
-KEPT_HEADERS = {
-    "accept",
-    "accept-encoding",
-    "accept-language",
-    "connection",
-    "content-length",
-    "content-type",
-    "host",
-    "user-agent",
-}
+KEPT_HEADERS = {*USUAL_HEADERS, "accept-language", "content-length", "content-type"}
 
 
 class Answer(Struct, frozen=True):
@@ -102,23 +94,18 @@ class Outgoing:
     stand_ins: Mapping[str, str] = EMPTY
     tokens: Remembered = attrs.field(factory=lambda: Remembered(256), init=False, repr=False)
     resources: Remembered = attrs.field(factory=lambda: Remembered(64), init=False, repr=False)
-    _client: httpx.AsyncClient = attrs.field(init=False, repr=False)
+    _connections: Connections = attrs.field(init=False, repr=False)
+    _gate: asyncio.Semaphore = attrs.field(
+        factory=lambda: asyncio.Semaphore(MOST_AT_ONCE), init=False, repr=False
+    )
 
     def __attrs_post_init__(self) -> None:
-        connections = Connections(
+        self._connections = Connections(
             self._check,
             self._addresses,
             self.most_bytes,
             self.tls or _usual_tls(),
             {origin_of(httpx.URL(each)): httpx.URL(to) for each, to in self.stand_ins.items()},
-        )
-        self._client = httpx.AsyncClient(
-            transport=connections,
-            trust_env=False,
-            timeout=httpx.Timeout(None, connect=10.0),
-            # What a host gives to one instance it must not get from the next one.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            headers={"user-agent": "flowstate", "accept": "*/*", "accept-encoding": "gzip"},
         )
 
     async def __aenter__(self) -> Self:
@@ -130,7 +117,7 @@ class Outgoing:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._client.aclose()
+        await self._connections.aclose()
 
     def is_private(self, host: str) -> bool:
         """Return whether a host may have private addresses and be reached without TLS."""
@@ -213,10 +200,10 @@ class Outgoing:
         seconds, place = timeout or self.timeout, "the URL"
         limit = asyncio.timeout(seconds)
         try:
-            async with limit:
-                request = self._client.build_request(
-                    method, url, headers=dict(headers), content=content or None
-                )
+            async with limit, self._gate:
+                all_headers = httpx.Headers(USUAL_HEADERS)
+                all_headers.update(headers)
+                request = _request(method, url, all_headers, content)
                 place = origin_of(request.url)
                 response = await self._sent(request, auth, follow)
                 try:
@@ -235,29 +222,43 @@ class Outgoing:
     async def _sent(
         self, request: httpx.Request, auth: httpx.Auth | None, follow: bool
     ) -> httpx.Response:
-        response = await self._client.send(request, auth=auth, stream=True)
+        response = await self._proven(request, auth)
         redirects = 0
-        while follow and response.next_request is not None:
+        while follow and response.has_redirect_location:
             redirects += 1
             await response.aclose()
             if redirects > self.most_redirects:
                 raise TaskError.of("communication", f"more than {redirects - 1} redirects")
-            following = response.next_request
-            if origin_of(following.url) != origin_of(request.url):
+            origin, request = origin_of(request.url), _redirected(request, response)
+            if origin_of(request.url) != origin:
                 auth = None
-                for name in set(following.headers) - KEPT_HEADERS:
-                    del following.headers[name]
-            request = following
-            response = await self._client.send(request, auth=auth, stream=True)
+            response = await self._proven(request, auth)
         return response
+
+    async def _proven(self, request: httpx.Request, auth: httpx.Auth | None) -> httpx.Response:
+        """Send a request as often as its authentication wants, and return the last answer."""
+        async with aclosing((auth or httpx.Auth()).async_auth_flow(request)) as flow:
+            request = await anext(flow)
+            while True:
+                response = await self._connections.handle_async_request(request)
+                response.request = request
+                try:
+                    request = await flow.asend(response)
+                except StopAsyncIteration:
+                    return response
+                except BaseException:
+                    await response.aclose()
+                    raise
+                await response.aclose()
 
     def _check(self, url: httpx.URL) -> None:
         if url.scheme not in PORTS or not url.host:
             raise _refused("only http and https URLs can be requested")
         if url.userinfo:
             raise _refused("a URL must not have a user or a password; use authentication")
-        if url.scheme not in self.schemes and not self.is_private(url.host.lower()):
-            raise _refused(f"{url.scheme} is not allowed for {url.host!r}")
+        host = url.raw_host.decode()
+        if url.scheme not in self.schemes and not self.is_private(host):
+            raise _refused(f"{url.scheme} is not allowed for {host!r}")
 
     async def _addresses(self, host: str, port: int) -> Sequence[str]:
         places = [httpx.URL(each) for each in self.stand_ins.values()]
@@ -289,6 +290,35 @@ _CORE_ERRORS = (
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
 )
+
+
+def _request(
+    method: str, url: httpx.URL | str, headers: Mapping[str, str], content: bytes
+) -> httpx.Request:
+    return httpx.Request(
+        method, url, headers=headers, content=content or None, extensions={"timeout": TIMEOUTS}
+    )
+
+
+def _redirected(request: httpx.Request, response: httpx.Response) -> httpx.Request:
+    """Return the request to which an answer leads; another host is not told who asks."""
+    try:
+        url = request.url.join(response.headers["location"])
+    except httpx.InvalidURL:
+        raise httpx.RemoteProtocolError("it redirects to no URL") from None
+    keeps = (response.status_code, request.method) not in {(301, "POST"), (302, "POST")}
+    keeps = keeps and (response.status_code != 303 or request.method == "HEAD")  # noqa: PLR2004
+    is_same = origin_of(url) == origin_of(request.url)
+    headers = {
+        name: value
+        for name, value in request.headers.items()
+        if (is_same or name in KEPT_HEADERS)
+        and (keeps or not name.startswith("content-"))
+        and name not in {"authorization", "host"}
+    }
+    return _request(
+        request.method if keeps else "GET", url, headers, request.content if keeps else b""
+    )
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:

@@ -1,0 +1,217 @@
+"""Tasks that call functions, programs and other documents, and how that is done."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import msgspec
+from msgspec import UNSET, Raw
+
+from flowstate import encoded
+from flowstate.engines.kernel.code import MisfitError
+from flowstate.engines.tasks.calls.authentication import authorization, policy_of
+from flowstate.engines.tasks.calls.functions import find
+from flowstate.engines.tasks.calls.processes import run_container, run_script, run_shell
+from flowstate.engines.tasks.calls.secrets import concealed
+from flowstate.engines.tasks.errors import TaskError
+from flowstate.engines.tasks.running.advancing import Advance
+from flowstate.engines.tasks.running.data import TaskData
+from flowstate.engines.tasks.running.describing import call_of
+from flowstate.engines.tasks.running.emitting import emit
+from flowstate.engines.tasks.running.iterating import gather, pass_on
+from flowstate.engines.tasks.running.plain import Plain
+from flowstate.engines.tasks.running.position import Level, Wanted, child_of
+from flowstate.engines.tasks.running.scope import NO_SECRETS, Scope
+from flowstate.engines.tasks.runtime import Call, Function
+
+__all__ = ["CallKind", "RunKind", "perform"]
+
+PROGRAMS: Mapping[str, Function] = {
+    "container": run_container,
+    "script": run_script,
+    "shell": run_shell,
+}
+LATE = ("$secrets", "$authorization")
+FEW = 100  # Lists and objects.
+FOREACH = ("with", "subscription", "foreach")
+
+
+class _Late(Plain):
+    """Transforms its input with the arguments, in the step, if that needs secrets."""
+
+    def is_late(self, task: Any) -> bool:
+        """Return whether the input needs secrets."""
+        return _is_late(task.get("input"))
+
+
+class CallKind(_Late):
+    """Calls a function."""
+
+    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted | None:
+        """Call it; a function that is a task runs in the place of this one."""
+        name, written = task["call"], task.get("with")
+        found = await find(name, call_of(advance.scope()))
+        if callable(found):
+            if _is_late([task.get("input"), written]):
+                return Wanted("call", name)
+            args = await _arguments(advance.scope(), name, written or {}, level.input)
+            return Wanted("call", name, args)
+        if self.is_late(task):
+            raise TaskError.of("configuration", NO_SECRETS)
+        pointer = child_of("/use/functions", name)
+        if name not in ((advance.scene.document.content.get("use") or {}).get("functions") or {}):
+            pointer = child_of("/catalogs", name)
+            advance.position.fetched[pointer] = found
+        level.phase = "only"
+        value = level.input
+        if written is not None:
+            value = await advance.scope().template(written, level.input)
+        advance.push(pointer, value)
+        return None
+
+    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:  # noqa: ARG002
+        """Put out the result, or run further tasks for each message of it."""
+        foreach = _foreach(advance.definition())
+        if foreach is None or not isinstance(gave, list):
+            await advance.complete(gave)
+            return
+        level.rest, level.gathered = gave[::-1], []
+        await self._next(advance, level, foreach)
+
+    async def list_ended(self, advance: Advance, level: Level, task: Any) -> None:
+        """Go on with the next message."""
+        foreach = _foreach(task) or {}
+        level.gathered.append(await gather(advance, foreach, level.value))
+        if level.exited:
+            level.rest = []
+        await self._next(advance, level, foreach)
+
+    async def _next(self, advance: Advance, level: Level, foreach: Mapping[str, Any]) -> None:
+        if not level.rest:
+            await advance.complete(level.gathered)
+            return
+        item = level.rest.pop()
+        pass_on(advance, level, foreach, child_of(level.task, *FOREACH), item)
+
+
+def _foreach(task: Any) -> Mapping[str, Any] | None:
+    found = task
+    for name in FOREACH:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    foreach: Mapping[str, Any] | None = found
+    return foreach
+
+
+class RunKind(_Late):
+    """Runs a program or another document."""
+
+    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted:
+        """Run it."""
+        run = task["run"]
+        if "workflow" in run:
+            return await self._run_document(advance, level, task)
+        kind = next(each for each in PROGRAMS if each in run)
+        if _is_late([task.get("input"), run]):
+            return Wanted("call", f"run {kind}")
+        return Wanted("call", f"run {kind}", await advance.scope().template(run, level.input))
+
+    async def _run_document(self, advance: Advance, level: Level, task: Any) -> Wanted:
+        if self.is_late(task):
+            raise TaskError.of("configuration", NO_SECRETS)
+        named = await advance.scope().template(task["run"]["workflow"], level.input)
+        key = f"{named['namespace']}/{named['name']}:{named.get('version', 'latest')}"
+        document = await advance.scene.runtime.documents.load(key)
+        data = TaskData(document.key, named.get("input"), advance.now())
+        name = "detached" if task["run"].get("await") is False else ""
+        return Wanted("workflow", name, msgspec.to_builtins(data))
+
+    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:
+        """Put out the result."""
+        run = advance.definition()["run"]
+        if wanted.does == "workflow" and not wanted.name:
+            (gave,) = gave
+        if run.get("await") is False:
+            gave = level.input
+        elif run.get("return") == "none":
+            gave = None
+        await advance.complete(gave)
+
+
+def _is_late(written: Any) -> bool:
+    """Return whether something of a document mentions what must not be stored."""
+    if isinstance(written, str):
+        return any(name in written for name in LATE)
+    if isinstance(written, Mapping):
+        return any(map(_is_late, written.values()))
+    return isinstance(written, list | tuple) and any(map(_is_late, written))
+
+
+async def _arguments(scope: Scope, name: str, written: Mapping[str, Any], value: Any) -> Any:
+    if name != "asyncapi":
+        return await scope.template(written, value)
+    from flowstate.engines.tasks.calls.asyncapi import UNEVALUATED  # noqa: PLC0415 - an extra
+
+    return await scope.template(written, value, UNEVALUATED)
+
+
+async def perform(scope: Scope, wanted: Wanted) -> Any:
+    """Do what a task wants: call its function.
+
+    Raises:
+        TaskError: the function has failed.
+    """
+    call = call_of(scope)
+    try:
+        runtime = scope.scene.runtime
+        is_own = wanted.name in runtime.functions  # It may sleep by the clock.
+        with contextlib.nullcontext() if is_own else runtime.engine.clock.working():
+            gave = await _called(scope, wanted, call)
+        _check_depth(gave)
+    except TaskError as error:
+        raise TaskError.from_json(await concealed(error.to_json(), call)) from None
+    except (asyncio.CancelledError, MisfitError):
+        raise
+    except Exception as error:  # noqa: BLE001 - of any function
+        text = await concealed(f"{type(error).__name__}: {error}", call)
+        raise TaskError.of("runtime", text) from None
+    return await concealed(gave, call)
+
+
+def _check_depth(gave: Any) -> None:
+    """Refuse a result that cannot lie within the position, which is stored with it."""
+    raw = msgspec.json.encode(gave)
+    if raw.count(b"[") + raw.count(b"{") > FEW:
+        encoded("the result", Raw(b"[" * FEW + raw + b"]" * FEW))
+
+
+async def _called(scope: Scope, wanted: Wanted, call: Call) -> Any:
+    if wanted.does == "emit":
+        return await emit(wanted.args, call)
+    function: Any = PROGRAMS.get(wanted.name.removeprefix("run "))
+    if not wanted.name.startswith("run "):
+        function = await find(wanted.name, call)
+    if not callable(function):
+        raise TaskError.of("configuration", f"there is no function {wanted.name!r}")
+    if wanted.args is not UNSET:
+        return await function(wanted.args, call)
+    scope, call = await _with_secrets(scope, call)
+    task = scope.scene.look_up(scope.position, call.task)
+    written = task["run"] if "run" in task else task.get("with") or {}
+    return await function(await _arguments(scope, wanted.name, written, call.input), call)
+
+
+async def _with_secrets(scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """Return the scope of arguments that need secrets, and the call with its input transformed."""
+    scope, level = attrs.evolve(scope, secrets=True), scope.position.levels[-1]
+    task = scope.scene.look_up(scope.position, level.task)
+    given = task.get("input") or {}
+    if "from" in given and _is_late(given):
+        level.input = await attrs.evolve(scope, has_input=False).either(given["from"], level.raw)
+        call = call_of(scope)
+    policy = policy_of(task.get("with") or {})
+    if policy is not None and "$authorization" in msgspec.json.encode(task).decode():
+        described = (await authorization(policy, call)).described
+        scope = attrs.evolve(scope, more={**scope.more, "authorization": described})
+    return scope, call
