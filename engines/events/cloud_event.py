@@ -12,7 +12,7 @@ from msgspec import Struct
 from flowstate import InvalidInputError
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["CloudEvent"]
+__all__ = ["CloudEvent", "text_of"]
 
 NAME = re.compile(r"[a-z0-9]{1,60}")
 TEXTS = ("id", "source", "type", "subject", "datacontenttype", "dataschema")
@@ -97,3 +97,8 @@ class CloudEvent(Struct, frozen=True):
         elif self.data is not None:
             found["data"] = self.data
         return {**found, **self.extensions}
+
+
+def text_of(value: Any) -> str:
+    """Return an attribute as a text, as it comes in a header."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
+from flowstate.engines.events.cloud_event import text_of
 from flowstate.engines.events.publishing import FOUND_BY, MORE
 from flowstate.engines.expressions.errors import ExpressionError
 
@@ -66,7 +67,7 @@ class Filter(Struct, frozen=True, omit_defaults=True):
             known: keys that are known already; those of a wanted event are added.
             evaluate: evaluates expressions. An event for which one fails is not wanted.
         """
-        if any(not _has(event.get(name), each) for name, each in self.equal.items()):
+        if not all(_fits(event.get(name), each, name) for name, each in self.equal.items()):
             return False
         try:
             for name, pattern in self.like.items():
@@ -104,8 +105,10 @@ class Filter(Struct, frozen=True, omit_defaults=True):
             if path and path[1] not in NOT_FOUND_BY and expected is not UNSET:
                 fields[path[1]] = expected
         plain = {name: each for name, each in fields.items() if type(each) in (str, int, float)}
-        order = sorted(plain, key=lambda name: (_rank(name), name))
-        return (order[0], plain[order[0]]) if order else None
+        if not plain:
+            return None
+        name = min(plain, key=lambda name: (_rank(name), name))
+        return name, plain[name] if name.startswith("data.") else text_of(plain[name])
 
 
 class Strategy(Struct, omit_defaults=True):
@@ -178,6 +181,13 @@ def _rank(name: str) -> int:
     return usual.index(name) + 1 if name in usual else 0
 
 
+def _fits(value: Any, wanted: Any, name: str) -> bool:
+    """Return whether an attribute is as wanted; numbers and bools of headers come as texts."""
+    if name == "data" or value is None:
+        return _has(value, wanted)
+    return text_of(value) == text_of(wanted)
+
+
 def _has(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, Mapping):
         own = value if isinstance(value, Mapping) else {}
@@ -204,4 +214,4 @@ async def _holds(event: Mapping[str, Any], name: str, program: str, evaluate: Ev
     if value is None and name != "data":
         return False
     found = await evaluate(program, value)
-    return found if isinstance(found, bool) else found is not None and _is_same(found, value)
+    return found if isinstance(found, bool) else found is not None and _fits(value, found, name)

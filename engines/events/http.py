@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from flowstate import InvalidInputError
-from flowstate.engines.events.cloud_event import CloudEvent
+from flowstate.engines.events.cloud_event import CloudEvent, text_of
 
 __all__ = ["BATCH", "STRUCTURED", "binary", "received", "structured"]
 
@@ -28,7 +28,7 @@ def binary(event: CloudEvent) -> tuple[dict[str, str], bytes]:
     value = event.to_json()
     value.pop("data", None), value.pop("data_base64", None)
     kind = value.pop("datacontenttype", "application/json")
-    headers = {f"ce-{name}": quote(_text(each), safe=SAFE) for name, each in value.items()}
+    headers = {f"ce-{name}": quote(text_of(each), safe=SAFE) for name, each in value.items()}
     if event.data is None:
         return headers, b""
     is_text = isinstance(event.data, str) and not JSON.fullmatch(_media_type(kind))
@@ -87,7 +87,3 @@ def _json(body: bytes) -> Any:
 
 def _media_type(header: str) -> str:
     return header.partition(";")[0].strip().lower()
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

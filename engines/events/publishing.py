@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from flowstate import Engine, InvalidInputError, StateNotFoundError
-from flowstate.engines.events.cloud_event import CloudEvent
+from flowstate.engines.events.cloud_event import CloudEvent, text_of
 from flowstate.engines.kernel.events import VALUE, event_id
 from flowstate.engines.kernel.events import publish as publish_any
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["EVENTS", "MORE", "publish", "published"]
+__all__ = ["EVENTS", "FOUND_BY", "MORE", "publish", "published"]
 
 EVENTS = "CloudEvent"  # What their class is called in a store.
 MORE = ("data", "more")  # The field of an event that has more data than it is found by.
@@ -75,7 +75,8 @@ def _key(source: str, id: str) -> str:
 def _fields(event: CloudEvent) -> list[tuple[str, Any]]:
     """Return by what it is found: attributes, and texts and numbers of its data."""
     value = event.to_json()
-    found = [(name, value[name]) for name in (*FOUND_BY, *event.extensions) if name in value]
+    names = [name for name in (*FOUND_BY, *event.extensions) if name in value]
+    found: list[tuple[str, Any]] = [(name, text_of(value[name])) for name in names]
     data = event.data if isinstance(event.data, dict) else {}
     plain = (str, int, float)
     found += [(f"data.{name}", each) for name, each in data.items() if type(each) in plain]

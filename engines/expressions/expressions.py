@@ -16,7 +16,7 @@ from flowstate.engines.expressions.requests import check_request, request_of, sc
 from flowstate.engines.expressions.worker import OK
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["PROGRAMS", "SCHEMAS", "Expressions"]
+__all__ = ["Expressions"]
 
 MIB = 1024 * 1024
 INPUT_SHARE = 16  # jq needs so many times the bytes of what it is given.
@@ -52,7 +52,7 @@ class Expressions:
     result: int = attrs.field(default=MIB, kw_only=True, validator=ge(1))
     results: int = attrs.field(default=10_000, kw_only=True, validator=ge(1))
     waiting: int = attrs.field(default=10_000, kw_only=True, validator=ge(1))
-    private: Collection[str] = attrs.field(default=("secrets",), kw_only=True)
+    private: Collection[str] = attrs.field(default=("secrets", "authorization"), kw_only=True)
     _programs: Pool = attrs.field(init=False)
     _schemas: Pool = attrs.field(init=False)
 

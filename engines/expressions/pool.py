@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import deque
 from functools import partial
 
 import attrs
@@ -33,17 +34,15 @@ class Pool:
     workers: int
     waiting: int
     _owner: int = attrs.field(default=0, init=False)
-    _free: asyncio.LifoQueue[Slot] = attrs.field(factory=asyncio.LifoQueue, init=False)
     _slots: list[Slot] = attrs.field(factory=list, init=False)
+    _free: list[Slot] = attrs.field(factory=list, init=False)
+    _line: deque[asyncio.Future[Slot]] = attrs.field(factory=deque, init=False)
     _starting: set[asyncio.Task[WorkerProcess]] = attrs.field(factory=set, init=False)
-    _queued: int = attrs.field(default=0, init=False)
 
     def open(self) -> None:
         """Let it begin, in the event loop that runs."""
-        self._free = asyncio.LifoQueue()
         self._slots = [Slot() for _ in range(self.workers)]
-        for slot in self._slots:
-            self._free.put_nowait(slot)
+        self._free, self._line = [*self._slots], deque()
         self._owner = os.getpid()
 
     async def close(self) -> None:
@@ -85,14 +84,14 @@ class Pool:
         try:
             return await asyncio.shield(starting)
         except OSError as error:
-            self._free.put_nowait(slot)
+            self._give(slot)
             raise ExpressionError(program, f"has no process that evaluates it ({error})") from error
         except BaseException:
             starting.add_done_callback(partial(self._give_back, slot))
             raise
 
     def _give_back(self, slot: Slot, starting: asyncio.Task[WorkerProcess]) -> None:
-        self._free.put_nowait(slot)
+        self._give(slot)
         if not starting.cancelled():
             starting.exception()  # Else asyncio logs that nothing looked at it.
 
@@ -101,17 +100,31 @@ class Pool:
             raise RuntimeError("these expressions are not open in this process")
 
     async def _taken_slot(self, program: str) -> Slot:
-        if not self._free.empty():
-            return self._free.get_nowait()
-        if self._queued >= self.waiting:
+        if self._free:
+            return self._free.pop()
+        if len(self._line) >= self.waiting:
             raise ExpressionError(program, f"{self.waiting} others wait to be evaluated")
-        self._queued += 1
+        turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
         try:
-            return await self._free.get()
-        finally:
-            self._queued -= 1
+            return await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._give(turn.result())
+            elif turn in self._line:
+                self._line.remove(turn)
+            raise
+
+    def _give(self, slot: Slot) -> None:
+        """Let the first in the line have it: those who come later must not be faster."""
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(slot)
+                return
+        self._free.append(slot)
 
     async def _start(self, slot: Slot) -> WorkerProcess:
         self._check_open()
-        slot.process = await started(self.program, partial(self._free.put_nowait, slot))
+        slot.process = await started(self.program, partial(self._give, slot))
         return slot.process

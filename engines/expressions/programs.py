@@ -11,7 +11,7 @@ MOST_PROGRAMS = 1_000  # Compiled ones that are kept: each has some ten kilobyte
 MOST_DEPTH = 200
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 BRACKET = re.compile(r"[\[\]{}]")
-PLACE = re.compile(r" at <top-level>, line (\d+), column (\d+):?")
+PLACE = re.compile(r" at <top-level>, line (\d+)(, column \d+)?:?")
 
 
 class Evaluator:
@@ -81,7 +81,7 @@ def _explained(text: str, lines: int) -> str:
 
     def place(found: re.Match[str]) -> str:
         line = int(found[1]) - 1
-        return f" at line {line}, column {found[2]}" if line <= lines else " at the end"
+        return f" at line {line}{found[2] or ''}" if line <= lines else " at the end"
 
     start = "jq: error: "
     found = [line.removeprefix(start) for line in text.splitlines() if line.startswith(start)]

@@ -12,7 +12,7 @@ import struct
 import sys
 from typing import Any, Protocol
 
-__all__ = ["FAILED", "HEAD", "LENGTH", "OK", "Evaluator", "loaded", "replied"]
+__all__ = ["Evaluator", "FAILED", "HEAD", "LENGTH", "OK", "loaded", "replied"]
 
 HEAD = struct.Struct(">III")  # Bytes of all that follows, of the prologue, of the program.
 LENGTH = struct.Struct(">I")

@@ -70,6 +70,7 @@ class Awaiting:
             all_ = [_topics(wait, is_rough=True) for _, wait in waits]
         for (thread, wait), topics in zip(waits, all_, strict=True):
             is_new = is_new or thread.topics != topics or thread.since is None
+            thread.scanned = thread.scanned if thread.topics == topics else 0
             thread.topics, thread.since = topics, thread.since or self.now() - wait.lookback
             notes = self.instance.notes
             if not notes.began and any(isinstance(each, Events) for each in wait.sources):
@@ -89,11 +90,14 @@ class Awaiting:
         async for state in self.engine.history(self.instance.id):
             began = state.rev if is_first else began
             is_first = state.transition.cause == "forget"
+            if state.rev >= self.ctx.committed.rev:
+                break
         return began
 
     async def _look(self, name: str, thread: Thread, wait: Wait) -> bool:
         if self.instance.threads.get(name) is not thread or thread.does != "wait":
             return False  # Another thread has ended it just now.
+        rev = self.ctx.committed.rev
         for source in wait.sources:
             ended = None
             if isinstance(source, Result):
@@ -101,10 +105,11 @@ class Awaiting:
             elif isinstance(source, Event):
                 ended = await self._event(source, thread, wait, f"{self._root(name)}/{wait.name}")
             elif isinstance(source, Events):
-                ended = await self._events(source)
+                ended = await self._events(source, thread.scanned)
             if ended is not None:
                 self.progress.finish(name, ended)
                 return True
+        thread.scanned = rev
         return False
 
     async def _result(self, source: Result) -> Ended | None:
@@ -149,10 +154,11 @@ class Awaiting:
         seen[f"{place} {digest}"] = at, max(at + wait.lookback, self.now())
         return _given(source, event)
 
-    async def _events(self, source: Events) -> Ended | None:
+    async def _events(self, source: Events, scanned: int) -> Ended | None:
         after, without = source.about
         after = self.instance.notes.began if after is None else after
-        found = await events_after(self.engine, source.topics, after, without)
+        since = max(after, scanned)
+        found = await events_after(self.engine, source.topics, after, without, since)
         return _given(source, Raw(msgspec.json.encode(found))) if found else None
 
     def _forget_seen(self) -> None:

@@ -117,12 +117,20 @@ async def events(engine: Engine, source: Event, since: datetime) -> AsyncIterato
 
 
 async def events_after(
-    engine: Engine, topics: Sequence[str], after: int, without: Collection[int]
+    engine: Engine, topics: Sequence[str], after: int, without: Collection[int], scanned: int
 ) -> list[Published]:
-    """Return the first events of some topics that were published after a revision."""
+    """Return the first events of some topics that were published after a revision.
+
+    Args:
+        engine: open.
+        topics: of one of them.
+        after: the revision.
+        without: revisions of some that do not count.
+        scanned: the states of all others were last changed after this revision.
+    """
     labels, found = [dict([topic_label(TOPIC, each)]) for each in topics], dict[int, Raw]()
     times = dict[int, datetime]()
-    async for state in engine.states(labels=labels, latest_only=True, since_rev=after):
+    async for state in engine.states(labels=labels, latest_only=True, since_rev=scanned):
         rev, at = await _first(engine, state)
         if rev > after and rev not in without:
             found[rev], times[rev] = state.values[VALUE], at
@@ -138,6 +146,8 @@ async def events_after(
 async def _first(engine: Engine, state: State) -> tuple[int, datetime]:
     """Return in which revision and when an event was published; recovery may have touched it."""
     if AT not in state.values:
+        if not state.transition.origin and state.committed_at is not None:
+            return state.rev, state.committed_at  # It was not touched.
         async for each in engine.history(state.id):
             if each.rev > state.get(int, AFTER) and each.committed_at is not None:
                 return each.rev, each.committed_at

@@ -40,7 +40,7 @@ def register(flows: FlowRegistry, codes: Codes) -> None:
     """Let a registry run the instances of all workflows, in place of those that it ran so far."""
     for code in codes:
         if code.data is not None:
-            flows.set(flow_of(code.name), partial(_turn, codes), replace=True)
+            flows.set(flow_of(code.name), partial(_turn, codes), replace=True, retry=PATIENT)
     flows.set(TELL, _tell, replace=True, retry=PATIENT)
     flows.set(EVENT, run_event, replace=True, retry=PATIENT)
 

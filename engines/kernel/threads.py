@@ -109,6 +109,7 @@ class Thread(Struct, omit_defaults=True):
         progress: that the step has reported.
         topics: that it waits for outside of the instance.
         since: events that were published from then on count.
+        scanned: of all events up to this revision none is for it that it was not given.
         looks: how many times it has looked whether what it waits for has ended and told nothing.
         look_at: when it does so next.
         at: when it goes on at the latest: the next attempt, or the end of a wait.
@@ -132,6 +133,7 @@ class Thread(Struct, omit_defaults=True):
     progress: Raw = NOTHING
     topics: tuple[str, ...] = ()
     since: datetime | None = None
+    scanned: int = 0
     looks: int = 0
     look_at: datetime | None = None
     at: datetime | None = None
@@ -155,7 +157,7 @@ class Thread(Struct, omit_defaults=True):
         """Note that the stop is passed, and forget what belongs to it."""
         self.does, self.passed, self.failures, self.text = "go", self.passed + 1, 0, ""
         self.at = self.error = self.children = self.since = self.look_at = None
-        self.looks, self.topics = 0, ()
+        self.looks, self.topics, self.scanned = 0, (), 0
         self.progress = NOTHING
         self.picked = []
 

@@ -182,9 +182,7 @@ class Turn:
             names: of the threads whose steps begin.
         """
         runs = [(name, self._progress.ask(name)) for name in names]
-        if self._instance.is_changed and (
-            self._steps.running or not all(_is_local(run) for _, run in runs)
-        ):
+        if self._instance.is_changed and not (runs and all(_is_local(run) for _, run in runs)):
             await self._commit()
         for name, run in runs:
             del self._progress.to_start[name]

@@ -70,9 +70,9 @@ class MachineCode(Code):
     lane: Lane
     patience: float
 
-    def begin(self, frame: Frame, data: Held[Any]) -> Reached:  # noqa: ARG002
+    def begin(self, frame: Frame, data: Held[Any]) -> Reached:
         """Enter the first state."""
-        return Progress(self, next(iter(self.states)), data, Position()).at()
+        return Progress(self, frame, data, Position(), next(iter(self.states))).at()
 
     def ask(self, frame: Frame, data: Held[Any]) -> Operation:
         """Return what asks a state, or what it wants."""
@@ -90,7 +90,7 @@ class MachineCode(Code):
             return Wait(name, (), left)
         if want.gathered is not None:
             time = None if want.left is None else left
-            return wait_for(name, want.gathered, data.looked, time)
+            return wait_for(name, want.gathered, data.looked, time, data.after)
         operations = [self._runs(name, want, data), Wait("limit", (), left)]
         return operations[0] if want.left is None else Join(name, operations, 1, strict=True)
 
@@ -111,7 +111,7 @@ class MachineCode(Code):
 
     def go_on(self, frame: Frame, data: Held[Any], outcome: Outcome) -> Reached:
         """Give a state what has come, or do what it has answered."""
-        progress = Progress(self, frame.stop, data, self._read(frame))
+        progress = Progress(self, frame, data, self._read(frame))
         is_cancel = isinstance(outcome, Failed) and isinstance(outcome.error, Cancelled)
         if frame.stop == CLEANUP:
             return At(frame) if is_cancel else progress.cleaned(outcome)
@@ -121,11 +121,18 @@ class MachineCode(Code):
             progress.position.is_cancelled, progress.position.moves = True, 0
             return progress.at()
         if isinstance(outcome, Failed):
+            if isinstance(outcome.error.__cause__, MisfitError):
+                raise outcome.error.__cause__
             return progress.end(outcome.error)
         if progress.position.moves == MOST_MOVES:
             progress.position.moves = 0
             return progress.at()
         return progress.answered(outcome.value)
+
+    def again(self, frame: Frame) -> tuple[Frame, int]:
+        """Return where an operator's retry goes on: before what was cleaned up after."""
+        failed = self._read(frame).failed
+        return (frame, 0) if failed is None else (failed, 1)
 
     def check(self, frame: Frame) -> None:
         """Raise ``MisfitError`` unless a frame can be entered."""

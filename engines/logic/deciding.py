@@ -8,6 +8,7 @@ from msgspec import Raw, ValidationError
 from msgspec.structs import replace
 
 from flowstate import encoded
+from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.current_step import current_step
 from flowstate.engines.kernel.errors import Cancelled as CancelledError
 from flowstate.engines.kernel.errors import restored, stored
@@ -44,6 +45,8 @@ async def decide(machine: "MachineCode", name: str, position: Position, held: He
             want = _stay(position) if is_stay else want
         except Problem as problem:
             return Answer(position, log=log, problem=stored(problem))
+        except MisfitError:
+            raise
         except (Exception, CancelledError) as error:  # noqa: BLE001 - of the user's function
             return Answer(position, log=log, crash=stored(error))
     _limit(want, position, now, is_new=not is_stay)

@@ -164,14 +164,18 @@ def message_name(kind: str) -> str:
 
 
 def wait_for(
-    name: str, gathered: Gathered, looked: Mapping[str, Looked], timeout: timedelta | None
+    name: str,
+    gathered: Gathered,
+    looked: Mapping[str, Looked],
+    timeout: timedelta | None,
+    since: int | None,
 ) -> Wait:
-    """Return the operation that waits for what is missing."""
+    """Return the operation that waits for what is missing, of events after a revision."""
     types = sorted(gathered.types)
     after = gathered.after
     if after is None:
         known = [looked.get(each, Looked()).after for each in types]
-        after = None if None in known else min(each for each in known if each)
+        after = since if None in known else min(each for each in known if each)
     sent = [Handler(message_name(each), Update(dict[str, Any], _taken)) for each in types]
     published = Events(EVENTS, *(("type", each) for each in types), after=after)
     return Wait(name, [published, *sent], timeout)

@@ -78,7 +78,9 @@ class Machine(MachineCode):
         self.lane, self._uses = Lane(self), [*uses]
         self.patience = patience
         labels = {NAMESPACE: namespace} if namespace else {}
-        self.options = CodeOptions(new_revision=_new_revision, labels=lambda _: labels)
+        self.options = CodeOptions(
+            new_revision=_new_revision, labels=lambda _: labels, again=self.again
+        )
 
     def __repr__(self) -> str:
         return f"<machine {self.name!r}>"

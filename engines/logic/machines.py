@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -63,20 +62,12 @@ class Machines(Workflows):
                 code.check_states()
 
     async def __aenter__(self) -> Self:
-        use_expressions(self.engine.flows, self.expressions)
+        if self.expressions is not None:
+            use_expressions(self.engine.flows, self.expressions)
         await super().__aenter__()
         for start, code in self._starters.items():
             await Starters(self, code).set(start.name, code.runs.name, start.plan)
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        use_expressions(self.engine.flows, None)
-        await super().__aexit__(exc_type, exc, traceback)
 
     async def start(
         self,

@@ -1,6 +1,5 @@
 """What a state wants next."""
 
-import inspect
 from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from flowstate.engines.kernel.errors import stored
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.logic.events import Event, Gathered
 from flowstate.engines.logic.problems import NextError, Problem, Retry
-from flowstate.engines.logic.reach import Known, is_code, name_of
+from flowstate.engines.logic.reach import Known, is_code, name_of, signature
 from flowstate.engines.logic.stored import Ran, Want
 
 __all__ = [
@@ -164,7 +163,7 @@ class Run(Next):
             if is_code(self.what):
                 args = [_data(self.what, self.args[0] if self.args else None)]
             else:
-                inspect.signature(self.what).bind(*self.args, **self.kwargs)
+                signature(self.what).bind(*self.args, **self.kwargs)
                 args = [encoded("args", each) for each in self.args]
             kwargs = {key: encoded(key, each) for key, each in self.kwargs.items()}
         except (TypeError, InvalidInputError, msgspec.ValidationError) as error:

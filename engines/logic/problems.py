@@ -16,7 +16,7 @@ from flowstate.engines.kernel.errors import (
     text_of,
 )
 
-__all__ = ["ONCE", "NextError", "Problem", "Retry", "catcher_of", "of_several", "problem_of"]
+__all__ = ["NextError", "ONCE", "Problem", "Retry", "catcher_of", "of_several", "problem_of"]
 
 EXCEEDED = "retries.exceeded"
 ONCE = RetryPolicy(attempts=1)

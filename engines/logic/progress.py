@@ -37,15 +37,21 @@ class Progress:
 
     Attributes:
         machine: whose instance it is.
-        state: in which it stands.
+        frame: at which it has stood.
         data: is changed.
         position: is changed.
+        state: in which it stands.
     """
 
     machine: "MachineCode"
-    state: str
+    frame: Frame
     data: Held[Any]
     position: Position
+    state: str = attrs.field()
+
+    @state.default
+    def _state(self) -> str:
+        return self.frame.stop
 
     @property
     def want(self) -> Want:
@@ -182,12 +188,14 @@ class Progress:
             error = Cancelled()
         if error is None and self.data.fails is not None:
             error = restored(self.data.fails)
-        self.data.run([])
-        self.data.looked = {}
+        self.data.run([] if error is None else self.data.runs)  # An operator may try again.
+        if error is None:
+            self.data.looked = {}
         if self.machine.cleanup_function is None:
             return self._over(error, result)
-        kept = None if error is None else stored(error)
-        self.state, self.position = CLEANUP, Position(ending=[*result], error=kept)
+        self.state, self.position = CLEANUP, Position(ending=[*result])
+        if error is not None:
+            self.position.error, self.position.failed = stored(error), self.frame
         return self.at()
 
     def cleaned(self, outcome: Outcome) -> Reached:

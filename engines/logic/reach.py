@@ -3,13 +3,17 @@
 import builtins
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["Known", "is_code", "name_of", "reached"]
+__all__ = ["Known", "is_code", "name_of", "reached", "signature"]
 
 Known = Mapping[str, Any]
 """What a machine can run, by the names that a store has for it."""
+
+
+signature = lru_cache(maxsize=512)(inspect.signature)
 
 
 def is_code(value: Any) -> bool:

@@ -1,7 +1,6 @@
 """What states run: functions as steps, and code with instances of its own as subflows."""
 
 import contextlib
-import inspect
 from hashlib import sha256
 from typing import Any
 
@@ -15,7 +14,7 @@ from flowstate.engines.kernel.operations import Each, Operation, Run, StepOption
 from flowstate.engines.kernel.outcomes import decoded
 from flowstate.engines.kernel.starting import flow_of, new_instance
 from flowstate.engines.logic.problems import ONCE
-from flowstate.engines.logic.reach import Known, is_code
+from flowstate.engines.logic.reach import Known, is_code, signature
 from flowstate.engines.logic.stored import Ran
 from flowstate.engines.workflow.compiler.lookup import hints_of
 from flowstate.ground.frozen import EMPTY
@@ -53,7 +52,7 @@ def operation_of(known: Known, name: str, ran: Ran) -> Operation:
 def _arguments(function: Any, ran: Ran) -> tuple[list[Any], dict[str, Any]]:
     """Return arguments, each of the type that its parameter has."""
     hints, names = hints_of(function), list[str]()
-    for each in inspect.signature(function).parameters.values():
+    for each in signature(function).parameters.values():
         if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL):
             names += [each.name] * (len(ran.args) if each.kind is each.VAR_POSITIONAL else 1)
     args = [decoded(hints.get(name, Any), raw) for name, raw in zip(names, ran.args, strict=False)]

@@ -48,6 +48,7 @@ def starter_of(machine: Any, start: Start, engine: Engine) -> Starting:
     async def begin(target: str, id: str, given: Any, after: int | None) -> None:  # noqa: ARG001
         events: Sequence[Mapping[str, Any]] = given or ()
         held = machine.held(start.values([as_event(each) for each in events]))
+        held.after = after
         with contextlib.suppress(RevisionMismatchError):  # It was started before a crash.
             await engine.start(new_instance(machine, id, held, EMPTY), flow_of(machine.name))
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from flowstate.engines.kernel.code import Frame
 from flowstate.engines.kernel.errors import StoredError
 from flowstate.engines.logic.events import Gathered, Looked
 from flowstate.engines.logic.problems import Retry
@@ -103,6 +104,7 @@ class Position(Struct, omit_defaults=True):
         moves: how many states were entered since something has come from outside.
         ending: what the machine ends with as soon as it is cleaned up.
         error: the same.
+        failed: where it has stood before that error.
     """
 
     wake: Woken = Woken()
@@ -114,6 +116,7 @@ class Position(Struct, omit_defaults=True):
     moves: int = 0
     ending: list[Raw] = msgspec.field(default_factory=list)
     error: StoredError | None = None
+    failed: Frame | None = None
 
 
 class Held(Struct, Generic[V], omit_defaults=True):
@@ -131,6 +134,7 @@ class Held(Struct, Generic[V], omit_defaults=True):
         caught: problems in a row.
         fails: the problem with which it fails in the end.
         is_cancelled: it was told so.
+        after: events count after this revision; ``None``: after the first one of the instance.
     """
 
     values: V
@@ -144,6 +148,7 @@ class Held(Struct, Generic[V], omit_defaults=True):
     caught: int = 0
     fails: StoredError | None = None
     is_cancelled: bool = False
+    after: int | None = None
 
     def run(self, runs: list[Ran]) -> None:
         """Begin with what runs in parallel; it replaces what has run before."""

@@ -16,12 +16,9 @@ __all__ = ["transformed", "use_expressions"]
 _by_flows: WeakKeyDictionary[FlowRegistry, Expressions] = WeakKeyDictionary()
 
 
-def use_expressions(flows: FlowRegistry, expressions: Expressions | None) -> None:
+def use_expressions(flows: FlowRegistry, expressions: Expressions) -> None:
     """Let machines whose flows are in a registry evaluate expressions by these."""
-    if expressions is None:
-        _by_flows.pop(flows, None)
-    else:
-        _by_flows[flows] = expressions
+    _by_flows[flows] = expressions
 
 
 async def transformed(kind: Any, values: Any, program: str, result: Any) -> Any:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from flowstate import FlowstateError
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["STANDARD", "DocumentError", "Problem", "TaskError", "error_type", "same_type"]
+__all__ = ["DocumentError", "Problem", "STANDARD", "TaskError", "error_type", "same_type"]
 
 BASE = "https://openworkflow.io/spec/1.0.0/errors/"
 BASES = re.compile(  # The specification has been renamed, and its examples write it otherwise.

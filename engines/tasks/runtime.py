@@ -1,7 +1,7 @@
 """What tasks are given from outside: documents, expressions, secrets, functions, permissions."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +10,7 @@ import attrs
 from flowstate import Engine
 from flowstate.engines.expressions.expressions import Expressions
 from flowstate.engines.tasks.calls.programs import Processes
+from flowstate.engines.tasks.calls.subscriptions import Subscriptions
 from flowstate.engines.tasks.documents.document import Document
 from flowstate.ground.frozen import EMPTY
 
@@ -63,6 +64,8 @@ class Call:
         written: the arguments as the document has them, before their expressions were evaluated.
         evaluate: returns a value of the document with its expressions evaluated, in the place of
             the task and with ``$secrets``; a second argument stands in for the input.
+        since: when the task has begun.
+        taken: of a subscription: the messages that the task has worked off, and the last of them.
     """
 
     key: str
@@ -73,6 +76,8 @@ class Call:
     input: Any = None
     written: Mapping[str, Any] = EMPTY
     evaluate: Callable[..., Awaitable[Any]] = _literally
+    since: datetime | None = None
+    taken: tuple[int, Any] = (0, None)
 
 
 Function = Callable[[Mapping[str, Any], Call], Awaitable[Any]]
@@ -94,6 +99,7 @@ class Runtime:
         functions: what ``call`` can name, built in or your own.
         catalog: where the catalog ``default`` is, besides ``functions``; empty: nowhere.
         processes: says which programs may run; none by default.
+        subscriptions: that are open for tasks.
         databases: by the names that ``call: sql`` can use.
         name: of ``$runtime``.
         version: of ``$runtime``.
@@ -110,6 +116,7 @@ class Runtime:
     functions: Mapping[str, Function] = EMPTY
     catalog: str = ""
     processes: Processes = attrs.field(factory=Processes)
+    subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     databases: "Mapping[str, Database]" = EMPTY
     name: str = "flowstate"
     version: str = "0.1.0"

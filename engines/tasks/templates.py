@@ -3,7 +3,10 @@
 import re
 from functools import lru_cache
 
-__all__ = ["Program", "names_in", "pieces", "program_of"]
+__all__ = ["NO_SECRETS", "Program", "names_in", "pieces", "program_of"]
+
+NO_SECRETS = "$secrets are for the arguments of call and run, and for conditions"
+"""What is wrong with an expression that would have them stored."""
 
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 NAME = re.compile(r"\$([A-Za-z_]\w*)")

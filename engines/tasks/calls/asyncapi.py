@@ -34,7 +34,8 @@ async def asyncapi(arguments: Mapping[str, Any], call: Call) -> Any:
     """Publish ``message``, or return the messages that ``subscription`` gives.
 
     A message that was received is ``{payload, headers, correlationId}``. It is gathered in memory
-    until the subscription has what it wants: what a crash interrupts is subscribed to again.
+    until the subscription has what it wants: what a crash interrupts is subscribed to again. With
+    ``foreach``, it returns ``{"message": ...}``, the next one, or ``{}``: there are no more.
 
     Raises:
         TaskError: ``configuration``: the document names no such operation or server;
@@ -45,12 +46,48 @@ async def asyncapi(arguments: Mapping[str, Any], call: Call) -> Any:
     policy = arguments.get("authentication")
     way = Way(place, call, await authorization(policy, call) if policy else None)
     if "message" not in arguments:
-        return await _gathered(way, arguments["subscription"])
+        subscription = arguments["subscription"]
+        return await (_next if "foreach" in subscription else _gathered)(way, subscription)
     message = arguments["message"]
     payload = message.get("payload")
     content = payload.encode() if isinstance(payload, str) else msgspec.json.encode(payload)
-    await CLIENTS[place.protocol].publish(way, content, header_texts(message.get("headers", {})))
-    return None
+    headers, seconds = header_texts(message.get("headers", {})), way.outgoing.timeout
+    try:
+        async with asyncio.timeout(seconds):
+            await CLIENTS[place.protocol].publish(way, content, headers)
+    except TimeoutError:
+        raise TaskError.of("timeout", f"not published within {seconds:g} s") from None
+
+
+async def _next(way: Way, subscription: Mapping[str, Any]) -> dict[str, Any]:
+    call, consume, open_ = way.call, subscription["consume"], way.call.runtime.subscriptions
+    taken, last = call.taken
+    amount, seconds = consume.get("amount"), None
+    if "for" in consume and call.since is not None:
+        passed = call.runtime.engine.clock.now() - call.since
+        seconds = max(0.0, seconds_of(consume["for"]) - passed.total_seconds())
+    is_over = amount is not None and taken >= amount
+    if is_over or (taken and not await _holds(consume, "while", last, call)):
+        open_.end(call.key)
+        return {}
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            while (came := await open_.next(call.key, way.subscribe)) is not None:
+                payload, headers = came
+                message = _message(payload, headers, way.place.correlation)
+                if await _holds(subscription, "filter", message, call):
+                    if "until" in consume and await _holds(consume, "until", message, call):
+                        open_.end(call.key)
+                        return {}
+                    return {"message": message}
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return {}
+    open_.end(call.key)
+    _check_amount(taken, amount)
+    return {}
 
 
 async def _gathered(way: Way, subscription: Mapping[str, Any]) -> list[Any]:
@@ -61,7 +98,7 @@ async def _gathered(way: Way, subscription: Mapping[str, Any]) -> list[Any]:
     limit = asyncio.timeout(seconds_of(consume["for"]) if "for" in consume else None)
     size = 0
     try:
-        async with limit, CLIENTS[way.place.protocol].subscribe(way) as messages:
+        async with limit, way.subscribe() as messages:
             async for payload, headers in messages:
                 message, before = _message(payload, headers, way.place.correlation), len(found)
                 if await _has_all(subscription, message, found, way.call):
@@ -73,10 +110,14 @@ async def _gathered(way: Way, subscription: Mapping[str, Any]) -> list[Any]:
         if not limit.expired():
             raise
         return found
-    if amount is not None:
-        detail = f"the server has ended after {len(found)} of {amount} messages"
-        raise TaskError.of("communication", detail)
+    _check_amount(len(found), amount)
     return found
+
+
+def _check_amount(taken: int, amount: int | None) -> None:
+    if amount is not None:
+        detail = f"the server has ended after {taken} of {amount} messages"
+        raise TaskError.of("communication", detail)
 
 
 async def _has_all(

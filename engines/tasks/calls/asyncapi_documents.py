@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from flowstate.engines.tasks.calls.uri_templates import VARIABLE
 from flowstate.engines.tasks.errors import TaskError
+from flowstate.engines.tasks.pointers import resolved
 from flowstate.ground.frozen import EMPTY
 
 __all__ = ["PROTOCOLS", "Place", "place_of"]
@@ -17,8 +19,6 @@ PROTOCOLS = frozenset({"http", "nats", "redis", "ws"})
 
 SECURE = {"https": "http", "rediss": "redis", "wss": "ws"}
 SECURE_SCHEMES = {*SECURE, "tls"}
-VARIABLE = re.compile(r"\{([^{}]*)\}")
-MOST_REFERENCES = 16
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ def place_of(document: Any, arguments: Mapping[str, Any]) -> Place:
 
 def _place(document: Any, arguments: Mapping[str, Any]) -> Place:
     def at(value: Any) -> Any:
-        return _resolved(document, value)
+        return resolved(document, value)
 
     version = str(document["asyncapi"])
     if version.startswith("2."):
@@ -143,16 +143,3 @@ def _correlations(messages: list[Any], at: Callable[[Any], Any]) -> Iterator[str
         if location.startswith(("$message.header#", "$message.payload#")):
             kind, _, pointer = location.partition("#")
             yield {"$message.header": "/headers"}.get(kind, "/payload") + pointer
-
-
-def _resolved(document: Any, value: Any) -> Any:
-    for _ in range(MOST_REFERENCES):
-        if not (isinstance(value, Mapping) and "$ref" in value):
-            return value
-        reference = str(value["$ref"])
-        if not reference.startswith("#/"):
-            raise LookupError(f"a reference to another document: {reference[:100]}")
-        value = document
-        for part in reference[2:].split("/"):
-            value = value[part.replace("~1", "/").replace("~0", "~")]
-    raise LookupError("references go around in a circle")

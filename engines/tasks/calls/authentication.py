@@ -13,7 +13,7 @@ from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Authorization", "authorization", "policy_of"]
+__all__ = ["Authorization", "authorization", "inlined", "policy_of"]
 
 KINDS = ("basic", "bearer", "digest", "oauth2", "oidc")
 
@@ -38,8 +38,10 @@ class Authorization:
 
     @property
     def header(self) -> str:
-        """The value of the header ``Authorization``; empty for ``digest``."""
-        return f"{self.scheme} {self.parameter}" if self.parameter else ""
+        """The value of the header ``Authorization``; ``digest`` has none before it was asked."""
+        if not self.parameter:
+            raise TaskError.of("configuration", "digest is for HTTP only")
+        return f"{self.scheme} {self.parameter}"
 
     @property
     def described(self) -> dict[str, str]:
@@ -95,9 +97,7 @@ async def authorization(
         TaskError: ``authorization``: its secret does not exist. ``authentication``: no token was
             granted. ``configuration``: it is none.
     """
-    if isinstance(policy, Mapping) and "use" in policy:
-        check_own(call.task)
-        policy = await _named(policy["use"], call)
+    policy = await inlined(policy, call)
     kind = next((each for each in KINDS if isinstance(policy, Mapping) and each in policy), None)
     if kind is None:
         raise TaskError.of("configuration", f"authentication is one of {', '.join(KINDS)}")
@@ -108,7 +108,9 @@ async def authorization(
     if kind == "bearer":
         return Authorization("Bearer", _checked(_text(fields, "token")))
     if kind in {"basic", "digest"}:
-        return _of_user(kind, _text(fields, "username"), _text(fields, "password"))
+        user, password = _text(fields, "username"), _text(fields, "password")
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return Authorization(kind.capitalize(), pair if kind == "basic" else "", user, password)
     if not isinstance(fields, Mapping):
         raise TaskError.of("configuration", f"{kind} needs an authority and a grant")
     scheme, parameter = await token(
@@ -117,19 +119,20 @@ async def authorization(
     return Authorization(scheme, _checked(parameter), is_granted=True)
 
 
-async def _named(name: str, call: Call) -> Mapping[str, Any]:
-    policies = (call.document.content.get("use") or EMPTY).get("authentications") or EMPTY
+async def inlined(policy: Mapping[str, Any], call: Call) -> Mapping[str, Any]:
+    """Return a policy; of the name of one in ``use``, what is there, evaluated.
+
+    Raises:
+        TaskError: ``configuration``: there is none; ``authorization``: it is not for this task.
+    """
+    if not (isinstance(policy, Mapping) and "use" in policy):
+        return policy
+    check_own(call.task)
+    name, policies = policy["use"], call.document.used("authentications")
     if name not in policies:
         raise TaskError.of("configuration", f"there is no authentication {name!r} in use")
     found: Mapping[str, Any] = await call.evaluate(policies[name])
     return found
-
-
-def _of_user(kind: str, username: str, password: str) -> Authorization:
-    if kind == "digest":
-        return Authorization("Digest", "", username, password)
-    parameter = base64.b64encode(f"{username}:{password}".encode()).decode()
-    return Authorization("Basic", parameter, username, password)
 
 
 def _text(fields: Any, name: str) -> str:

@@ -10,12 +10,13 @@ from flowstate.engines.tasks.runtime import Call, Function
 __all__ = ["BUILT_IN"]
 
 EXTRAS = {"grpc": "grpc", "asyncapi": "asyncapi", "sql": "postgres"}
+MODULES = {"sql": "databases", "rpc": "json_rpc"}
 
 
 def _imported(name: str) -> Function:
     async def called(arguments: Mapping[str, Any], call: Call) -> Any:
         try:
-            module = import_module(f"flowstate.engines.tasks.calls.{name}")
+            module = import_module(f"flowstate.engines.tasks.calls.{MODULES.get(name, name)}")
         except ModuleNotFoundError as error:
             extra = EXTRAS.get(name, "tasks")
             text = f"{error.name} is missing: pip install flowstate-engine[{extra}]"

@@ -19,10 +19,10 @@ import httpx
 
 from flowstate.engines.tasks.errors import TaskError
 
-__all__ = ["MOST_AT_ONCE", "Connections", "origin_of"]
+__all__ = ["Connections", "MOST_AT_ONCE", "origin_of"]
 
 STEP = 65_536
-MOST_AT_ONCE = 100  # Requests; the pool takes longer for each that waits in it.
+MOST_AT_ONCE = 100  # Requests, and long ones; the pool takes longer for each that waits in it.
 IDLE = 5.0  # Seconds that a connection is kept for the next request.
 
 Addresses = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -115,7 +115,7 @@ class Connections(httpx.AsyncBaseTransport):
     def __attrs_post_init__(self) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=self.tls,
-            max_connections=MOST_AT_ONCE,
+            max_connections=2 * MOST_AT_ONCE,
             keepalive_expiry=IDLE,
             network_backend=_Network(self.addresses),
         )

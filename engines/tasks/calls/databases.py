@@ -1,4 +1,4 @@
-"""Databases that the host program names for documents: SQLite and Postgres."""
+"""``call: sql``: statements on databases that the host program names, SQLite and Postgres."""
 
 import asyncio
 import re
@@ -13,9 +13,11 @@ from typing import Any
 import attrs
 import msgspec
 
+from flowstate import InvalidInputError
 from flowstate.engines.tasks.errors import TaskError
+from flowstate.engines.tasks.runtime import Call
 
-__all__ = ["Database", "as_pyformat"]
+__all__ = ["Database", "as_pyformat", "sql"]
 
 # A quoted text, a name, a comment, a cast; and else a parameter.
 TOKEN = re.compile(
@@ -27,8 +29,33 @@ Rows = list[dict[str, Any]]
 REFUSED = {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_PRAGMA}
 READING = (["select"], ["values"], ["with"])
 CHANGING = {"delete", "insert", "into", "merge", "update"}
+KINDS = ("sqlite:///", "postgres://", "postgresql://")
 STEPS = 10_000  # Of SQLite between two looks at the time.
 BUSY = 5.0  # Seconds that SQLite waits for others.
+
+
+def _check_url(_: Any, __: Any, url: str) -> None:
+    if not url.startswith(KINDS):
+        raise InvalidInputError("url", f"must begin with one of {', '.join(KINDS)}")
+
+
+async def sql(arguments: Mapping[str, Any], call: Call) -> Any:
+    """Run one statement in a transaction of its own: ``{database, query, parameters}``.
+
+    It returns the rows as an array of objects, or ``{"changed": n}`` if it gives none. The query
+    is a text as the document has it; parameters are written as ``:name``, and ``:key`` is the key
+    of this call, the same whenever it is repeated.
+
+    Raises:
+        TaskError: ``configuration``: no such database, or the query was put together by an
+            expression; ``communication``, ``timeout``, ``runtime``: see :class:`Database`.
+    """
+    database, query = call.runtime.databases.get(arguments["database"]), arguments["query"]
+    if database is None:
+        raise TaskError.of("configuration", f"no database {arguments['database']!r}")
+    if call.written.get("query") != query:
+        raise TaskError.of("configuration", "a query is a text; values belong in parameters")
+    return await database.run(query, {"key": call.key, **(arguments.get("parameters") or {})})
 
 
 @attrs.frozen
@@ -42,9 +69,12 @@ class Database:
         most_rows: that a query may give.
         most_bytes: that its rows may have, as JSON.
         connections: at once; further calls wait.
+
+    Raises:
+        InvalidInputError: the URL is of no such kind.
     """
 
-    url: str = attrs.field(repr=False)
+    url: str = attrs.field(repr=False, validator=_check_url)
     seconds: float = attrs.field(default=30.0, kw_only=True)
     most_rows: int = attrs.field(default=1_000, kw_only=True)
     most_bytes: int = attrs.field(default=1024 * 1024, kw_only=True)
@@ -70,10 +100,11 @@ class Database:
             return {"changed": gave}
         if len(gave) > self.most_rows:
             raise TaskError.of("runtime", f"more than {self.most_rows} rows")
-        size = len(msgspec.json.encode(gave))
+        rows = msgspec.to_builtins(gave, enc_hook=str)
+        size = len(msgspec.json.encode(rows))
         if size > self.most_bytes:
             raise TaskError.of("runtime", f"rows of {size} bytes, more than {self.most_bytes}")
-        return msgspec.to_builtins(gave)
+        return rows
 
     async def _sqlite(self, text: str, parameters: Mapping[str, Any]) -> Rows | int:
         stop = threading.Event()

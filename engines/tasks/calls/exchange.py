@@ -3,25 +3,25 @@
 import base64
 import contextlib
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 
 import attrs
+import httpx
 import msgspec
 
 from flowstate.engines.tasks.calls.authentication import Authorization, authorization
-from flowstate.engines.tasks.calls.outgoing import Answer, outgoing_of
+from flowstate.engines.tasks.calls.outgoing import Answer, Options, outgoing_of
 from flowstate.engines.tasks.calls.secrets import concealed
 from flowstate.engines.tasks.calls.uri_templates import as_text, expanded
 from flowstate.engines.tasks.errors import TaskError, error_type
 from flowstate.engines.tasks.runtime import Call
-from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Request", "endpoint_of", "exchanged", "header_texts", "sent"]
+__all__ = ["Request", "endpoint_of", "exchanged", "header_texts", "opened"]
 
 FORM = "application/x-www-form-urlencoded"
 READ_ONLY = {"GET", "HEAD", "OPTIONS", "TRACE"}
@@ -121,9 +121,9 @@ async def exchanged(request: Request, call: Call) -> Any:
         raise TaskError.of("validation", "there is no such method")
     if method not in READ_ONLY:
         _default(headers, "idempotency-key", str(uuid5(NAMESPACE_URL, call.key)))
-    answer, proof = await sent(
-        call, method, request.url, headers, content, request.policy, follow=request.redirect
-    )
+    options = Options(headers=headers, content=content, follow=request.redirect)
+    async with opened(call, method, request.url, request.policy, **options) as (response, proof):
+        answer = await Answer.of(response)
     granted = [proof.parameter] if proof is not None and proof.is_granted else []
     if not 200 <= answer.status < (400 if request.redirect else 300):  # noqa: PLR2004 - of HTTP
         raise await _error(method, answer, call, granted)
@@ -142,28 +142,23 @@ async def exchanged(request: Request, call: Call) -> Any:
     }
 
 
-async def sent(  # noqa: PLR0917 - as a request is read
-    call: Call,
-    method: str,
-    url: str,
-    headers: Mapping[str, str] = EMPTY,
-    content: bytes = b"",
-    policy: Mapping[str, Any] | None = None,
-    *,
-    follow: bool,
-) -> tuple[Answer, Authorization | None]:
-    """Send a request with authentication; once more if a token was revoked before its time."""
-    request = partial(
-        outgoing_of(call).request, method, url, headers=headers, content=content, follow=follow
-    )
-    if policy is None:
-        return await request(), None
-    proof = await authorization(policy, call)
-    answer = await request(auth=proof.auth)
-    if answer.status == HTTPStatus.UNAUTHORIZED and proof.is_granted:
+@asynccontextmanager
+async def opened(
+    call: Call, method: str, url: str, policy: Any = None, **options: Unpack[Options]
+) -> AsyncIterator[tuple[httpx.Response, Authorization | None]]:
+    """Send a request with authentication; once more if a token was revoked before its time.
+
+    As ``Outgoing.stream``, which gives nothing more while another token is asked for.
+    """
+    proof = None if policy is None else await authorization(policy, call)
+    for may_renew in (True, False):
+        options["auth"] = None if proof is None else proof.auth
+        async with outgoing_of(call).stream(method, url, **options) as response:
+            is_revoked = response.status_code == HTTPStatus.UNAUTHORIZED
+            if not (may_renew and is_revoked and proof is not None and proof.is_granted):
+                yield response, proof
+                return
         proof = await authorization(policy, call, renewed=proof)
-        answer = await request(auth=proof.auth)
-    return answer, proof
 
 
 def _encoded(body: Any, headers: dict[str, str]) -> bytes:

@@ -15,7 +15,6 @@ from flowstate.engines.tasks.calls.resources import parsed
 from flowstate.engines.tasks.documents.document import Document
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call, Function, Runtime
-from flowstate.ground.frozen import EMPTY
 
 __all__ = ["find", "is_known", "raw_uri", "typed"]
 
@@ -29,14 +28,14 @@ FILES = (".yaml", ".yml", ".json")
 
 def is_known(name: str, document: Document, runtime: Runtime) -> bool:
     """Return whether a document may call a name; nothing is asked over the network."""
-    if name in BUILT_IN or name in runtime.functions or name in _used(document, "functions"):
+    if name in BUILT_IN or name in runtime.functions or name in document.used("functions"):
         return True
     found = CATALOGED.fullmatch(name)
     if found is None:
         return URI.fullmatch(name) is not None
     catalog = found[3]
     is_here = catalog == DEFAULT and (_own(found, runtime) is not None or bool(runtime.catalog))
-    return is_here or catalog in _used(document, "catalogs")
+    return is_here or catalog in document.used("catalogs")
 
 
 async def find(name: str, call: Call) -> Function | Mapping[str, Any]:
@@ -50,7 +49,7 @@ async def find(name: str, call: Call) -> Function | Mapping[str, Any]:
     Raises:
         TaskError: ``configuration``: there is none; and as of a resource.
     """
-    runtime, own = call.runtime, _used(call.document, "functions")
+    runtime, own = call.runtime, call.document.used("functions")
     if name in BUILT_IN:
         return runtime.functions.get(name, BUILT_IN[name])
     if name in own:
@@ -67,7 +66,7 @@ async def find(name: str, call: Call) -> Function | Mapping[str, Any]:
 
 
 async def _cataloged(name: re.Match[str], call: Call) -> Function | Mapping[str, Any]:
-    catalogs = _used(call.document, "catalogs")
+    catalogs = call.document.used("catalogs")
     if name[3] in catalogs:
         written, call = catalogs[name[3]]["endpoint"], attrs.evolve(call, task="")
         root, policy = endpoint_of(await call.evaluate(written), written, call)
@@ -116,10 +115,6 @@ def _uri_of(name: str) -> str:
 
 def _own(name: re.Match[str], runtime: Runtime) -> Function | None:
     return runtime.functions.get(f"{name[1]}:{name[2]}", runtime.functions.get(name[1]))
-
-
-def _used(document: Document, kind: str) -> Mapping[str, Any]:
-    return (document.content.get("use") or EMPTY).get(kind) or EMPTY
 
 
 def typed(function: Callable[..., Any]) -> Function:

@@ -1,7 +1,6 @@
 """``call: grpc``: unary calls, and calls that are answered by a stream."""
 
 import math
-import ssl
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstate.engines.tasks.calls.authentication import authorization
+from flowstate.engines.tasks.calls.certificates import roots_of
 from flowstate.engines.tasks.calls.outgoing import Outgoing, outgoing_of
 from flowstate.engines.tasks.calls.programs import Processes, run_program
 from flowstate.engines.tasks.calls.resources import resource
@@ -128,9 +128,7 @@ async def _channel(host: str, port: int, outgoing: Outgoing) -> Any:
     is_plain = outgoing.is_private(host) or "http" in outgoing.schemes
     if is_plain and port != TLS_PORT:
         return aio.insecure_channel(target, options)
-    roots = outgoing.tls and "".join(
-        map(ssl.DER_cert_to_PEM_cert, outgoing.tls.get_ca_certs(binary_form=True))
-    )
+    roots = roots_of(outgoing)
     credentials = ssl_channel_credentials(roots.encode() if roots else None)
     return aio.secure_channel(
         target, credentials, [*options, ("grpc.ssl_target_name_override", host)]

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 over HTTP, answered by one message or by a stream of events."""
+"""``call: rpc``: JSON-RPC 2.0 over HTTP, answered by one message or by a stream of events."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,15 +9,30 @@ import attrs
 import httpx
 import msgspec
 
-from flowstate.engines.tasks.calls.authentication import authorization
 from flowstate.engines.tasks.calls.event_streams import EVENT_STREAM, events
-from flowstate.engines.tasks.calls.exchange import header_texts
-from flowstate.engines.tasks.calls.outgoing import outgoing_of
+from flowstate.engines.tasks.calls.exchange import endpoint_of, header_texts, opened
+from flowstate.engines.tasks.calls.outgoing import Options
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Server", "decoded", "request_of", "result_of"]
+__all__ = ["Server", "decoded", "request_of", "result_of", "rpc"]
+
+
+async def rpc(arguments: Mapping[str, Any], call: Call) -> Any:
+    """Call a method: ``{endpoint, method, parameters, headers}``.
+
+    The id of the request is the key of this call, the same whenever it is repeated.
+
+    Raises:
+        TaskError: ``runtime``: the server answers with an error, whose ``code`` and ``data`` it
+            has; ``communication``, ``authorization``, ``timeout``.
+    """
+    url, policy = endpoint_of(arguments["endpoint"], call.written.get("endpoint"), call)
+    server = Server(url, policy, arguments.get("headers", {}))
+    request = request_of(arguments["method"], arguments.get("parameters"), call.key)
+    (answer,), _ = await server.post(call, request)
+    return result_of(answer)
 
 
 @attrs.frozen
@@ -77,10 +92,8 @@ class Server:
     ) -> AsyncIterator[httpx.Response]:
         headers = {"accept": f"application/json, {EVENT_STREAM}", **header_texts(self.headers)}
         headers["content-type"] = "application/json"
-        auth = None if self.policy is None else (await authorization(self.policy, call)).auth
-        options: dict[str, Any] = {"headers": headers, "auth": auth, "timeout": self.timeout}
-        outgoing = outgoing_of(call)
-        async with outgoing.stream(method, self.url, content=content, **options) as response:
+        options = Options(headers=headers, content=content, timeout=self.timeout)
+        async with opened(call, method, self.url, self.policy, **options) as (response, _):
             yield response
 
 

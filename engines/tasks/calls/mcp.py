@@ -43,12 +43,13 @@ async def mcp(arguments: Mapping[str, Any], call: Call) -> Any:
     seconds = outgoing_of(call).timeout
     if "timeout" in arguments:
         seconds = seconds_of(arguments["timeout"])
-    open_ = _over_http if "http" in transport else _as_program
+    is_http = "http" in transport
+    session = _over_http(transport, call, seconds) if is_http else _as_program(transport, call)
     version = arguments.get("protocolVersion", VERSION)
     client = arguments.get("client") or {"name": "flowstate", "version": call.runtime.version}
     hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": client}
     try:
-        async with asyncio.timeout(seconds), open_(transport, call, seconds) as send:
+        async with asyncio.timeout(seconds), session as send:
             result_of(await send(request_of("initialize", hello, "initialize")))
             await send({"jsonrpc": "2.0", "method": "notifications/initialized"})
             return result_of(await send(request_of(arguments["method"], parameters, call.key)))
@@ -85,11 +86,7 @@ async def _over_http(
 
 
 @contextlib.asynccontextmanager
-async def _as_program(
-    transport: Mapping[str, Any],
-    call: Call,
-    seconds: float,  # noqa: ARG001 - as of _over_http
-) -> AsyncIterator[Send]:
+async def _as_program(transport: Mapping[str, Any], call: Call) -> AsyncIterator[Send]:
     processes, stdio = call.runtime.processes, transport["stdio"]
     processes.check("mcp")
     words = [stdio["command"], *map(text_of, stdio.get("arguments", []))]

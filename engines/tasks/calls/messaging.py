@@ -1,6 +1,8 @@
 """Clients that publish messages and subscribe to them: HTTP, WebSocket, NATS and Redis."""
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
@@ -8,9 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
+import httpx
 
 from flowstate.engines.tasks.calls.asyncapi_documents import Place
 from flowstate.engines.tasks.calls.authentication import Authorization
+from flowstate.engines.tasks.calls.certificates import roots_of
 from flowstate.engines.tasks.calls.event_streams import EVENT_STREAM, events, lines
 from flowstate.engines.tasks.calls.outgoing import Outgoing, outgoing_of
 from flowstate.engines.tasks.errors import TaskError
@@ -20,6 +24,7 @@ from flowstate.ground.frozen import EMPTY
 __all__ = ["CLIENTS", "Client", "Messages", "Way"]
 
 CONNECTING = 10.0  # Seconds.
+ENDING = 2.0  # Seconds.
 LONGEST = 86_400.0 * 365  # Seconds of a subscription by HTTP.
 PORTS = {"nats": 4222, "redis": 6379}
 
@@ -45,6 +50,15 @@ class Way:
     def outgoing(self) -> Outgoing:
         """The rules for outgoing requests."""
         return outgoing_of(self.call)
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """Which certificates are good."""
+        return self.outgoing.tls or httpx.create_ssl_context(trust_env=False)
+
+    def subscribe(self) -> AbstractAsyncContextManager[Messages]:
+        """Give the messages that come there, from when the context is entered."""
+        return CLIENTS[self.place.protocol].subscribe(self)
 
     async def addresses(self, port: int) -> list[str]:
         """Return where to connect to, if that is allowed.
@@ -137,7 +151,7 @@ async def _socket(way: Way, headers: Mapping[str, str]) -> AsyncIterator[Any]:
             open_timeout=CONNECTING,
             max_size=way.outgoing.most_bytes,
             proxy=None,
-            ssl=way.outgoing.tls if way.place.is_secure else None,
+            ssl=way.tls if way.place.is_secure else None,
         ) as socket:
             yield socket
     except (OSError, TimeoutError, WebSocketException) as error:
@@ -168,7 +182,7 @@ async def _nats(way: Way) -> AsyncIterator[Any]:
     scheme, options = "nats", dict[str, Any]()
     if way.place.is_secure:
         scheme = "tls"
-        options |= {"tls": way.outgoing.tls, "tls_hostname": way.place.host}
+        options |= {"tls": way.tls, "tls_hostname": way.place.host}
     if way.proof and way.proof.username:
         options |= {"user": way.proof.username, "password": way.proof.password}
     elif way.proof:
@@ -183,7 +197,9 @@ async def _nats(way: Way) -> AsyncIterator[Any]:
     except (OSError, TimeoutError, errors.Error) as error:
         raise _broken(error) from None
     finally:
-        await client.close()
+        with contextlib.suppress(TimeoutError):  # It waits for what has failed to begin.
+            async with asyncio.timeout(ENDING):
+                await client.close()
 
 
 async def _publish_nats(way: Way, payload: bytes, headers: Mapping[str, str]) -> None:
@@ -213,6 +229,7 @@ async def _redis(way: Way) -> AsyncIterator[Any]:
     (address, *_) = await way.addresses(port)
     if place.is_secure:  # The certificate tells whether it is the host that was checked.
         address, options["ssl"] = place.host, True
+        options["ssl_ca_data"] = roots_of(way.outgoing)
     if way.proof:
         options["username"] = way.proof.username or None
         options["password"] = way.proof.password or way.proof.parameter

@@ -51,12 +51,12 @@ async def token(
     Raises:
         TaskError: ``authentication``: none was granted.
     """
-    tokens = outgoing_of(call).tokens
-    key = hashlib.sha256(msgspec.json.encode([kind, fields], order="sorted")).hexdigest()
-    clock = call.runtime.engine.clock
+    tokens, clock = outgoing_of(call).tokens, call.runtime.engine.clock
+    url = await _token_endpoint(kind, fields, call)
+    key = hashlib.sha256(msgspec.json.encode([url, fields], order="sorted")).hexdigest()
 
     async def make(old: _Token | None) -> tuple[_Token, float]:
-        return await _granted(kind, fields, call, old)
+        return await _granted(url, fields, call, old)
 
     found = await tokens.get(key, clock.monotonic, make)
     if found.access == refused:
@@ -66,9 +66,8 @@ async def token(
 
 
 async def _granted(
-    kind: str, fields: Mapping[str, Any], call: Call, old: _Token | None
+    url: str, fields: Mapping[str, Any], call: Call, old: _Token | None
 ) -> tuple[_Token, float]:
-    url = await _token_endpoint(kind, fields, call)
     if old is not None and old.refresh:
         try:
             form = {"grant_type": "refresh_token", "refresh_token": old.refresh}

@@ -1,6 +1,6 @@
 """Calls of services that are described by OpenAPI 3 or Swagger 2."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -13,13 +13,13 @@ from flowstate.engines.tasks.calls.http import with_query
 from flowstate.engines.tasks.calls.resources import parsed, uri_of
 from flowstate.engines.tasks.calls.uri_templates import as_text, encoded
 from flowstate.engines.tasks.errors import TaskError
+from flowstate.engines.tasks.pointers import resolved
 from flowstate.engines.tasks.runtime import Call
 from flowstate.ground.frozen import EMPTY
 
 __all__ = ["openapi"]
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-DEEPEST = 20  # References to references.
 SEPARATORS = {"ssv": " ", "tsv": "\t", "pipes": "|", "spaceDelimited": " ", "pipeDelimited": "|"}
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -48,8 +48,9 @@ async def openapi(arguments: Mapping[str, Any], call: Call) -> Any:
     document = await parsed(source, call)
     try:
         request = _request(document, uri_of(source, call), arguments)
-    except (AttributeError, LookupError, TypeError):
-        raise TaskError.of("configuration", "the document is not as OpenAPI has it") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        detail = f"the document is not as OpenAPI has it: {error!s:.200}"
+        raise TaskError.of("configuration", detail) from None
     return await exchanged(request, call)
 
 
@@ -90,7 +91,7 @@ def _operation(document: Any, operation_id: Any) -> _Operation:
     if not isinstance(document, Mapping) or not {"openapi", "swagger"} & set(document):
         raise TaskError.of("configuration", "the document is none of OpenAPI")
     for path, item in (document.get("paths") or EMPTY).items():
-        item_ = _resolved(document, item)
+        item_ = resolved(document, item)
         for method in METHODS:
             fields = item_.get(method)
             if isinstance(fields, Mapping) and fields.get("operationId") == operation_id:
@@ -98,35 +99,19 @@ def _operation(document: Any, operation_id: Any) -> _Operation:
                 servers: list[Any] = next(
                     filter(None, (each.get("servers") for each in places)), []
                 )
-                parameters = [*_parameters(document, item_, fields)]
+                parameters = _parameters(document, item_, fields)
                 return _Operation(document, path, method, fields, parameters, servers)
     raise TaskError.of("configuration", f"the document has no operation {operation_id!r}")
 
 
 def _parameters(
     document: Mapping[str, Any], item: Mapping[str, Any], fields: Mapping[str, Any]
-) -> Iterator[Mapping[str, Any]]:
+) -> list[Mapping[str, Any]]:
     found = {}
     for each in (*(item.get("parameters") or ()), *(fields.get("parameters") or ())):
-        parameter = _resolved(document, each)
+        parameter = resolved(document, each)
         found[parameter.get("name"), parameter.get("in")] = parameter
-    return iter(found.values())
-
-
-def _resolved(document: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
-    for _ in range(DEEPEST):
-        if not isinstance(value, Mapping):
-            break
-        reference = value.get("$ref")
-        if not isinstance(reference, str):
-            return value
-        if not reference.startswith("#/"):
-            raise TaskError.of("configuration", f"references out of the document: {reference!r}")
-        value = document
-        for part in reference[2:].split("/"):
-            key = part.replace("~1", "/").replace("~0", "~")
-            value = value.get(key) if isinstance(value, Mapping) else None
-    raise TaskError.of("configuration", "the document has a reference to nothing")
+    return [*found.values()]
 
 
 def _place(sent: _Sent, parameter: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -191,7 +176,7 @@ def _add_body(sent: _Sent, operation: _Operation, rest: Mapping[str, Any]) -> No
         raise TaskError.of("validation", f"the operation has no parameter {next(iter(rest))!r}")
     if described is None:
         return
-    body = _resolved(operation.document, described)
+    body = resolved(operation.document, described)
     kinds = [*(body.get("content") or EMPTY)]
     if "body" in rest:
         sent.body = rest["body"]

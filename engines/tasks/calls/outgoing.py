@@ -1,6 +1,7 @@
 """Outgoing requests: what they may reach, and the client that keeps to that."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -8,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 import attrs
 import httpcore
@@ -22,7 +23,7 @@ from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call
 from flowstate.ground.frozen import EMPTY
 
-__all__ = ["Answer", "Outgoing", "outgoing_of"]
+__all__ = ["Answer", "Options", "Outgoing", "outgoing_of"]
 
 PORTS = {"http": 80, "https": 443}
 FIRST_FREE_PORT = 1024
@@ -47,10 +48,34 @@ class Answer(Struct, frozen=True):
     content: bytes
     url: str
 
+    @classmethod
+    async def of(cls, response: httpx.Response) -> Self:
+        """Return the whole of a response whose body is not read yet."""
+        content = await response.aread()
+        return cls(response.status_code, dict(response.headers), content, str(response.url))
+
+
+class Options(TypedDict, total=False):
+    """Of a request.
+
+    Attributes:
+        headers: by name.
+        content: its body.
+        auth: adds what proves who asks; not to another host that it is redirected to.
+        follow: redirects.
+        timeout: seconds; ``None``: as usual.
+    """
+
+    headers: Mapping[str, str]
+    content: bytes
+    auth: httpx.Auth | None
+    follow: bool
+    timeout: float | None
+
 
 async def resolved(host: str, port: int) -> Sequence[str]:
     """Return the addresses of a host by the resolver of the system."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(each[4][0]) for each in found]
 
 
@@ -95,11 +120,10 @@ class Outgoing:
     tokens: Remembered = attrs.field(factory=lambda: Remembered(256), init=False, repr=False)
     resources: Remembered = attrs.field(factory=lambda: Remembered(64), init=False, repr=False)
     _connections: Connections = attrs.field(init=False, repr=False)
-    _gate: asyncio.Semaphore = attrs.field(
-        factory=lambda: asyncio.Semaphore(MOST_AT_ONCE), init=False, repr=False
-    )
+    _gates: tuple[asyncio.Semaphore, asyncio.Semaphore] = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self._gates = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Semaphore(MOST_AT_ONCE)
         self._connections = Connections(
             self._check,
             self._addresses,
@@ -143,68 +167,39 @@ class Outgoing:
             raise _refused(f"the host {name!r} has an address that is not public")
         return found
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] = EMPTY,
-        content: bytes = b"",
-        auth: httpx.Auth | None = None,
-        follow: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109 - also of the body, which a caller may read
-    ) -> Answer:
-        """Send a request, and return the whole answer, whatever its status is.
-
-        Args:
-            method: of HTTP.
-            url: absolute.
-            headers: of the request.
-            content: its body.
-            auth: adds what proves who asks; not to another host that it is redirected to.
-            follow: redirects.
-            timeout: seconds; ``None``: as usual.
+    async def request(self, method: str, url: str, **options: Unpack[Options]) -> Answer:
+        """Send a request to an absolute URL; return the whole answer, whatever its status is.
 
         Raises:
             TaskError: ``authorization``: it is not allowed. ``communication``: there is no whole
                 answer. ``timeout``: it took too long.
         """
-        async with self.stream(
-            method,
-            url,
-            headers=headers,
-            content=content,
-            auth=auth,
-            follow=follow,
-            timeout=timeout,
-        ) as response:
-            content = await response.aread()
-            return Answer(response.status_code, dict(response.headers), content, str(response.url))
+        async with self.stream(method, url, **options) as response:
+            return await Answer.of(response)
 
     @asynccontextmanager
     async def stream(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] = EMPTY,
-        content: bytes = b"",
-        auth: httpx.Auth | None = None,
-        follow: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109 - as of request
+        self, method: str, url: str, **options: Unpack[Options]
     ) -> AsyncIterator[httpx.Response]:
         """Send a request, and give the answer, whose body is read by its ``aiter_`` methods.
 
-        As :meth:`request`; the time includes what is done with the answer.
+        As :meth:`request`; the time includes what is done with the answer. Those that may take
+        longer than usual, such as subscriptions, keep no others waiting.
+
+        Raises:
+            TaskError: ``communication``, 503: too many of those are open already.
         """
-        seconds, place = timeout or self.timeout, "the URL"
-        limit = asyncio.timeout(seconds)
+        seconds, place = options.get("timeout") or self.timeout, "the URL"
+        limit, gate = asyncio.timeout(seconds), self._gates[seconds > self.timeout]
+        if seconds > self.timeout and gate.locked():
+            raise TaskError.of("communication", "too many long answers are open", status=503)
         try:
-            async with limit, self._gate:
-                all_headers = httpx.Headers(USUAL_HEADERS)
-                all_headers.update(headers)
-                request = _request(method, url, all_headers, content)
+            async with limit, gate:
+                headers = httpx.Headers(USUAL_HEADERS)
+                headers.update(options.get("headers"))
+                request = _request(method, url, headers, options.get("content", b""))
                 place = origin_of(request.url)
+                auth, follow = options.get("auth"), options.get("follow", False)
                 response = await self._sent(request, auth, follow)
                 try:
                     yield response

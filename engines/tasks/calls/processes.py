@@ -127,24 +127,26 @@ def _tail(ended: Ended) -> str:
     return ended.stderr[-TAIL:].strip()
 
 
-async def _run(command: list[str], it: Mapping[str, Any], call: Call, folder: str) -> Ended:
+async def _run(
+    command: list[str],
+    it: Mapping[str, Any],
+    call: Call,
+    folder: str,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
     return await run_program(
         command,
         stdin=text_of(it.get("stdin", "")),
-        environment=_environment(it),
+        environment=_environment(it) if environment is None else environment,
         folder=folder,
         within=call.runtime.processes,
     )
 
 
 async def _client(call: Call, words: list[str], it: Mapping[str, Any], folder: str) -> Ended:
-    return await run_program(
-        [call.runtime.processes.program("container"), *words],
-        stdin=text_of(it.get("stdin", "")),
-        environment=os.environ,  # It says where the containers are; they do not see it.
-        folder=folder,
-        within=call.runtime.processes,
-    )
+    words = [call.runtime.processes.program("container"), *words]
+    # The environment says where the containers are; they do not see it.
+    return await _run(words, it, call, folder, os.environ)
 
 
 def _container(it: Mapping[str, Any], name: str, call: Call, folder: str) -> list[str]:

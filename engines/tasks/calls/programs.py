@@ -140,7 +140,7 @@ async def run_program(
             group.create_task(_feed(process, stdin.encode()))
             streams = (process.stdout, process.stderr)
             read = [group.create_task(_read(process, each, within.most_bytes)) for each in streams]
-        code = await process.wait()
+            code = group.create_task(process.wait())  # It may have closed its output long before.
     except TimeoutError:
         detail = f"{arguments[0]} took more than {within.seconds:g} s"
         raise TaskError.of("timeout", detail) from None
@@ -150,7 +150,7 @@ async def run_program(
     if max(len(out), len(err)) > within.most_bytes:
         detail = f"{arguments[0]} has written more than {within.most_bytes} bytes"
         raise TaskError.of("runtime", detail)
-    return Ended(code, out.decode(errors="replace"), err.decode(errors="replace"))
+    return Ended(code.result(), out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 async def start_program(

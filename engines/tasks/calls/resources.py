@@ -8,8 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from flowstate.engines.tasks.calls.exchange import endpoint_of, sent
-from flowstate.engines.tasks.calls.outgoing import Outgoing, outgoing_of
+from flowstate.engines.tasks.calls.authentication import inlined
+from flowstate.engines.tasks.calls.exchange import endpoint_of, opened
+from flowstate.engines.tasks.calls.outgoing import Answer, Outgoing, outgoing_of
 from flowstate.engines.tasks.documents.reading import read
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call
@@ -50,6 +51,8 @@ async def parsed(source: Any, call: Call) -> Any:
 
 async def _kept(form: str, source: Any, call: Call, make: Any) -> Any:
     uri, policy = _endpoint(source, call)
+    if policy is not None:  # Its name does not tell whose it is: it can have expressions.
+        policy = await inlined(policy, call)
     key = msgspec.json.encode([form, uri, call.document.key, policy]).decode()
 
     async def made(_: Any) -> tuple[Any, float]:
@@ -67,7 +70,8 @@ async def _fetched(uri: str, policy: Mapping[str, Any] | None, call: Call) -> by
     outgoing = outgoing_of(call)
     if uri.startswith("file:"):
         return await asyncio.to_thread(_of_file, uri, outgoing)
-    answer, _ = await sent(call, "GET", uri, policy=policy, follow=True)
+    async with opened(call, "GET", uri, policy, follow=True) as (response, _):
+        answer = await Answer.of(response)
     if answer.status != 200:  # noqa: PLR2004 - of HTTP
         place = uri.partition("?")[0]
         raise TaskError.of(

@@ -16,7 +16,6 @@ import msgspec
 from flowstate.engines.tasks.documents.document import Document
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call, Runtime
-from flowstate.ground.frozen import EMPTY
 
 __all__ = [
     "EnvironmentSecrets",
@@ -123,7 +122,7 @@ async def secret(name: str, document: Document, runtime: Runtime) -> Any:
     Raises:
         TaskError: ``authorization``: the document does not list it, or it does not exist.
     """
-    if runtime.secrets is None or name not in _listed(document):
+    if runtime.secrets is None or name not in document.used("secrets"):
         raise _missing(name)
     return await runtime.secrets.get(name)
 
@@ -148,11 +147,7 @@ async def secrets_of(document: Document, runtime: Runtime) -> Mapping[str, Any]:
     Raises:
         TaskError: ``authorization``: one of them does not exist.
     """
-    return {name: await secret(name, document, runtime) for name in _listed(document)}
-
-
-def _listed(document: Document) -> list[str]:
-    return [*(document.content.get("use") or EMPTY).get("secrets", ())]
+    return {name: await secret(name, document, runtime) for name in document.used("secrets")}
 
 
 async def concealed(
@@ -170,7 +165,7 @@ async def concealed(
         also: further secrets.
     """
     texts = set(also)
-    for name in _listed(call.document):
+    for name in call.document.used("secrets"):
         with contextlib.suppress(TaskError):  # The call has ended, whatever became of the secret.
             found = _texts(await secret(name, call.document, call.runtime))
             texts |= {each for each in found if len(each) >= shortest}

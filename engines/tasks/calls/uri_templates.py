@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from flowstate.engines.tasks.errors import TaskError
 
-__all__ = ["as_text", "encoded", "expanded"]
+__all__ = ["VARIABLE", "as_text", "encoded", "expanded"]
 
 VARIABLE = re.compile(r"\{([^{}]*)\}")
 

@@ -8,14 +8,13 @@ from flowstate.engines.tasks.calls.asyncapi import PROTOCOLS
 from flowstate.engines.tasks.calls.built_in import BUILT_IN
 from flowstate.engines.tasks.calls.functions import is_known
 from flowstate.engines.tasks.documents.document import Document
-from flowstate.engines.tasks.documents.keywords import Path, likely
+from flowstate.engines.tasks.documents.keywords import Fault, Path, likely
 from flowstate.engines.tasks.documents.places import siblings_of, task_of, used
 from flowstate.engines.tasks.documents.validating import Shape, kind_of
 from flowstate.engines.tasks.runtime import Runtime
 
 __all__ = ["faults"]
 
-Fault = tuple[Path, str]
 USED = {("use",), ("use", "functions"), ("use", "catalogs")}  # Needed to look up functions.
 DIRECTIVES = ("continue", "exit", "end")
 PACKAGES = {

@@ -6,18 +6,16 @@ from typing import Any
 
 from flowstate.engines.expressions.errors import ExpressionError
 from flowstate.engines.expressions.expressions import Expressions
-from flowstate.engines.tasks.documents.keywords import Path, likely, shown
+from flowstate.engines.tasks.documents.keywords import Fault, Path, likely, shown
 from flowstate.engines.tasks.documents.places import used, variables_at
 from flowstate.engines.tasks.documents.validating import Found, Shape
-from flowstate.engines.tasks.templates import Program, names_in, pieces, program_of
+from flowstate.engines.tasks.templates import NO_SECRETS, Program, names_in, pieces, program_of
 
 __all__ = ["expression_faults"]
 
-Fault = tuple[Path, str]
 Names = frozenset[str]
 BATCH, PER_PROGRAM = 20_000, 200  # Characters.
 SECRET = re.compile(r'\$secrets\s*(?:\.\s*"?|\[\s*")([\w-]+)')
-NO_SECRETS = "$secrets are for the arguments of call and run, and for conditions"
 
 
 async def expression_faults(

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import attrs
 
+from flowstate.ground.frozen import EMPTY
+
 __all__ = ["Document"]
 
 
@@ -37,3 +39,7 @@ class Document:
     def key(self) -> str:
         """What names it: ``namespace/name:version``."""
         return f"{self.namespace}/{self.name}:{self.version}"
+
+    def used(self, kind: str) -> Mapping[str, Any]:
+        """Return what is in ``use`` of a kind, by name; of ``secrets``, only a list of names."""
+        return (self.content.get("use") or EMPTY).get(kind) or EMPTY

@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from flowstate.engines.tasks.documents.keywords import Path, likely
+from flowstate.engines.tasks.documents.keywords import Fault, Path, likely
 
 __all__ = ["graph_faults"]
-
-Fault = tuple[Path, str]
 
 
 def graph_faults(machine: Mapping[str, Any]) -> Iterator[Fault]:
@@ -50,7 +48,10 @@ def _state_faults(path: Path, state: Mapping[str, Any], *, is_final: bool) -> It
 def _unreachable(machine: Mapping[str, Any]) -> Iterator[Fault]:
     states, final = machine["states"], machine["final"]
     ways = {name: {to for _, to in _targets(name, state)} for name, state in states.items()}
-    back = {name: {other for other in states if name in ways[other]} for name in states}
+    back: dict[str, set[str]] = {name: set() for name in states}
+    for name, targets in ways.items():
+        for target in targets:
+            back[target].add(name)
     reached, ending = _closure([machine["start"]], ways), _closure(final, back)
     for name in states:
         if name not in reached:

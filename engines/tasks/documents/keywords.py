@@ -18,9 +18,12 @@ from referencing.jsonschema import DRAFT202012
 
 from flowstate.engines.tasks.durations import seconds_of
 
-__all__ = ["KEYWORDS", "PLACES", "TYPES", "Path", "likely", "named", "shown"]
+__all__ = ["Fault", "KEYWORDS", "PLACES", "Path", "TYPES", "likely", "named", "shown"]
 
 Path = tuple[str | int, ...]
+Fault = tuple[Path, str]
+"""Where something is wrong, and what."""
+
 STANDARD: Mapping[str, Callable[..., Any]] = Draft202012Validator.VALIDATORS
 TASK = "#/$defs/task"
 PLACES = ("x-expression", "x-template", "x-use", "x-then", "task")

@@ -13,14 +13,14 @@ from flowstate.engines.tasks.documents.document import Document
 from flowstate.engines.tasks.documents.graphs import graph_faults
 from flowstate.engines.tasks.documents.keywords import Path
 from flowstate.engines.tasks.documents.machines import Translation
-from flowstate.engines.tasks.documents.reading import MOST_BYTES, Source, pointer, read
+from flowstate.engines.tasks.documents.reading import MOST_BYTES, Source, read
 from flowstate.engines.tasks.documents.validating import Shape, shape_of
 from flowstate.engines.tasks.errors import DocumentError, Problem
+from flowstate.engines.tasks.pointers import pointer_of
 from flowstate.engines.tasks.runtime import Runtime
 
-__all__ = ["check_files", "documents_in", "load"]
+__all__ = ["check_files", "load"]
 
-ENDINGS = (".yaml", ".yml", ".json")
 MOST_PROBLEMS = 100
 LONG = 8_192  # Characters that take about 0.1 seconds.
 
@@ -53,39 +53,20 @@ async def load(
     return examined.document
 
 
-async def documents_in(
-    folder: FilePath, runtime: Runtime
-) -> tuple[Sequence[Document], Sequence[DocumentError]]:
-    """Load all files of a folder and those below that are named as YAML or JSON.
-
-    Returns:
-        The documents, in the order of their files, and the errors of files that are none.
-    """
-    found = await asyncio.to_thread(lambda: sorted(folder.rglob("*")))
-    paths = [path for path in found if path.suffix in ENDINGS]
-    return await _documents(paths, runtime)
-
-
 async def check_files(paths: Iterable[FilePath], runtime: Runtime) -> Sequence[DocumentError]:
     """Return an error for each file that is no document which the runtime can run."""
-    return (await _documents(paths, runtime))[1]
-
-
-async def _documents(
-    paths: Iterable[FilePath], runtime: Runtime
-) -> tuple[list[Document], list[DocumentError]]:
-    documents: dict[str, Document] = {}
-    errors = []
+    errors, keys = [], set[str]()
     for path in paths:
         try:
-            document = await load(_text_of(path), file=str(path), runtime=runtime)
-            if document.key in documents:
-                text = f"another file has {document.key}, too; give one of them another version"
+            text = await asyncio.to_thread(_text_of, path)
+            key = (await load(text, file=str(path), runtime=runtime)).key
+            if key in keys:
+                text = f"another file has {key}, too; give one of them another version"
                 raise DocumentError(str(path), [Problem(1, "/document", text)])
-            documents[document.key] = document
+            keys.add(key)
         except DocumentError as error:
             errors.append(error)
-    return list(documents.values()), errors
+    return errors
 
 
 def _text_of(path: FilePath) -> str:
@@ -148,7 +129,7 @@ def _document(source: Source, text: str, translation: Translation | None) -> Doc
     if translation is not None:
         content = translation.content
         lines = {
-            pointer(path): lines[_known(pointer(origin), lines)]
+            pointer_of(path): lines[_known(pointer_of(origin), lines)]
             for path, origin in translation.origins.items()
         }
     about = content.get("document") if isinstance(content, dict) else None
@@ -162,7 +143,7 @@ def _document(source: Source, text: str, translation: Translation | None) -> Doc
 
 
 def _problem(path: Path, text: str, lines: Mapping[str, int]) -> Problem:
-    place = _known(pointer(path), lines)
+    place = _known(pointer_of(path), lines)
     return Problem(lines[place], place, text)
 
 

@@ -9,13 +9,14 @@ A state is a task of the top list, followed by a ``switch`` that goes on at the 
 Data is an object. A condition puts out what it adds to the data.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowstate.engines.tasks.documents.keywords import Path
 from flowstate.engines.tasks.templates import program_of
 
-__all__ = ["Translation", "state_of"]
+__all__ = ["Translation"]
 
 Json = dict[str, Any]
 FUNCTIONS = {"http": "http", "rpc": "rpc", "db": "sql"}
@@ -26,14 +27,6 @@ NO_TRANSITION = {
     "status": 500,
     "title": "No transition applies",
 }
-
-
-def state_of(pointer: str) -> str:
-    """Return in which state a machine is, by the JSON pointer of the task at which it stands."""
-    parts = pointer.split("/")
-    return (
-        parts[3].removesuffix(".next") if parts[1:2] == ["do"] and len(parts) > len("/do") else ""
-    )
 
 
 class Translation:
@@ -157,9 +150,10 @@ class Translation:
 
     def _branches(self, transitions: list[Json]) -> list[Json]:
         branches = []
-        for index, each in enumerate(transitions):
-            times = sum(other["to"] == each["to"] for other in transitions[:index])
-            name = f"{each['to']}.{times + 1}" if times else each["to"]
+        times: Counter[str] = Counter()
+        for each in transitions:
+            times[each["to"]] += 1
+            name = f"{each['to']}.{times[each['to']]}" if times[each["to"]] > 1 else each["to"]
             task: Json = {"do": [{"until": self._condition(each["when"])}]}
             task["output"] = {"as": _to(each["to"], "($input + .)")}
             if "timeout" in each:

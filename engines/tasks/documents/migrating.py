@@ -5,8 +5,8 @@ from typing import Any
 from msgspec import Struct
 
 from flowstate.engines.tasks.documents.document import Document
-from flowstate.engines.tasks.documents.reading import pointer
 from flowstate.engines.tasks.documents.validating import kind_of
+from flowstate.engines.tasks.pointers import parts_of, pointer_of
 
 __all__ = ["Misfit", "fits"]
 
@@ -32,9 +32,8 @@ def fits(old: Document, new: Document, place: str) -> str | Misfit:
         new: to which it is to go.
         place: the JSON pointer of a task, or of a list in one.
     """
-    keys = [each.replace("~1", "/").replace("~0", "~") for each in place.split("/")[1:]]
     try:
-        return _fits(keys, old.content, new.content)
+        return _fits(parts_of(place), old.content, new.content)
     except (LookupError, ValueError, TypeError):
         return Misfit(f"{place} is no place of {old.key}")
 
@@ -46,17 +45,17 @@ def _fits(keys: list[str], left: Any, right: Any) -> str | Misfit:
         if not isinstance(left, list):
             left = left[key]
             if key not in right:
-                return Misfit(f"there is no {pointer([*path, key])}")
+                return Misfit(f"there is no {pointer_of([*path, key])}")
             right = right[key]
             path.append(key)
             continue
         name, names = keys.pop(0), [next(iter(each)) for each in right]
         left = left[int(key)][name]
         if name not in names:
-            return Misfit(f"there is no {name!r} in {pointer(path)}")
+            return Misfit(f"there is no {name!r} in {pointer_of(path)}")
         index = names.index(name)
         right = right[index][name]
         path += [index, name]
         if kind_of(left) != kind_of(right):
-            return Misfit(f"{pointer(path)} is {kind_of(right)}, and was {kind_of(left)}")
-    return pointer(path)
+            return Misfit(f"{pointer_of(path)} is {kind_of(right)}, and was {kind_of(left)}")
+    return pointer_of(path)

@@ -7,7 +7,7 @@ from typing import Any
 from flowstate.engines.tasks.documents.keywords import Path
 from flowstate.engines.tasks.documents.validating import kind_of
 
-__all__ = ["all_variables", "at", "siblings_of", "task_of", "used", "variables_at"]
+__all__ = ["siblings_of", "task_of", "used", "variables_at"]
 
 ALWAYS = frozenset({"runtime"})
 TASKS = ALWAYS | {"workflow", "context", "task"}
@@ -28,13 +28,6 @@ PRIVATE = frozenset({"secrets", "authorization"})
 ARGUMENTS = frozenset({"http", "rpc", "db", "function"})  # Of instructions of a machine.
 
 
-def at(content: Any, path: Path) -> Any:
-    """Return what is at a path."""
-    for key in path:
-        content = content[key]
-    return content
-
-
 def used(content: Any, kind: str) -> Collection[str]:
     """Return the names of a kind in ``use``; none if that is not as it should be."""
     used = content.get("use") if isinstance(content, dict) else None
@@ -52,25 +45,23 @@ def siblings_of(task: Path, content: Any) -> Collection[str]:
     is_in_list = len(task) > len(("a function of", "use")) and isinstance(task[-2], int)
     if not is_in_list or task[-3] == "branches":
         return ()
-    return {name for item in at(content, task[:-2]) if isinstance(item, dict) for name in item}
+    for key in task[:-2]:
+        content = content[key]
+    return {name for item in content if isinstance(item, dict) for name in item}
 
 
 def variables_at(content: Any, path: Path, group: str, tasks: Mapping[Path, Any]) -> frozenset[str]:
     """Return the variables of an expression, without ``$``."""
     known = OF_WORKFLOW.get(str(path[0]), VARIABLES[group])
-    bound = all_variables(tasks) if path[0] == "use" else frozenset(_bound(content, path))
-    return known | bound | _private(path, tasks)
+    # What is in ``use`` can be used in any task.
+    bound = _all_bound(tasks) if path[0] == "use" else _bound(content, path)
+    return known | frozenset(bound) | _private(path, tasks)
 
 
-def all_variables(tasks: Mapping[Path, Any]) -> frozenset[str]:
-    """Return the variables that tasks bind, for what can be used in any of them."""
-    fields = [
-        (task, each)
-        for task in tasks.values()
-        for each in ("do", "catch", "foreach")
-        if each in task
-    ]
-    return frozenset(name for task, field in fields for name in _binds(task, field))
+def _all_bound(tasks: Mapping[Path, Any]) -> Iterator[str]:
+    for task in tasks.values():
+        for field in {"do", "catch", "foreach"} & task.keys():
+            yield from _binds(task, field)
 
 
 def _bound(content: Any, path: Path) -> Iterator[str]:

@@ -10,8 +10,9 @@ import yaml
 from yaml import events
 
 from flowstate.engines.tasks.errors import Problem
+from flowstate.engines.tasks.pointers import pointer_of
 
-__all__ = ["Source", "pointer", "read"]
+__all__ = ["Source", "read"]
 
 MOST_BYTES = 1_048_576
 MOST_LEVELS = 100
@@ -49,11 +50,6 @@ class Source:
 
 class _RefusedError(Exception):
     """The rest of a text is not read."""
-
-
-def pointer(path: Any) -> str:
-    """Return the JSON pointer of a path of keys and indexes."""
-    return "".join("/" + str(each).replace("~", "~0").replace("/", "~1") for each in path)
 
 
 def read(text: str) -> Source:
@@ -119,7 +115,7 @@ class _Reader:
         self.left = MOST_PLACES
 
     def refuse(self, text: str) -> None:
-        self.problems.append(Problem(self.line, pointer(self.path), text))
+        self.problems.append(Problem(self.line, pointer_of(self.path), text))
 
     def take(self, event: yaml.Event) -> None:
         if isinstance(event, events.DocumentStartEvent) and self.lines:
@@ -198,7 +194,7 @@ class _Reader:
         self._place()
 
     def _place(self) -> None:
-        place = pointer(self.path)
+        place = pointer_of(self.path)
         self.left -= len(place)
         if self.left < 0:
             self.path = []

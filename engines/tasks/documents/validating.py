@@ -21,7 +21,7 @@ from referencing.jsonschema import DRAFT202012
 
 from flowstate.engines.tasks.documents.keywords import KEYWORDS, PLACES, TYPES, Path, named, shown
 
-__all__ = ["KINDS", "Found", "Path", "Shape", "kind_of", "shape_of"]
+__all__ = ["Found", "KINDS", "Path", "Shape", "kind_of", "shape_of"]
 
 KINDS = (
     *("call", "do", "emit", "for", "fork", "listen"),

@@ -1,7 +1,7 @@
 """Goes on in a document from task to task, until one of them wants something done."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import msgspec
@@ -68,25 +68,30 @@ class _Failed(Exception):  # noqa: N818 - it carries one
         self.error = error
 
 
-class Kind(Protocol):
-    """What tasks of one kind do."""
+class Kind:
+    """What tasks of one kind do; where it says nothing else, they put out what they are given."""
 
-    async def enter(self, advance: "Advance", level: Level, task: Any) -> Wanted | None:
+    async def enter(self, advance: "Advance", task: Any) -> Wanted | None:
         """Begin, with the input transformed."""
+        raise NotImplementedError
 
-    async def took(
-        self, advance: "Advance", level: Level, wanted: Wanted, gave: Any
-    ) -> Wanted | None:
+    async def took(self, advance: "Advance", wanted: Wanted, gave: Any) -> Wanted | None:
         """Go on with what was wanted."""
+        await advance.complete(gave)
+        return None
 
-    async def list_ended(self, advance: "Advance", level: Level, task: Any) -> Wanted | None:
+    async def list_ended(self, advance: "Advance", task: Any) -> Wanted | None:
         """Go on after the list of tasks has ended."""
+        await advance.complete(advance.level.value)
+        return None
 
-    async def catches(self, advance: "Advance", level: Level, error: TaskError) -> "Caught":
+    async def catches(self, advance: "Advance", error: TaskError) -> "Caught":
         """Return whether an error goes no further, and what is wanted then."""
+        return False, None
 
     def is_late(self, task: Any) -> bool:
         """Return whether the input is transformed only when the effect is done."""
+        return False
 
 
 Caught = tuple[bool, Wanted | None]
@@ -137,7 +142,7 @@ class Advance(Standing):
         position = self.position
         position.wants = wanted
         result = self._result()
-        result.position = encode(position)
+        result.position = encode(position, self.scene.data.input)
         size = memoryview(result.position).nbytes
         if size > MOST_BYTES:
             raise TaskError.of("runtime", TOO_LARGE)
@@ -166,7 +171,7 @@ class Advance(Standing):
         if position.wants is not None and position.gave is not UNSET:
             wants, gave = position.wants, position.gave
             position.wants, position.gave = None, UNSET
-            return await self.kind.took(self, level, wants, gave)
+            return await self.kind.took(self, wants, gave)
         match level.phase:
             case "new":
                 await self._begin(level)
@@ -207,7 +212,7 @@ class Advance(Standing):
         if level.task:
             self.note("started", level)
         level.phase = "body"
-        return await kind.enter(self, level, definition)
+        return await kind.enter(self, definition)
 
     async def _next(self, level: Level) -> Wanted | None:
         """Let the next task of a list begin, or end the list."""
@@ -217,7 +222,7 @@ class Advance(Standing):
             self.push(child_of(level.list, level.index, name), level.value)
         elif level.phase == "body":
             self.left -= 1
-            return await self.kind.list_ended(self, level, self.definition())
+            return await self.kind.list_ended(self, self.definition())
         elif level.exited and level.phase == "before":
             level.phase = "body"
             await self.complete(level.value)
@@ -296,7 +301,9 @@ class Advance(Standing):
         """Set the context."""
         if "as" in export:
             context = await scope.either(export["as"], value)
-            self.check_total(context, memoryview(encode(self.position)).nbytes)
+            self.check_total(
+                context, memoryview(encode(self.position, self.scene.data.input)).nbytes
+            )
             self.context, self.is_exported = context, True
         if "schema" in export:
             await check_schema(export["schema"], self.context, self, "the context")
@@ -352,7 +359,10 @@ class Advance(Standing):
                 continue
             if is_caught:
                 return wanted
-            self.note("faulted", level, error=error.to_json())
+            problem = error.to_json()
+            if len(levels) > 1 and error.instance != level.task:  # It is told once.
+                problem = {"type": error.type, "status": error.status}
+            self.note("faulted", level, error=problem)
             if len(levels) == 1:
                 raise _Failed(error)
             levels.pop()
@@ -361,7 +371,7 @@ class Advance(Standing):
         if level.phase != "body" or level.list != child_of(level.task, "try"):
             return False, None
         try:
-            return await self.kind.catches(self, level, error)
+            return await self.kind.catches(self, error)
         except TaskError:
             level.phase = "done"  # It catches nothing more.
             raise

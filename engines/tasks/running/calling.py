@@ -16,15 +16,15 @@ from flowstate.engines.tasks.calls.functions import find
 from flowstate.engines.tasks.calls.processes import run_container, run_script, run_shell
 from flowstate.engines.tasks.calls.secrets import concealed
 from flowstate.engines.tasks.errors import TaskError
-from flowstate.engines.tasks.running.advancing import Advance
+from flowstate.engines.tasks.running.advancing import Advance, Kind
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.running.describing import call_of
 from flowstate.engines.tasks.running.emitting import emit
 from flowstate.engines.tasks.running.iterating import gather, pass_on
-from flowstate.engines.tasks.running.plain import Plain
 from flowstate.engines.tasks.running.position import Level, Wanted, child_of
-from flowstate.engines.tasks.running.scope import NO_SECRETS, Scope
+from flowstate.engines.tasks.running.scope import Scope
 from flowstate.engines.tasks.runtime import Call, Function
+from flowstate.engines.tasks.templates import NO_SECRETS
 
 __all__ = ["CallKind", "RunKind", "perform"]
 
@@ -38,21 +38,21 @@ FEW = 100  # Lists and objects.
 FOREACH = ("with", "subscription", "foreach")
 
 
-class _Late(Plain):
+class _Late(Kind):
     """Transforms its input with the arguments, in the step, if that needs secrets."""
 
     def is_late(self, task: Any) -> bool:
-        """Return whether the input needs secrets."""
         return _is_late(task.get("input"))
 
 
 class CallKind(_Late):
     """Calls a function."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted | None:
-        """Call it; a function that is a task runs in the place of this one."""
+    async def enter(self, advance: Advance, task: Any) -> Wanted | None:
+        level = advance.level
         name, written = task["call"], task.get("with")
-        found = await find(name, call_of(advance.scope()))
+        pinned = advance.position.fetched.get(child_of("/catalogs", name))
+        found = pinned or await find(name, call_of(advance.scope()))
         if callable(found):
             if _is_late([task.get("input"), written]):
                 return Wanted("call", name)
@@ -71,29 +71,29 @@ class CallKind(_Late):
         advance.push(pointer, value)
         return None
 
-    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:  # noqa: ARG002
-        """Put out the result, or run further tasks for each message of it."""
-        foreach = _foreach(advance.definition())
-        if foreach is None or not isinstance(gave, list):
+    async def took(self, advance: Advance, wanted: Wanted, gave: Any) -> Wanted | None:
+        level = advance.level
+        task = advance.definition()
+        if _foreach(task) is None:
             await advance.complete(gave)
-            return
-        level.rest, level.gathered = gave[::-1], []
-        await self._next(advance, level, foreach)
+            return None
+        if level.gathered is UNSET:
+            level.gathered = []
+        if isinstance(gave, Mapping) and "message" in gave:
+            pointer = child_of(level.task, *FOREACH)
+            pass_on(advance, level, _foreach(task) or {}, pointer, gave["message"])
+            return None
+        await advance.complete(level.gathered)
+        return None
 
-    async def list_ended(self, advance: Advance, level: Level, task: Any) -> None:
-        """Go on with the next message."""
-        foreach = _foreach(task) or {}
-        level.gathered.append(await gather(advance, foreach, level.value))
-        if level.exited:
-            level.rest = []
-        await self._next(advance, level, foreach)
-
-    async def _next(self, advance: Advance, level: Level, foreach: Mapping[str, Any]) -> None:
-        if not level.rest:
-            await advance.complete(level.gathered)
-            return
-        item = level.rest.pop()
-        pass_on(advance, level, foreach, child_of(level.task, *FOREACH), item)
+    async def list_ended(self, advance: Advance, task: Any) -> Wanted | None:
+        level = advance.level
+        level.gathered.append(await gather(advance, _foreach(task) or {}, level.value))
+        if not level.exited:
+            return await self.enter(advance, task)
+        advance.scene.runtime.subscriptions.end(call_of(advance.scope()).key)
+        await advance.complete(level.gathered)
+        return None
 
 
 def _foreach(task: Any) -> Mapping[str, Any] | None:
@@ -107,8 +107,8 @@ def _foreach(task: Any) -> Mapping[str, Any] | None:
 class RunKind(_Late):
     """Runs a program or another document."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted:
-        """Run it."""
+    async def enter(self, advance: Advance, task: Any) -> Wanted:
+        level = advance.level
         run = task["run"]
         if "workflow" in run:
             return await self._run_document(advance, level, task)
@@ -127,10 +127,12 @@ class RunKind(_Late):
         name = "detached" if task["run"].get("await") is False else ""
         return Wanted("workflow", name, msgspec.to_builtins(data))
 
-    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:
-        """Put out the result."""
+    async def took(self, advance: Advance, wanted: Wanted, gave: Any) -> None:
+        level = advance.level
         run = advance.definition()["run"]
         if wanted.does == "workflow" and not wanted.name:
+            if gave is None:
+                advance.times_out()
             (gave,) = gave
         if run.get("await") is False:
             gave = level.input

@@ -5,8 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from flowstate.engines.tasks.errors import TaskError, same_type
-from flowstate.engines.tasks.running.advancing import Advance, Caught
-from flowstate.engines.tasks.running.plain import Plain
+from flowstate.engines.tasks.running.advancing import Advance, Caught, Kind
 from flowstate.engines.tasks.running.position import Level, Wanted, child_of
 from flowstate.engines.tasks.running.scope import Scope
 
@@ -15,11 +14,11 @@ __all__ = ["TryKind"]
 LONGEST = 366 * 86_400.0  # Seconds between two attempts.
 
 
-class TryKind(Plain):
+class TryKind(Kind):
     """Tries tasks, and catches what they raise."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> None:  # noqa: ARG002
-        """Begin with the first attempt."""
+    async def enter(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         await self._attempt(advance, level)
 
     async def _attempt(self, advance: Advance, level: Level) -> None:
@@ -31,19 +30,19 @@ class TryKind(Plain):
             level.attempt_deadline = advance.now() + timedelta(seconds=seconds)
         advance.run_list(level, child_of(level.task, "try"), level.input)
 
-    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:  # noqa: ARG002
-        """Try again after the pause."""
+    async def took(self, advance: Advance, wanted: Wanted, gave: Any) -> None:
+        level = advance.level
         advance.has_slept(wanted)
         await self._attempt(advance, level)
 
-    async def list_ended(self, advance: Advance, level: Level, task: Any) -> None:
-        """End, after the tasks that were tried, or after those that handle an error."""
+    async def list_ended(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         level.attempt_deadline = None
         is_tried = level.list == child_of(level.task, "try")
         await advance.complete(level.value, "" if is_tried else task["catch"].get("then", ""))
 
-    async def catches(self, advance: Advance, level: Level, error: TaskError) -> Caught:
-        """Catch an error if it is one of those that are wanted: try again, or handle it."""
+    async def catches(self, advance: Advance, error: TaskError) -> Caught:
+        level = advance.level
         level.attempt_deadline = None
         catch, problem = advance.definition()["catch"], error.to_json()
         variables = {catch.get("as", "error"): problem}

@@ -31,6 +31,7 @@ from flowstate.engines.tasks.running.kinds import KINDS
 from flowstate.engines.tasks.running.listening import Seen
 from flowstate.engines.tasks.running.position import (
     AT,
+    GIVEN,
     BranchEnd,
     Level,
     Position,
@@ -90,20 +91,20 @@ class TaskCode:
         level = Level("", data.started_at, 0, data.input, data.input, data.input)
         position = Position([level], seen=Seen(data.after))
         data.trail.append(Happened("started", "", data.started_at))
-        return At(Frame(NAME, "/do", {AT: encode(position)}))
+        return At(Frame(NAME, "/do", {AT: encode(position, data.input)}))
 
     def check(self, frame: Frame) -> None:
         """Refuse a frame that is none of a document."""
         if frame.stop:
             self.position(frame)
 
-    def position(self, frame: Frame) -> Position:
+    def position(self, frame: Frame, given: Any = GIVEN) -> Position:
         """Return the position in a frame."""
-        return decode(frame.names.get(AT, START))
+        return decode(frame.names.get(AT, START), given)
 
     def ask(self, frame: Frame, data: TaskData) -> Operation:
         """Return what is to be done."""
-        position = self.position(frame)
+        position = self.position(frame, data.input)
         operation = self._effects.without_document(frame.stop, position, data)
         if operation is not None:
             return operation
@@ -136,7 +137,7 @@ class TaskCode:
             raise MisfitError(f"there is no document {data.definition!r}: {failure}")
         if failure is not None and isinstance(failure.__cause__, MisfitError):
             raise failure.__cause__  # The document is another one than when this was stored.
-        position = self.position(frame)
+        position = self.position(frame, data.input)
         if isinstance(failure, Cancelled):
             self._note_cancel(position, data)
             return Raised(failure)
@@ -144,13 +145,16 @@ class TaskCode:
             return self._advanced(frame, data, position, value)
         if position.failed is not None and failure is not None:
             return Raised(TaskError.from_json(position.failed))  # It cannot be stored otherwise.
+        wants = position.wants
+        if wants and (wants.does, wants.name, value) == ("workflow", "", None):
+            failure = failure or TimeoutError()
         if failure is not None:
             _fail(position, failure)
         elif position.wants is not None and position.wants.does != "rest":
             position.gave = value
         else:
             position.wants = None
-        return At(replace(frame, names={AT: _bounded(position)}))
+        return At(replace(frame, names={AT: _bounded(position, data.input)}))
 
     def _advanced(
         self, frame: Frame, data: TaskData, position: Position, advanced: Advanced
@@ -216,11 +220,11 @@ def _fail(position: Position, failure: BaseException) -> None:
         position.failed = TaskError.of("runtime", text).to_json()
 
 
-def _bounded(position: Position) -> Raw:
+def _bounded(position: Position, given: Any) -> Raw:
     """Return the stored form of a position, which must be small enough to be stored."""
-    raw = encode(position)
+    raw = encode(position, given)
     if memoryview(raw).nbytes <= MOST_BYTES:
         return raw
     position.gave = UNSET
     position.failed = TaskError.of("runtime", TOO_LARGE).to_json()
-    return encode(position)
+    return encode(position, given)

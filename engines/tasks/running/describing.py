@@ -29,4 +29,6 @@ def call_of(scope: Scope) -> Call:
         input=level.input,
         written=task.get("with") or {},
         evaluate=evaluate,
+        since=level.started_at,
+        taken=(level.passes, next(iter(level.variables.values()), None)),
     )

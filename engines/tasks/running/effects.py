@@ -51,11 +51,15 @@ class Effects:
                 timeout = None if seconds is None else timedelta(seconds=seconds)
                 return level.listening.wait(stop, position.seen, data.keys, timeout)
             case "fork":
-                return self._fork(stop, position, wanted)
+                return self._fork(stop, position, wanted, data)
             case "workflow" if wanted.name:
                 return self._run(stop, position, self._start, position, wanted)
             case "workflow":
-                return Each(stop, self.code, [_data(wanted)], 1)
+                each, left = Each(stop, self.code, [_data(wanted)], 1), self._left(position)
+                if left is None:
+                    return each
+                limit = Wait("timeout", (), timedelta(seconds=left))
+                return Join(stop, [each, limit], 1, strict=True, shape=_only)
             case "rest":
                 return self._run(stop, position, _rest)
         return None
@@ -90,11 +94,11 @@ class Effects:
         except RevisionMismatchError:
             return  # It was started before a crash.
 
-    def _fork(self, stop: str, position: Position, wanted: Wanted) -> Join:
-        branches = [
-            Call(pointer, self.code, {AT: encode(self._branch(position, wanted, pointer, index))})
-            for index, pointer in enumerate(wanted.args["branches"])
-        ]
+    def _fork(self, stop: str, position: Position, wanted: Wanted, data: TaskData) -> Join:
+        branches = []
+        for index, pointer in enumerate(wanted.args["branches"]):
+            branch = self._branch(position, wanted, pointer, index)
+            branches.append(Call(pointer, self.code, {AT: encode(branch, data.input)}))
         return Join(stop, branches, 1 if wanted.name == "compete" else None)
 
     def _branch(self, position: Position, wanted: Wanted, pointer: str, index: int) -> Position:
@@ -120,6 +124,10 @@ def _data(wanted: Wanted) -> TaskData:
 
 def _digest(key: str) -> str:
     return sha256(key.encode()).hexdigest()[:24]
+
+
+def _only(values: list[Any]) -> Any:
+    return values[0]  # Nothing, if the time is over.
 
 
 async def _rest() -> None:

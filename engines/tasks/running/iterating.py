@@ -7,28 +7,27 @@ import msgspec
 
 from flowstate.engines.kernel.outside import Published
 from flowstate.engines.tasks.errors import TaskError
-from flowstate.engines.tasks.running.advancing import Advance
+from flowstate.engines.tasks.running.advancing import Advance, Kind
 from flowstate.engines.tasks.running.listening import begin
-from flowstate.engines.tasks.running.plain import Plain
 from flowstate.engines.tasks.running.position import Level, Wanted, child_of
 from flowstate.engines.tasks.running.schemas import check_schema
 
 __all__ = ["ForKind", "ListenKind", "gather", "pass_on"]
 
 
-class ForKind(Plain):
+class ForKind(Kind):
     """Runs tasks for each item of a list."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> None:
-        """Begin with the first item."""
+    async def enter(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         items = await advance.scope().either(task["for"]["in"], level.input)
         if not isinstance(items, list):
             raise TaskError.of("expression", "for.in has not given an array")
         level.rest = items[::-1]
         await self._pass(advance, level, task)
 
-    async def list_ended(self, advance: Advance, level: Level, task: Any) -> None:
-        """Go on with the next item."""
+    async def list_ended(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         if level.exited:
             await advance.complete(level.value)
         else:
@@ -48,31 +47,25 @@ class ForKind(Plain):
             advance.run_list(level, child_of(level.task, "do"), level.value)
 
 
-class ListenKind(Plain):
+class ListenKind(Kind):
     """Waits for events, and runs tasks for each of them."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted | None:
-        """Begin to listen."""
+    async def enter(self, advance: Advance, task: Any) -> Wanted | None:
+        level = advance.level
         is_iterated = "foreach" in task
         scope = advance.scope()
         level.listening = await begin(task["listen"], scope, level.input, is_iterated=is_iterated)
         advance.note_whole("correlation-started")
         return await self._next(advance, level, task)
 
-    async def took(
-        self,
-        advance: Advance,
-        level: Level,
-        wanted: Wanted,  # noqa: ARG002
-        gave: Any,
-    ) -> Wanted | None:
-        """Look at what was published."""
+    async def took(self, advance: Advance, wanted: Wanted, gave: Any) -> Wanted | None:
+        level = advance.level
         if level.listening is not None:
             level.listening.queue = msgspec.convert(gave, list[Published])
         return await self._next(advance, level, advance.definition())
 
-    async def list_ended(self, advance: Advance, level: Level, task: Any) -> Wanted | None:
-        """Go on with the next event, after the tasks for one of them."""
+    async def list_ended(self, advance: Advance, task: Any) -> Wanted | None:
+        level = advance.level
         value = await gather(advance, task["foreach"], level.value)
         if level.listening is not None:
             level.listening.append(value)

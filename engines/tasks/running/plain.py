@@ -7,14 +7,13 @@ from typing import Any
 import msgspec
 
 from flowstate.engines.tasks.errors import TaskError
-from flowstate.engines.tasks.running.advancing import Advance, Caught
-from flowstate.engines.tasks.running.position import BranchEnd, Level, Wanted, child_of
+from flowstate.engines.tasks.running.advancing import Advance, Kind
+from flowstate.engines.tasks.running.position import BranchEnd, Wanted, child_of
 
 __all__ = [
     "DoKind",
     "EmitKind",
     "ForkKind",
-    "Plain",
     "RaiseKind",
     "SetKind",
     "SwitchKind",
@@ -22,59 +21,27 @@ __all__ = [
 ]
 
 
-class Plain:
-    """What most kinds do."""
-
-    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted | None:
-        """Begin."""
-        raise NotImplementedError
-
-    async def took(
-        self,
-        advance: Advance,
-        level: Level,  # noqa: ARG002
-        wanted: Wanted,  # noqa: ARG002
-        gave: Any,
-    ) -> Wanted | None:
-        """Put out what was given."""
-        await advance.complete(gave)
-        return None
-
-    async def list_ended(self, advance: Advance, level: Level, task: Any) -> Wanted | None:  # noqa: ARG002
-        """Put out what the last task has."""
-        await advance.complete(level.value)
-        return None
-
-    async def catches(self, advance: Advance, level: Level, error: TaskError) -> Caught:  # noqa: ARG002
-        """Catch nothing."""
-        return False, None
-
-    def is_late(self, task: Any) -> bool:  # noqa: ARG002
-        """Transform the input at once."""
-        return False
-
-
-class DoKind(Plain):
+class DoKind(Kind):
     """Runs a list of tasks."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> None:  # noqa: ARG002
-        """Begin with the first one."""
+    async def enter(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         advance.run_list(level, child_of(level.task, "do"), level.input)
 
 
-class SetKind(Plain):
+class SetKind(Kind):
     """Sets the data."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> None:
-        """Put out the data."""
+    async def enter(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         await advance.complete(await advance.scope().either(task["set"], level.input))
 
 
-class SwitchKind(Plain):
+class SwitchKind(Kind):
     """Goes on with one of several tasks."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> None:
-        """Go on with the first case that is true, or else with the default."""
+    async def enter(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         default, scope = "", advance.scope()
         for case in (case for item in task["switch"] for case in item.values()):
             if "when" not in case:
@@ -85,11 +52,11 @@ class SwitchKind(Plain):
         await advance.complete(level.input, default)
 
 
-class RaiseKind(Plain):
+class RaiseKind(Kind):
     """Raises an error."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> None:
-        """Raise it."""
+    async def enter(self, advance: Advance, task: Any) -> None:
+        level = advance.level
         error = advance.reusable("errors", task["raise"]["error"])
         found = await advance.scope().template(error, level.input)
         try:
@@ -100,34 +67,34 @@ class RaiseKind(Plain):
         raise raised
 
 
-class WaitKind(Plain):
+class WaitKind(Kind):
     """Lets time pass."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted:
-        """Sleep."""
+    async def enter(self, advance: Advance, task: Any) -> Wanted:
+        level = advance.level
         seconds = await advance.seconds(task["wait"], level.input)
         return Wanted("wait", until=advance.now() + timedelta(seconds=seconds))
 
-    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:  # noqa: ARG002
-        """Put out the input."""
+    async def took(self, advance: Advance, wanted: Wanted, gave: Any) -> None:
+        level = advance.level
         advance.has_slept(wanted)
         await advance.complete(level.input)
 
 
-class EmitKind(Plain):
+class EmitKind(Kind):
     """Publishes an event."""
 
-    async def enter(self, advance: Advance, level: Level, task: Any) -> Wanted:
-        """Publish it."""
+    async def enter(self, advance: Advance, task: Any) -> Wanted:
+        level = advance.level
         event = await advance.scope().template(task["emit"]["event"]["with"], level.input)
         return Wanted("emit", args=event)
 
 
-class ForkKind(Plain):
+class ForkKind(Kind):
     """Runs tasks at once."""
 
-    async def enter(self, advance: Advance, level: Level, task: Mapping[str, Any]) -> Wanted | None:
-        """Let the branches begin."""
+    async def enter(self, advance: Advance, task: Mapping[str, Any]) -> Wanted | None:
+        level = advance.level
         list_ = child_of(level.task, "fork", "branches")
         branches = task["fork"].get("branches") or []
         advance.check_total(advance.context, 2 * len(branches) * advance.size_of(level.input))
@@ -140,8 +107,7 @@ class ForkKind(Plain):
             args["extended"] = advance.scope().task("$task")
         return Wanted("fork", "compete" if task["fork"].get("compete") else "", args)
 
-    async def took(self, advance: Advance, level: Level, wanted: Wanted, gave: Any) -> None:  # noqa: ARG002
-        """Put out what the branches have put out, or the first of them."""
+    async def took(self, advance: Advance, wanted: Wanted, gave: Any) -> None:
         ends = msgspec.convert(gave, list[BranchEnd])
         position = advance.position
         position.seen = position.seen.joined(each.seen for each in ends)

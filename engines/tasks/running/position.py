@@ -8,11 +8,14 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from flowstate.engines.kernel.code import MisfitError
+from flowstate.engines.tasks.pointers import look_up as found_at
+from flowstate.engines.tasks.pointers import parts_of, pointer_of
 from flowstate.engines.tasks.running.listening import Listening, Seen
 
 __all__ = [
     "AT",
     "BranchEnd",
+    "GIVEN",
     "Level",
     "Position",
     "Wanted",
@@ -44,7 +47,8 @@ class Level(Struct, omit_defaults=True):
         task: the JSON pointer of the task; empty: the whole document.
         started_at: when it has begun.
         nth: so many tasks its outer level had begun before it.
-        raw: its input as given. Stored only if it is not the value of the outer level.
+        raw: its input as given. Stored only if it is not the value of the outer level, and not
+            the input of the instance.
         input: that, transformed. Stored only if it is not the same.
         value: what the next task of its list gets. Stored only if it is not the input.
         phase: see the table.
@@ -185,9 +189,17 @@ class BranchEnd(Struct, omit_defaults=True):
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(Position)
 
 
-def encode(position: Position) -> Raw:
-    """Return the stored form, in which no value is twice."""
-    outer: Any = UNSET
+GIVEN: Any = object()  # Stands for the input of the instance.
+
+
+def encode(position: Position, given: Any = GIVEN) -> Raw:
+    """Return the stored form, in which no value is twice.
+
+    Args:
+        position: is not changed.
+        given: the input of the instance, which is stored elsewhere; or what ``decode`` was given.
+    """
+    outer: Any = given
     levels = []
     for level in position.levels:
         same = {"raw": level.raw is outer, "input": level.input is level.raw}
@@ -198,8 +210,8 @@ def encode(position: Position) -> Raw:
     return Raw(_encoder.encode(msgspec.structs.replace(position, levels=levels)))
 
 
-def decode(raw: Raw) -> Position:
-    """Return what was encoded.
+def decode(raw: Raw, given: Any = GIVEN) -> Position:
+    """Return what was encoded, with the input of the instance.
 
     Raises:
         MisfitError: it is no position.
@@ -208,7 +220,7 @@ def decode(raw: Raw) -> Position:
         position = _decoder.decode(raw)
     except msgspec.MsgspecError as error:
         raise MisfitError(f"no position in a document: {error}") from error
-    outer: Any = None
+    outer = given
     for level in position.levels:
         level.raw = outer if level.raw is UNSET else level.raw
         level.input = level.raw if level.input is UNSET else level.input
@@ -219,13 +231,12 @@ def decode(raw: Raw) -> Position:
 
 def child_of(pointer: str, *names: str | int) -> str:
     """Return the JSON pointer of what is within another one."""
-    parts = (str(name).replace("~", "~0").replace("/", "~1") for name in names)
-    return "/".join([pointer, *parts])
+    return pointer + pointer_of(names)
 
 
 def name_of(pointer: str) -> str:
     """Return the last part of a JSON pointer."""
-    return pointer.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
+    return "".join(parts_of(pointer)[-1:])
 
 
 def look_up(content: Any, pointer: str) -> Any:
@@ -234,13 +245,7 @@ def look_up(content: Any, pointer: str) -> Any:
     Raises:
         MisfitError: there is nothing.
     """
-    found = content
     try:
-        for part in pointer.split("/")[1:]:
-            if isinstance(found, list | tuple):
-                found = found[int(part)]
-            else:
-                found = found[part.replace("~1", "/").replace("~0", "~")]
+        return found_at(content, pointer)
     except (LookupError, TypeError, ValueError):
         raise MisfitError(f"the document has nothing at {pointer}") from None
-    return found

@@ -17,12 +17,11 @@ from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.running.position import Position, child_of, look_up, name_of
 from flowstate.engines.tasks.runtime import Runtime
-from flowstate.engines.tasks.templates import Program, names_in, pieces, program_of
+from flowstate.engines.tasks.templates import NO_SECRETS, Program, names_in, pieces, program_of
 
 __all__ = ["Scene", "Scope", "is_true"]
 
 BARE = re.compile(r"\$(workflow|task)\b(?!\.\w)")  # All of it, not only one field.
-NO_SECRETS = "$secrets are for the arguments of call and run, and for conditions"
 
 
 @lru_cache(maxsize=8_192)

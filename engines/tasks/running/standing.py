@@ -17,7 +17,7 @@ from flowstate.engines.tasks.running.position import Level, Position, Wanted
 from flowstate.engines.tasks.running.scope import Scene, Scope
 from flowstate.ground.limits import MAX_VALUES_BYTES
 
-__all__ = ["MOST_BYTES", "TOO_LARGE", "Standing"]
+__all__ = ["MOST_BYTES", "Standing", "TOO_LARGE"]
 
 BUDGET = 100  # Tasks that begin, and passes of loops, before others have their turn.
 DEEPEST = 100  # Tasks within each other.

@@ -64,19 +64,19 @@ class Definitions:
 
     Args:
         engine: open until this is left.
+
+    Attributes:
+        runtime: for which documents are loaded; set it before that.
     """
+
+    runtime: Runtime
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, dict[str, Definition]] = {}
         self._documents: OrderedDict[str, Document] = OrderedDict()
         self._loading = asyncio.Lock()
-        self._runtime: Runtime | None = None
         self._follower: asyncio.Task[None] | None = None
-
-    def use(self, runtime: Runtime) -> None:
-        """Load documents for a runtime; to be called once, before anything is loaded."""
-        self._runtime = runtime
 
     async def __aenter__(self) -> Self:
         await self._read()
@@ -128,17 +128,14 @@ class Definitions:
         name, _, given = name.partition(":")
         name, version = name if "/" in name else f"default/{name}", version or given
         version = "" if version == LATEST else version
-        if not self._has(name, version):  # It may be newer than what was seen.
-            await self.newest(name)
-        if not self._has(name, version):
-            what = f"{name}:{version}" if version else name
-            raise StateNotFoundError(f"there is no document {what!r}")
-        versions = self._known[name]
-        return versions[version or max(versions, key=precedence)]
-
-    def _has(self, name: str, version: str) -> bool:
-        versions = self._known.get(name, {})
-        return version in versions if version else bool(versions)
+        for is_known in (True, False):
+            if not is_known:  # It may be newer than what was seen.
+                await self.newest(name)
+            versions = self._known.get(name, {})
+            chosen = version or max(versions, key=precedence, default="")
+            if chosen in versions:
+                return versions[chosen]
+        raise StateNotFoundError(f"there is no document {f'{name}:{version}'.rstrip(':')!r}")
 
     async def add(self, text: str, *, file: str = "") -> tuple[Document, bool]:
         """Check a document and store it.
@@ -151,7 +148,7 @@ class Definitions:
             InvalidCommandError: that version is stored with another content, or was removed.
             InvalidInputError: it is too large for a state.
         """
-        document = await load(text, file=file, runtime=self._given())
+        document = await load(text, file=file, runtime=self.runtime)
         labels = {**ALL, NAME: f"{document.namespace}/{document.name}", VERSION: document.version}
         ctx = StateContext(State(PREFIX + document.key, labels=labels))
         ctx.put(text, TEXT)
@@ -227,7 +224,7 @@ class Definitions:
             return found
 
     async def _loaded(self, key: str, text: str) -> Document:
-        return await load(text, file=key, runtime=self._given(), was_loaded=True)
+        return await load(text, file=key, runtime=self.runtime, was_loaded=True)
 
     async def text(self, key: str) -> str:
         """Return the text of a document.
@@ -244,10 +241,6 @@ class Definitions:
         self._documents[document.key] = document
         while len(self._documents) > MOST_KEPT:
             self._documents.popitem(last=False)
-
-    def _given(self) -> Runtime:
-        assert self._runtime is not None  # noqa: S101 - whoever makes this calls ``use``
-        return self._runtime
 
 
 def _end(ctx: StateContext) -> Any:

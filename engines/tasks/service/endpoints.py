@@ -1,5 +1,6 @@
 """What the service offers over HTTP: each operation, with the types that it takes and gives."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ import attrs
 import msgspec
 from msgspec import Struct
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from flowstate.engines.events.http import received
 from flowstate.engines.kernel.errors import InstanceCancelledError
@@ -31,7 +32,8 @@ from flowstate.ground.frozen import EMPTY
 __all__ = ["ENDPOINTS", "Endpoint"]
 
 LONGEST = 60.0  # Seconds that a result is waited for.
-YAML = "application/yaml"
+OWN_ID = re.compile(r"[A-Za-z0-9._~@-]{1,200}")  # Such a one stands in a URL as it is.
+YAML, PROMETHEUS = "application/yaml", "text/plain; version=0.0.4"
 
 
 class Nothing(Struct):
@@ -164,7 +166,7 @@ async def _health(tasks: Tasks, _: Request, __: Nothing, ___: None) -> Any:
 
 
 async def _metrics(tasks: Tasks, _: Request, __: Nothing, ___: None) -> Response:
-    return PlainTextResponse(await tasks.metrics.text(tasks.names()))
+    return Response(await tasks.metrics.text(tasks.names()), media_type=PROMETHEUS)
 
 
 async def _definitions(tasks: Tasks, _: Request, __: Nothing, ___: None) -> Any:
@@ -201,8 +203,8 @@ def _page(request: Request, page: Any, after: int) -> Response:
 
 
 async def _start(tasks: Tasks, request: Request, _: Nothing, body: Start) -> Response:
-    if "/" in body.id:
-        raise RefusedError(400, "id: cannot have a '/'")
+    if body.id and (not OWN_ID.fullmatch(body.id) or body.id.startswith("flowstate.")):
+        raise RefusedError(400, f"id: must be of letters, digits and -._~@, not {body.id!r}")
     id = await tasks.start(
         body.definition,
         body.input,

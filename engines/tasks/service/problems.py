@@ -13,6 +13,7 @@ from flowstate import (
     DriverError,
     EngineOverloadedError,
     EngineStoppedError,
+    HistoryRewoundError,
     InvalidCommandError,
     InvalidInputError,
     MailboxFullError,
@@ -32,7 +33,7 @@ STATUSES: list[tuple[type[BaseException] | tuple[type[BaseException], ...], int]
     (msgspec.MsgspecError, 400),  # The first that fits counts.
     (StateNotFoundError, 404),
     ((InvalidCommandError, MisfitError, RevisionMismatchError), 409),
-    (InvalidInputError, 400),
+    ((InvalidInputError, HistoryRewoundError), 400),
     (DocumentError, 422),
     (MailboxFullError, 429),
     (UNAVAILABLE, 503),
@@ -63,7 +64,9 @@ def problem(error: Exception) -> Response:
     headers = {"Retry-After": "1"} if isinstance(error, UNAVAILABLE) else {}
     match error:
         case TaskError():
-            return _problem(error.status, error.to_json())
+            # A document chooses its status, which need not be one of HTTP for an error.
+            is_known = 400 <= error.status <= 599  # noqa: PLR2004 - as HTTP has it
+            return _problem(error.status if is_known else 500, error.to_json())
         case RefusedError():
             return _problem(error.status, {"detail": error.detail}, error.headers)
         case DocumentError():

@@ -97,7 +97,7 @@ class Tasks:
             outgoing=self._outgoing,
             **given,
         )
-        self.definitions.use(self.runtime)
+        self.definitions.runtime = self.runtime
         self._code = TaskCode(self.runtime)
         starter: Any = starting(self.runtime, self._code)
         self.kernel = Migrating(engine, [self._code, starter], rng=rng)
@@ -113,6 +113,7 @@ class Tasks:
             await stack.enter_async_context(self.definitions)
             await stack.enter_async_context(self.kernel)
             stack.push_async_callback(self.runtime.processes.close)
+            stack.push_async_callback(self.runtime.subscriptions.close)
             _begin(stack, self.metrics.run())
             if self._keep:
                 _begin(stack, retain(self.engine, self._keep, self.names, rng=self._rng))

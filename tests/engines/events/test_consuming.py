@@ -15,7 +15,12 @@ def event(type: str = "paid", **more: Any) -> dict[str, Any]:  # noqa: A002 - as
     return {"specversion": "1.0", "id": "1", "source": "/shop", "type": type, **more}
 
 
-PAID = event(subject="o-7", data={"order": 7, "cents": 5, "buyer": {"name": "a", "old": True}})
+PAID = event(
+    subject="o-7",
+    count=3,
+    fast=True,
+    data={"order": 7, "cents": 5, "buyer": {"name": "a", "old": True}},
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,10 @@ PAID = event(subject="o-7", data={"order": 7, "cents": 5, "buyer": {"name": "a",
         (Filter({"type": "pai"}), False),
         (Filter({"region": "eu"}), False),
         (Filter({"data": {"order": 7}}), True),
+        (Filter({"count": 3, "fast": "true"}), True),
+        (Filter({"count": "3", "fast": True}), True),
+        (Filter({"count": 4}), False),
+        (Filter(tests={"count": '"3"'}), True),
         (Filter({"data": {"buyer": {"name": "a"}}}), True),
         (Filter({"data": {"buyer": {"name": "b"}}}), False),
         (Filter({"data": {"none": None}}), False),
@@ -114,6 +123,7 @@ async def test_any_takes_the_first_or_goes_on_until() -> None:
         ([Filter({"source": "/s", "type": "a"})], [("type", "a")]),
         ([Filter({"subject": "x", "type": "a"})], [("subject", "x")]),
         ([Filter({"region": "eu", "type": "a"})], [("region", "eu"), MORE]),
+        ([Filter({"count": 3, "type": "a"})], [("count", "3"), MORE]),
         ([Filter({"type": "a", "data": {"o": 7}})], [("data.o", 7), MORE]),
         ([Filter({"type": "a", "data": {"o": True}})], [("type", "a")]),
         ([Filter({"type": "a", "id": "1", "time": "x"})], [("type", "a")]),

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from flowstate import Commit, Forget, InvalidInputError, StateContext
+from flowstate import Commit, FakeClock, Forget, InvalidInputError, StateContext
+from flowstate.driver import StateQuery, States
+from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.events.publishing import EVENTS, MORE, publish, published
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.kernel.operations import Wait
@@ -43,6 +45,7 @@ async def test_an_event_is_known_by_its_source_and_id() -> None:
         ([("data.order", 7.0)], ["1"]),
         ([("data.order", "7")], []),
         ([("region", "eu")], ["2"]),
+        ([("count", "3")], ["2"]),
         ([("data.k24", 24), ("data", "more")], ["4", "5"]),
     ],
 )
@@ -50,7 +53,7 @@ async def test_it_is_found_by_its_fields(fields: list[Any], expected: list[str])
     """One with very many fields is not found by all of them, so it is looked at in any case."""
     events = [
         paid("1", {"order": 7}),
-        paid("2", subject="s", extensions={"region": "eu"}),
+        paid("2", subject="s", extensions={"region": "eu", "count": 3}),
         paid("3", type="else"),
         paid("4", {f"k{n}": n for n in range(30)}),
         paid("5", {f"k{n}": 0 for n in range(30)}),
@@ -132,6 +135,43 @@ async def test_an_event_wakes_only_whom_it_concerns() -> None:
 
         ids = {each.id async for each in kernel.engine.states(since_rev=head)}
         assert {each for each in ids if not each.startswith("flowstate.")} == {"7"}
+
+
+async def test_a_wait_with_two_sources_looks_for_both() -> None:
+    sources = [Events(EVENTS, ("type", each)) for each in "ab"]
+    two = line("two", lambda *_: Wait("a", sources), lambda *_: Wait("b", [sources[1]]))
+
+    async with kernel_of(two) as kernel:
+        await kernel.start(two, "early", {})
+        await publish(kernel.engine, paid("1", type="b"))
+        await kernel.start(two, "late", {})
+        await stands(kernel, "late", "a")
+        await publish(kernel.engine, paid("2", type="c"))
+        await publish(kernel.engine, paid("3", type="b"))
+
+        for id, first in (("early", "1"), ("late", "3")):
+            found = await kernel.result(id)
+            assert [each[0]["event"]["id"] for each in found] == [first, first]
+
+
+async def test_many_events_at_once_are_looked_at_a_few_times_each() -> None:
+    class Counting(MemoryDriver):
+        read = 0
+
+        async def get_states(self, query: StateQuery) -> States:
+            page = await super().get_states(query)
+            self.read += sum(each.id.startswith("flowstate.event.") for each in page.states)
+            return page
+
+    clock = FakeClock()
+    driver = Counting(clock)
+    async with kernel_of(code, clock=clock, driver=driver) as kernel:
+        await kernel.start(code, "i", Gathered(301))
+        for n in range(300):
+            await publish(kernel.engine, paid(str(n)))
+
+        assert len(await kernel.result("i")) == 300
+        assert driver.read < 2_500
 
 
 async def test_a_paused_instance_gets_it_when_it_goes_on() -> None:

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from flowstate import FakeClock, RetryPolicy, Status
+from flowstate import FakeClock, RetryPolicy, Status, StoreBusyError
+from flowstate.engines.kernel.awaiting import Awaiting
 from flowstate.engines.kernel.code import CodeOptions
 from flowstate.engines.kernel.current_step import current_step
 from flowstate.engines.kernel.errors import InstanceFailedError, StepFailed
@@ -290,3 +291,25 @@ async def test_a_result_that_lies_too_deep_within_the_instance_is_a_failure(leve
         await kernel.start(code, "i", {})
         with pytest.raises(InstanceFailedError, match="nested too deeply"):
             await kernel.result("i")
+
+
+async def test_a_turn_that_finds_the_store_busy_is_tried_again_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, clock, failed = line("one", run("a", add, 1)), FakeClock(), list[int]()
+    tend = Awaiting.tend
+
+    async def busy(self: Awaiting) -> bool:
+        if len(failed) < 5:
+            failed.append(1)
+            raise StoreBusyError("locked")
+        return await tend(self)
+
+    monkeypatch.setattr(Awaiting, "tend", busy)
+    async with kernel_of(code, clock=clock) as kernel:
+        began = clock.now()
+        await kernel.start(code, "i", {})
+        await kernel.result("i")
+
+    assert len(failed) == 5
+    assert clock.now() - began < timedelta(seconds=30)

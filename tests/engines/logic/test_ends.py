@@ -18,6 +18,7 @@ from flowstate.engines.logic import (
     Returned,
     Run,
     RunAll,
+    RunAny,
     Sleep,
     Slept,
     Stay,
@@ -177,6 +178,38 @@ async def test_the_hard_limit_ends_it_and_nothing_catches_that(wants: str) -> No
         assert (await machines.query("l"))["told"] == ["state", "machine"]
 
 
+crowds = Machine("crowds", Values)
+
+
+@crowds.state("run", timeout=seconds(10))
+async def crowd(s: Values, wake: Wake) -> Next | None:
+    match wake:
+        case Entered():
+            runs = [
+                Run(cancels, {"wants": "sleep"}),
+                Run(work, "slow"),
+                Run(cancels, {"wants": "run"}),
+            ]
+            return RunAll(runs) if s["all"] else RunAny(runs, limit=2)
+        case TimedOut(what):
+            return Done(what)
+    return None
+
+
+@pytest.mark.parametrize("is_all", [True, False])
+async def test_a_limit_ends_all_that_run_at_once(is_all: bool) -> None:
+    clock = FakeClock()
+    async with machines_of(crowds, clock=clock) as machines:
+        shop.held["slow"] = asyncio.Event()
+        before = clock.now()
+        await machines.start(crowds, "c", {"all": is_all})
+        assert await machines.result("c") == "state"
+        assert seconds(10) <= clock.now() - before < seconds(15)
+        children = machines.engine.states(labels={"parent": "c"}, latest_only=True)
+        ended = [each.labels["outcome"] async for each in children]
+        assert ended == ["cancelled"] * (2 if is_all else 1)
+
+
 slow = Machine("slow", patience=1.0)
 
 
@@ -241,6 +274,37 @@ async def test_cancel_is_told_and_no_catcher_is_asked(wants: str) -> None:
     assert shop.did[-1] == "clean"
 
 
+ponders = Machine("ponders")
+
+
+@ponders.state("a")
+async def ponder(s: Values, wake: Wake) -> Next | None:
+    match wake:
+        case Entered():
+            return Run(work, "pay")
+        case Returned(value):
+            await shop.do("ponder")
+            s["receipt"] = value
+            return Sleep(seconds(3600))
+        case Cancelled():
+            return Run(work, f"undo {s['receipt']}") if "undone" not in s else None
+    return None
+
+
+async def test_what_has_come_is_told_before_the_cancel() -> None:
+    async with machines_of(ponders) as machines:
+        shop.held["ponder"] = asyncio.Event()
+        await machines.start(ponders, "p")
+        await shop.begun["ponder"].wait()
+        await machines.cancel("p")
+        shop.held["ponder"].set()
+        await machines.engine.wait_for("p", until=lambda each: each.status is Status.PAUSED)
+        await machines.cancel("p", hard=True)
+
+    assert shop.did[:2] == ["pay", "ponder"]
+    assert "undo pay done" in shop.did
+
+
 async def test_a_hard_cancel_ends_at_once() -> None:
     async with machines_of(cancels) as machines:
         await machines.start(cancels, "c", {"wants": "sleep", "cleans": True})
@@ -282,6 +346,38 @@ async def test_it_is_cleaned_up_however_it_ends(end: str, kind: str) -> None:
         assert state.labels["outcome"] == {"done": "done", "crash": "failed"}.get(end, "cancelled")
 
     assert shop.did == [f"clean {end} {kind}"]
+
+
+tries = Machine("tries")
+
+
+@tries.state("run")
+async def tries_run(_: Values, wake: Wake) -> Next:
+    return Done(wake.value) if isinstance(wake, Returned) else Run(work, "pay")
+
+
+@tries.cleanup
+async def clean_tries(_: Values, error: Exception | None) -> None:
+    await shop.do(f"clean {error}")
+
+
+async def test_an_operator_lets_it_try_again_what_has_failed_before_it_was_cleaned_up() -> None:
+    async with machines_of(tries) as machines:
+        shop.held["pay"] = asyncio.Event()
+        await machines.start(tries, "t")
+        await shop.begun["pay"].wait()
+        key = (await machines.engine.get_state("t")).values["threads"]
+        shop.broken["pay"] = ["x"]
+        shop.held["pay"].set()
+        with pytest.raises(InstanceFailedError, match="x: pay is down"):
+            await machines.result("t")
+        shop.broken.clear()
+        await machines.retry("t")
+        assert await machines.result("t") == "pay done"
+
+    assert shop.did == ["pay", "clean x: pay is down", "pay", "clean None"]
+    assert b'"passed":1' in bytes(key)
+    assert "t/main/run/1" in shop.acts
 
 
 async def test_what_cannot_be_cleaned_up_is_tried_again_and_then_told() -> None:

@@ -514,3 +514,72 @@ async def test_endless_moves_are_committed_now_and_then_and_can_be_cancelled() -
         state = await machines.engine.wait_for("l", until=lambda each: each.status == "ended")
         assert state.labels["outcome"] == "cancelled"
         assert (await machines.query("l"))["moves"] >= 100
+
+
+counts = Machine("counts")
+
+
+@counts.state("count")
+async def count(s: Values, _: Wake) -> Next:
+    s["n"] += 1
+    return To("look")
+
+
+@counts.state("look")
+async def look(s: Values, _: Wake) -> Next:
+    match s["n"]:
+        case 5:
+            return Done(s["n"])
+        case _:
+            return To("count")
+
+
+async def test_a_loop_of_states_goes_on_as_its_values_say() -> None:
+    async with machines_of(counts) as machines:
+        await machines.start(counts, "c", {"n": 0})
+        assert await machines.result("c") == 5
+
+
+flows = Machine("flows")
+
+
+@flows.state("all")
+async def all_flows(_: Values, wake: Wake) -> Next:
+    if isinstance(wake, AllReturned):
+        return Done(wake.values)
+    return RunAll([Run(child, str(number)) for number in range(12)])
+
+
+async def test_twelve_subflows_return_in_order() -> None:
+    async with machines_of(flows) as machines:
+        await machines.start(flows, "f")
+        assert await machines.result("f") == [f"{number} done" for number in range(12)]
+        labels = {"parent": "f", "outcome": "done"}
+        children = machines.engine.states(labels=labels, latest_only=True)
+        assert len([each async for each in children]) == 12
+
+
+async def test_an_operator_lets_it_try_again_what_has_failed() -> None:
+    async with machines_of(parents, several) as machines:
+        shop.broken["a"] = ["x"]
+        await machines.start(parents, "p")
+        with pytest.raises(InstanceFailedError, match="Problem: x"):
+            await machines.result("p")
+        shop.broken.clear()
+        await machines.retry("p", by="anna")
+        assert await machines.result("p") == ["a done"]
+
+
+only = Machine("only", Seen)
+only.state("all")(state_all)
+
+
+async def test_an_operator_lets_it_try_several_again() -> None:
+    async with machines_of(only) as machines:
+        shop.broken["2"] = ["x"]
+        await machines.start(only, "o", Seen(["lenient"], 4))
+        with pytest.raises(InstanceFailedError, match="1 of 4 failed"):
+            await machines.result("o")
+        shop.broken.clear()
+        await machines.retry("o")
+        assert await machines.result("o") == [f"{number} done" for number in range(4)]

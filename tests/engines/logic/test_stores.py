@@ -16,6 +16,7 @@ from tests.engines.logic.test_crashes import child, listens, parallel, retries, 
 from tests.engines.logic.test_ends import cancels
 from tests.engines.stores import STORES, driver_of
 
+pytestmark = pytest.mark.slow
 SECONDS = 20.0
 
 

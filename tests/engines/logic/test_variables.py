@@ -8,6 +8,7 @@ import pytest
 
 from flowstate import InvalidInputError, Status
 from flowstate.engines.expressions import Expressions
+from flowstate.engines.kernel.code import MisfitError
 from flowstate.engines.kernel.errors import InstanceFailedError
 from flowstate.engines.logic import (
     Arrived,
@@ -29,6 +30,8 @@ from flowstate.engines.logic import (
     log,
     set_variables,
 )
+from flowstate.engines.logic.running import find
+from flowstate.engines.workflow.checking import check
 from tests.engines.logic.driving import event, machines_of, seconds, shop, stands, work
 
 Values = dict[str, Any]
@@ -146,6 +149,33 @@ async def test_values_are_transformed_by_jq() -> None:
         assert await machines.result("t") == {"total": 5, "names": []}
 
 
+nests = Machine("nests")
+
+
+@nests.state("a")
+async def nest(_: Values, __: Wake) -> Next:
+    return To("b", transform='{a: {b: [.x, {c: .y}]}, text: "jq(.x)", x, y: (.y | tostring)}')
+
+
+@nests.state("b")
+async def nested(s: Values, _: Wake) -> Next:
+    return Done(s)
+
+
+async def test_nested_values_and_texts_that_look_like_programs() -> None:
+    async with (
+        Expressions() as expressions,
+        machines_of(nests, expressions=expressions) as machines,
+    ):
+        await machines.start(nests, "n", {"x": "jq(.y)", "y": 1})
+        assert await machines.result("n") == {
+            "a": {"b": ["jq(.y)", {"c": 1}]},
+            "text": "jq(.x)",
+            "x": "jq(.y)",
+            "y": "1",
+        }
+
+
 bad = Machine("bad", Typed, catch={"transform": "wrong"})
 
 
@@ -228,6 +258,60 @@ async def test_a_state_that_is_gone_parks_its_instances_until_it_is_back() -> No
             assert "has no state 'a' any more" in state.get(str, "parked")
         async with type(machines)(machines.engine, [of_states("a", "c", "d")]) as newest:
             assert await newest.result("i") == 3
+
+
+async def test_a_check_tells_before_a_deployment_which_instances_it_would_strand() -> None:
+    async with machines_of(of_states("a", "b")) as machines:
+        await machines.start(machines.codes["deploys"], "i")
+        await stands(machines, "i", "a")
+        assert not await check(machines.engine, [of_states("a", "c")])
+        (stranded,) = (await check(machines.engine, [of_states("b", "c")])).stranded
+
+    assert stranded.ids == ("i",)
+    assert "has no state 'a' any more" in stranded.why
+
+
+def test_nothing_is_run_only_because_a_store_says_so() -> None:
+    assert "tests.engines.logic.driving.work" in daily.known
+    for name in ("posix.system", "builtins.eval", "subprocess.run", "tests.engines.logic.x"):
+        with pytest.raises(MisfitError, match="nothing here is called"):
+            find(daily.known, name)
+
+
+async def old_work() -> str:
+    return "done"
+
+
+async def new_work() -> str:
+    return "done"
+
+
+def of_work(call: Any, *more: Any) -> Machine:
+    made = Machine("works", uses=more)
+
+    @made.state("a")
+    async def state(_: Values, wake: Wake) -> Next:
+        return Done(wake.value) if isinstance(wake, Returned) else Run(call)
+
+    return made
+
+
+async def test_a_function_that_is_gone_parks_what_is_to_run_it() -> None:
+    async with machines_of(of_work(old_work)) as machines:
+        await machines.start(machines.codes["works"], "i")
+        assert await machines.result("i") == "done"
+        (first, *_) = [
+            each
+            async for each in machines.engine.history("i")
+            if b"runs" in bytes(each.values.get("threads", b""))
+        ]
+        newer = type(machines)(machines.engine, [of_work(new_work)])
+        async with newer:
+            await newer.fork("i", "j", rev=first.rev)
+            state = await newer.engine.wait_for("j", until=lambda each: "parked" in each.labels)
+            assert "nothing here is called" in state.get(str, "parked")
+        async with type(machines)(machines.engine, [of_work(new_work, old_work)]) as newest:
+            assert await newest.result("j") == "done"
 
 
 async def test_instances_are_listed_by_machine_and_state() -> None:
@@ -316,3 +400,27 @@ async def test_a_schedule_starts_instances() -> None:
         await machines.unschedule("s")
 
     assert ids == [f"s@2030-01-0{day}T00:00:00+00:00" for day in (2, 3, 4)]
+
+
+answers = Machine("answers")
+
+
+@answers.starts(Event("question"))
+def from_question(events: list[Event]) -> Values:
+    return {"id": events[0].context["id"]}
+
+
+@answers.state("wait")
+async def wait_for_answer(s: Values, wake: Wake) -> Next:
+    return Done([s["id"], wake.event.data]) if isinstance(wake, Arrived) else Await(Event("answer"))
+
+
+async def test_what_comes_right_after_the_event_that_starts_an_instance_is_not_missed() -> None:
+    async with machines_of(answers) as machines:
+        await machines.publish(event("answer", "0", "too early"))
+        await machines.publish(event("question", "1"))
+        await machines.publish(event("answer", "2", "right"))
+        labels = {"workflow": "answers", "outcome": "done"}
+        async with machines.engine.watch(labels=labels, since_latest=True) as states:
+            state = await anext(states)
+        assert await machines.result(state.id) == ["1", "right"]

@@ -16,12 +16,12 @@ from flowstate.engines.kernel.starting import flow_of
 from flowstate.engines.kernel.turn import Turn
 from flowstate.engines.tasks.calls.secrets import MappedSecrets
 from flowstate.engines.tasks.documents.document import Document
-from flowstate.engines.tasks.documents.in_memory import InMemoryDocuments
 from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.running.scheduling import starting
 from flowstate.engines.tasks.runtime import Function, Runtime
 from flowstate.testing import explore_crashes
+from tests.engines.tasks.in_memory import InMemoryDocuments
 from tests.engines.tasks.running.driving import InProcess, document
 
 __all__ = ["Client", "Process", "explore_documents"]

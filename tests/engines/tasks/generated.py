@@ -25,6 +25,7 @@ class Written:
 
     rng: Random
     names: int = 0
+    forks: int = 0  # Around the task: the time says which branch ends the document first.
 
     def tasks(self, depth: int, *, free: bool) -> list[dict[str, Any]]:
         """Return a list of tasks; free ones may raise errors and end the document."""
@@ -46,7 +47,7 @@ class Written:
         return f"t{self.names}"
 
     def _then(self, later: list[str], *, free: bool) -> str:
-        choices = [*later, "continue", "exit", *(["end"] if free else [])]
+        choices = [*later, "continue", "exit", *(["end"] if free and not self.forks else [])]
         return self.rng.choice(choices)
 
     def _task(  # noqa: C901, PLR0912 - a table
@@ -81,10 +82,12 @@ class Written:
             case "try":
                 task = {"try": self.tasks(inner, free=True), "catch": self._catch(inner, free=free)}
             case "fork":
+                self.forks += 1
                 branches = [
                     {self._name(): {"do": self.tasks(inner, free=False)}}
                     for _ in range(rng.randint(1, 3))
                 ]
+                self.forks -= 1
                 task = {"fork": {"branches": branches}, "output": {"as": "add % 97"}}
             case _:
                 cases = [{"even": {"when": f". % {number + 1} == 0"}}, {"else": {}}]

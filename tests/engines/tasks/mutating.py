@@ -36,17 +36,18 @@ JUNK: list[Any] = [
     {"uri": "${ . }"}, {"use": "nothing"}, {"from": "PT1S", "to": "PT0S"}, {"$ref": "http://x/y"},
 ]  # fmt: skip
 NAMES = [
-    "do", "for", "in", "each", "at", "while", "fork", "branches", "compete", "try", "catch", "as",
-    "when", "exceptWhen", "retry", "delay", "backoff", "limit", "attempt", "count", "jitter", "raise",
-    "error", "errors", "type", "status", "run", "shell", "script", "container", "workflow", "call",
-    "with", "method", "endpoint", "uri", "body", "headers", "query", "output", "redirect", "set",
-    "switch", "then", "wait", "seconds", "listen", "to", "one", "any", "all", "until", "read",
-    "foreach", "item", "emit", "event", "source", "data", "correlate", "from", "expect", "if",
-    "input", "schema", "document", "format", "export", "timeout", "after", "use", "secrets",
-    "functions", "extensions", "extend", "before", "authentications", "catalogs", "schedule", "cron",
-    "every", "on", "evaluate", "mode", "language", "dsl", "namespace", "name", "version", "metadata",
-    "states", "start", "final", "transitions", "poll", "db", "rpc", "http", "message", "function",
-    "", "a b", "~", "/", "<<", "$ref", "0", "__proto__",
+    "do", "for", "in", "each", "at", "while", "fork", "branches", "compete", "try", "catch",
+    "as", "when", "exceptWhen", "retry", "delay", "backoff", "limit", "attempt", "count",
+    "jitter", "raise", "error", "errors", "type", "status", "run", "shell", "script",
+    "container", "workflow", "call", "with", "method", "endpoint", "uri", "body", "headers",
+    "query", "output", "redirect", "set", "switch", "then", "wait", "seconds", "listen", "to",
+    "one", "any", "all", "until", "read", "foreach", "item", "emit", "event", "source", "data",
+    "correlate", "from", "expect", "if", "input", "schema", "document", "format", "export",
+    "timeout", "after", "use", "secrets", "functions", "extensions", "extend", "before",
+    "authentications", "catalogs", "schedule", "cron", "every", "on", "evaluate", "mode",
+    "language", "dsl", "namespace", "name", "version", "metadata", "states", "start", "final",
+    "transitions", "poll", "db", "rpc", "http", "message", "function", "", "a b", "~", "/",
+    "<<", "$ref", "0", "__proto__",
 ]  # fmt: skip
 
 

@@ -79,7 +79,7 @@ class Scenario:
 
 def scenarios() -> list[Scenario]:
     """Return all scenarios."""
-    found = []
+    found = list[Scenario]()
     for path in sorted((Path(__file__).parent / "scenarios").glob("*.yaml")):
         for each in yaml.safe_load(path.read_text()):
             content = {key: value for key, value in each.items() if key not in OWN}

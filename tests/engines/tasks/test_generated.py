@@ -38,6 +38,13 @@ class Service:
         return {"add": self.add, "falter": self.falter}
 
 
+class Steady(Service):
+    """Fails always: how often it was called before a crash makes no difference."""
+
+    async def falter(self, arguments: Mapping[str, Any], call: Call) -> Any:  # noqa: ARG002
+        raise TaskError.of("communication", status=503)
+
+
 async def outcome(seed: int) -> int | str:
     async with running(Service().functions) as tasks:
         try:
@@ -77,7 +84,7 @@ def test_no_crash_changes_what_random_documents_do(seed: int) -> None:
         yaml.safe_dump(written(seed), sort_keys=False),
         GIVEN,
         functions=lambda service: service.functions,
-        make_world=Service,
+        make_world=Steady,
         outside=lambda service: sorted(service.acts.items()),
         most=24,
     )

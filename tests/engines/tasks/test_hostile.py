@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flowstate import Delayer, Engine, FakeClock, FlowRegistry, InvalidInputError
+from flowstate import Delayer, Engine, FakeClock, FlowRegistry, FlowstateError, InvalidInputError
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.expressions import Expressions
 from flowstate.engines.kernel.errors import InstanceCancelledError
@@ -28,7 +28,7 @@ from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.runtime import Call
 from flowstate.engines.tasks.service.tasks import Tasks
 from tests.engines.tasks.mutating import mutated_leaves, mutated_text, mutated_tree, value_of
-from tests.engines.tasks.scenarios import scenarios
+from tests.engines.tasks.scenarios import Scenario, scenarios
 
 RIGHT = Path(__file__).parent / "documents" / "right"
 ALL = Processes(container=True, script=True, shell=True, mcp=True)  # noqa: S604
@@ -45,7 +45,12 @@ def counts(few: int, many: int) -> list[Any]:
 def texts() -> list[str]:
     """Return documents that are right."""
     found = [path.read_text() for path in sorted(RIGHT.iterdir())]
-    return found + [text for each in scenarios() for text in each.texts]
+    return found + [text for each in scenes() for text in each.texts]
+
+
+@cache
+def scenes() -> list[Scenario]:
+    return scenarios()
 
 
 async def act(arguments: Mapping[str, Any], call: Call) -> Any:
@@ -88,7 +93,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         async def watched(*args: Any) -> Any:
             try:
                 return await inner(*args)
-            except (TaskError, asyncio.CancelledError):
+            except (TaskError, FlowstateError, asyncio.CancelledError):
                 raise
             except BaseException as error:
                 found.append(error)
@@ -115,8 +120,8 @@ async def test_a_mutated_document_is_loaded_or_refused(start: int, count: int) -
                 await asyncio.wait_for(load(text, runtime=tasks.runtime), 60)
             except DocumentError as error:
                 refused += 1
-                assert error.problems, seed
-                assert all(each.line >= 1 for each in error.problems), seed
+                lines = [each.line for each in error.problems]
+                check(bool(lines) and min(lines) >= 1, seed)
             slowest = max(slowest, time.process_time() - began)
     assert 0.3 * count < refused < count
     assert slowest < LONGEST
@@ -131,7 +136,7 @@ async def test_a_mutated_document_ends_as_it_may(
     async with opened() as tasks:
         for seed in range(start, start + count):
             random = Random(seed)
-            scenario = random.choice(scenarios())
+            scenario = random.choice(scenes())
             content = read(scenario.texts[0]).value
             content["document"]["name"] = f"n{seed}"
             head = {"document": content.pop("document")}
@@ -139,13 +144,20 @@ async def test_a_mutated_document_ends_as_it_may(
             changed = json.loads(mutate(random, content))
             given = value_of(random) if random.random() < 0.3 else scenario.given
             with contextlib.suppress(DocumentError, InvalidInputError):
-                key = (await tasks.add(json.dumps(head | changed)))[0].key
+                if isinstance(changed, dict):
+                    changed = {**changed, **head}
+                    changed.pop("schedule", None)  # It would start others for years.
+                key = (await tasks.add(json.dumps(changed)))[0].key
                 id = await tasks.start(key, given, id=f"i{seed}")
                 await asyncio.wait_for(end_of(tasks, id, hard=random.random() < 0.5), 60)
                 ran += 1
             assert not faults, seed
     assert ran > count / 10
     assert used() - before < MEMORY
+
+
+def check(is_right: bool, seed: int) -> None:
+    assert is_right, seed
 
 
 async def end_of(tasks: Tasks, id: str, *, hard: bool) -> None:
@@ -157,8 +169,17 @@ async def end_of(tasks: Tasks, id: str, *, hard: bool) -> None:
     state = await tasks.engine.get_state(id)
     assert "parked" not in state.labels, state
     await tasks.cancel(id, hard=hard)
+    passing = asyncio.create_task(pass_time(tasks.engine.clock))
     with contextlib.suppress(InstanceCancelledError, TaskError):
-        await tasks.result(id, timeout=1e7)
+        await tasks.result(id)
+    passing.cancel()
+
+
+async def pass_time(clock: Any) -> None:
+    """Let time pass, which stands still while a loop without an end runs."""
+    while True:
+        clock.advance(1)
+        await asyncio.sleep(0.02)
 
 
 def used() -> int:
@@ -176,6 +197,7 @@ def nested_keys() -> str:
     return "".join(levels) + " " * 90 + "[" + "1," * 60_000 + "1]"
 
 
+SLOW = ("laughs", "values")  # Seconds.
 YAML_BOMBS = {
     "laughs": (laughs(), "100,000 values, those of aliases included"),
     "alias of itself": ("&a [*a]", "stands for nothing, or for itself"),
@@ -199,7 +221,13 @@ YAML_BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", YAML_BOMBS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] if name in SLOW else [])
+        for name in YAML_BOMBS
+    ],
+)
 async def test_a_bomb_of_yaml_is_refused(name: str) -> None:
     text, expected = YAML_BOMBS[name]
     began, before = time.process_time(), used()
@@ -210,6 +238,7 @@ async def test_a_bomb_of_yaml_is_refused(name: str) -> None:
     assert used() - before < MEMORY
 
 
+BRANCHES = ", ".join(f"{{b{i}: {{wait: PT{i}S}}}}" for i in range(20))
 GROWING = {
     "set": "- a: {set: {x: '${ . }'}}",
     "context": """
@@ -217,8 +246,7 @@ GROWING = {
 - b: {wait: PT1S}
 - c: {set: '${ $context }'}""",
     "loop": "- a: {for: {in: '${ [range(30)] }'}, do: [{b: {set: '${ [., .] }'}}]}",
-    "branches": "- a: {fork: {branches: [%s]}}"
-    % ",".join(f"{{b{i}: {{wait: PT{i}S}}}}" for i in range(20)),
+    "branches": f"- a: {{fork: {{branches: [{BRANCHES}]}}}}",
     "error": "- a: {raise: {error: {type: '${ . }', status: 1, detail: '${ . + . }'}}}",
     "caught": """
 - a:
@@ -226,27 +254,25 @@ GROWING = {
     catch: {when: .x == 1}""",
     "bomb": "- a: {set: {x: '${ last(range(1e15)) }'}}",
     "depth": "- a: {set: {x: '${ reduce range(1e5) as $i (0; [.]) }'}}",
-    "memory": "- a: {if: '${ [range(1e9)] }', set: {}}",
+    "memory": "- a: {if: '${ [range(1e9)] }', set: {a: 1}}",
     "many": "- a: {set: {x: '${ range(infinite) }'}}",
     "pattern": "- a: {input: {schema: {document: {pattern: '^(x|x)+$'}}}, set: {x: 1}}",
 }
 
 
 @pytest.mark.parametrize("size", [10, 250_000, 500_000, 1_040_000])
-@pytest.mark.parametrize("name", GROWING)
-async def test_what_grows_too_large_is_an_error(
-    name: str, size: int, faults: list[BaseException]
-) -> None:
+async def test_what_grows_too_large_is_an_error(size: int, faults: list[BaseException]) -> None:
     async with opened() as tasks:
-        head = "document: {dsl: 1.0.3, namespace: a, name: b, version: 1.0.0}\n"
-        await tasks.add(f"{head}do:\n{GROWING[name]}")
-        with contextlib.suppress(InvalidInputError):
-            id = await tasks.start("a/b", "x" * size + "y", id="i")
-            outcome = None
-            with contextlib.suppress(TaskError):
-                outcome = await asyncio.wait_for(tasks.result(id, timeout=1e7), 60)
-            assert "parked" not in (await tasks.engine.get_state(id)).labels
-            assert outcome is None or size < 500_000
+        for name, do in GROWING.items():
+            head = f"document: {{dsl: 1.0.3, namespace: a, name: {name}, version: 1.0.0}}\n"
+            await tasks.add(f"{head}do:\n{do}")
+            with contextlib.suppress(InvalidInputError):
+                id = await tasks.start(f"a/{name}", "x" * size + "y", id=name)
+                outcome = None
+                with contextlib.suppress(TaskError):
+                    outcome = await asyncio.wait_for(tasks.result(id, timeout=1e7), 60)
+                assert "parked" not in (await tasks.engine.get_state(id)).labels
+                assert outcome is None or size < 500_000
         assert not faults
 
 

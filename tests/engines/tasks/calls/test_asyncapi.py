@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,9 +22,12 @@ from starlette.routing import Route
 from websockets.asyncio.server import ServerConnection, serve
 
 from flowstate.engines.tasks.calls.asyncapi import asyncapi
+from flowstate.engines.tasks.calls.outgoing import Outgoing
+from flowstate.engines.tasks.errors import TaskError
 from flowstate.testing.faults.ports import free_port
 from tests.engines.tasks.calls.calling import Caller, caller
-from tests.engines.tasks.calls.serving import served
+from tests.engines.tasks.calls.serving import CERTIFICATE, served, trusting
+from tests.engines.tasks.service.running import tasks_on
 from tests.redis_servers import RedisLike
 
 FOR_A_MOMENT: dict[str, Any] = {"amount": 10_000, "for": {"milliseconds": 500}}
@@ -50,8 +54,10 @@ def nats_server(*words: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
         for line in server.stderr:
             if "Server is ready" in line:
                 break
-        yield port, server
-        server.kill()
+        try:
+            yield port, server
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +300,21 @@ async def test_a_public_host_is_only_reached_by_tls(broker: Broker, tmp_path: Pa
         )
 
 
+@pytest.mark.parametrize("protocol", ["http", "redis", "ws"])
+async def test_a_server_that_never_answers_is_not_waited_for(protocol: str, tmp_path: Path) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        url = f"{protocol}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        broker = Broker(url, protocol, None, None)  # type: ignore[arg-type]
+        (tmp_path / "api.json").write_text(json.dumps(document(broker)))
+        outgoing = {"private": ("127.0.0.1",), "files": tmp_path, "timeout": 0.3}
+        async with caller(outgoing=outgoing) as call:
+            assert (await call.refused(asyncapi, asked(broker, message={})))[0] == "timeout"
+
+
 async def test_a_server_that_is_not_there_is_a_matter_of_communication(
     broker: Broker, tmp_path: Path
 ) -> None:
@@ -387,3 +408,171 @@ async def test_a_broker_that_dies_ends_a_subscription(tmp_path: Path) -> None:
             server.kill()
             async with asyncio.timeout(20):
                 assert (await task)[0] == "communication"
+
+
+DOCUMENT = """
+document: {dsl: 1.0.3, namespace: demo, name: hear, version: 1.0.0}
+do:
+  - hear:
+      call: asyncapi
+      with:
+        document: {endpoint: "file:///api.json"}
+        operation: orders
+        subscription:
+          filter: ${ .payload.shop == $workflow.input.shop }
+          consume: {amount: 2, for: {seconds: 20}}
+          foreach:
+            item: order
+            at: index
+            do:
+              - note:
+                  set: {text: '${ "\\($index): \\($order.payload.item)" }'}
+            output: {as: .text}
+            export: {as: '$context + {last: $order.payload.item}'}
+  - end:
+      set: {notes: '${ . }', last: '${ $context.last }'}
+"""
+
+
+async def test_a_document_takes_messages_one_after_the_other(tmp_path: Path) -> None:
+    items = [("b", "no"), ("a", "tea"), ("b", "no"), ("a", "milk"), ("a", "more")]
+
+    async def give(_: Request) -> Response:
+        texts = [json.dumps({"shop": shop, "item": item}) for shop, item in items]
+        return Response("\n".join(texts), media_type="application/x-ndjson")
+
+    async with served(Starlette(routes=[Route("/orders", give)])) as origin:
+        broker = Broker(origin, "http", None, None)  # type: ignore[arg-type]
+        (tmp_path / "api.json").write_text(json.dumps(document(broker)))
+        outgoing = Outgoing(private=["127.0.0.1"], files=tmp_path)
+        async with tasks_on(outgoing=outgoing) as tasks:
+            await tasks.add(DOCUMENT)
+            id = await tasks.start("demo/hear", {"shop": "a"})
+
+            answer = {"notes": ["0: tea", "1: milk"], "last": "milk"}
+            assert await tasks.result(id) == answer
+
+
+LIVE = """
+document: {dsl: 1.0.3, namespace: demo, name: follow, version: 1.0.0}
+do:
+  - begin: {set: {items: []}, export: {as: .}}
+  - follow:
+      call: asyncapi
+      with:
+        document: {endpoint: "file:///api.json"}
+        operation: orders
+        subscription:
+          consume: CONSUME
+          foreach:
+            item: order
+            do:
+              - tell: {emit: {event: {with: {type: heard, data: '${ $order.payload }'}}}}
+            output: {as: .data}
+            export: {as: '$context + {items: ($context.items + [$order.payload])}'}
+"""
+
+
+@pytest.mark.parametrize(
+    ("consume", "heard"),
+    [
+        ({"until": "${ ($context.items | length) == 2 }"}, [1, 2]),
+        ({"while": "${ ($context.items | length) < 2 }"}, [1, 2]),
+        ({"amount": 3}, [1, 2, 3]),
+        ({"until": "${ .payload == 4 }"}, [1, 2, 3]),
+        ({"amount": 9, "for": {"milliseconds": 1500}}, [1, 2, 3, 4]),
+    ],
+)
+async def test_each_message_is_worked_off_before_the_next_one_is_looked_at(
+    tmp_path: Path, consume: dict[str, Any], heard: list[int]
+) -> None:
+    worked_off = asyncio.Queue[int]()
+
+    async def written() -> AsyncIterator[str]:
+        for n in range(1, 5):
+            yield f"{n}\n"
+            if n <= len(heard):
+                assert await worked_off.get() == n
+        await asyncio.Event().wait()
+
+    async def give(_: Request) -> Response:
+        return StreamingResponse(written(), media_type="application/x-ndjson")
+
+    async with served(Starlette(routes=[Route("/orders", give)])) as origin:
+        (tmp_path / "api.json").write_text(
+            json.dumps(document(Broker(origin, "http", None, None)))  # type: ignore[arg-type]
+        )
+        outgoing = Outgoing(private=["127.0.0.1"], files=tmp_path)
+        async with (
+            tasks_on(outgoing=outgoing) as tasks,
+            tasks.engine.watch(labels={"event": "CloudEvent"}) as events,
+        ):
+            await tasks.add(LIVE.replace("CONSUME", json.dumps(consume)))
+            id = await tasks.start("demo/follow")
+            for n in heard:
+                while (await anext(events)).get(dict[str, Any], "event")["data"] != n:
+                    pass  # Each event has two revisions.
+                worked_off.put_nowait(n)
+
+            assert await tasks.result(id) == heard
+            assert not tasks.runtime.subscriptions._live
+
+
+async def tls_call(
+    tmp_path: Path, port: int, protocol: str, *, policy: Any = None, trusts: bool = True
+) -> Any:
+    """Publish a message by TLS; return ``None``, or the kind of the error."""
+    described = document(Broker(f"x://localhost:{port}", protocol, None, None))  # type: ignore[arg-type]
+    if protocol == "nats":
+        described["servers"]["main"]["host"] = f"tls://localhost:{port}"
+    (tmp_path / "api.json").write_text(json.dumps(described))
+    rules: dict[str, Any] = {"private": ("localhost",), "files": tmp_path}
+    async with caller(outgoing={**rules, **({"tls": trusting()} if trusts else {})}) as call:
+        arguments: dict[str, Any] = {"document": {"endpoint": "file:///api.json"}}
+        arguments |= {"operation": "orders", "authentication": policy}
+        try:
+            return await call(asyncapi, {**arguments, "message": {"payload": 1}})
+        except TaskError as error:
+            return error.type.rpartition("/")[2]
+
+
+async def test_wss_is_checked(tmp_path: Path) -> None:
+    async def accept(socket: ServerConnection) -> None:
+        await socket.wait_closed()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    async with serve(accept, "127.0.0.1", 0, ssl=context) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        assert await tls_call(tmp_path, port, "wss") is None
+        assert await tls_call(tmp_path, port, "wss", trusts=False) == "communication"
+
+
+async def test_nats_by_tls_is_checked(tmp_path: Path) -> None:
+    with nats_server("--tls", f"--tlscert={CERTIFICATE}", f"--tlskey={CERTIFICATE}") as (port, _):
+        assert await tls_call(tmp_path, port, "nats") is None
+        assert await tls_call(tmp_path, port, "nats", trusts=False) == "communication"
+
+
+async def test_rediss_is_checked(tmp_path: Path, redis_server: RedisLike) -> None:
+    """No server of the tests speaks TLS, so it ends in front of one."""
+    parts = urlsplit(redis_server.url())
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection(parts.hostname, parts.port)
+        await asyncio.gather(copied(reader, outer), copied(inner, writer))
+
+    async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    policy = {"basic": {"username": "default", "password": parts.password or ""}}
+    async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await tls_call(tmp_path, port, "rediss", policy=policy) is None
+        failed = await tls_call(tmp_path, port, "rediss", policy=policy, trusts=False)
+        assert failed == "communication"

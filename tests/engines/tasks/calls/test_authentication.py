@@ -20,6 +20,7 @@ from starlette.routing import Route
 from flowstate import FakeClock
 from flowstate.engines.tasks.calls.authentication import authorization, policy_of
 from flowstate.engines.tasks.calls.built_in import BUILT_IN
+from flowstate.engines.tasks.calls.json_rpc import rpc
 from flowstate.engines.tasks.calls.secrets import MappedSecrets
 from flowstate.engines.tasks.errors import TaskError
 from tests.engines.tasks.calls.calling import Caller, caller
@@ -317,6 +318,24 @@ async def test_a_token_is_kept_until_shortly_before_it_expires() -> None:
         assert len(authority.forms) == 3
 
 
+async def test_each_authority_that_a_template_names_gives_its_own_token() -> None:
+    async with open_authority() as (authority, task):
+        template = f"{authority.origin}/{{tenant}}"
+        policy = {"oauth2": {"authority": template, "grant": "client_credentials"}}
+        for tenant, header in (("a", "1"), ("b", "2"), ("a", "1")):
+            call = attrs.evolve(task.call, input={"tenant": tenant})
+            assert (await authorization(policy, call)).header == f"Bearer token-{header}"
+        assert authority.paths == ["/a/oauth2/token", "/b/oauth2/token"]
+
+
+async def test_digest_is_refused_where_there_is_no_challenge() -> None:
+    async with caller() as task:
+        policy = {"digest": {"username": "ann", "password": "x"}}
+        found = await authorization(policy, task.call)
+        with pytest.raises(TaskError, match="configuration 400"):
+            _ = found.header
+
+
 async def test_a_token_that_is_refused_is_got_anew_once() -> None:
     async with open_authority() as (authority, task):
         await called(authority, task)
@@ -327,6 +346,18 @@ async def test_a_token_that_is_refused_is_got_anew_once() -> None:
         with pytest.raises(TaskError) as caught:
             await called(authority, task)
         assert (caught.value.status, len(authority.forms)) == (401, 3)
+
+
+async def test_a_token_that_json_rpc_refuses_is_got_anew_once() -> None:
+    async with open_authority() as (authority, task):
+        policy = {"oauth2": {"authority": authority.origin, "grant": "client_credentials"}}
+        endpoint = {"uri": f"{authority.origin}/api", "authentication": policy}
+        for count, refuses in ((1, False), (2, False), (3, True)):
+            authority.refuses = refuses
+            found = await task.refused(rpc, {"endpoint": endpoint, "method": "x"})
+            assert found[1] == (401 if refuses else 500)  # Its answer is no JSON-RPC.
+            assert len(authority.forms) == count
+            authority.good = "revoked"
 
 
 async def test_a_refresh_token_is_used_and_the_grant_if_it_has_expired() -> None:

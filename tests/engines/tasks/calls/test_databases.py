@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from flowstate.engines.tasks.calls.databases import Database, as_pyformat
-from flowstate.engines.tasks.calls.sql import sql
+from flowstate import InvalidInputError
+from flowstate.engines.tasks.calls.databases import Database, as_pyformat, sql
 from tests.engines.tasks.calls.calling import Caller, caller
 from tests.servers import Postgres
 
@@ -216,7 +216,8 @@ async def test_sqlite_waits_for_its_turn(tmp_path: Path) -> None:
 async def test_postgres_takes_and_gives_its_types(postgres: Postgres) -> None:
     text = """select :it::jsonb ->> 'a' as a, :ids::int[] as ids, 1.5::numeric as money,
         date '2026-12-01' as day, '\\x00ff'::bytea as bytes, E'it\\'s :no' as text,
-        $$ :none % $$ as quoted, 'x' = any(:names) as found"""
+        $$ :none % $$ as quoted, 'x' = any(:names) as found, inet '10.0.0.1' as host,
+        interval '90 seconds' as time, 12345678901234567890::numeric as large"""
     async with caller(databases={"shop": Database(postgres.url())}) as call:
         found = await call(sql, query(text, it={"a": "b"}, ids=[1, 2], names=["x", "y"]))
     assert found == [
@@ -229,6 +230,9 @@ async def test_postgres_takes_and_gives_its_types(postgres: Postgres) -> None:
             "text": "it's :no",
             "quoted": " :none % ",
             "found": True,
+            "host": "10.0.0.1",
+            "time": "PT90S",
+            "large": "12345678901234567890",
         }
     ]
 
@@ -242,6 +246,12 @@ async def test_a_database_that_cannot_be_reached_is_a_matter_of_communication() 
             "no connection to the database",
         )
     assert "hushhush" not in repr(Database(url))
+
+
+@pytest.mark.parametrize("url", ["", "shop.db", "sqlite:shop.db", "mysql://x"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="url"):
+        Database(url)
 
 
 async def test_connections_are_bounded(tmp_path: Path) -> None:

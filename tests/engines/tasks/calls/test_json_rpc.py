@@ -16,9 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flowstate.engines.tasks.calls.a2a import a2a
+from flowstate.engines.tasks.calls.json_rpc import rpc
 from flowstate.engines.tasks.calls.mcp import mcp
 from flowstate.engines.tasks.calls.programs import Processes
-from flowstate.engines.tasks.calls.rpc import rpc
 from flowstate.engines.tasks.errors import TaskError
 from tests.engines.tasks.calls.calling import Caller, caller
 from tests.engines.tasks.calls.serving import served

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from flowstate.engines.tasks.calls import outgoing
 from flowstate.engines.tasks.calls.addresses import host_name, is_public
 from flowstate.engines.tasks.calls.authentication import Authorization
 from flowstate.engines.tasks.calls.outgoing import Outgoing
@@ -465,6 +466,19 @@ async def test_an_answer_can_be_read_piece_by_piece() -> None:
         outgoing.stream("GET", origin) as response,
     ):
         assert [line async for line in response.aiter_lines()] == ["one", "two"]
+
+
+async def test_long_answers_keep_no_others_waiting_and_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outgoing, "MOST_AT_ONCE", 1)
+    app = Starlette(routes=[Route("/", lambda _: Response("x"))])
+    async with served(app) as origin, Outgoing(private=LOCAL, timeout=5.0) as client:
+        async with client.stream("GET", origin, timeout=1000.0):
+            assert (await client.request("GET", origin)).status == 200
+            with pytest.raises(TaskError, match="communication 503"):
+                await client.request("GET", origin, timeout=1000.0)
+        assert (await client.request("GET", origin, timeout=1000.0)).status == 200
 
 
 async def test_a_caller_who_is_cancelled_leaves_no_connection() -> None:

@@ -15,13 +15,13 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.expressions.in_process import InProcessExpressions
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.tasks.calls.outgoing import Outgoing
-from flowstate.engines.tasks.documents.in_memory import InMemoryDocuments
 from flowstate.engines.tasks.documents.loading import load
 from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.runtime import Runtime
 from tests.engines.tasks.calls.serving import served
 from tests.engines.tasks.calls.test_openapi import SWAGGER
+from tests.engines.tasks.in_memory import InMemoryDocuments
 
 pytestmark = pytest.mark.repository
 

@@ -16,12 +16,11 @@ from flowstate import Delayer, Engine, FakeClock, FlowRegistry
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.expressions.in_process import InProcessExpressions
 from flowstate.engines.tasks.calls.asyncapi import MOST_MESSAGES
-from flowstate.engines.tasks.calls.databases import Database
+from flowstate.engines.tasks.calls.databases import Database, sql
 from flowstate.engines.tasks.calls.grpc import MOST_ANSWERS
 from flowstate.engines.tasks.calls.outgoing import Outgoing
 from flowstate.engines.tasks.calls.processes import TAIL
 from flowstate.engines.tasks.calls.programs import PROGRAMS, Processes
-from flowstate.engines.tasks.calls.sql import sql
 from flowstate.engines.tasks.service.tasks import Tasks
 from tests.engines.tasks.calls.calling import caller
 from tests.engines.tasks.calls.serving import served

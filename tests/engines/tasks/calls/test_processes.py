@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from flowstate.engines.kernel.errors import InstanceCancelledError
 from flowstate.engines.tasks.calls.processes import run_container, run_script, run_shell
 from flowstate.engines.tasks.calls.programs import Processes
+from flowstate.engines.tasks.errors import TaskError
 from tests.engines.tasks.calls.calling import Caller, caller
+from tests.engines.tasks.service.running import tasks_on
 
 ALL: dict[str, Any] = {"shell": True, "script": True}
 
@@ -137,6 +140,12 @@ async def test_a_program_that_takes_too_long_is_killed_with_its_children(tmp_pat
         assert (await call.refused(run_shell, shell(command)))[:2] == ("timeout", 408)
 
     await ended(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_program_that_has_closed_its_output_is_killed_in_time_too() -> None:
+    async with caller(processes=Processes(**ALL, seconds=0.3)) as call:
+        kind, *_ = await call.refused(run_shell, shell("exec >&- 2>&-; exec sleep 30"))
+        assert kind == "timeout"
 
 
 async def test_a_cancelled_call_kills_what_it_has_started(call: Caller, tmp_path: Path) -> None:
@@ -276,3 +285,28 @@ async def test_a_program_that_is_not_there_is_an_error() -> None:
             500,
             "/no/such cannot be started: FileNotFoundError",
         )
+
+
+DOCUMENT = """
+document: {dsl: 1.0.3, namespace: demo, name: long, version: 1.0.0}
+do:
+  - long:
+      run: {shell: {command: 'echo $$ > "$1"; exec sleep 1000', arguments: ['${ .file }']}}
+      timeout: {after: {seconds: LIMIT}}
+"""
+
+
+@pytest.mark.parametrize("limit", [1, 1000])
+async def test_a_program_ends_with_its_task(tmp_path: Path, limit: int) -> None:
+    file = tmp_path / "pid"
+    os.mkfifo(file)
+    async with tasks_on(processes=Processes(**ALL)) as tasks:
+        await tasks.add(DOCUMENT.replace("LIMIT", str(limit)))
+        id = await tasks.start("demo/long", {"file": str(file)})
+        pid = int(await asyncio.to_thread(file.read_text))
+        if limit > 1:
+            await tasks.cancel(id)
+        with pytest.raises((TaskError, InstanceCancelledError)):
+            await tasks.result(id, timeout=20)
+
+        await ended(pid)

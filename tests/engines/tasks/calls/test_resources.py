@@ -89,6 +89,19 @@ async def test_another_policy_gets_it_for_itself() -> None:
         assert site.seen == ["Bearer one", "Bearer two"]
 
 
+async def test_a_policy_of_one_name_that_comes_to_another_gets_it_for_itself() -> None:
+    content = {"use": {"authentications": {"mine": {"bearer": {"token": "${ .token }"}}}}}
+    async with open_site(content=content) as (site, task):
+        for token in ("one", "two", "one"):
+
+            async def evaluate(_: Any, token: str = token) -> Any:
+                return {"bearer": {"token": token}}
+
+            endpoint = {"uri": site.origin, "authentication": {"use": "mine"}}
+            await parsed({"endpoint": endpoint}, attrs.evolve(task.call, evaluate=evaluate))
+        assert site.seen == ["Bearer one", "Bearer two"]
+
+
 async def test_no_more_than_so_many_are_kept() -> None:
     async with open_site() as (site, task):
         resources = task.call.runtime.outgoing.resources  # type: ignore[union-attr]

@@ -8,10 +8,10 @@ from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.expressions.in_process import InProcessExpressions
 from flowstate.engines.tasks.calls.programs import Processes
 from flowstate.engines.tasks.documents.document import Document
-from flowstate.engines.tasks.documents.in_memory import InMemoryDocuments
 from flowstate.engines.tasks.documents.loading import load
 from flowstate.engines.tasks.errors import DocumentError
 from flowstate.engines.tasks.runtime import Runtime
+from tests.engines.tasks.in_memory import InMemoryDocuments
 
 HERE = Path(__file__).parent
 HEAD = "document: {dsl: 1.0.3, namespace: a, name: b, version: 1.0.0}\n"

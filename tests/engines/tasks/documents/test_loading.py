@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flowstate.engines.expressions.expressions import Expressions
-from flowstate.engines.tasks.documents.loading import check_files, documents_in, load
+from flowstate.engines.tasks.documents.graphs import graph_faults
+from flowstate.engines.tasks.documents.loading import check_files, load
 from flowstate.engines.tasks.errors import DocumentError
 from tests.engines.tasks.documents.loads import HEAD, HERE, loaded, runtime
 
@@ -39,7 +40,7 @@ async def test_expressions_are_compiled_in_their_processes() -> None:
     assert [each.path for each in caught.value.problems] == ["/do/0/a/set/x"]
 
 
-async def test_a_folder_is_loaded_and_each_wrong_file_is_told(tmp_path: Path) -> None:
+async def test_each_wrong_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     files = {
         "a.yaml": RIGHT,
@@ -48,15 +49,14 @@ async def test_a_folder_is_loaded_and_each_wrong_file_is_told(tmp_path: Path) ->
         '"version": "1.0.0"}, "do": []}',
         "d.yaml": WRONG,
         "e.yaml": RIGHT,
-        "notes.txt": "nothing",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "f.yaml").write_bytes(b"\xff\xfe")
     (tmp_path / "g.yaml").write_bytes(b"#" * 2_000_000)
     (tmp_path / "h.yaml").mkdir()
-    documents, errors = await documents_in(tmp_path, runtime())
-    assert sorted(each.name for each in documents) == ["b", "c", "d"]
+    paths = [*map(tmp_path.joinpath, files), *(tmp_path / f"{each}.yaml" for each in "fghi")]
+    errors = await check_files(paths, runtime())
     told = {Path(each.file).name: each.problems[0].text for each in errors}
     assert told == {
         "d.yaml": """'soon' is no duration; write "PT15M", or minutes: 15""",
@@ -64,19 +64,8 @@ async def test_a_folder_is_loaded_and_each_wrong_file_is_told(tmp_path: Path) ->
         "f.yaml": "the file is not UTF-8",
         "g.yaml": "a document has at most 1 MiB",
         "h.yaml": "Is a directory",
+        "i.yaml": "No such file or directory",
     }
-
-
-async def test_files_are_checked(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(RIGHT)
-    (tmp_path / "b.yaml").write_text(WRONG)
-    paths = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"]
-    errors = await check_files(paths, runtime())
-    assert [(Path(each.file).name, len(each.problems)) for each in errors] == [
-        ("b.yaml", 1),
-        ("c.yaml", 1),
-    ]
-    assert errors[1].problems[0].text == "No such file or directory"
 
 
 async def test_of_very_many_problems_the_first_are_told() -> None:
@@ -108,6 +97,14 @@ async def test_the_largest_documents_are_loaded_or_refused_in_bounded_time(kind:
     with pytest.raises(DocumentError) if is_wrong else nullcontext():
         await loaded(HEAD + "do:\n" + parts[kind])
     assert time.process_time() - start < 30
+
+
+def test_many_states_take_no_time_for_each_pair_of_them() -> None:
+    states = {f"s{n}": {"transitions": [{"to": f"s{n + 1}"}]} for n in range(20_000)}
+    machine = {"start": "s0", "final": ["s20000"], "states": {**states, "s20000": {}}}
+    start = time.process_time()
+    assert not list(graph_faults(machine))
+    assert time.process_time() - start < 5
 
 
 def test_there_are_documents_to_look_at() -> None:

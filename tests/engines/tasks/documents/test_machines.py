@@ -20,15 +20,14 @@ from flowstate.engines.expressions.in_process import InProcessExpressions
 from flowstate.engines.kernel.errors import InstanceFailedError
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.tasks.calls.databases import Database
-from flowstate.engines.tasks.documents.in_memory import InMemoryDocuments
 from flowstate.engines.tasks.documents.loading import load
-from flowstate.engines.tasks.documents.machines import state_of
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.runtime import Call, Function, Runtime
 from tests.engines.stores import STORES, driver_of
 from tests.engines.tasks.documents.loads import HERE
+from tests.engines.tasks.in_memory import InMemoryDocuments
 
 OF_STATE = re.compile("/do/[0-9]+/[^/]+").fullmatch
 HEAD = """
@@ -78,6 +77,11 @@ class Machines:
         trail = [each for state in history for each in state.get(TaskData, "data").trail]
         entered = [each.task for each in trail if each.what == "started" and OF_STATE(each.task)]
         return [state_of(each) for each in entered if not each.endswith(".next")]
+
+
+def state_of(pointer: str) -> str:
+    """Return in which state a machine is, by the JSON pointer of the task at which it stands."""
+    return pointer.split("/")[3].removesuffix(".next")
 
 
 @contextlib.asynccontextmanager

@@ -13,11 +13,11 @@ from flowstate.driver import Driver
 from flowstate.engines.events.cloud_event import CloudEvent
 from flowstate.engines.events.publishing import publish
 from flowstate.engines.kernel.kernel import Kernel
-from flowstate.engines.tasks.documents.in_memory import InMemoryDocuments
 from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.runtime import Runtime
 from tests.engines.stores import STORES, driver_of
+from tests.engines.tasks.in_memory import InMemoryDocuments
 from tests.engines.tasks.running.driving import InProcess, document
 
 SECONDS = 30.0

@@ -15,11 +15,11 @@ from flowstate.engines.expressions.in_process import InProcessExpressions as InP
 from flowstate.engines.kernel.errors import InstanceFailedError
 from flowstate.engines.kernel.kernel import Kernel
 from flowstate.engines.tasks.documents.document import Document
-from flowstate.engines.tasks.documents.in_memory import InMemoryDocuments
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.running.data import Happened, TaskData
 from flowstate.engines.tasks.runtime import Call, Function, Runtime
+from tests.engines.tasks.in_memory import InMemoryDocuments
 
 __all__ = ["InProcess", "Running", "document", "failure_of", "running"]
 

@@ -63,6 +63,33 @@ async def test_branches_that_export_at_once_lose_nothing() -> None:
         assert await tasks.run(text) == {"a": 1, "b": 1, "c": 1}
 
 
+async def test_each_effect_of_a_branch_is_one_commit() -> None:
+    calls = (
+        f"{{t{number}: {{call: sleep, with: {{seconds: '${{ $item + {number}.5 }}'}}}}}}"
+        for number in range(5)
+    )
+    branch = f"{{do: [{', '.join(calls)}]}}"
+    text = f"""
+    do:
+    - l:
+        for: {{in: '[0.25]'}}
+        do: [{{f: {{fork: {{branches: [{{x: {branch}}}, {{y: {branch}}}, {{z: {branch}}}]}}}}}}]
+    """
+    async with running(FUNCTIONS) as tasks:
+        await tasks.run(text)
+        revisions = [each.rev async for each in tasks.kernel.engine.history("i")]
+    assert len(revisions) <= 2 + 3 * 5
+
+
+async def test_the_input_is_stored_once() -> None:
+    text = "do: [{w: {wait: PT1H}}, {l: {do: [{v: {wait: PT1H}}]}}]"
+    async with running(FUNCTIONS) as tasks:
+        assert await tasks.run(text, "x" * 100_000) == "x" * 100_000
+        async for state in tasks.kernel.engine.history("i"):
+            if "result" not in state.values:
+                assert sum(len(bytes(each)) for each in state.values.values()) < 110_000
+
+
 async def test_a_branch_has_the_variables_around_it() -> None:
     text = """
     do:

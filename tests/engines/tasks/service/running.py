@@ -6,6 +6,7 @@ from typing import Any
 
 from flowstate import Delayer, Driver, Engine, FakeClock, FlowRegistry
 from flowstate.drivers.memory import MemoryDriver
+from flowstate.engines.expressions.in_process import InProcessExpressions
 from flowstate.engines.tasks.service.tasks import Tasks
 
 __all__ = ["SET", "document", "tasks_on"]
@@ -27,6 +28,6 @@ async def tasks_on(
     async with (
         Engine(driver or MemoryDriver(clock), FlowRegistry(), clock=clock) as engine,
         Delayer(engine),
-        Tasks(engine, **options) as tasks,
+        Tasks(engine, expressions=InProcessExpressions(), **options) as tasks,
     ):
         yield tasks

@@ -65,13 +65,15 @@ class Served:
         self._reader.join(PATIENCE)
         return status
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.client.close()
         if self.process.poll() is None:
             self.end(signal.SIGKILL)
         self._reader.join(PATIENCE)
         assert self.process.stderr is not None
         self.process.stderr.close()
+        if kind is not None:
+            print("".join(self.lines))  # noqa: T201 - the test has failed
 
     def start(self, name: str, **fields: Any) -> str:
         """Start an instance, and return its id."""

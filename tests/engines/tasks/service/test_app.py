@@ -125,6 +125,23 @@ async def test_lists_link_to_their_next_pages() -> None:
         assert len({id for page in pages for id in page}) == 5
 
 
+async def test_children_are_found_although_their_ids_have_slashes() -> None:
+    run = "- run: {run: {workflow: {namespace: demo, name: child, version: 1.0.0}}}"
+    async with service() as (client, tasks):
+        await tasks.add(document(name="child"))
+        id = (await started(client, run))["id"]
+        await client.get(f"/instances/{id}/result", params={"timeout": 10})
+        listed = await client.get("/instances", params={"label": f"parent:{id}"})
+        (child,) = listed.json()["instances"]
+
+        assert (child["definition"], child["labels"]) == ("demo/child", {"parent": id})
+        assert "/" in child["id"]
+        for url in (child["id"], child["id"].replace("/", "%2F")):
+            assert (await client.get(f"/instances/{url}")).json()["output"] == {"done": True}
+            history = (await client.get(f"/instances/{url}/history")).json()
+            assert history["moments"][0]["id"] == child["id"]
+
+
 async def test_what_has_not_changed_is_not_sent_again() -> None:
     async with service() as (client, tasks):
         id = (await started(client, SLEEP))["id"]
@@ -174,6 +191,7 @@ REFUSED = [
     ("POST", "/instances", {"json": {"definition": "demo/order", "inptu": 1}}, 400),
     ("POST", "/instances", {"json": {"definition": "demo/nothing"}}, 404),
     ("POST", "/instances", {"json": {"definition": "demo/order", "id": "a/b"}}, 400),
+    ("POST", "/instances", {"json": {"definition": "demo/order", "id": "flowstate.lease.x"}}, 400),
     ("POST", "/instances", {"json": {"definition": "demo/order", "labels": {"stop": "x"}}}, 400),
     ("POST", "/instances", {"content": b'{"input":' + b"[" * 60_000}, 400),
     ("GET", "/instances/%00", {}, 400),

@@ -119,6 +119,7 @@ async def test_a_gap_is_told() -> None:
             assert (await anext(found))[:2] == ("gap", str(head))
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "PATIENCE", 0.2)
     async with tasks_on() as tasks, served(tasks) as url:

@@ -1,10 +1,9 @@
 """The service as a program: from a folder of files to instances that survive its death."""
 
 import json
-import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,16 +12,13 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import httpx
-import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 
 from flowstate.engines.tasks.__main__ import main
 from tests.engines.tasks.service.running import SET, document
 from tests.engines.tasks.service.serving import PATIENCE, Served, write
-from tests.servers import Postgres
 
-NAP = "- nap: {wait: {milliseconds: 1500}}"
+NAP = "- nap: {wait: {seconds: 4}}"
 LISTEN = "- pay: {listen: {to: {one: {with: {type: paid}}}}}"
 EVENT = {"specversion": "1.0", "id": "1", "source": "bank", "type": "paid"}
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}
@@ -43,6 +39,8 @@ def test_instances_survive_the_death_of_the_service(tmp_path: Path) -> None:
         ids = [service.start("demo/order") for _ in range(5)]
         with service.feed() as feed:
             before = [next(feed) for _ in range(6)]
+        for id in ids:  # What runs when its process dies goes on much later.
+            wait_until(partial(waits, service, id))
         assert service.end(signal.SIGKILL) == -signal.SIGKILL
     with Served(folder, store) as service:
         for id in ids:
@@ -59,6 +57,10 @@ def test_instances_survive_the_death_of_the_service(tmp_path: Path) -> None:
             assert revs == sorted(set(revs))
             assert service.end() == 0  # Although someone reads.
         assert service.lines[-1] == "ending\n"
+
+
+def waits(service: Served, id: str) -> bool:
+    return bool(service.client.get(f"/instances/{id}").json()["phase"] == "waiting")
 
 
 def stands_at(service: Served, id: str, task: str) -> bool:
@@ -94,6 +96,39 @@ def names(service: Served) -> list[str]:
     return [f"{each['name']}:{each['version']}" for each in found]
 
 
+CALLED = """
+import asyncio, pathlib
+
+async def slow(arguments, call):
+    with pathlib.Path("called").open("a") as called:
+        print(call.key, file=called)
+    if len(pathlib.Path("called").read_text().split()) == 1:
+        await asyncio.sleep(3600)
+    return "done"
+
+FUNCTIONS = {"slow": slow}
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(400)
+def test_a_call_that_a_death_has_interrupted_is_made_again_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "called_here.py").write_text(CALLED)
+    folder = write(tmp_path / "docs", [document("- slow: {call: slow}")])
+    words = ("--functions", "called_here:FUNCTIONS")
+    with Served(folder, "sqlite:///tasks.db", *words) as service:
+        id = service.start("demo/order")
+        wait_until((tmp_path / "called").exists)
+        service.end(signal.SIGKILL)
+    with Served(folder, "sqlite:///tasks.db", *words) as service:
+        assert service.result(id) == "done"  # After two minutes without a sign of life.
+    first, second = (tmp_path / "called").read_text().split()
+    assert first == second
+
+
 class Sink(BaseHTTPRequestHandler):
     """Takes events."""
 
@@ -124,16 +159,6 @@ def test_lifecycle_events_are_posted_to_a_sink(tmp_path: Path) -> None:
     assert [each["type"].split(".")[-2] for each in Sink.taken][:1] == ["started"]
 
 
-@pytest.fixture
-def database(postgres: Postgres) -> Iterator[str]:
-    """The URL of an empty database."""
-    name = Identifier(f"tasks_{secrets.token_hex(8)}")
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(name))
-        yield postgres.url(name.as_string().strip('"'))
-        connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(name))
-
-
 @pytest.mark.slow
 @pytest.mark.server
 def test_two_services_share_a_store(tmp_path: Path, database: str) -> None:
@@ -147,6 +172,8 @@ def test_two_services_share_a_store(tmp_path: Path, database: str) -> None:
         ids = {each.result().json()["id"] for each in starts}
         assert len(ids) == 1
         further = [each.start("demo/order") for each in (one, other) * 5]
+        for id in (*ids, *further):
+            wait_until(partial(waits, other, id))
         assert one.end(signal.SIGKILL) == -signal.SIGKILL
         other.client.post("/events", json=EVENT, headers=STRUCTURED).raise_for_status()
         assert [other.result(id) for id in (*ids, *further)] == [{"done": True}] * 11
