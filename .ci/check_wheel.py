@@ -21,6 +21,8 @@ IMPORTS = (
 NEED_AN_EXTRA = {
     "flowstate.drivers.postgres": "flowstate-engine[postgres]",
     "flowstate.drivers.redis": "flowstate-engine[redis]",
+    "flowstate.engines.logic": "flowstate-engine[workflow]",
+    "flowstate.engines.tasks": "flowstate-engine[tasks]",
 }
 
 

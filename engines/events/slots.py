@@ -3,7 +3,11 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
+try:
+    from cronsim import CronSim, CronSimError
+except ImportError as error:
+    text = "schedules need cronsim: pip install 'flowstate-engine[workflow]'"
+    raise ImportError(text) from error
 
 from flowstate import InvalidInputError
 

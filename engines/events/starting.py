@@ -57,6 +57,7 @@ PATIENT = RetryPolicy(attempts=1_000_000, first=0.1, longest=60.0)
 LOOK = timedelta(hours=1)  # How often it looks whether the one that runs was forgotten.
 MOST_GATHERED = 256 * 1024  # Bytes of events of which some are still missing.
 RACES = 64
+SHORTEST = timedelta(milliseconds=1)  # Interval.
 EARLY = timedelta(seconds=1)  # Between the clocks of the store and of a process.
 
 
@@ -88,9 +89,8 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     def next(self, now: datetime, last: datetime | None = None) -> datetime | None:
         """Return when the next one starts, by time: later than now, but for the first ``after``."""
         if self.every:
-            base = last or now
-            passed = (now - base) // timedelta(seconds=self.every)
-            return base + timedelta(seconds=self.every) * (passed + 1)
+            base, interval = last or now, max(SHORTEST, timedelta(seconds=self.every))
+            return base + interval * ((now - base) // interval + 1)
         if self.cron:
             return slot_after(self.cron, self.zone, now)
         return now if self.after is not None and last is None else None

@@ -187,7 +187,11 @@ class Family:
 
     async def _look(self, prefix: str, children: Children) -> None:
         """Count children that have ended and told nothing: by force, after crashes, forgotten."""
-        live = {each.id async for each in self._children(prefix) if each.status is not Status.ENDED}
+        live = {
+            each.id
+            async for each in self._children(prefix, since=children.since)
+            if each.status is not Status.ENDED
+        }
         for id in [f"{prefix}{index}" for index in range(children.started)]:
             if id in live or children.has_ended(id):
                 continue
@@ -195,9 +199,10 @@ class Family:
             if not state.rev or state.status is Status.ENDED:
                 children.count(id, _error_of(state))
 
-    async def _children(self, prefix: str) -> AsyncIterator[State]:
+    async def _children(self, prefix: str, since: int = 0) -> AsyncIterator[State]:
         labels = {PARENT: self.instance.id}
-        async for state in self.engine.states(labels=labels, latest_only=True):
+        states = self.engine.states(labels=labels, latest_only=True, since_rev=since)
+        async for state in states:
             if state.id.startswith(prefix):
                 yield state
 
@@ -215,14 +220,19 @@ class Family:
 
     async def _results(self, prefix: str, children: Children) -> Ended:
         found: dict[str, Raw] = {}
-        async for state in self._children(prefix):
-            if RESULT in state.values:
-                found[state.id] = state.values[RESULT]
+        async for state in self._children(prefix, since=children.since):
+            found |= _result_of(state)
         ids = [f"{prefix}{index}" for index in range(children.total)]
         for id in ids:
+            if id not in found:  # It had ended before the others were started again.
+                found |= _result_of(await latest(self.engine, id))
             if id not in found:
                 return Ended(error=stored(ChildFailed(id, "its result is not there any more")))
         return Ended(Raw(msgspec.json.encode([found[id] for id in ids])))
+
+
+def _result_of(state: State) -> dict[str, Raw]:
+    return {state.id: state.values[RESULT]} if RESULT in state.values else {}
 
 
 def _error_of(state: State) -> StoredError | None:

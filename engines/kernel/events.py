@@ -22,8 +22,16 @@ from flowstate import (
     State,
     StateContext,
 )
-from flowstate.engines.kernel.outside import PLAIN, Event, Published, event_topic, topic_label
+from flowstate.engines.kernel.outside import (
+    OF_EVENTS,
+    PLAIN,
+    Event,
+    Published,
+    event_topic,
+    topic_label,
+)
 from flowstate.engines.kernel.telling import tell
+from flowstate.engines.kernel.values import ROOM, kept
 from flowstate.ground.frozen import EMPTY
 from flowstate.ground.limits import check_id
 
@@ -32,7 +40,6 @@ __all__ = ["EVENT", "Found", "event_id", "events", "events_after", "publish", "r
 EVENT = "workflows.event"  # The flow of an event.
 PREFIX = "flowstate.event."  # Of its id.
 LABEL = "event"
-TOPIC = "event."  # What keys of labels of events begin with.
 VALUE, KEPT, AFTER, AT = "event", "kept", "after", "at"  # Values of its state.
 REV, TOPICS = "rev", "topics"
 MOST_TOPICS = 60
@@ -69,14 +76,15 @@ async def publish(
         raise InvalidInputError("keep", f"must be from 0 to {LONGEST.days} days, not {keep!r}")
     name, key = name or type(event).__name__, check_id("key", key or uuid.uuid4().hex)
     ctx = StateContext(State(event_id(name, key), labels={**labels, LABEL: name}))
-    ctx.put(event, VALUE)
+    raw = kept("event", event, room=2 * ROOM)  # It lies within what other instances keep.
+    ctx.put(raw, VALUE)
     ctx.put(keep, KEPT)
     ctx.put(await engine.head(), AFTER)
     found = _plain(ctx.current.values[VALUE]) if fields is None else fields
     topics = [event_topic(name), *(event_topic(name, *each) for each in found)][:MOST_TOPICS]
     ctx.put(topics, TOPICS)
     for topic in topics:
-        ctx.set_label(*topic_label(TOPIC, topic))
+        ctx.set_label(*topic_label(OF_EVENTS, topic))
     try:
         await engine.start(ctx, EVENT)
     except RevisionMismatchError:
@@ -109,7 +117,7 @@ async def run_event(ctx: StateContext, engine: Engine) -> Command[Any]:
 
 async def events(engine: Engine, source: Event, since: datetime) -> AsyncIterator[Found]:
     """Iterate over the events that a source waits for and that were published since a time."""
-    key, text = topic_label(TOPIC, source.topics[0])
+    key, text = topic_label(OF_EVENTS, source.topics[0])
     async for state in engine.states(labels={key: text}, latest_only=True, since_time=since):
         (_, at), raw = await _first(engine, state), state.values[VALUE]
         if at >= since and source.is_met_by(msgspec.json.decode(raw)):
@@ -128,7 +136,7 @@ async def events_after(
         without: revisions of some that do not count.
         scanned: the states of all others were last changed after this revision.
     """
-    labels, found = [dict([topic_label(TOPIC, each)]) for each in topics], dict[int, Raw]()
+    labels, found = [dict([topic_label(OF_EVENTS, each)]) for each in topics], dict[int, Raw]()
     times = dict[int, datetime]()
     async for state in engine.states(labels=labels, latest_only=True, since_rev=scanned):
         rev, at = await _first(engine, state)

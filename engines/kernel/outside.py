@@ -22,6 +22,7 @@ __all__ = [
     "AWAITS",
     "Event",
     "Events",
+    "OF_EVENTS",
     "Outside",
     "PLAIN",
     "Published",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 AWAITS = "awaits."  # What keys of labels of instances that wait begin with.
+OF_EVENTS = "event."  # The same, of events.
 PLAIN = (str, int, float, bool, type(None))  # Values by which events can be looked up.
 LONGEST = 100  # Characters of a topic in a label, for people.
 

@@ -25,6 +25,7 @@ from flowstate.engines.kernel.instance import (
     Used,
 )
 from flowstate.engines.kernel.outcomes import decoded
+from flowstate.engines.kernel.outside import AWAITS, OF_EVENTS
 from flowstate.engines.kernel.threads import MAIN, Thread
 from flowstate.engines.kernel.values import kept
 from flowstate.ground.frozen import EMPTY
@@ -35,6 +36,7 @@ __all__ = ["Origin", "begin_again", "flow_of", "new_instance", "new_notes", "rev
 
 NO_CODES = Used()
 OWN_LABELS = frozenset({WORKFLOW, VERSION, STOP, OUTCOME, PARENT, PARKED})
+TOPICS = (AWAITS, OF_EVENTS)
 
 
 def flow_of(name: str) -> str:
@@ -81,7 +83,7 @@ def new_instance(
     own = _own(code, data)
     if code.options.labels is not None:
         labels = {**labels, **code.options.labels(own)}
-    if taken := sorted(OWN_LABELS & labels.keys()):
+    if taken := [each for each in labels if each in OWN_LABELS or each.startswith(TOPICS)]:
         raise InvalidInputError("labels", f"cannot have {taken[0]!r}, which the engine sets")
     ctx = StateContext(State(id, labels={**labels, WORKFLOW: code.name}))
     names = {key: kept(f"args[{key!r}]", value) for key, value in args.items()}

@@ -5,6 +5,18 @@
 ``flowstate-engine[tasks]``.
 """
 
+try:
+    import cronsim  # noqa: F401
+    import httpx  # noqa: F401
+    import jsonschema  # noqa: F401
+    import starlette  # noqa: F401
+    import uvicorn  # noqa: F401
+    import yaml  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"tasks need {error.name}: pip install 'flowstate-engine[tasks]'", name=error.name
+    ) from error
+
 from flowstate.engines.events.cloud_event import CloudEvent
 from flowstate.engines.kernel.errors import InstanceCancelledError as TasksCancelled
 from flowstate.engines.tasks.calls.databases import Database

@@ -1,4 +1,4 @@
-"""``python -m flowstate.engines.tasks``: serves documents, or checks them."""
+"""Serve documents of tasks over HTTP, or check them."""
 
 import argparse
 import asyncio
@@ -20,7 +20,7 @@ from flowstate.engines.tasks.calls.secrets import EnvironmentSecrets, FileSecret
 from flowstate.engines.tasks.documents.loading import check_files
 from flowstate.engines.tasks.runtime import Secrets
 from flowstate.engines.tasks.service.retention import Keep
-from flowstate.engines.tasks.service.serving import serve
+from flowstate.engines.tasks.service.serving import files_of, serve
 from flowstate.engines.tasks.service.tasks import Tasks
 
 __all__ = ["main"]
@@ -43,14 +43,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flowstate.engines.tasks", description=__doc__)
-    parser.add_argument("--log", default="warning", help="the lowest level that is logged")
+    levels = ["debug", "info", "warning", "error"]
+    help = "the lowest level that is logged"  # noqa: A001 - as argparse calls it
+    parser.add_argument("--log", default="warning", choices=levels, help=help)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="tell what is wrong with documents")
-    check.add_argument("files", nargs="+", type=Path)
+    check.add_argument("files", nargs="+", type=Path, help="documents, or folders of them")
     _add_rules(check)
     check.set_defaults(command=_check)
     server = commands.add_parser("serve", help="serve the documents of a folder over HTTP")
-    server.add_argument("folder", type=Path)
+    server.add_argument("folder", type=Path, help="of *.yaml, *.yml and *.json")
     stores = "sqlite:///FILE, postgresql:, redis: or memory:"
     server.add_argument("--store", default="sqlite:///tasks.db", help=stores)
     server.add_argument("--host", default="127.0.0.1")
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     several: dict[str, Any] = {"action": "append", "default": []}
     parser.add_argument("--allow-host", **several, help="calls may reach only these hosts: a glob")
-    parser.add_argument("--private-host", **several, help="may be called at a private address")
+    parser.add_argument("--private-host", **several, help="these may be private, without TLS")
     kinds = ["container", "mcp", "script", "shell"]
     parser.add_argument("--run", **several, choices=kinds, help="allow tasks to run these")
     parser.add_argument("--secrets", help="env:PREFIX or folder:PATH")
@@ -140,7 +142,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    errors = asyncio.run(_errors(arguments.files, _given(arguments)))
+    files = [file for each in arguments.files for file in files_of(each)]
+    if not files:
+        raise InvalidInputError("files", "there is no document in these folders")
+    errors = asyncio.run(_errors(files, _given(arguments)))
     print(*errors or ["all of them can be run"], sep="\n")  # noqa: T201
     return 1 if errors else 0
 

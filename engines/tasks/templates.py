@@ -27,8 +27,9 @@ def pieces(text: str) -> tuple[str, ...]:
         found += [text[at:start], Program(text[start + 2 : end].strip())]
         at = end + 1
     found.append(text[at:])
-    if len(found) == len(("", "", "")) and not (found[0].strip() or found[2].strip()):
-        return (found[1],)  # So its value keeps its type.
+    match found:
+        case [before, Program() as program, after] if not (before + after).strip():
+            return (program,)  # So its value keeps its type.
     return tuple(each for each in found if each or type(each) is Program) or ("",)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from flowstate.engines.tasks.calls.asyncapi_documents import PROTOCOLS, place_of
+from flowstate.engines.tasks.calls.asyncapi_documents import place_of
 from flowstate.engines.tasks.calls.authentication import authorization
 from flowstate.engines.tasks.calls.exchange import header_texts
 from flowstate.engines.tasks.calls.messaging import CLIENTS, Way
@@ -15,15 +15,10 @@ from flowstate.engines.tasks.durations import seconds_of
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.runtime import Call
 
-__all__ = ["PROTOCOLS", "UNEVALUATED", "asyncapi"]
+__all__ = ["UNEVALUATED", "asyncapi"]
 
 UNEVALUATED = frozenset(
-    {
-        "/subscription/filter",
-        "/subscription/consume/until",
-        "/subscription/consume/while",
-        "/subscription/foreach",
-    }
+    f"/subscription/{each}" for each in ("filter", "consume/until", "consume/while", "foreach")
 )
 """JSON pointers within the arguments of what is evaluated for each message."""
 

@@ -26,17 +26,8 @@ __all__ = ["Request", "endpoint_of", "exchanged", "header_texts", "opened"]
 FORM = "application/x-www-form-urlencoded"
 READ_ONLY = {"GET", "HEAD", "OPTIONS", "TRACE"}
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-OF_THE_CONNECTION = {
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
+OF_THE_CONNECTION = {"connection", "content-length", "expect", "host", "keep-alive", "te"}
+OF_THE_CONNECTION |= {"trailer", "transfer-encoding", "upgrade"}
 CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
 EXPRESSION = re.compile(r"\s*\$\{.*\}\s*", re.DOTALL)
 # Those that browsers know and that take no longer than others.

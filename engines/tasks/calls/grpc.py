@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from flowstate.engines.tasks.calls.authentication import authorization
-from flowstate.engines.tasks.calls.certificates import roots_of
 from flowstate.engines.tasks.calls.outgoing import Outgoing, outgoing_of
 from flowstate.engines.tasks.calls.programs import Processes, run_program
 from flowstate.engines.tasks.calls.resources import resource
@@ -128,8 +127,7 @@ async def _channel(host: str, port: int, outgoing: Outgoing) -> Any:
     is_plain = outgoing.is_private(host) or "http" in outgoing.schemes
     if is_plain and port != TLS_PORT:
         return aio.insecure_channel(target, options)
-    roots = roots_of(outgoing)
-    credentials = ssl_channel_credentials(roots.encode() if roots else None)
+    credentials = ssl_channel_credentials(outgoing.roots.encode() if outgoing.roots else None)
     return aio.secure_channel(
         target, credentials, [*options, ("grpc.ssl_target_name_override", host)]
     )

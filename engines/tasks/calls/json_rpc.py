@@ -1,7 +1,7 @@
 """``call: rpc``: JSON-RPC 2.0 over HTTP, answered by one message or by a stream of events."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any
 
@@ -63,7 +63,7 @@ class Server:
             TaskError: ``communication``: the answer is an error of HTTP, or no JSON-RPC.
         """
         gathered: list[Any] = []
-        async with self._asked(call, "POST", msgspec.json.encode(message)) as response:
+        async with self._asked(call, "POST", msgspec.json.encode(message)) as (response, _):
             if response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
                 detail = f"the server has answered with {response.status_code}"
                 raise TaskError.of("communication", detail, status=response.status_code)
@@ -86,15 +86,13 @@ class Server:
         async with self._asked(call, "DELETE", b""):
             pass
 
-    @asynccontextmanager
-    async def _asked(
+    def _asked(
         self, call: Call, method: str, content: bytes
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AbstractAsyncContextManager[tuple[httpx.Response, Any]]:
         headers = {"accept": f"application/json, {EVENT_STREAM}", **header_texts(self.headers)}
         headers["content-type"] = "application/json"
         options = Options(headers=headers, content=content, timeout=self.timeout)
-        async with opened(call, method, self.url, self.policy, **options) as (response, _):
-            yield response
+        return opened(call, method, self.url, self.policy, **options)
 
 
 def request_of(method: str, parameters: Any, id: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
@@ -10,11 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
-import httpx
 
 from flowstate.engines.tasks.calls.asyncapi_documents import Place
 from flowstate.engines.tasks.calls.authentication import Authorization
-from flowstate.engines.tasks.calls.certificates import roots_of
 from flowstate.engines.tasks.calls.event_streams import EVENT_STREAM, events, lines
 from flowstate.engines.tasks.calls.outgoing import Outgoing, outgoing_of
 from flowstate.engines.tasks.errors import TaskError
@@ -50,11 +47,6 @@ class Way:
     def outgoing(self) -> Outgoing:
         """The rules for outgoing requests."""
         return outgoing_of(self.call)
-
-    @property
-    def tls(self) -> ssl.SSLContext:
-        """Which certificates are good."""
-        return self.outgoing.tls or httpx.create_ssl_context(trust_env=False)
 
     def subscribe(self) -> AbstractAsyncContextManager[Messages]:
         """Give the messages that come there, from when the context is entered."""
@@ -151,7 +143,7 @@ async def _socket(way: Way, headers: Mapping[str, str]) -> AsyncIterator[Any]:
             open_timeout=CONNECTING,
             max_size=way.outgoing.most_bytes,
             proxy=None,
-            ssl=way.tls if way.place.is_secure else None,
+            ssl=way.outgoing.tls_context if way.place.is_secure else None,
         ) as socket:
             yield socket
     except (OSError, TimeoutError, WebSocketException) as error:
@@ -182,7 +174,7 @@ async def _nats(way: Way) -> AsyncIterator[Any]:
     scheme, options = "nats", dict[str, Any]()
     if way.place.is_secure:
         scheme = "tls"
-        options |= {"tls": way.tls, "tls_hostname": way.place.host}
+        options |= {"tls": way.outgoing.tls_context, "tls_hostname": way.place.host}
     if way.proof and way.proof.username:
         options |= {"user": way.proof.username, "password": way.proof.password}
     elif way.proof:
@@ -229,7 +221,7 @@ async def _redis(way: Way) -> AsyncIterator[Any]:
     (address, *_) = await way.addresses(port)
     if place.is_secure:  # The certificate tells whether it is the host that was checked.
         address, options["ssl"] = place.host, True
-        options["ssl_ca_data"] = roots_of(way.outgoing)
+        options["ssl_ca_data"] = way.outgoing.roots
     if way.proof:
         options["username"] = way.proof.username or None
         options["password"] = way.proof.password or way.proof.parameter

@@ -128,7 +128,7 @@ class Outgoing:
             self._check,
             self._addresses,
             self.most_bytes,
-            self.tls or _usual_tls(),
+            self.tls_context,
             {origin_of(httpx.URL(each)): httpx.URL(to) for each, to in self.stand_ins.items()},
         )
 
@@ -142,6 +142,18 @@ class Outgoing:
         traceback: TracebackType | None,
     ) -> None:
         await self._connections.aclose()
+
+    @property
+    def tls_context(self) -> ssl.SSLContext:
+        """What TLS is spoken with."""
+        return self.tls or _usual_tls()
+
+    @property
+    def roots(self) -> str | None:
+        """The certificates of ``tls`` as PEM; ``None``: the usual ones are good."""
+        if self.tls is None:
+            return None
+        return "".join(map(ssl.DER_cert_to_PEM_cert, self.tls.get_ca_certs(binary_form=True)))
 
     def is_private(self, host: str) -> bool:
         """Return whether a host may have private addresses and be reached without TLS."""

@@ -88,7 +88,7 @@ async def run_container(arguments: Mapping[str, Any], call: Call) -> Any:
             raise
         if ended.code == NOT_STARTED:
             raise TaskError.of("runtime", f"no container: {_tail(ended)}")
-        _clean_up(it, name, call)
+        await _clean_up(it, name, call)
         return ended
 
     return await _answer(arguments, "container", call, run)
@@ -186,11 +186,15 @@ def _name(call: Call) -> str:
     return OUTSIDE_A_NAME.sub("_", f"{document.name}-{uuid}.{document.namespace}-{task}")
 
 
-def _clean_up(it: Mapping[str, Any], name: str, call: Call) -> None:
+async def _clean_up(it: Mapping[str, Any], name: str, call: Call) -> None:
     lifetime = it.get("lifetime", {})
-    if lifetime.get("cleanup", "never") != "never":
-        work = _remove_after(seconds_of(lifetime.get("after", "PT0S")), call, name)
+    if lifetime.get("cleanup", "never") == "never":
+        return
+    work = _remove_after(seconds_of(lifetime.get("after", "PT0S")), call, name)
+    try:
         call.runtime.processes.leave(work, f"removal of {name}")
+    except TaskError:  # Too many wait for theirs; and it has done its work, so it has not failed.
+        await _remove(call, name)
 
 
 async def _remove_after(seconds: float, call: Call, name: str) -> None:

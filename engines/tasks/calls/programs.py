@@ -177,9 +177,8 @@ async def start_program(
     )
     try:
         return await asyncio.shield(starting)
-    except (
-        asyncio.CancelledError
-    ):  # While it starts, asyncio would lose it, and wait without an end.
+    except asyncio.CancelledError:
+        # While it starts, asyncio would lose it, and wait without an end.
         with contextlib.suppress(OSError, ValueError):
             await kill(await starting)
         raise

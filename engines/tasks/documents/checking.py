@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from flowstate.engines.tasks.calls.asyncapi import PROTOCOLS
+from flowstate.engines.tasks.calls.asyncapi_documents import PROTOCOLS
 from flowstate.engines.tasks.calls.built_in import BUILT_IN
 from flowstate.engines.tasks.calls.functions import is_known
 from flowstate.engines.tasks.documents.document import Document
@@ -33,9 +33,10 @@ def faults(document: Document, shape: Shape, runtime: Runtime) -> Iterator[Fault
     wrong = shape.wrong()
     is_used = USED.isdisjoint(path for path, _ in shape.problems)
     siblings: dict[Path, Collection[str]] = {}
+    names = {kind: used(content, kind) for kind in OF_KINDS}
     for each in shape.found:
         if each.keyword == "x-use":
-            known = used(content, each.value)
+            known = names[each.value]
             if each.instance not in known:
                 yield each.path, _unknown(OF_KINDS[each.value], each.value, each.instance, known)
         elif each.keyword == "x-then" and each.instance not in DIRECTIVES:

@@ -7,7 +7,7 @@ from typing import Any
 from flowstate.engines.expressions.errors import ExpressionError
 from flowstate.engines.expressions.expressions import Expressions
 from flowstate.engines.tasks.documents.keywords import Fault, Path, likely, shown
-from flowstate.engines.tasks.documents.places import used, variables_at
+from flowstate.engines.tasks.documents.places import bound_in, used, variables_at
 from flowstate.engines.tasks.documents.validating import Found, Shape
 from flowstate.engines.tasks.templates import NO_SECRETS, Program, names_in, pieces, program_of
 
@@ -23,13 +23,14 @@ async def expression_faults(
 ) -> AsyncIterator[Fault]:
     """Iterate over what is wrong with the expressions of a document."""
     tasks, secrets = shape.tasks(), used(content, "secrets")
+    anywhere = bound_in(tasks)
     places: dict[tuple[Names, str], list[Path]] = {}
     for each in shape.found:
         if each.keyword in {"x-expression", "x-template"}:
             programs, rest = _programs(each)
             if "${" in rest:
                 yield each.path, f"an expression in {shown(each.instance)} is not closed by a brace"
-            known = variables_at(content, each.path, each.value, tasks)
+            known = variables_at(content, each.path, each.value, tasks, anywhere)
             for program in programs:
                 places.setdefault((known, program), []).append(each.path)
     wrong = await _wrong(places, expressions)

@@ -1,6 +1,5 @@
 """The keywords by which schemas of documents say more than JSON Schema can, and say it better."""
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ from referencing.jsonschema import DRAFT202012
 
 from flowstate.engines.tasks.durations import seconds_of
 
-__all__ = ["Fault", "KEYWORDS", "PLACES", "Path", "TYPES", "likely", "named", "shown"]
+__all__ = ["Fault", "KEYWORDS", "PLACES", "Path", "TYPES", "likely", "named", "parts_in", "shown"]
 
 Path = tuple[str | int, ...]
 Fault = tuple[Path, str]
@@ -59,6 +58,19 @@ def shown(value: Any) -> str:
     """Return a value for the text of a problem, shortened."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:77]}..."
+
+
+def parts_in(value: Any, without: str | None = None) -> Iterator[tuple[Path, Any]]:
+    """Iterate over all parts of JSON, each after what has it; without objects with a key."""
+    todo: list[tuple[Path, Any]] = [((), value)]
+    for path, each in todo:
+        if isinstance(each, dict):
+            if without in each:
+                continue
+            todo += [((*path, key), item) for key, item in each.items()]
+        elif isinstance(each, list):
+            todo += [((*path, index), item) for index, item in enumerate(each)]
+        yield path, each
 
 
 def _fault(text: str, path: Any = ()) -> ValidationError:
@@ -108,14 +120,8 @@ def _place(keyword: str) -> Callable[..., Iterator[ValidationError]]:
 
 
 def _template(_: Any, value: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
-    todo: deque[tuple[Path, Any]] = deque([((), instance)])
-    while todo:
-        path, each = todo.popleft()
-        if isinstance(each, dict):
-            todo.extend(((*path, key), item) for key, item in each.items())
-        elif isinstance(each, list):
-            todo.extend(((*path, index), item) for index, item in enumerate(each))
-        elif isinstance(each, str) and "${" in each:
+    for path, each in parts_in(instance):
+        if isinstance(each, str) and "${" in each:
             keyword = "x-template"
             yield ValidationError("", keyword, path, validator_value=value, instance=each)
 
@@ -179,15 +185,10 @@ def _json_schema(_: Any, __: Any, instance: Any, ___: Any) -> Iterator[Validatio
 
 
 def _references(schema: Any) -> Iterator[tuple[Path, str]]:
-    todo: deque[tuple[Path, Any]] = deque([((), schema)])
-    while todo:
-        path, each = todo.popleft()
-        if isinstance(each, dict) and "$id" not in each:
-            if isinstance(ref := each.get("$ref"), str):
-                yield (*path, "$ref"), ref
-            todo.extend(((*path, key), item) for key, item in each.items())
-        elif isinstance(each, list):
-            todo.extend(((*path, index), item) for index, item in enumerate(each))
+    """Iterate over the references in a schema, but for those in what has an ``$id`` of its own."""
+    for path, each in parts_in(schema, without="$id"):
+        if isinstance(each, dict) and isinstance(ref := each.get("$ref"), str):
+            yield (*path, "$ref"), ref
 
 
 KEYWORDS: Mapping[str, Any] = {

@@ -10,10 +10,10 @@ Data is an object. A condition puts out what it adds to the data.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from flowstate.engines.tasks.documents.keywords import Path
+from flowstate.engines.tasks.documents.keywords import Path, parts_in
 from flowstate.engines.tasks.templates import program_of
 
 __all__ = ["Translation"]
@@ -39,7 +39,7 @@ class Translation:
 
     def __init__(self, source: Mapping[str, Any]) -> None:
         self._from = {
-            id(each): path for path, each in _parts(source) if isinstance(each, dict | list)
+            id(each): path for path, each in parts_in(source) if isinstance(each, dict | list)
         }
         self._final = source["final"]
         document = {"dsl": "1.0.3", **source["document"]}
@@ -56,7 +56,7 @@ class Translation:
         }
         self.content: Json = content
         self.origins: dict[Path, Path] = {}
-        for path, each in _parts(content):
+        for path, each in parts_in(content):
             origin = self._from.get(id(each)) if isinstance(each, dict | list) else None
             if origin is None:
                 origin = (*self.origins[path[:-1]], path[-1]) if path else ()
@@ -221,14 +221,3 @@ def _to(state: str, data: str) -> str:
 
 def _field(given: Json) -> str:
     return f"{{{given['as']}: .}}" if "as" in given else "{}"
-
-
-def _parts(value: Any) -> Iterator[tuple[Path, Any]]:
-    """Iterate over all parts, each after what has it."""
-    todo: list[tuple[Path, Any]] = [((), value)]
-    for path, each in todo:
-        yield path, each
-        if isinstance(each, dict):
-            todo += [((*path, key), item) for key, item in each.items()]
-        elif isinstance(each, list):
-            todo += [((*path, index), item) for index, item in enumerate(each)]

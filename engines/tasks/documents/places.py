@@ -7,7 +7,7 @@ from typing import Any
 from flowstate.engines.tasks.documents.keywords import Path
 from flowstate.engines.tasks.documents.validating import kind_of
 
-__all__ = ["siblings_of", "task_of", "used", "variables_at"]
+__all__ = ["bound_in", "siblings_of", "task_of", "used", "variables_at"]
 
 ALWAYS = frozenset({"runtime"})
 TASKS = ALWAYS | {"workflow", "context", "task"}
@@ -28,11 +28,11 @@ PRIVATE = frozenset({"secrets", "authorization"})
 ARGUMENTS = frozenset({"http", "rpc", "db", "function"})  # Of instructions of a machine.
 
 
-def used(content: Any, kind: str) -> Collection[str]:
+def used(content: Any, kind: str) -> AbstractSet[str]:
     """Return the names of a kind in ``use``; none if that is not as it should be."""
     used = content.get("use") if isinstance(content, dict) else None
     found = used.get(kind) if isinstance(used, dict) else None
-    return [each for each in found if isinstance(each, str)] if found else []
+    return frozenset(each for each in found or () if isinstance(each, str))
 
 
 def task_of(path: Path, tasks: Mapping[Path, Any]) -> Path | None:
@@ -42,26 +42,36 @@ def task_of(path: Path, tasks: Mapping[Path, Any]) -> Path | None:
 
 def siblings_of(task: Path, content: Any) -> Collection[str]:
     """Return the names of the tasks to which a task can go on: those of its list."""
-    is_in_list = len(task) > len(("a function of", "use")) and isinstance(task[-2], int)
-    if not is_in_list or task[-3] == "branches":
-        return ()
-    for key in task[:-2]:
-        content = content[key]
-    return {name for item in content if isinstance(item, dict) for name in item}
+    match task:
+        case (*path, int(), str()) if path[-1:] != ["branches"]:
+            for key in path:
+                content = content[key]
+            return {name for item in content if isinstance(item, dict) for name in item}
+    return ()
 
 
-def variables_at(content: Any, path: Path, group: str, tasks: Mapping[Path, Any]) -> frozenset[str]:
-    """Return the variables of an expression, without ``$``."""
+def variables_at(
+    content: Any, path: Path, group: str, tasks: Mapping[Path, Any], anywhere: frozenset[str]
+) -> frozenset[str]:
+    """Return the variables of an expression, without ``$``.
+
+    Args:
+        content: of the document.
+        path: of the expression.
+        group: what its keyword says of it.
+        tasks: by path.
+        anywhere: see :func:`bound_in`; what is in ``use`` can be used in any task.
+    """
     known = OF_WORKFLOW.get(str(path[0]), VARIABLES[group])
-    # What is in ``use`` can be used in any task.
-    bound = _all_bound(tasks) if path[0] == "use" else _bound(content, path)
-    return known | frozenset(bound) | _private(path, tasks)
+    bound = anywhere if path[0] == "use" else frozenset(_bound(content, path))
+    return known | bound | _private(path, tasks)
 
 
-def _all_bound(tasks: Mapping[Path, Any]) -> Iterator[str]:
-    for task in tasks.values():
-        for field in {"do", "catch", "foreach"} & task.keys():
-            yield from _binds(task, field)
+def bound_in(tasks: Mapping[Path, Any]) -> frozenset[str]:
+    """Return the variables that tasks bind."""
+    fields = ("do", "catch", "foreach")
+    places = [(task, field) for task in tasks.values() for field in fields if field in task]
+    return frozenset(name for task, field in places for name in _binds(task, field))
 
 
 def _bound(content: Any, path: Path) -> Iterator[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import attrs
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
-from flowstate import encoded
+from flowstate import CommitUnknownError, DriverError
 from flowstate.engines.kernel.code import MisfitError
+from flowstate.engines.kernel.values import kept
 from flowstate.engines.tasks.calls.authentication import authorization, policy_of
 from flowstate.engines.tasks.calls.functions import find
 from flowstate.engines.tasks.calls.processes import run_container, run_script, run_shell
@@ -26,7 +27,9 @@ from flowstate.engines.tasks.running.scope import Scope
 from flowstate.engines.tasks.runtime import Call, Function
 from flowstate.engines.tasks.templates import NO_SECRETS
 
-__all__ = ["CallKind", "RunKind", "perform"]
+__all__ = ["STORE_FAILED", "CallKind", "RunKind", "perform"]
+
+STORE_FAILED = (DriverError, CommitUnknownError)
 
 PROGRAMS: Mapping[str, Function] = {
     "container": run_container,
@@ -34,7 +37,7 @@ PROGRAMS: Mapping[str, Function] = {
     "shell": run_shell,
 }
 LATE = ("$secrets", "$authorization")
-FEW = 100  # Lists and objects.
+ROOM = 100  # Levels around a result, which lies within the position.
 FOREACH = ("with", "subscription", "foreach")
 
 
@@ -170,22 +173,17 @@ async def perform(scope: Scope, wanted: Wanted) -> Any:
         is_own = wanted.name in runtime.functions  # It may sleep by the clock.
         with contextlib.nullcontext() if is_own else runtime.engine.clock.working():
             gave = await _called(scope, wanted, call)
-        _check_depth(gave)
+        kept("the result", gave, room=ROOM)
     except TaskError as error:
         raise TaskError.from_json(await concealed(error.to_json(), call)) from None
     except (asyncio.CancelledError, MisfitError):
         raise
-    except Exception as error:  # noqa: BLE001 - of any function
+    except Exception as error:
+        if wanted.does == "emit" and isinstance(error, STORE_FAILED):
+            raise
         text = await concealed(f"{type(error).__name__}: {error}", call)
         raise TaskError.of("runtime", text) from None
     return await concealed(gave, call)
-
-
-def _check_depth(gave: Any) -> None:
-    """Refuse a result that cannot lie within the position, which is stored with it."""
-    raw = msgspec.json.encode(gave)
-    if raw.count(b"[") + raw.count(b"{") > FEW:
-        encoded("the result", Raw(b"[" * FEW + raw + b"]" * FEW))
 
 
 async def _called(scope: Scope, wanted: Wanted, call: Call) -> Any:

@@ -7,7 +7,6 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
-from flowstate import RetryPolicy
 from flowstate.engines.kernel.code import (
     At,
     Code,
@@ -26,7 +25,7 @@ from flowstate.engines.tasks.documents.document import Document
 from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.running.advancing import Advance, Advanced
 from flowstate.engines.tasks.running.data import Happened, TaskData, What, new_revision
-from flowstate.engines.tasks.running.effects import BranchEndsAll, Effects
+from flowstate.engines.tasks.running.effects import BY_STORE, BranchEndsAll, Effects
 from flowstate.engines.tasks.running.kinds import KINDS
 from flowstate.engines.tasks.running.listening import Seen
 from flowstate.engines.tasks.running.position import (
@@ -46,8 +45,6 @@ __all__ = ["NAME", "TaskCode"]
 
 NAME = "tasks"  # Of the code, and so of the flow of all instances.
 LOAD = "load"  # The step that brings a document into memory.
-ONCE = RetryPolicy(attempts=1)
-LOADING = RetryPolicy(attempts=5)
 START = Raw(b"null")
 
 
@@ -77,7 +74,7 @@ class TaskCode:
             labels=_labels,
             again=self._again,
             told=self._told,
-            retry=ONCE,
+            retry=BY_STORE,
         )
         self._effects = Effects(self, runtime)
 
@@ -110,11 +107,11 @@ class TaskCode:
             return operation
         document = self.runtime.documents.get(data.definition)
         if document is None:
-            options = StepOptions(LOADING, local=True, gives=Loaded)
+            options = StepOptions(BY_STORE, local=True, gives=Loaded)
             return Run(LOAD, self._load, (data.definition,), options=options)
         if position.is_waiting:
             return self._effects.call(frame.stop, position, data, document)
-        options = StepOptions(ONCE, local=True, gives=Advanced)
+        options = StepOptions(BY_STORE, local=True, gives=Advanced)
         return Run(frame.stop, self._advance, (position, data, document), options=options)
 
     async def _load(self, key: str) -> Loaded:

@@ -15,15 +15,16 @@ from flowstate.engines.kernel.current_step import current_step
 from flowstate.engines.kernel.operations import Call, Each, Join, Operation, Run, StepOptions, Wait
 from flowstate.engines.kernel.starting import flow_of, new_instance
 from flowstate.engines.tasks.documents.document import Document
-from flowstate.engines.tasks.running.calling import perform
+from flowstate.engines.tasks.running.calling import STORE_FAILED, perform
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.running.position import AT, Level, Position, Wanted, encode
 from flowstate.engines.tasks.running.scope import Scene
 from flowstate.engines.tasks.runtime import Runtime
 
-__all__ = ["BranchEndsAll", "Effects"]
+__all__ = ["BY_STORE", "BranchEndsAll", "Effects"]
 
-ONCE = RetryPolicy(attempts=1)  # The document says what is tried again.
+# The document says what is tried again, but for what the store refuses.
+BY_STORE = RetryPolicy(attempts=1_000_000, first=0.1, longest=60.0, on=STORE_FAILED)
 LONGEST = 300  # Characters of the path of a branch.
 
 
@@ -69,7 +70,7 @@ class Effects:
         return self._run(stop, position, self._perform, position, data, document)
 
     def _run(self, stop: str, position: Position, call: Callable[..., Any], *args: Any) -> Run:
-        options = StepOptions(ONCE, self._left(position))
+        options = StepOptions(BY_STORE, self._left(position))
         return Run(stop, call, args, options=options)
 
     def _left(self, position: Position, *until: datetime | None) -> float | None:

@@ -80,7 +80,7 @@ def forwarder(
 
 def _events(state: State, trails: Trails, prefix: str) -> list[CloudEvent]:
     """Return the events that a revision tells of."""
-    if EVENT_LABEL in state.labels:
+    if state.labels.get(WORKFLOW) != NAME:
         is_new = EMITTED in state.labels and AT not in state.values
         is_new = is_new and state.transition.cause == "transit"
         return [CloudEvent.from_json(state.get(dict[str, Any], VALUE))] if is_new else []

@@ -6,12 +6,12 @@ log: nothing writes them next to it.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from flowstate import State, Status
+from flowstate import CodecError, State, Status
 from flowstate.engines.events.cloud_event import CloudEvent
 from flowstate.engines.kernel.instance import DATA, NOTES, OUTCOME, PARKED, Notes
 from flowstate.engines.tasks.running.data import Happened, What
@@ -36,20 +36,23 @@ ONLY_OF_TASKS = {"created", "retried"}
 class Known(Struct):
     """The part of the data of an instance that tells what has happened."""
 
-    definition: str
+    definition: str = ""
     trail: Sequence[Happened] = ()
     before: int = 0
+
+
+Readable = TypeVar("Readable", Known, Notes)
 
 
 def phase_of(state: State) -> Phase:
     """Return the phase of an instance."""
     if OUTCOME in state.labels or state.status is Status.ENDED:
         return OUTCOMES[state.labels.get(OUTCOME, "failed")][0]
-    if PARKED in state.labels or state.get(Notes, NOTES, default=Notes()).paused:
+    if PARKED in state.labels or _read(state, Notes, NOTES).paused:
         return "suspended"
     if state.status is Status.PAUSED:
         return "waiting"
-    return "running" if state.get(Known, DATA).before else "pending"
+    return "running" if _read(state, Known, DATA).before else "pending"
 
 
 class Trails:
@@ -63,8 +66,13 @@ class Trails:
         self._last: OrderedDict[str, tuple[int, str]] = OrderedDict()
 
     def read(self, state: State) -> list[tuple[int, Happened]]:
-        """Return what is new in a revision: things that have happened, and their numbers."""
-        known = state.get(Known, DATA)
+        """Return what is new in a revision: things that have happened, and their numbers.
+
+        There is nothing new in one that cannot be read here, since newer code has stored it.
+        """
+        known = _read(state, Known, DATA)
+        if not known.definition:
+            return []
         found = [*enumerate(known.trail, known.before), *_forced(state, known)]
         last = self._last.pop(state.id, (-1, ""))
         new = [
@@ -78,6 +86,13 @@ class Trails:
         if len(self._last) > MOST_REMEMBERED:
             self._last.popitem(last=False)
         return new
+
+
+def _read(state: State, kind: type[Readable], name: str) -> Readable:
+    try:
+        return state.get(kind, name, default=kind())
+    except CodecError:
+        return kind()
 
 
 def _forced(state: State, known: Known) -> list[tuple[int, Happened]]:

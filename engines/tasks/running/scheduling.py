@@ -12,6 +12,7 @@ from flowstate.engines.kernel.current_step import current_step
 from flowstate.engines.kernel.starting import flow_of, new_instance
 from flowstate.engines.tasks.documents.document import Document
 from flowstate.engines.tasks.durations import seconds_of
+from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.running.code import TaskCode
 from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.running.listening import strategy_of
@@ -28,7 +29,8 @@ async def plan_of(document: Document, runtime: Runtime) -> Plan | None:
     """Return when instances of a document start by themselves; ``None``: they never do.
 
     Raises:
-        TaskError: ``expression``: a constant of an event's filter cannot be evaluated.
+        TaskError: ``expression``: a constant of an event's filter cannot be evaluated;
+            ``configuration``: an interval of no length.
         ValueError: a duration is none.
     """
     schedule = document.content.get("schedule") or {}
@@ -38,7 +40,10 @@ async def plan_of(document: Document, runtime: Runtime) -> Plan | None:
         return Plan(cron=schedule["cron"])
     for name in ("every", "after"):
         if name in schedule:
-            return msgspec.convert({name: seconds_of(schedule[name])}, Plan)
+            seconds = seconds_of(schedule[name])
+            if name == "every" and not seconds:
+                raise TaskError.of("configuration", "schedule.every must be longer than nothing")
+            return msgspec.convert({name: seconds}, Plan)
     return None
 
 

@@ -101,7 +101,9 @@ class Definitions:
         return head
 
     def _see(self, state: State) -> None:
-        name, version = state.labels[NAME], state.labels[VERSION]
+        name, version = state.labels.get(NAME, ""), state.labels.get(VERSION, "")
+        if state.id != f"{PREFIX}{name}:{version}":
+            return  # Another state has such labels.
         versions = self._known.setdefault(name, {})
         if state.status is Status.PAUSED:
             versions[version] = Definition(name, version, state.committed_at)
@@ -192,7 +194,7 @@ class Definitions:
     async def newest(self, name: str) -> tuple[Definition | None, int]:
         """Return the newest version as the store has it now, and the last revision of all."""
         rev = 0
-        async for state in self._engine.states(labels={NAME: name}, latest_only=True):
+        async for state in self._engine.states(labels={**ALL, NAME: name}, latest_only=True):
             rev = max(rev, state.rev)
             self._see(state)
         versions = self._known.get(name, {})

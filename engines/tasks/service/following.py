@@ -1,5 +1,6 @@
 """Follows the log, whatever goes wrong with it."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from flowstate import (
@@ -13,6 +14,8 @@ from flowstate import (
 )
 
 __all__ = ["follow"]
+
+logger = logging.getLogger("flowstate.engines")
 
 
 async def follow(
@@ -37,7 +40,10 @@ async def follow(
             async with engine.watch(labels=labels, since_rev=since) as watch:
                 try:
                     async for state in watch:
-                        see(state)
+                        try:
+                            see(state)
+                        except Exception:  # One state cannot hide all others.
+                            logger.exception("revision %d cannot be followed", state.rev)
                 finally:
                     since = watch.cursor
         except EngineStoppedError:

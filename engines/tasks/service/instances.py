@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from flowstate import CodecError, Engine, GetStates, State, Status, ValueNotFoundError
+from flowstate import Engine, GetStates, State, Status
 from flowstate.engines.kernel.errors import StoredError, restored
 from flowstate.engines.kernel.instance import (
     DATA,
@@ -39,7 +39,6 @@ __all__ = [
     "error_of",
     "listing",
     "moments_of",
-    "new_in",
 ]
 
 MOST = 1_000  # Revisions among the details of an instance.
@@ -122,7 +121,7 @@ class Moment(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, state: State, trails: Trails) -> "Moment":
         """Return what a revision tells, after those before it."""
-        labels, trail = state.labels, new_in(state, trails)
+        labels, trail = state.labels, trails.read(state)
         return cls(
             id=state.id,
             definition=labels.get(DEFINITION, ""),
@@ -226,14 +225,6 @@ class Wanted(Struct, frozen=True, kw_only=True):
             status=status,
             limit=self.limit,
         )
-
-
-def new_in(state: State, trails: Trails) -> list[tuple[int, Happened]]:
-    """Return what has happened in a revision; nothing if it cannot be read here."""
-    try:
-        return trails.read(state)
-    except (CodecError, ValueNotFoundError):  # Newer code has stored it.
-        return []
 
 
 def _is_hidden(label: str) -> bool:

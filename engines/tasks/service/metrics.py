@@ -10,7 +10,7 @@ from flowstate.engines.kernel.instance import WORKFLOW
 from flowstate.engines.tasks.running.lifecycle import Trails
 from flowstate.engines.tasks.service.definitions import DEFINITION
 from flowstate.engines.tasks.service.following import follow
-from flowstate.engines.tasks.service.instances import CODE, new_in
+from flowstate.engines.tasks.service.instances import CODE
 
 __all__ = ["Metrics"]
 
@@ -42,7 +42,7 @@ class Metrics:
 
     def _see(self, state: State) -> None:
         name = state.labels.get(DEFINITION, "")
-        for _, each in new_in(state, self._trails):
+        for _, each in self._trails.read(state):
             if each.at < self._began:
                 continue
             scope = "task" if each.task else "workflow"

@@ -32,6 +32,7 @@ __all__ = ["Keep", "forget_some", "retain"]
 logger = logging.getLogger("flowstate.engines")
 
 MOST_AT_ONCE = 1_000  # Instances that a rule forgets in one round.
+MOST_LOOKED = 20_000  # The children of a parent that goes on are looked at, and stay.
 BATCH = 100  # Of one commit.
 
 Outcome = Literal["", "done", "failed", "cancelled"]
@@ -104,22 +105,24 @@ async def forget_some(engine: Engine, rules: Sequence[Keep], names: Iterable[str
 
 
 async def _apply(engine: Engine, rule: Keep, labels: dict[str, str]) -> int:
-    most, before = MOST_AT_ONCE, None
+    oldest, looked, before = MOST_LOOKED, 0, None
     if rule.count is not None:
         ended = await engine.count(labels=labels, status=Status.ENDED)
-        most = min(most, ended - rule.count)
+        oldest = min(oldest, ended - rule.count)
     if rule.age is not None:
         before = engine.clock.now() - rule.age
-    if most <= 0:
+    if oldest <= 0:
         return 0
-    page = await engine.get_states(
-        labels=labels,
-        latest_only=True,
-        status=Status.ENDED,
-        committed_before=before,
-        limit=most,
+    found = engine.states(
+        labels=labels, latest_only=True, status=Status.ENDED, committed_before=before
     )
-    free = [state for state in page.states if await _is_free(engine, state)]
+    free = list[State]()
+    async for state in found:
+        looked += 1
+        if await _is_free(engine, state):
+            free.append(state)
+        if looked >= oldest or len(free) >= MOST_AT_ONCE:
+            break
     batches = [free[at : at + BATCH] for at in range(0, len(free), BATCH)]
     return sum([await _forget(engine, batch) for batch in batches])
 

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from flowstate import (
     FlowstateError,
     InvalidInputError,
 )
+from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.running.forwarding import forwarder, posting
 from flowstate.engines.tasks.service.app import app
 from flowstate.engines.tasks.service.tasks import Tasks
 from flowstate.recovery import Recoverer
 
-__all__ = ["Server", "driver_of", "serve"]
+__all__ = ["Server", "driver_of", "files_of", "serve"]
 
 PATTERNS = ("*.yaml", "*.yml", "*.json")
 
@@ -104,6 +105,13 @@ def _on_signals(server: Server, tasks: Tasks, files: "Files") -> None:
         loop.add_signal_handler(signal.SIGHUP, files.changed.set)
 
 
+def files_of(path: Path) -> Sequence[Path]:
+    """Return the documents in a folder and in those in it; a file is one by itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(each for kind in PATTERNS for each in path.rglob(kind))
+
+
 class Files:
     """The documents in a folder, which are stored whenever they have changed.
 
@@ -126,7 +134,7 @@ class Files:
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
         found = {}
-        for path in (each for kind in PATTERNS for each in self._folder.rglob(kind)):
+        for path in files_of(self._folder):
             with contextlib.suppress(OSError):  # It is gone by now.
                 stat = path.stat()
                 found[path] = (stat.st_mtime_ns, stat.st_size)
@@ -140,7 +148,7 @@ class Files:
             self._seen.pop(path, None)  # The next look tries again.
             say(f"not stored: {path}: {error}")
             return False
-        except (FlowstateError, UnicodeDecodeError) as error:
+        except (FlowstateError, TaskError, UnicodeDecodeError) as error:
             say(f"refused: {error}" if str(path) in str(error) else f"refused: {path}: {error}")
             return False
         if is_new:
@@ -172,7 +180,7 @@ def driver_of(url: str) -> Driver:
         ImportError: the extra is not installed.
     """
     match urlsplit(url).scheme:
-        case "sqlite":
+        case "sqlite" if url.startswith("sqlite:///"):
             from flowstate.drivers.sqlite import SQLiteDriver  # noqa: PLC0415 - what is asked for
 
             return SQLiteDriver(Path(url.removeprefix("sqlite:///")))
@@ -188,7 +196,8 @@ def driver_of(url: str) -> Driver:
             from flowstate.drivers.memory import MemoryDriver  # noqa: PLC0415 - what is asked for
 
             return MemoryDriver()
-    raise InvalidInputError("store", f"is none that is known: {url!r}")
+    kinds = "sqlite:///FILE, postgresql://..., redis://... or memory:"
+    raise InvalidInputError("store", f"must be {kinds}, not {url!r}")
 
 
 def _shown(url: str) -> str:

@@ -350,7 +350,10 @@ class Tasks:
         return await moments_of(self.engine, id, after, limit)
 
     async def _instance(self, id: str) -> State:
-        state = await self.engine.get_state(id)
+        try:
+            state = await self.engine.get_state(id)
+        except StateNotFoundError:
+            raise StateNotFoundError(f"there is no instance {id!r}") from None
         if state.labels.get(WORKFLOW) != CODE:
             raise StateNotFoundError(f"{id!r} is no instance of a document")
         return state

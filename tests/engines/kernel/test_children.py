@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from flowstate import End, FakeClock, Forget, State, StateContext, Status
+from flowstate.driver import StateQuery, States
+from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.kernel.control import ChildEnded
 from flowstate.engines.kernel.errors import (
     ChildFailed,
@@ -306,3 +308,22 @@ async def test_what_a_parent_commits_for_a_child() -> None:
         # Of a child: its start, its end, and that it has told. Of the parent: two for each child.
         assert len(await revisions(kernel, "p.a.0.7")) == 3
         assert len(await revisions(kernel, "p")) <= 4 + 2 * 50
+
+
+async def test_the_results_of_earlier_children_are_not_read_again() -> None:
+    class Counting(MemoryDriver):
+        read = 0
+
+        async def get_states(self, query: StateQuery) -> States:
+            page = await super().get_states(query)
+            self.read += sum(each.id.startswith("p.") for each in page.states)
+            return page
+
+    clock = FakeClock()
+    driver, crowd = Counting(clock), Crowd(clock)
+    code = line("parent", *[each(crowd.workflow, [1])] * 8, uses={"c": crowd.workflow})
+    async with kernel_of(code, clock=clock, driver=driver) as kernel:
+        await kernel.start(code, "p", {})
+        assert await kernel.result("p") == [[10]] * 8
+
+    assert driver.read <= 16

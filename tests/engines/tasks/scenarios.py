@@ -4,7 +4,8 @@ A scenario has the parts of a document, and: ``given`` (the input), ``gives`` (t
 ``raises`` (fields of the error, and its ``kind``), ``acts`` (what ``act`` was called with),
 ``events`` (that are published), ``others`` (documents that it runs), ``unchecked`` (it is not
 checked when it is loaded), ``long`` (it takes longer than a test can by a real clock),
-``explored`` (its processes die everywhere in each run of the tests, not only at night), ``trail``
+``explored`` (its processes die everywhere in each run of the tests, not only at night), ``counts``
+(it counts calls, and a crash makes more of them: it is not explored), ``trail``
 (what happens to which task, in order), ``secrets`` (by name; no state has one of them).
 """
 
@@ -34,6 +35,7 @@ OWN = (
     "unchecked",
     "long",
     "explored",
+    "counts",
     "trail",
     "secrets",
 )
@@ -55,6 +57,7 @@ class Scenario:
     unchecked: bool = False
     long: bool = False
     explored: bool = False
+    counts: bool = False
     trail: Sequence[str] | None = None
     secrets: Mapping[str, str] | None = None
     number: int = 0

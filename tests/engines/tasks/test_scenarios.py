@@ -59,7 +59,11 @@ async def test_scenario(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize(
     "scenario",
-    [pytest.param(each, marks=() if each.explored else pytest.mark.nightly) for each in ALL],
+    [
+        pytest.param(each, marks=() if each.explored else pytest.mark.nightly)
+        for each in ALL
+        if not each.counts
+    ],
     ids=named,
 )
 def test_no_crash_changes_what_comes_out(scenario: Scenario) -> None:

@@ -12,7 +12,7 @@ import uvicorn
 __all__ = ["CERTIFICATE", "bytes_served", "served", "trusting"]
 
 CERTIFICATE = Path(__file__).parent / "localhost.pem"
-"""Key and certificate of localhost and api.example; they prove nothing to anyone else."""
+"""Key and certificate of localhost and api.example, good until 2120; they prove nothing else."""
 
 
 @contextlib.asynccontextmanager

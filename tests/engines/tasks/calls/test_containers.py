@@ -178,6 +178,18 @@ async def test_a_container_is_removed_when_its_lifetime_says_so(
     assert recorder.calls[1:] == removed
 
 
+async def test_a_container_is_removed_at_once_when_too_many_are_to_be_removed_later(
+    tmp_path: Path,
+) -> None:
+    recorder, clock = Recorder(tmp_path), FakeClock(autojump=False)
+    lifetime = {"cleanup": "eventually", "after": {"minutes": 5}}
+    async with caller(processes=recorder.processes(most_left=1), clock=clock) as call:
+        for name in ("one", "two"):
+            answer = await call(run_container, container(name=name, lifetime=lifetime))
+            assert answer.startswith("in:")
+    assert recorder.calls[2:] == [["rm", "--force", "--volumes", "two", ""]]
+
+
 @pytest.mark.parametrize(("code", "status"), [(125, 500), (3, 500)])
 async def test_a_container_that_fails_says_why(tmp_path: Path, code: int, status: int) -> None:
     async with caller(processes=Recorder(tmp_path, code).processes()) as call:

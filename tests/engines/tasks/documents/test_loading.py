@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from flowstate.engines.expressions.expressions import Expressions
+from flowstate.engines.expressions.in_process import InProcessExpressions
+from flowstate.engines.tasks.documents.compiling import expression_faults
 from flowstate.engines.tasks.documents.graphs import graph_faults
 from flowstate.engines.tasks.documents.loading import check_files, load
+from flowstate.engines.tasks.documents.validating import shape_of
 from flowstate.engines.tasks.errors import DocumentError
 from tests.engines.tasks.documents.loads import HEAD, HERE, loaded, runtime
 
@@ -105,6 +108,16 @@ def test_many_states_take_no_time_for_each_pair_of_them() -> None:
     start = time.process_time()
     assert not list(graph_faults(machine))
     assert time.process_time() - start < 5
+
+
+async def test_many_functions_take_no_time_for_each_pair_of_them() -> None:
+    functions = {f"f{n}": {"set": {"a": "${ .a }"}} for n in range(4_000)}
+    content = {"use": {"functions": functions}}
+    shape = shape_of(content, "workflow")
+    start = time.process_time()
+    async with InProcessExpressions() as expressions:
+        assert not [each async for each in expression_faults(content, shape, expressions)]
+    assert time.process_time() - start < 3
 
 
 def test_there_are_documents_to_look_at() -> None:

@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
+from flowstate import InvalidInputError, State
 from flowstate.engines.events.cloud_event import CloudEvent
 from flowstate.engines.events.http import STRUCTURED, received
 from flowstate.engines.events.publishing import publish
 from flowstate.engines.tasks.calls.outgoing import Outgoing
+from flowstate.engines.tasks.running.data import TaskData
 from flowstate.engines.tasks.running.forwarding import forwarder, posting
 from flowstate.engines.tasks.running.lifecycle import Trails, lifecycle_event, phase_of
 from tests.engines.kernel.running import stands
@@ -218,3 +221,36 @@ async def until(tasks: Running, got: list[CloudEvent], count: int) -> None:
             return
         await tasks.kernel.engine.clock.sleep(0.1)
     raise AssertionError(kinds(got))
+
+
+async def test_labels_of_an_instance_do_not_make_it_an_event(tasks: Running) -> None:
+    got: list[CloudEvent] = []
+
+    async def deliver(event: CloudEvent) -> None:
+        got.append(event)
+
+    consumer: Any = forwarder(tasks.kernel.engine, deliver, since="start", emitted=True)
+    async with consumer:
+        await tasks.start("do: [{a: {set: {a: 1}}}]", id="first")
+        data = TaskData("test/test:1.0.0", None, tasks.kernel.engine.clock.now())
+        labels = {"event": "CloudEvent", "emitted": "x"}
+        await tasks.kernel.start(tasks.code, "labelled", data, labels=labels)
+        await until(tasks, got, 10)
+
+    assert {each.subject for each in got} == {"first", "labelled"}
+
+
+@pytest.mark.parametrize("label", ["event.x", "awaits.x", "outcome"])
+async def test_labels_of_the_engine_are_refused(tasks: Running, label: str) -> None:
+    data = TaskData("test/test:1.0.0", None, tasks.kernel.engine.clock.now())
+    with pytest.raises(InvalidInputError, match="which the engine sets"):
+        await tasks.kernel.start(tasks.code, "i", data, labels={label: "done"})
+
+
+async def test_what_newer_code_has_stored_stops_no_reader() -> None:
+    values = {"data": Raw(b'{"definition": 7}'), "notes": Raw(b'{"paused": 7}')}
+    trails, labels = Trails(), {"workflow": "tasks"}
+    for more in ({}, {"outcome": "done"}):
+        state = State("i", values=values, labels={**labels, **more})
+        assert trails.read(state) == []
+        assert phase_of(state) in ("pending", "completed")

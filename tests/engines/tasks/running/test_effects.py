@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from flowstate import CommitUnknownError, StoreBusyError
 from flowstate.engines.events.cloud_event import CloudEvent
-from flowstate.engines.events.publishing import publish
+from flowstate.engines.events.publishing import publish, published
 from flowstate.engines.kernel.errors import InstanceCancelledError
 from flowstate.engines.tasks.calls.secrets import MappedSecrets
 from flowstate.engines.tasks.errors import TaskError
+from flowstate.engines.tasks.running import emitting
 from flowstate.engines.tasks.runtime import Call
+from tests.engines.tasks.in_memory import InMemoryDocuments
 from tests.engines.tasks.running.driving import Running, document, echo, running
 
 
@@ -392,3 +395,39 @@ async def test_a_document_cancels_those_that_it_runs() -> None:
             await tasks.kernel.result("i", timeout=100.0)
         children = engine.states(labels={"parent": "i"}, latest_only=True)
         assert [each.labels.get("outcome") async for each in children] == ["cancelled"]
+
+
+class Unready(InMemoryDocuments):
+    """Documents that cannot be read for some time."""
+
+    refusals = 8
+
+    def get(self, key: str) -> Any:
+        return None if self.refusals else super().get(key)
+
+    async def load(self, key: str) -> Any:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreBusyError
+        return await super().load(key)
+
+
+async def test_a_store_that_refuses_for_some_time_fails_no_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusals = iter([StoreBusyError(), CommitUnknownError("t"), StoreBusyError()])
+
+    async def refused(*args: Any, **options: Any) -> bool:
+        for error in refusals:
+            raise error
+        return await publish(*args, **options)
+
+    monkeypatch.setattr(emitting, "publish", refused)
+    text = "do: [{tell: {emit: {event: {with: {type: told, data: 1}}}}}]"
+    async with running() as tasks:
+        unready = Unready()
+        tasks.documents = tasks.code.runtime.documents = unready
+        event = await tasks.run(text)
+        assert event["data"] == 1
+        assert await published(tasks.kernel.engine, event["source"], event["id"])
+        assert (unready.refusals, next(refusals, None)) == (0, None)

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from flowstate import FakeClock, InvalidCommandError, StateNotFoundError, Status
+from flowstate import FakeClock, InvalidCommandError, State, StateNotFoundError, Status
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.tasks.errors import DocumentError, TaskError
 from flowstate.engines.tasks.service import definitions
 from flowstate.engines.tasks.service.definitions import precedence
+from flowstate.engines.tasks.service.following import follow
 from tests.engines.tasks.service.running import document, tasks_on
 
 LONG = "- sleep: {wait: {hours: 1}}"
@@ -143,3 +144,87 @@ async def test_a_document_that_is_not_there_is_an_error_of_the_configuration() -
     async with tasks_on() as tasks:
         with pytest.raises(TaskError, match=r"configuration 400.*there is no document 'a/b:1'"):
             await tasks.definitions.load("a/b:1")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"tasks": "document"},
+        {"document": "demo/order"},
+        {"tasks": "document", "document": "demo/order", "document_version": "9.0.0"},
+    ],
+    ids=str,
+)
+async def test_labels_of_an_instance_do_not_make_it_a_document(labels: dict[str, str]) -> None:
+    driver = MemoryDriver()
+    async with tasks_on(driver) as tasks:
+        await tasks.add(document())
+        await tasks.result(await tasks.start("demo/order", labels=labels))
+    async with tasks_on(driver) as tasks:
+        with pytest.raises(StateNotFoundError):
+            await tasks.definitions.find("demo/order", "9.0.0")
+        assert [each.version for each in tasks.definitions] == ["1.0.0"]
+
+
+async def test_a_revision_that_cannot_be_followed_hides_no_other() -> None:
+    async with tasks_on() as tasks:
+        seen: list[str] = []
+
+        def see(state: State) -> None:
+            seen.append(state.id)
+            if len(seen) == 1:
+                raise KeyError
+
+        labels = {"tasks": "document"}
+        following = asyncio.create_task(follow(tasks.engine, labels, tasks.engine.head, see))
+        await asyncio.sleep(0)
+        for name in ("a", "b"):
+            await tasks.add(document(name=name))
+        async with asyncio.timeout(10):
+            while len(seen) < 2:  # noqa: ASYNC110 - in the background
+                await asyncio.sleep(0.001)
+        following.cancel()
+        await asyncio.wait([following])
+    assert seen == ["tasks.document.demo/a:1.0.0", "tasks.document.demo/b:1.0.0"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"tasks": "document"},
+        {"document": "demo/order"},
+        {"tasks": "document", "document": "demo/order", "document_version": "9.0.0"},
+    ],
+    ids=str,
+)
+async def test_labels_of_an_instance_do_not_make_it_a_document(labels: dict[str, str]) -> None:
+    driver = MemoryDriver()
+    async with tasks_on(driver) as tasks:
+        await tasks.add(document())
+        await tasks.result(await tasks.start("demo/order", labels=labels))
+    async with tasks_on(driver) as tasks:
+        with pytest.raises(StateNotFoundError):
+            await tasks.definitions.find("demo/order", "9.0.0")
+        assert [each.version for each in tasks.definitions] == ["1.0.0"]
+
+
+async def test_a_revision_that_cannot_be_followed_hides_no_other() -> None:
+    async with tasks_on() as tasks:
+        seen: list[str] = []
+
+        def see(state: State) -> None:
+            seen.append(state.id)
+            if len(seen) == 1:
+                raise KeyError
+
+        labels = {"tasks": "document"}
+        following = asyncio.create_task(follow(tasks.engine, labels, tasks.engine.head, see))
+        await asyncio.sleep(0)
+        for name in ("a", "b"):
+            await tasks.add(document(name=name))
+        async with asyncio.timeout(10):
+            while len(seen) < 2:  # noqa: ASYNC110 - in the background
+                await asyncio.sleep(0.001)
+        following.cancel()
+        await asyncio.wait([following])
+    assert seen == ["tasks.document.demo/a:1.0.0", "tasks.document.demo/b:1.0.0"]

@@ -121,3 +121,23 @@ async def test_it_goes_on_in_the_background_in_one_of_all_processes() -> None:
 def test_a_rule_has_a_bound(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError):
         Keep(**wrong)  # type: ignore[arg-type]
+
+
+async def test_children_of_a_parent_that_goes_on_do_not_stand_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retention, "MOST_AT_ONCE", 1)
+    async with tasks_on() as tasks:
+        await tasks.add(document())
+        await tasks.add(document(PARENT, name="parent"))
+        for _ in range(2):
+            id = await tasks.start("demo/parent")
+            await tasks.engine.wait_for(
+                id, until=lambda state: state.labels.get("stop") == "/do/1/sleep"
+            )
+        ids = await ended(tasks, "order", 3)
+
+        assert await forget_some(tasks.engine, [Keep(count=1)], tasks.names()) == 1
+        assert await forget_some(tasks.engine, [Keep(count=1)], tasks.names()) == 1
+        assert await forget_some(tasks.engine, [Keep(count=1)], tasks.names()) == 0
+        assert await left(tasks, ids) == ids[2:]

@@ -183,7 +183,8 @@ def test_two_services_share_a_store(tmp_path: Path, database: str) -> None:
     ("words", "text"),
     [
         (["serve", "/no/such/folder"], "there is no folder /no/such/folder"),
-        (["serve", ".", "--store", "mysql://x"], "is none that is known: 'mysql://x'"),
+        (["serve", ".", "--store", "mysql://x"], "redis://... or memory:, not 'mysql://x'"),
+        (["serve", ".", "--store", "sqlite://x"], "must be sqlite:///FILE"),
         (["serve", ".", "--secrets", "here"], "must be env:PREFIX or folder:PATH, not 'here'"),
         (["serve", ".", "--functions", "no_such_module:x"], "No module named 'no_such_module'"),
         (["serve", ".", "--functions", "math:pi"], "'math:pi' is no mapping"),
@@ -216,5 +217,9 @@ def test_documents_are_checked_without_a_store(
     bad.write_text(document("- a: {wiat: {}}"))
 
     assert main(["check", str(good)]) == 0
-    assert main(["check", str(good), str(bad)]) == 1
-    assert f"{bad}:3: /do/0" in capsys.readouterr().out
+    for words in ([str(good), str(bad)], [str(tmp_path)]):
+        assert main(["check", *words]) == 1
+        assert f"{bad}:3: /do/0" in capsys.readouterr().out
+    (tmp_path / "none").mkdir()
+    assert main(["check", str(tmp_path / "none")]) == 1
+    assert "there is no document" in capsys.readouterr().err

@@ -2,10 +2,14 @@
 
 import asyncio
 
-from flowstate import FakeClock
+import msgspec
+import pytest
+
+from flowstate import FakeClock, InvalidInputError, Status
 from flowstate.drivers.memory import MemoryDriver
 from flowstate.engines.events.cloud_event import CloudEvent
-from flowstate.engines.events.starting import starter_id
+from flowstate.engines.events.starting import Plan, starter_id
+from flowstate.engines.tasks.errors import TaskError
 from flowstate.engines.tasks.service.instances import Summary, Wanted
 from flowstate.engines.tasks.service.tasks import Tasks
 from tests.engines.tasks.service.running import SET, document, tasks_on
@@ -100,3 +104,33 @@ async def ended(tasks: Tasks, id: str) -> str | None:
 
 async def over(tasks: Tasks) -> str | None:
     return await ended(tasks, starter_id("demo.order"))
+
+
+async def test_the_deepest_event_that_is_taken_harms_none_that_waits_for_it() -> None:
+    async with tasks_on() as tasks:
+        await tasks.add(scheduled(ON_ORDER))
+        listen = "- hear: {listen: {to: {one: {with: {type: ordered}}}}}"
+        await tasks.add(document(listen, name="listener"))
+        await tasks.engine.idle()
+        id = await tasks.start("demo/listener")
+        await tasks.engine.wait_for(id, status=Status.PAUSED)
+        for depth in range(500, 300, -1):
+            data = msgspec.json.decode(b"[" * depth + b"]" * depth)
+            try:
+                await tasks.publish(CloudEvent("deep", "shop", "ordered", data=data))
+            except InvalidInputError:
+                continue
+            break
+
+        assert await tasks.result(id, timeout=10) == [data]
+        await ordered(tasks, "next")
+        started = await found(tasks, 2)
+        for each in started:
+            await tasks.result(each.id, timeout=10)
+
+
+async def test_an_interval_may_be_shorter_than_any_clock_tells() -> None:
+    assert Plan(every=1e-9).next(FakeClock().now()) is not None
+    async with tasks_on() as tasks:
+        with pytest.raises(TaskError, match="longer than nothing"):
+            await tasks.add(scheduled("schedule: {every: PT0S}\n"))
