@@ -9,13 +9,15 @@ CODE := .ci/check_wheel.py $(wildcard flowstate tests examples benchmarks)
 LINKS := flowstate/drivers flowstate/engines flowstate/recovery flowstate/testcases flowstate/testing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ingest demo-pizza quick test test-all ctk nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
+.PHONY: help links demo demo-ingest demo-pizza quick test test-all ctk nightly oldest prove check wheel bench-quick bench bench-full soak clean FORCE
 # Two targets would install into the same environment at once.
 .NOTPARALLEL:
 
 help: ## print this list
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='arguments for pytest or the benchmarks']"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+links: $(LINKS) ## let Python import the sources of this checkout, for examples by another environment
 
 demo: $(VENV)/.demo ## run the order service, and kill it twice (PATH_TO=... for a file of your own)
 	@$(BIN)/python -m examples.orders $(if $(PATH_TO),"$(PATH_TO)")

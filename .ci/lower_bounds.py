@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-EXTRAS = ("postgres", "redis", "test", "workflow")
+EXTRAS = ("logic", "postgres", "redis", "tasks", "test", "workflow")
 BOUND = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<extra>[\w-]+)\])?>=(?P<version>[\d.]+)")
 # The wheel with the client library has a name of its own, and the same version.
 WITH_EXTRA = {("psycopg", "binary"): "psycopg-binary"}

@@ -100,5 +100,5 @@ class CloudEvent(Struct, frozen=True):
 
 
 def text_of(value: Any) -> str:
-    """Return an attribute as a text, as it comes in a header."""
+    """Return JSON as a text; a text is itself, as in a header."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

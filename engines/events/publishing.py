@@ -43,8 +43,8 @@ async def publish(
         Whether it was published; ``False`` if it is known.
 
     Raises:
-        InvalidInputError: JSON cannot hold the event, or it has more than 128 KiB; or a bad
-            ``keep``.
+        InvalidInputError: JSON cannot hold the event, it has more than 128 KiB, or is nested so
+            deeply that an instance could not hold it; or a bad ``keep``.
         UnknownFlowError: no kernel was opened on this engine.
         CommitUnknownError: it could not be found out whether it was published.
     """

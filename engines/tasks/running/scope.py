@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-import msgspec
 from msgspec import UNSET
 
+from flowstate.engines.events.cloud_event import text_of
+from flowstate.engines.events.consuming import is_true
 from flowstate.engines.expressions.errors import ExpressionError
 from flowstate.engines.tasks.calls.secrets import check_own, secrets_of
 from flowstate.engines.tasks.documents.document import Document
@@ -19,7 +20,7 @@ from flowstate.engines.tasks.running.position import Position, child_of, look_up
 from flowstate.engines.tasks.runtime import Runtime
 from flowstate.engines.tasks.templates import NO_SECRETS, Program, names_in, pieces, program_of
 
-__all__ = ["Scene", "Scope", "is_true"]
+__all__ = ["Scene", "Scope"]
 
 BARE = re.compile(r"\$(workflow|task)\b(?!\.\w)")  # All of it, not only one field.
 
@@ -27,11 +28,6 @@ BARE = re.compile(r"\$(workflow|task)\b(?!\.\w)")  # All of it, not only one fie
 @lru_cache(maxsize=8_192)
 def _part(document: Document, pointer: str) -> Any:
     return look_up(document.content, pointer)
-
-
-def is_true(value: Any) -> bool:
-    """Return whether jq takes a value for true."""
-    return value is not None and value is not False
 
 
 @attrs.frozen
@@ -152,7 +148,7 @@ class Scope:
         if not any(type(part) is Program for part in parts):
             return await self._loosely(text, value) if self._is_loose else text
         found = [
-            _as_text(await self.evaluate(part, value)) if type(part) is Program else part
+            text_of(await self.evaluate(part, value)) if type(part) is Program else part
             for part in parts
         ]
         return "".join(found)
@@ -235,7 +231,3 @@ def time_of(at: datetime) -> dict[str, Any]:
     milliseconds = round(at.timestamp() * 1_000)
     epoch = {"seconds": milliseconds // 1_000, "milliseconds": milliseconds}
     return {"iso8601": at.isoformat().replace("+00:00", "Z"), "epoch": epoch}
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -114,13 +114,14 @@ async def test_the_deepest_event_that_is_taken_harms_none_that_waits_for_it() ->
         await tasks.engine.idle()
         id = await tasks.start("demo/listener")
         await tasks.engine.wait_for(id, status=Status.PAUSED)
-        for depth in range(500, 300, -1):
-            data = msgspec.json.decode(b"[" * depth + b"]" * depth)
+        data = msgspec.json.decode(b"[" * 500 + b"]" * 500)
+        while True:
             try:
                 await tasks.publish(CloudEvent("deep", "shop", "ordered", data=data))
             except InvalidInputError:
-                continue
-            break
+                data = data[0]
+            else:
+                break
 
         assert await tasks.result(id, timeout=10) == [data]
         await ordered(tasks, "next")
