@@ -13,9 +13,9 @@ from flowstate.ground.frozen import EMPTY
 
 __all__ = ["DocumentError", "Problem", "STANDARD", "TaskError", "error_type", "same_type"]
 
-BASE = "https://openworkflow.io/spec/1.0.0/errors/"
+BASE = "https://open-workflow-specification.org/spec/1.0.0/errors/"
 BASES = re.compile(  # The specification has been renamed, and its examples write it otherwise.
-    r"https://(?:serverlessworkflow\.io|openworkflow\.io|open-workflow-specification\.org)"
+    r"https://(?:serverlessworkflow\.io|open-workflow-specification\.org)"
     r"/(?:spec/1\.0\.0/errors|dsl/errors/types)/"
 )
 MOST_LISTS = 200  # And objects in ``extra``: however they are nested, they are not too deep.

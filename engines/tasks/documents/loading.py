@@ -133,9 +133,10 @@ def _document(source: Source, text: str, translation: Translation | None) -> Doc
             for path, origin in translation.origins.items()
         }
     about = content.get("document") if isinstance(content, dict) else None
-    names = ("namespace", "name", "version")
+    unnamed = {"namespace": "", "name": "", "version": "0.0.0"}
     namespace, name, version = (
-        str(about.get(each, "")) if isinstance(about, dict) else "" for each in names
+        str(about.get(each, default)) if isinstance(about, dict) else default
+        for each, default in unnamed.items()
     )
     return Document(
         _kind(source.value), namespace, name, version, content, source.value, text, lines

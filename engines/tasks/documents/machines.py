@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowstate.engines.tasks.documents.keywords import Path, parts_in
+from flowstate.engines.tasks.errors import error_type
 from flowstate.engines.tasks.templates import program_of
 
 __all__ = ["Translation"]
@@ -23,7 +24,7 @@ FUNCTIONS = {"http": "http", "rpc": "rpc", "db": "sql"}
 COMMON = ("if", "timeout")
 AS_OBJECT = '${ if type == "object" then . elif . == null then {} else {input: .} end }'
 NO_TRANSITION = {
-    "type": "https://openworkflow.io/spec/1.0.0/errors/runtime",
+    "type": error_type("runtime"),
     "status": 500,
     "title": "No transition applies",
 }

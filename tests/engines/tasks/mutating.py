@@ -31,7 +31,8 @@ JUNK: list[Any] = [
     "continue", "exit", "end", "first", "file:///etc/passwd", "http://169.254.169.254/latest",
     "http://127.0.0.1:9/", "https://[::1]/", "http://2130706433/", "https://x{y}", "${", "{x}",
     "1.0.3", "1.0.0-alpha1", "9.9.9", "* * * * *", "@daily", "61 * * * *", "../x", "a:b@c",
-    "(?<n>(a+)+)$", "https://openworkflow.io/spec/1.0.0/errors/timeout", "2026-01-01T00:00:00Z",
+    "(?<n>(a+)+)$", "https://open-workflow-specification.org/spec/1.0.0/errors/timeout",
+    "2026-01-01T00:00:00Z",
     {"$ref": "#"}, {"type": "object", "properties": {"a": {"$ref": "#"}}}, {"pattern": "(a+)+$"},
     {"uri": "${ . }"}, {"use": "nothing"}, {"from": "PT1S", "to": "PT0S"}, {"$ref": "http://x/y"},
 ]  # fmt: skip

@@ -339,7 +339,7 @@ async def test_a_status_that_is_no_success_is_an_error_of_communication(
     async with open_http() as (origin, task):
         error = await fails(origin, task, f"/answer?status={status}&key=secret")
     assert error.to_json() == {
-        "type": "https://openworkflow.io/spec/1.0.0/errors/communication",
+        "type": "https://open-workflow-specification.org/spec/1.0.0/errors/communication",
         "status": status,
         "title": title,
         "detail": f"GET {origin}/answer was answered with {status}",

@@ -314,7 +314,7 @@ Feature: What the conformance kit asks for, in other words and with other data
   Scenario: the data is set
     Given a workflow with definition:
     """yaml
-    document: {dsl: '1.0.3', namespace: kit, name: kit-16, version: '1.0.0'}
+    document: {dsl: '1.0.0', namespace: kit, name: kit-16}
     do:
     - make: {set: {form: round, measures: '${ .all.measures }', color: '${ .all.color }'}}
     """

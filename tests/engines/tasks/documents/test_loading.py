@@ -26,6 +26,12 @@ async def test_what_is_loaded_says_what_it_is() -> None:
     assert made.lines["/do/0/a/set/x"] == 3
 
 
+@pytest.mark.parametrize("dsl", ["1.0.0", "1.0.0-alpha3"])
+async def test_a_document_of_the_first_dsl_can_leave_its_version_out(dsl: str) -> None:
+    made = await loaded(RIGHT.replace("1.0.3", dsl).replace(", version: 1.0.0", ""))
+    assert made.key == "a/b:0.0.0"
+
+
 async def test_the_error_tells_file_line_and_path() -> None:
     with pytest.raises(DocumentError) as caught:
         await loaded(WRONG)

@@ -152,6 +152,15 @@ async def test_an_error_without_a_kind_is_one_of_the_runtime() -> None:
     assert "lost" in error.detail
 
 
+@pytest.mark.parametrize("host", ["serverlessworkflow.io", "open-workflow-specification.org"])
+@pytest.mark.parametrize("path", ["spec/1.0.0/errors", "dsl/errors/types"])
+async def test_an_error_is_caught_by_any_spelling_of_its_type(host: str, path: str) -> None:
+    wanted = f"{{with: {{type: 'https://{host}/{path}/communication', status: 503}}}}"
+    text = f"do: [{{t: {{try: [{{c: {{call: f}}}}], catch: {{errors: {wanted}}}}}}}]"
+    async with running({"f": Service()}) as tasks:
+        assert await tasks.run(text, {"a": 1}) == {"a": 1}
+
+
 async def test_a_cancel_is_not_caught() -> None:
     text = "do: [{t: {try: [{w: {wait: P1D}}], catch: {do: [{c: {set: {v: 1}}}]}}}]"
     async with running() as tasks:
