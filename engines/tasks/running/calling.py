@@ -27,7 +27,7 @@ from flowstate.engines.tasks.running.scope import Scope
 from flowstate.engines.tasks.runtime import Call, Function
 from flowstate.engines.tasks.templates import NO_SECRETS
 
-__all__ = ["STORE_FAILED", "CallKind", "RunKind", "perform"]
+__all__ = ["CallKind", "RunKind", "STORE_FAILED", "perform"]
 
 STORE_FAILED = (DriverError, CommitUnknownError)
 
