@@ -145,7 +145,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=100), JSON) | st.lists(JSON))
+@given(st.dictionaries(st.text(max_size=80), JSON) | st.lists(JSON))
 @settings(max_examples=12, deadline=None)
 def test_json_is_read_as_such(value: Any) -> None:
     for text in (json.dumps(value), json.dumps(value, indent="\t")):
