@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-SUFFIXES = {".lua", ".py", ".sql", ".typed"}
+SUFFIXES = {".json", ".lua", ".py", ".sql", ".typed"}
 IMPORTS = (
     "flowstate",
     "flowstate.drivers.memory",
