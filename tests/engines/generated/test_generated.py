@@ -15,7 +15,7 @@ def compared(group: int) -> list[Compared]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", range(3))
+@pytest.mark.parametrize("group", range(5))
 def test_a_workflow_ends_alike(group: int) -> None:
     found = compared(group)
 
@@ -26,6 +26,6 @@ def test_a_workflow_ends_alike(group: int) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("group", range(3, 500))
+@pytest.mark.parametrize("group", range(5, 500))
 def test_many_workflows_end_alike(group: int) -> None:
     assert len(compared(group)) >= GROUP / 2
