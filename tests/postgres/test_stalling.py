@@ -191,6 +191,7 @@ class Load:
             self.done["heartbeats"] += len(answers)
 
 
+@pytest.mark.alone  # Where others compute, its tasks win so seldom that it takes minutes.
 async def test_heartbeats_and_commits_of_many_states_never_deadlock(
     driver: PostgresDriver, postgres: Postgres, postgres_schema: str, connection: Connection
 ) -> None:
