@@ -180,7 +180,7 @@ class Outgoing:
         return found
 
     async def request(self, method: str, url: str, **options: Unpack[Options]) -> Answer:
-        """Send a request to an absolute URL; return the whole answer, whatever its status is.
+        """Send a request to an absolute URL; return the whole answer, of any status.
 
         Raises:
             TaskError: ``authorization``: it is not allowed. ``communication``: there is no whole

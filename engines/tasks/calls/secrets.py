@@ -166,7 +166,7 @@ async def concealed(
     """
     texts = set(also)
     for name in call.document.used("secrets"):
-        with contextlib.suppress(TaskError):  # The call has ended, whatever became of the secret.
+        with contextlib.suppress(TaskError):  # Of a secret that is gone.
             found = _texts(await secret(name, call.document, call.runtime))
             texts |= {each for each in found if len(each) >= shortest}
     # The longest first: one may be part of another.

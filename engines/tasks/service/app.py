@@ -48,7 +48,7 @@ def app(tasks: Tasks, *, tokens: Collection[str] = (), most_bytes: int = MOST_BY
 async def _serve(
     tasks: Tasks, tokens: Collection[bytes], most: int, endpoint: Endpoint, request: Request
 ) -> Response:
-    """Answer a request, whatever it is."""
+    """Answer a request; an error becomes problem details."""
     try:
         if tokens and not endpoint.is_open:
             _check_token(request, tokens)

@@ -1,4 +1,4 @@
-"""Follows the log, whatever goes wrong with it."""
+"""Follows the log, and begins again after failures."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
